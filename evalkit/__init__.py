@@ -1,0 +1,32 @@
+"""evalkit: which model, sampler and setting is better, by how much, is the difference real, and may this one ship?"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+# In a checkout `configs/` and `metrics/` lie beside this folder; in the wheel, inside it. With the repo's root on the
+# package's path, `evalkit.configs` and `evalkit.metrics` name the same modules either way.
+_ROOT = Path(__file__).resolve().parent.parent
+if (_ROOT / "configs" / "eval.yaml").is_file() and str(_ROOT) not in __path__:
+    __path__.append(str(_ROOT))
+
+if TYPE_CHECKING:
+    from evalkit.api import evaluate
+    from evalkit.table import ResultTable
+
+__all__ = ["ResultTable", "__version__", "evaluate"]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "evaluate":
+        from evalkit.api import evaluate
+
+        return evaluate
+    if name == "ResultTable":
+        from evalkit.table import ResultTable
+
+        return ResultTable
+    raise AttributeError(f"module 'evalkit' has no attribute '{name}'")

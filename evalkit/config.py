@@ -1,0 +1,238 @@
+"""The run's configuration: the structured root, composition, and `build`, the only call to Hydra's instantiate."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import inspect
+import logging
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib.metadata import entry_points
+from typing import Any
+
+from hydra import compose as hydra_compose
+from hydra import initialize_config_module
+from hydra.core.config_search_path import ConfigSearchPath
+from hydra.core.config_store import ConfigStore
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.plugins import Plugins
+from hydra.errors import HydraException, InstantiationException, MissingConfigException
+from hydra.plugins.search_path_plugin import SearchPathPlugin
+from hydra.types import RunMode
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
+
+from evalkit.errors import ConfigError, EvalkitError, nearest
+
+log = logging.getLogger(__name__)
+
+CONFIG_MODULE = "evalkit.configs"
+GROUPS = ("model", "sampler", "prompts", "metric", "reference", "extractor")
+
+
+@dataclass
+class RunConfig:
+    """The root of the configuration; an unknown key is refused.
+
+    Attributes:
+        name: the run's name; its results go to `out`.
+        out: folder of this run's results; none: `<store>/<name>`.
+        store: folder of samples, features and scores, shared by runs.
+        num_samples: samples a cell; none: as many as its prompt set holds (times samples_per_prompt).
+        batch_size: samples a generation batch; halved where the device runs out of memory.
+        seed: the cells' seed, or `{sweep: [0, 1]}`.
+        device: auto, cpu, cuda or mps.
+        dry_run: print the cells, what is there and what is to make; make nothing.
+        exclude: cells to leave out: mappings such as `{sampler: ddim, guidance_scale: [1, 8]}`, all parts must match.
+        contact_sheet: samples on each cell's contact sheet; 0: none.
+        model, sampler, prompts, metric, reference, extractor: the chosen options by name.
+    """
+
+    name: str = "run"
+    out: str | None = None
+    store: str = "runs"
+    num_samples: int | None = None
+    batch_size: int = 64
+    seed: Any = 0
+    device: str = "auto"
+    dry_run: bool = False
+    exclude: list[Any] = field(default_factory=list)
+    contact_sheet: int = 40
+    model: dict[str, Any] = field(default_factory=dict)
+    sampler: dict[str, Any] = field(default_factory=dict)
+    prompts: dict[str, Any] = field(default_factory=dict)
+    metric: dict[str, Any] = field(default_factory=dict)
+    reference: dict[str, Any] = field(default_factory=dict)
+    extractor: dict[str, Any] = field(default_factory=dict)
+
+
+class EntryPointSearchPath(SearchPathPlugin):
+    """Puts the configs of installed packages (entry-point group `evalkit.configs`) on Hydra's search path."""
+
+    def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
+        search_path.append("evalkit", f"pkg://{CONFIG_MODULE}")
+        for entry in entry_points(group=CONFIG_MODULE):
+            search_path.append(entry.name, f"pkg://{entry.value}")
+
+
+def register() -> None:
+    """Makes the structured root and the search path known to Hydra; harmless when called again."""
+    ConfigStore.instance().store(name="run_config", node=RunConfig)
+    Plugins.instance().register(EntryPointSearchPath)
+
+
+def compose(overrides: Sequence[str], config_dir: str | None = None) -> DictConfig:
+    """The composed configuration, for use from Python; `config_dir` is searched besides evalkit's own configs.
+
+    Raises:
+        ConfigError: an override names a key or an option that is not there (the nearest name is offered).
+    """
+    register()
+    try:
+        return _compose(overrides, config_dir)
+    except (HydraException, OmegaConfBaseException) as error:
+        raise explain(error, overrides, config_dir) from error
+
+
+def _compose(overrides: Sequence[str], config_dir: str | None = None) -> DictConfig:
+    searchpath = [f"hydra.searchpath=[file://{config_dir}]"] if config_dir else []
+    with initialize_config_module(config_module=CONFIG_MODULE, version_base="1.3"):
+        return hydra_compose("eval", overrides=[*overrides, *searchpath], return_hydra_config=True)
+
+
+def group_options(group: str, config_dir: str | None = None) -> list[str]:
+    """The names of a group's options, those of installed packages and of `config_dir` included."""
+    searchpath = [f"hydra.searchpath=[file://{config_dir}]"] if config_dir else []
+    with initialize_config_module(config_module=CONFIG_MODULE, version_base="1.3"):
+        loader = GlobalHydra.instance().config_loader()
+        loader.compute_defaults_list("eval", searchpath, RunMode.RUN)  # lets the search path take effect
+        return sorted(loader.get_group_options(group))
+
+
+def explain(error: Exception, overrides: Sequence[str], config_dir: str | None = None) -> ConfigError:
+    """Hydra's or OmegaConf's error as one line that offers the nearest name."""
+    if isinstance(error, MissingConfigException) and error.missing_cfg_file:
+        group, _, option = str(error.missing_cfg_file).rpartition("/")
+        if not group:
+            return ConfigError(f"there is no config '{option}'")
+        return ConfigError(f"{group}={option}: no such option. {nearest(option, group_options(group, config_dir))}")
+    cause = error if isinstance(error, OmegaConfBaseException) else error.__cause__
+    if isinstance(cause, ConfigKeyError | ConfigAttributeError) and cause.full_key:
+        return _unknown_key(str(cause.full_key), overrides, config_dir)
+    if isinstance(cause, OmegaConfBaseException):
+        return ConfigError(f"{cause.full_key}: {str(cause).splitlines()[0]}")
+    text = re.sub(r"\s+", " ", str(error))
+    return ConfigError(f"the command line was not understood: {text}")
+
+
+def _unknown_key(full_key: str, overrides: Sequence[str], config_dir: str | None) -> ConfigError:
+    """The error for a key that is not in the configuration, with the keys that stand beside it."""
+    parent, _, key = full_key.rpartition(".")
+    others = [o for o in overrides if not o.lstrip("+~").split("=")[0].startswith(full_key)]
+    choices: list[str] = []
+    with contextlib.suppress(HydraException, OmegaConfBaseException):  # another override may be wrong as well
+        composed = _compose(others, config_dir)
+        node = OmegaConf.select(composed, parent) if parent else composed
+        choices = [str(name) for name in (node or {}) if name != "hydra"]
+    choices = [name for name in choices if not name.startswith("_")]
+    if parent in GROUPS and key in group_options(parent, config_dir):
+        return ConfigError(f"{full_key}: '{key}' is not chosen in this run. Add it: {parent}=[{key}].")
+    return ConfigError(f"{full_key}: no such key. {nearest(key, choices)}")
+
+
+def resolve(config: DictConfig, choices: Mapping[str, Any] | None = None) -> RunConfig:
+    """The plain run configuration of a composed one: interpolations resolved, options checked.
+
+    An experiment may set values of an option that the command line then deselects: such leftovers are dropped.
+
+    Args:
+        config: what Hydra composed.
+        choices: the chosen options by group (Hydra's `runtime.choices`); none: taken from `config.hydra`.
+
+    Raises:
+        ConfigError: a value is missing, or an option has no `_target_`.
+    """
+    if choices is None:
+        choices = OmegaConf.to_container(config.hydra.runtime.choices)  # type: ignore[assignment]
+    config = OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
+    missing = sorted(OmegaConf.missing_keys(config))
+    if missing:
+        raise ConfigError(f"{missing[0]} is not set: give {missing[0]}=VALUE")
+    try:
+        plain: dict[str, Any] = OmegaConf.to_container(config, resolve=True)  # type: ignore[assignment]
+    except OmegaConfBaseException as error:
+        raise explain(error, []) from error
+    for group in GROUPS:
+        plain[group] = _options(group, plain[group] or {}, choices or {})
+    return RunConfig(**plain)
+
+
+def _options(group: str, entries: Mapping[str, Any], choices: Mapping[str, Any]) -> dict[str, Any]:
+    chosen = str(choices.get(group, ""))
+    kept: dict[str, Any] = {}
+    for name, option in entries.items():
+        if isinstance(option, Mapping) and "_target_" in option:
+            kept[name] = option
+        elif option is None:
+            continue
+        elif name in group_options(group) and not re.search(rf"\b{re.escape(name)}\b", chosen):
+            log.info("%s.%s is set but not chosen: left out", group, name)
+        else:
+            known = nearest(name, group_options(group))
+            raise ConfigError(f"{group}.{name} has no _target_, so there is nothing to build. {known}")
+    return kept
+
+
+def locate(target: str) -> Any:
+    """The class or function that a `_target_` names, as "package.module.Name".
+
+    Raises:
+        ConfigError: no such module or name.
+    """
+    module_name, _, name = target.rpartition(".")
+    try:
+        module = importlib.import_module(module_name)
+    except ImportError as error:
+        raise ConfigError(f"_target_ '{target}' cannot be imported: {error}") from error
+    except ValueError as error:
+        raise ConfigError(f"_target_ '{target}' is not of the form package.module.Name") from error
+    if not hasattr(module, name):
+        names = [n for n in vars(module) if not n.startswith("_")]
+        raise ConfigError(f"_target_ '{target}': '{module_name}' has no '{name}'. {nearest(name, names)}")
+    return getattr(module, name)
+
+
+def build(option: Mapping[str, Any], where: str = "") -> Any:
+    """Builds the object that an option describes: its `_target_`, called with the option's other keys.
+
+    Nested mappings stay plain (a model may build its own parts, when it loads). This is the only call to Hydra's
+    instantiate.
+
+    Raises:
+        ConfigError: the target is missing or does not take a key (the nearest name is offered), or refuses a value.
+    """
+    target = option.get("_target_")
+    where = where or str(target)
+    if not target:
+        raise ConfigError(f"{where} has no _target_, so there is nothing to build")
+    factory = locate(str(target))
+    parameters = inspect.signature(factory).parameters
+    takes_any = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
+    for key in option:
+        if not key.startswith("_") and key not in parameters and not takes_any:
+            raise ConfigError(f"{where}.{key}: {target} takes no '{key}'. {nearest(key, parameters)}")
+    needed = [p.name for p in parameters.values() if p.default is p.empty and p.kind is not p.VAR_KEYWORD]
+    for name in needed:
+        if name not in option and parameters[name].kind is not inspect.Parameter.VAR_POSITIONAL:
+            raise ConfigError(f"{where}.{name} is not set: give {where}.{name}=VALUE")
+    try:
+        return instantiate(dict(option), _convert_="all", _recursive_=False)
+    except InstantiationException as error:
+        cause = error.__cause__
+        if isinstance(cause, EvalkitError):
+            raise cause from error
+        text = " ".join(str(cause or error).split())
+        raise ConfigError(f"{where}: {text}") from error

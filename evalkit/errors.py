@@ -1,0 +1,42 @@
+"""The errors that a user can mend. Each is one line: what is wrong, where, and how to mend it."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+EXIT_DONE = 0
+EXIT_ERROR = 1
+EXIT_CONFIG = 2
+EXIT_GATE_FAILED = 3
+EXIT_GATE_INCONCLUSIVE = 4
+EXIT_INTERRUPTED = 130
+
+
+class EvalkitError(Exception):
+    """Something went wrong that the user can mend; printed as one line, without a traceback."""
+
+    exit_code = EXIT_ERROR
+
+
+class ConfigError(EvalkitError):
+    """The configuration is wrong: nothing was started."""
+
+    exit_code = EXIT_CONFIG
+
+
+class DataError(EvalkitError):
+    """An input file is missing, broken or not what it is said to be."""
+
+
+class StoreError(EvalkitError):
+    """The store cannot be written or holds something that does not belong there."""
+
+
+def nearest(word: str, choices: Iterable[str]) -> str:
+    """The tail of an error line: `Did you mean 'fid'?`, or the choices where nothing is near."""
+    names = sorted(set(choices))
+    close = difflib.get_close_matches(word, names, n=1, cutoff=0.6)
+    if close:
+        return f"Did you mean '{close[0]}'?"
+    return f"Choices: {', '.join(names)}." if names else "There are no choices."

@@ -1,0 +1,113 @@
+"""What the generation stage asks of a model. Building one is cheap (no torch); `load` is where the weights come in."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+if TYPE_CHECKING:
+    import numpy as np
+    import torch
+    from numpy.typing import NDArray
+
+Conditioning = Literal["text", "class", "none"]
+
+
+@dataclass(frozen=True)
+class Request:
+    """One sample to make: all that it may depend on, besides the cell."""
+
+    index: int
+    seed: int  # the cell's seed
+    prompt: str | None = None
+    negative_prompt: str | None = None
+    class_id: int | None = None
+
+    def generator(self) -> torch.Generator:
+        """The sample's own CPU generator, from SeedSequence((seed, index)): independent of batch, order and device."""
+        import numpy as np
+        import torch
+
+        state = np.random.SeedSequence((self.seed, self.index)).generate_state(1, np.uint64)
+        return torch.Generator("cpu").manual_seed(int(state[0] >> np.uint64(1)))
+
+
+@dataclass(frozen=True)
+class Sampler:
+    """A diffusers scheduler and its options, swapped in by `from_config`; no torch is imported to build one.
+
+    Attributes:
+        scheduler: a class name in `diffusers` ("DDIMScheduler"), or none: the model's own.
+        options: overrides of the model's scheduler config.
+        num_inference_steps: denoising steps; none: the model's own default.
+    """
+
+    scheduler: str | None = None
+    options: Mapping[str, Any] = field(default_factory=dict)
+    num_inference_steps: int | None = None
+
+
+@dataclass(frozen=True)
+class Generated:
+    """What a model made of some requests, in their order.
+
+    Attributes:
+        images: u8 [B,H,W,3].
+        nfe: network evaluations a sample (guidance counts twice), or none where there is no network.
+        warnings: one list a sample: "blanked" (a safety checker's black image), "prompt_truncated", ...
+    """
+
+    images: NDArray[np.uint8]
+    nfe: float | None
+    warnings: Sequence[Sequence[str]] = ()
+
+
+class Model(ABC):
+    """A maker of images. Constructor arguments come from its YAML; `settings` are what may change from call to call."""
+
+    conditioning: ClassVar[Conditioning] | Conditioning = "none"
+    takes_sampler: ClassVar[bool] = False
+    call_settings: ClassVar[frozenset[str]] = frozenset()  # names in the YAML that go to `generate`, not to __init__
+
+    @abstractmethod
+    def check(self) -> None:
+        """Raises ConfigError, naming the file and where to put it, where weights are missing. Cheap; before any work."""
+
+    @abstractmethod
+    def identity(self) -> dict[str, Any]:
+        """All of the model that can change a pixel: digests of local weights, or hub id and revision, dtype ... (JSON)."""
+
+    @abstractmethod
+    def load(self, device: str) -> None:
+        """Brings the weights to `device` ("cpu", "cuda", "mps")."""
+
+    @abstractmethod
+    def generate(
+        self, requests: Sequence[Request], *, sampler: Sampler | None, settings: Mapping[str, Any]
+    ) -> Generated:
+        """Makes one image a request. Each depends on its own request, the sampler and the settings alone."""
+
+    def unload(self) -> None:
+        """Frees the memory of `load`."""
+
+
+class ExistingImages(Model):
+    """A model whose images were made elsewhere (a folder of samples): nothing is generated, nothing is copied."""
+
+    @abstractmethod
+    def num_available(self) -> int:
+        """How many images there are."""
+
+    @abstractmethod
+    def open(self, num_samples: int | None = None) -> Any:
+        """The first `num_samples` images (none: all) as a `samples.Source`."""
+
+    def load(self, device: str) -> None:
+        raise NotImplementedError("images that exist are opened, not generated")
+
+    def generate(
+        self, requests: Sequence[Request], *, sampler: Sampler | None, settings: Mapping[str, Any]
+    ) -> Generated:
+        raise NotImplementedError("images that exist are opened, not generated")
