@@ -30,7 +30,7 @@ from evalkit.errors import ConfigError, EvalkitError, nearest
 log = logging.getLogger(__name__)
 
 CONFIG_MODULE = "evalkit.configs"
-GROUPS = ("model", "sampler", "prompts", "metric", "reference", "extractor")
+GROUPS = ("model", "sampler", "prompts", "metric", "reference", "extractor", "engine")
 
 
 @dataclass
@@ -48,7 +48,7 @@ class RunConfig:
         dry_run: print the cells, what is there and what is to make; make nothing.
         exclude: cells to leave out: mappings such as `{sampler: ddim, guidance_scale: [1, 8]}`, all parts must match.
         contact_sheet: samples on each cell's contact sheet; 0: none.
-        model, sampler, prompts, metric, reference, extractor: the chosen options by name.
+        model, sampler, prompts, metric, reference, extractor, engine: the chosen options by name.
     """
 
     name: str = "run"
@@ -67,6 +67,7 @@ class RunConfig:
     metric: dict[str, Any] = field(default_factory=dict)
     reference: dict[str, Any] = field(default_factory=dict)
     extractor: dict[str, Any] = field(default_factory=dict)
+    engine: dict[str, Any] = field(default_factory=dict)
 
 
 class EntryPointSearchPath(SearchPathPlugin):
@@ -133,6 +134,7 @@ def _unknown_key(full_key: str, overrides: Sequence[str], config_dir: str | None
     parent, _, key = full_key.rpartition(".")
     others = [o for o in overrides if not o.lstrip("+~").split("=")[0].startswith(full_key)]
     choices: list[str] = []
+    node: Any = None
     with contextlib.suppress(HydraException, OmegaConfBaseException):  # another override may be wrong as well
         composed = _compose(others, config_dir)
         node = OmegaConf.select(composed, parent) if parent else composed
@@ -140,7 +142,19 @@ def _unknown_key(full_key: str, overrides: Sequence[str], config_dir: str | None
     choices = [name for name in choices if not name.startswith("_")]
     if parent in GROUPS and key in group_options(parent, config_dir):
         return ConfigError(f"{full_key}: '{key}' is not chosen in this run. Add it: {parent}=[{key}].")
+    target = node.get("_target_") if isinstance(node, DictConfig) else None
+    if target and key in _takes(str(target)):
+        return ConfigError(f"{full_key} is not in its YAML, but can be added: write +{full_key}=VALUE")
     return ConfigError(f"{full_key}: no such key. {nearest(key, choices)}")
+
+
+def _takes(target: str) -> set[str]:
+    """What a target can be given: its arguments, and the call settings of a model."""
+    try:
+        factory = locate(target)
+        return {*inspect.signature(factory).parameters, *getattr(factory, "call_settings", ())}
+    except (ConfigError, ValueError, TypeError):
+        return set()
 
 
 def resolve(config: DictConfig, choices: Mapping[str, Any] | None = None) -> RunConfig:

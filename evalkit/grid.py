@@ -115,7 +115,7 @@ def _build_model(variant: _Variant) -> _BuiltModel:
     if isinstance(samplers, str):
         samplers = [samplers]
     model_class = locate(str(option["_target_"]))
-    names = getattr(model_class, "call_settings", frozenset())
+    names: frozenset[str] = getattr(model_class, "call_settings", frozenset())
     call_settings = {key: option.pop(key) for key in list(option) if key in names}
     model = build(option, f"model.{variant.name}")
     if not isinstance(model, Model):

@@ -67,17 +67,17 @@ class Generated:
 class Model(ABC):
     """A maker of images. Constructor arguments come from its YAML; `settings` are what may change from call to call."""
 
-    conditioning: ClassVar[Conditioning] | Conditioning = "none"
+    conditioning: Conditioning = "none"
     takes_sampler: ClassVar[bool] = False
     call_settings: ClassVar[frozenset[str]] = frozenset()  # names in the YAML that go to `generate`, not to __init__
 
     @abstractmethod
     def check(self) -> None:
-        """Raises ConfigError, naming the file and where to put it, where weights are missing. Cheap; before any work."""
+        """ConfigError, naming the file and where to put it, where weights are missing. Cheap: before any work."""
 
     @abstractmethod
     def identity(self) -> dict[str, Any]:
-        """All of the model that can change a pixel: digests of local weights, or hub id and revision, dtype ... (JSON)."""
+        """All of it that can change a pixel: digests of local weights, or hub id and revision, dtype ... (JSON)."""
 
     @abstractmethod
     def load(self, device: str) -> None:
@@ -89,7 +89,7 @@ class Model(ABC):
     ) -> Generated:
         """Makes one image a request. Each depends on its own request, the sampler and the settings alone."""
 
-    def unload(self) -> None:
+    def unload(self) -> None:  # noqa: B027 (a model that holds nothing need not say so)
         """Frees the memory of `load`."""
 
 

@@ -1,0 +1,85 @@
+"""The command line: Hydra's, with errors of one line and exit codes that CI can act on."""
+
+from __future__ import annotations
+
+import logging
+import os
+import shlex
+import sys
+from pathlib import Path
+
+import hydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from evalkit.config import CONFIG_MODULE, explain, register, resolve
+from evalkit.errors import EXIT_ERROR, EXIT_INTERRUPTED, EvalkitError
+
+
+def main() -> None:
+    """Runs an evaluation from the command line's overrides and exits with DESIGN's codes."""
+    register()
+    _set_up_logging()
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises its errors instead of printing them, so that we can say more
+    try:
+        _run()
+    except EvalkitError as error:
+        _fail(str(error), error.exit_code)
+    except (HydraException, OmegaConfBaseException) as error:
+        explained = explain(error, _overrides(), _config_dir())
+        _fail(str(explained), explained.exit_code)
+    except KeyboardInterrupt:
+        command = shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
+        _fail(
+            f"stopped. All finished shards are kept; the same command goes on from there: {command}", EXIT_INTERRUPTED
+        )
+    except OSError as error:  # a full disk, a store that cannot be read: the system's own words and the file's name
+        _fail(f"{error.strerror or error}: {error.filename or ''}".rstrip(": "), EXIT_ERROR)
+
+
+@hydra.main(version_base="1.3", config_path=f"pkg://{CONFIG_MODULE}", config_name="eval")
+def _run(config: DictConfig) -> None:
+    hydra_config = HydraConfig.get()
+    choices = OmegaConf.to_container(hydra_config.runtime.choices)
+    run_config = resolve(config, choices)  # type: ignore[arg-type]
+    from evalkit import pipeline
+
+    plan = pipeline.make_plan(run_config)
+    if run_config.dry_run:
+        pipeline.print_plan(plan)
+        return
+    overrides = [str(override) for override in hydra_config.overrides.task]
+    command = shlex.join(["python", "run_eval.py", *overrides])
+    pipeline.print_results(plan, pipeline.run(plan, command=command))
+
+
+def _overrides() -> list[str]:
+    return [arg for arg in sys.argv[1:] if not arg.startswith("-")]
+
+
+def _config_dir() -> str | None:
+    """The folder of `--config-dir` (or -cd), which Hydra's error does not carry."""
+    for flag, value in zip(sys.argv[1:], [*sys.argv[2:], ""], strict=True):
+        if flag in ("--config-dir", "-cd"):
+            return str(Path(value).resolve())
+        if flag.startswith("--config-dir="):
+            return str(Path(flag.partition("=")[2]).resolve())
+    return None
+
+
+def _fail(message: str, exit_code: int) -> None:
+    sys.stdout.flush()
+    print(f"evalkit: {message}", file=sys.stderr)
+    sys.exit(exit_code)
+
+
+def _set_up_logging() -> None:
+    logger = logging.getLogger("evalkit")
+    if not logger.handlers:
+        handler = logging.StreamHandler()
+        handler.setFormatter(logging.Formatter("%(message)s"))
+        logger.addHandler(handler)
+        logger.setLevel(logging.INFO)
+        logger.propagate = False

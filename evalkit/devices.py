@@ -1,0 +1,130 @@
+"""Devices: which to take, waiting for one, and how much memory was used. torch is imported for accelerators alone."""
+
+from __future__ import annotations
+
+import gc
+import sys
+import threading
+from types import TracebackType
+from typing import Self
+
+from evalkit.errors import ConfigError, nearest
+
+DEVICES = ("auto", "cpu", "cuda", "mps")
+_SAMPLING_SECONDS = 0.05
+_OUT_OF_MEMORY = ("out of memory", "not enough memory", "can't allocate memory")  # cuda and mps; cpu
+
+
+def pick_device(device: str) -> str:
+    """The device to work on; "auto" is cuda, else mps, else cpu.
+
+    Raises:
+        ConfigError: it is not there, or there is no such device.
+    """
+    kind, _, number = device.partition(":")
+    if kind not in DEVICES or (number and (kind != "cuda" or not number.isdigit())):
+        raise ConfigError(f"device={device}: no such device. {nearest(kind, DEVICES)}")
+    if kind == "cpu":
+        return device
+    import torch
+
+    there = {
+        "cuda": torch.cuda.is_available() and int(number or 0) < torch.cuda.device_count(),
+        "mps": torch.backends.mps.is_available(),
+        "cpu": True,
+    }
+    if kind == "auto":
+        return next(name for name, available in there.items() if available)
+    if not there[kind]:
+        raise ConfigError(f"device={device}: torch {torch.__version__} finds no such device here: give device=auto")
+    return device
+
+
+def synchronize(device: str) -> None:
+    """Waits until the device has done all that it was given."""
+    if device.startswith("cuda"):
+        import torch
+
+        torch.cuda.synchronize(device)
+    elif device == "mps":
+        import torch
+
+        torch.mps.synchronize()
+
+
+def label(device: str) -> str:
+    """The device as tables show it: "cpu", "cuda (NVIDIA H100)"."""
+    if device.startswith("cuda"):
+        import torch
+
+        return f"cuda ({torch.cuda.get_device_name(device)})"
+    return device
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether a smaller batch may mend it: torch.OutOfMemoryError, or another error that says so."""
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        return True
+    return isinstance(error, RuntimeError) and any(words in str(error).lower() for words in _OUT_OF_MEMORY)
+
+
+def free_memory() -> None:
+    """Gives back what no tensor uses any more."""
+    gc.collect()
+    torch = sys.modules.get("torch")
+    if torch is None:
+        return
+    if torch.cuda.is_initialized():
+        torch.cuda.empty_cache()
+    if torch.backends.mps.is_available():
+        torch.mps.empty_cache()
+
+
+class MemoryMeter:
+    """Peak memory while it is open: on cuda what torch allocated on the device, else the process's resident memory.
+
+    The latter is sampled every 50 ms, and counts all that the process holds: Python, torch, the model.
+    """
+
+    def __init__(self, device: str) -> None:
+        self._device = device
+        self._peak = 0
+        self._closed = threading.Event()
+        self._thread: threading.Thread | None = None
+
+    def __enter__(self) -> Self:
+        if self._device.startswith("cuda"):
+            import torch
+
+            torch.cuda.reset_peak_memory_stats(self._device)
+        else:
+            import psutil
+
+            self._process = psutil.Process()
+            self._thread = threading.Thread(target=self._watch, name="evalkit-memory", daemon=True)
+            self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._closed.set()
+        if self._thread is not None:
+            self._thread.join()
+
+    def peak_mb(self) -> float:
+        """The peak so far, in MB of 2**20 bytes."""
+        if self._device.startswith("cuda"):
+            import torch
+
+            self._peak = max(self._peak, int(torch.cuda.max_memory_allocated(self._device)))
+        else:
+            self._sample()
+        return round(self._peak / 2**20, 1)
+
+    def _watch(self) -> None:
+        while not self._closed.wait(_SAMPLING_SECONDS):
+            self._sample()
+
+    def _sample(self) -> None:
+        self._peak = max(self._peak, int(self._process.memory_info().rss))

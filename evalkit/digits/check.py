@@ -1,0 +1,284 @@
+"""``python -m evalkit.digits.check``: measure the shipped models against what they must reach."""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from evalkit.digits import data, weights_path
+from evalkit.digits.judge import colours, judge
+
+if TYPE_CHECKING:
+    import torch
+
+SEED = 1234
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the table.
+
+    Attributes:
+        model: name of the model.
+        what: what was measured.
+        measured: share in 0..1.
+        required: least share that passes, None for a line that only informs.
+    """
+
+    model: str
+    what: str
+    measured: float
+    required: float | None = None
+
+    @property
+    def passed(self) -> bool:
+        """Whether the requirement, if any, is met."""
+        return self.required is None or self.measured >= self.required
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What the command line chose.
+
+    Attributes:
+        device: torch device name.
+        samples: at most so many generated images (or reference images for clip) per line.
+        sheets: folder for contact sheets of generated images.
+    """
+
+    device: str = "cpu"
+    samples: int | None = None
+    sheets: Path | None = None
+
+
+def to_uint8(images: torch.Tensor) -> data.U8:
+    """Float [B,3,H,W] in [-1,1] -> uint8 [B,3,H,W]."""
+    out: data.U8 = ((images.clamp(-1.0, 1.0) + 1.0) * 127.5).round().byte().cpu().numpy()
+    return out
+
+
+def write_sheet(settings: Settings, name: str, images: data.U8, columns: int = 20) -> None:
+    """Write a contact sheet of uint8 [B,3,32,32], twice enlarged, if a folder for sheets was given."""
+    if settings.sheets is None:
+        return
+    from PIL import Image
+
+    rows = min(len(images) // columns, 14)
+    grid = images[: rows * columns].reshape(rows, columns, 3, 32, 32).transpose(0, 3, 1, 4, 2)
+    sheet = np.ascontiguousarray(grid.reshape(rows * 32, columns * 32, 3)).repeat(2, axis=0).repeat(2, axis=1)
+    settings.sheets.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(sheet).save(settings.sheets / f"{name}.png")
+
+
+def check_classifier(settings: Settings) -> Iterator[Row]:
+    """Accuracy on all reference images: digits, and the colour rule as well as the colour heads."""
+    import torch
+
+    from evalkit.digits.nets import load_classifier
+
+    images, captions = data.reference_images()
+    net = load_classifier(device=settings.device)
+    digit, ink, ground = (
+        np.array([getattr(c, k) for c in captions]) for k in ("digit", "ink_index", "background_index")
+    )
+    verdict = judge(images, net)
+    yield Row("classifier", "digit right", float((verdict.digit == digit).mean()), 0.985)
+    rule = (verdict.ink == ink) & (verdict.background == ground)
+    yield Row("colour rule", "ink and background right", float(rule.mean()), 1.0)
+    with torch.inference_mode():
+        batches = torch.tensor_split(torch.from_numpy(images), 20)
+        heads = [net(part.to(settings.device).float() / 127.5 - 1.0) for part in batches]
+    inks = torch.cat([h["ink"].argmax(1) for h in heads]).cpu().numpy()
+    grounds = torch.cat([h["background"].argmax(1) for h in heads]).cpu().numpy()
+    yield Row("classifier", "colour heads right", float(((inks == ink) & (grounds == ground)).mean()))
+
+
+def clip_accuracy(images: data.U8, captions: list[data.Caption], device: str = "cpu") -> tuple[float, float]:
+    """Share of images uint8 [B,3,32,32] whose own caption scores best among all 560, and whose digit is right."""
+    import open_clip
+    import torch
+    from PIL import Image
+
+    name = f"local-dir:{weights_path('clip')}"
+    model, _, preprocess = open_clip.create_model_and_transforms(name, device=device)
+    tokenizer = open_clip.get_tokenizer(name)
+    model.eval()
+    place = {prompt: number for number, prompt in enumerate(data.PROMPTS)}
+    best: list[int] = []
+    with torch.inference_mode():
+        texts = model.encode_text(tokenizer([p.text for p in data.PROMPTS]).to(device), normalize=True)  # [560,64]
+        for start in range(0, len(images), 250):
+            pictures = [Image.fromarray(image.transpose(1, 2, 0)) for image in images[start : start + 250]]
+            batch = torch.stack([preprocess(picture) for picture in pictures]).to(device)  # [b,3,64,64]
+            best += (model.encode_image(batch, normalize=True) @ texts.T).argmax(dim=1).tolist()
+    right = [number == place[caption] for number, caption in zip(best, captions, strict=True)]
+    digit = [data.PROMPTS[n].digit == caption.digit for n, caption in zip(best, captions, strict=True)]
+    return float(np.mean(right)), float(np.mean(digit))
+
+
+def check_clip(settings: Settings) -> Iterator[Row]:
+    """Retrieval of the right caption among all 560."""
+    images, captions = data.reference_images()
+    step = max(1, len(images) // settings.samples) if settings.samples else 1
+    caption, digit = clip_accuracy(images[::step], captions[::step], settings.device)
+    yield Row("digits_clip", "right caption of 560", caption, 0.95)
+    yield Row("digits_clip", "its digit right", digit)
+
+
+def _quiet_pipeline(kind: str, name: str, device: str) -> Any:
+    """A diffusers pipeline of ours, float32, without progress bars."""
+    import diffusers
+    import torch
+
+    diffusers.utils.logging.disable_progress_bar()
+    pipeline = getattr(diffusers, kind).from_pretrained(weights_path(name), torch_dtype=torch.float32)
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline.to(device)
+
+
+def generate_ldm(pipeline: Any, prompts: list[str], guidance: float, steps: int, batch: int = 56) -> data.U8:
+    """Images uint8 [B,3,32,32] of the prompts, from a fixed seed."""
+    import torch
+
+    generator = torch.Generator("cpu").manual_seed(SEED)
+    parts = [
+        pipeline(
+            prompts[start : start + batch],
+            num_inference_steps=steps,
+            guidance_scale=guidance,
+            generator=generator,
+            output_type="pt",
+        ).images  # [b,3,32,32] in [0,1]
+        for start in range(0, len(prompts), batch)
+    ]
+    return to_uint8(torch.cat(parts) * 2.0 - 1.0)
+
+
+def check_ldm(settings: Settings) -> Iterator[Row]:
+    """25 steps of DPM-Solver++ at guidance 3, 4 and 5: digit, ink and background as asked, all three at once."""
+    from diffusers import DPMSolverMultistepScheduler
+
+    from evalkit.digits.nets import load_classifier
+
+    pipeline = _quiet_pipeline("StableDiffusionPipeline", "ldm", settings.device)
+    pipeline.scheduler = DPMSolverMultistepScheduler.from_config(pipeline.scheduler.config)
+    prompts = list(data.PROMPTS[: settings.samples])
+    net = load_classifier()
+    shares = []
+    for guidance in (3.0, 4.0, 5.0):
+        images = generate_ldm(pipeline, [p.text for p in prompts], guidance, 25)
+        write_sheet(settings, f"ldm-{guidance:g}", images)
+        verdict = judge(images, net)
+        digit = verdict.digit == np.array([p.digit for p in prompts])
+        ink = verdict.ink == np.array([p.ink_index for p in prompts])
+        ground = verdict.background == np.array([p.background_index for p in prompts])
+        shares.append(float((digit & ink & ground).mean()))
+        parts = f"digit {digit.mean():.1%}, ink {ink.mean():.1%}, background {ground.mean():.1%}"
+        yield Row("digits_ldm", f"guidance {guidance:g}: all right ({parts})", shares[-1])
+    yield Row("digits_ldm", "all right at the best guidance", max(shares), 0.95)
+
+
+def check_ddpm(settings: Settings) -> Iterator[Row]:
+    """Share of samples that are a clear digit, with three samplers."""
+    import torch
+    from diffusers import DDIMScheduler, DPMSolverMultistepScheduler
+
+    from evalkit.digits.nets import load_classifier
+
+    pipeline = _quiet_pipeline("DDPMPipeline", "ddpm", settings.device)
+    config, net = pipeline.scheduler.config, load_classifier()
+    samplers: list[tuple[str, Any, int, float | None]] = [
+        ("DDIM 50", DDIMScheduler.from_config(config), 50, 0.90),
+        ("DPM-Solver++ 20", DPMSolverMultistepScheduler.from_config(config), 20, None),
+    ]
+    count = settings.samples or 320
+    for name, scheduler, steps, required in samplers:
+        generator = torch.Generator("cpu").manual_seed(SEED)
+        parts = [
+            sample_pixels(pipeline.unet, scheduler, steps, min(64, count - start), generator)
+            for start in range(0, count, 64)
+        ]
+        images = to_uint8(torch.cat(parts))
+        write_sheet(settings, f"ddpm-{name.split()[0].lower()}", images)
+        verdict = judge(images, net)
+        yield Row("digits_ddpm", f"{name}: clear digit", float((verdict.confidence > 0.9).mean()), required)
+        found = len(set(verdict.digit.tolist()))
+        spread = float((verdict.ink != verdict.background).mean())
+        yield Row("digits_ddpm", f"{name}: two colours ({found} of 10 digits seen)", spread)
+
+
+def sample_pixels(unet: Any, scheduler: Any, steps: int, count: int, generator: torch.Generator) -> torch.Tensor:
+    """Plain sampling loop of the pixel model: float [count,3,32,32] in [-1,1]."""
+    import torch
+
+    x = torch.randn(count, 3, 32, 32, generator=generator).to(unet.device)
+    scheduler.set_timesteps(steps)
+    with torch.inference_mode():
+        for time_step in scheduler.timesteps:
+            x = scheduler.step(unet(x, time_step).sample, time_step, x).prev_sample
+    return x.clamp(-1.0, 1.0)
+
+
+def check_dcgan(settings: Settings) -> Iterator[Row]:
+    """Share of samples that show the asked digit."""
+    import torch
+
+    from evalkit.digits.nets import load_classifier, load_dcgan
+
+    count = settings.samples or 2000
+    labels = torch.arange(count) % 10
+    latents = torch.randn(count, 64, generator=torch.Generator().manual_seed(SEED))
+    net = load_dcgan(device=settings.device)
+    with torch.inference_mode():
+        images = to_uint8(net(latents.to(settings.device), labels.to(settings.device)))
+    write_sheet(settings, "dcgan", images)
+    verdict = judge(images, load_classifier())
+    yield Row("digits_dcgan", "asked digit right", float((verdict.digit == labels.numpy()).mean()), 0.90)
+    ink, ground = colours(images)
+    yield Row("digits_dcgan", "two colours", float((ink != ground).mean()))
+
+
+CHECKS: dict[str, Callable[[Settings], Iterator[Row]]] = {
+    "classifier": check_classifier,
+    "clip": check_clip,
+    "dcgan": check_dcgan,
+    "ddpm": check_ddpm,
+    "ldm": check_ldm,
+}
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Check the chosen models; 1 if one fails."""
+    parser = argparse.ArgumentParser(prog="python -m evalkit.digits.check", description=__doc__)
+    parser.add_argument("models", nargs="*", metavar="MODEL", help=f"of {', '.join(CHECKS)} (default: all)")
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument(
+        "--samples", type=int, default=None, metavar="N", help="fewer images per model, for a quick look"
+    )
+    parser.add_argument("--sheets", type=Path, default=None, metavar="DIR", help="write contact sheets there")
+    args = parser.parse_args(argv)
+    unknown = sorted(set(args.models) - set(CHECKS))
+    if unknown:
+        parser.error(f"unknown model {', '.join(unknown)}; choose from {', '.join(CHECKS)}")
+    settings = Settings(args.device, args.samples, args.sheets)
+    print(f"{'model':<13} {'required':>8} {'measured':>8} {'pass':<4} what")
+    failed = False
+    for name in args.models or CHECKS:
+        started = time.monotonic()
+        for row in CHECKS[name](settings):
+            failed |= not row.passed
+            need = "-" if row.required is None else f"{row.required:.1%}"
+            mark = "-" if row.required is None else ("yes" if row.passed else "NO")
+            print(f"{row.model:<13} {need:>8} {row.measured:>8.1%} {mark:<4} {row.what}", flush=True)
+        print(f"{'':<13} {'':>8} {'':>8} {'':<4} ({name}: {time.monotonic() - started:.0f} s)", flush=True)
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,1 @@
+"""Training of everything this package ships: ``python -m evalkit.digits.train``."""

@@ -1,0 +1,229 @@
+"""Shared by the trainers: options, the time or step budget, augmentation, EMA, saving."""
+
+from __future__ import annotations
+
+import math
+import shutil
+import tempfile
+import time
+from collections.abc import Callable
+from copy import deepcopy
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Generic, TypeVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from evalkit.digits import data
+
+M = TypeVar("M", bound=nn.Module)
+N_COLOURS = len(data.COLOURS)
+
+
+@dataclass(frozen=True)
+class Options:
+    """What the command line chose.
+
+    Attributes:
+        mnist: folder of the t10k idx files.
+        out: folder that takes the result, laid out as ``evalkit/digits/weights``.
+        minutes: training time; ignored if ``steps`` is given.
+        steps: optimiser steps, for reproducible or very short runs.
+        device: torch device.
+        resume: start from the weights that lie in ``out``.
+        seed: of all randomness.
+    """
+
+    mnist: Path
+    out: Path
+    minutes: float
+    steps: int | None
+    device: torch.device
+    resume: bool = False
+    seed: int = 0
+
+    def share(self, fraction: float) -> Options:
+        """The same options with a part of the minutes (a step count stays)."""
+        return Options(self.mnist, self.out, self.minutes * fraction, self.steps, self.device, self.resume, self.seed)
+
+
+class Budget:
+    """Counts steps or time, reports progress and says when to save."""
+
+    def __init__(self, options: Options, name: str, save_every: float = 90.0) -> None:
+        self.steps = options.steps
+        self.seconds = options.minutes * 60.0
+        self.name = name
+        self.start = self.saved = self.logged = time.monotonic()
+        self.save_every = save_every
+        self.step = 0
+
+    @property
+    def progress(self) -> float:
+        """Share of the budget that is used, 0..1."""
+        used = self.step / self.steps if self.steps else (time.monotonic() - self.start) / self.seconds
+        return min(1.0, used)
+
+    def tick(self, **numbers: Tensor) -> bool:
+        """Count one step, log now and then; True while more steps are due."""
+        self.step += 1
+        now = time.monotonic()
+        if now - self.logged > 20 or self.progress >= 1.0:
+            self.logged = now
+            shown = " ".join(f"{key}={float(value.detach()):.4f}" for key, value in numbers.items())
+            print(f"{self.name} step={self.step} {now - self.start:.0f}s {shown}", flush=True)
+        return self.progress < 1.0
+
+    def save_due(self) -> bool:
+        """True once every ``save_every`` seconds."""
+        if time.monotonic() - self.saved < self.save_every:
+            return False
+        self.saved = time.monotonic()
+        return True
+
+
+def set_rate(optimiser: torch.optim.Optimizer, peak: float, budget: Budget, floor: float = 0.02) -> None:
+    """Short linear warm-up, then a cosine down to ``floor`` of the peak rate."""
+    warm = min(1.0, (budget.step + 1) / 50)
+    cosine = floor + (1.0 - floor) * 0.5 * (1.0 + math.cos(math.pi * budget.progress))
+    for group in optimiser.param_groups:
+        group["lr"] = peak * warm * cosine
+
+
+def descend(loss: Tensor, optimiser: torch.optim.Optimizer, limit: float | None = None) -> None:
+    """One optimiser step down a loss [], its gradient cut to the norm ``limit``."""
+    optimiser.zero_grad()
+    torch.autograd.backward(loss)
+    if limit is not None:
+        torch.nn.utils.clip_grad_norm_([p for group in optimiser.param_groups for p in group["params"]], limit)
+    optimiser.step()
+
+
+class Ema(Generic[M]):
+    """A smoothed copy of a module's weights; ``module`` is the copy, in eval mode."""
+
+    def __init__(self, module: M, decay: float = 0.999) -> None:
+        self.module: M = deepcopy(module).eval().requires_grad_(False)
+        self.decay = decay
+        self.count = 0
+
+    @torch.no_grad()
+    def update(self, module: M) -> None:
+        """Move the copy towards ``module``; the decay grows with the count so that early noise leaves soon."""
+        self.count += 1
+        decay = min(self.decay, (1 + self.count) / (10 + self.count))
+        target: list[Tensor] = list(self.module.parameters())
+        torch._foreach_lerp_(target, [p.detach() for p in module.parameters()], 1.0 - decay)
+        for mine, theirs in zip(self.module.buffers(), module.buffers(), strict=True):
+            mine.copy_(theirs)  # running statistics are smoothed already
+
+
+class Digits:
+    """The training digits on the device, drawn in random batches.
+
+    Attributes:
+        grey: float32 [N,1,36,36] in [0,1]; 4 pixels of margin leave room for shifts by index.
+        labels: int64 [N].
+    """
+
+    def __init__(self, options: Options) -> None:
+        images, labels = data.load_mnist(options.mnist)
+        grey = torch.from_numpy(images.copy()).to(options.device).float().div_(255.0)
+        self.grey = F.pad(grey[:, None], (4, 4, 4, 4))
+        self.labels = torch.from_numpy(labels.copy()).to(options.device).long()
+
+    def batch(self, size: int, shift: int = 2) -> tuple[Tensor, Tensor]:
+        """Random digits, each moved by at most ``shift`` pixels a side.
+
+        Returns:
+            grey float [B,1,32,32] in [0,1], labels int64 [B].
+        """
+        device = self.grey.device
+        index = torch.randint(len(self.labels), (size,), device=device)
+        offset = 2 + torch.randint(-shift, shift + 1, (2, size, 1), device=device)
+        span = torch.arange(data.IMAGE_SIZE, device=device)
+        rows, columns = offset[0] + span, offset[1] + span  # [B,32] each
+        grey = self.grey[index[:, None, None], 0, rows[:, :, None], columns[:, None, :]]
+        return grey[:, None], self.labels[index]
+
+
+def random_colours(size: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Ink and background indices, int64 [B] each, never equal."""
+    ink = torch.randint(N_COLOURS, (size,), device=device)
+    background = (ink + torch.randint(1, N_COLOURS, (size,), device=device)) % N_COLOURS
+    return ink, background
+
+
+def colour(grey: Tensor, ink: Tensor, background: Tensor) -> Tensor:
+    """Torch twin of ``data.colourise``: grey [B,1,32,32] in [0,1] -> float [B,3,32,32] in [-1,1]."""
+    palette = torch.from_numpy(data.PALETTE_RGB).to(grey.device).float() / 127.5 - 1.0  # [8,3]
+    back, front = palette[background][:, :, None, None], palette[ink][:, :, None, None]
+    return torch.lerp(back, front, grey)
+
+
+def coloured_batch(digits: Digits, size: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Random coloured digits: images [B,3,32,32] in [-1,1] and digit, ink, background, int64 [B] each."""
+    grey, label = digits.batch(size)
+    ink, background = random_colours(size, grey.device)
+    return colour(grey, ink, background), label, ink, background
+
+
+def warp(grey: Tensor, degrees: float = 15.0, scale: float = 0.15, shear: float = 0.2) -> Tensor:
+    """Random rotation, scaling and shearing of grey [B,1,32,32]."""
+    size, device = len(grey), grey.device
+
+    def uniform(limit: float) -> Tensor:
+        return (torch.rand(size, device=device) * 2.0 - 1.0) * limit
+
+    angle = uniform(math.radians(degrees))
+    zoom_x, zoom_y, slant = 1.0 + uniform(scale), 1.0 + uniform(scale), uniform(shear)
+    cos, sin, zero = angle.cos(), angle.sin(), torch.zeros_like(angle)
+    rows = [cos * zoom_x, (slant - sin) * zoom_x, zero, sin * zoom_y, cos * zoom_y, zero]
+    theta = torch.stack(rows, dim=1).view(-1, 2, 3)
+    grid = F.affine_grid(theta, list(grey.shape), align_corners=False)
+    return F.grid_sample(grey, grid, align_corners=False)
+
+
+def augmented_batch(digits: Digits, size: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Like ``coloured_batch`` but warped, partly blurred and noisy: for the models that judge images."""
+    grey, label = digits.batch(size)
+    grey = warp(grey)
+    part = size // 4
+    grey[:part] = F.avg_pool2d(F.pad(grey[:part], (1, 1, 1, 1)), 3, 1)
+    ink, background = random_colours(size, grey.device)
+    images = colour(grey, ink, background)
+    strength = 0.1 * torch.rand(size, 1, 1, 1, device=grey.device)
+    images = (images + strength * torch.randn_like(images)).clamp(-1.0, 1.0)
+    return images, label, ink, background
+
+
+def replace_folder(target: Path, write: Callable[[Path], object]) -> None:
+    """Let ``write`` fill a new folder, then move its files over ``target`` so that readers see whole files."""
+    target.mkdir(parents=True, exist_ok=True)
+    fresh = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
+    try:
+        write(fresh)
+        for file in sorted(path for path in fresh.rglob("*") if path.is_file()):
+            place = target / file.relative_to(fresh)
+            place.parent.mkdir(parents=True, exist_ok=True)
+            file.chmod(0o644)
+            file.replace(place)
+    finally:
+        shutil.rmtree(fresh, ignore_errors=True)
+
+
+def save_state(module: nn.Module, target: Path) -> None:
+    """Write a module's state as half-precision safetensors (integer buffers stay as they are)."""
+    from safetensors.torch import save_file
+
+    state = {
+        key: (value.half() if value.is_floating_point() else value).contiguous().cpu()
+        for key, value in module.state_dict().items()
+    }
+    target.parent.mkdir(parents=True, exist_ok=True)
+    fresh = target.with_name(f".{target.name}.new")
+    save_file(state, str(fresh))
+    fresh.chmod(0o644)  # safetensors writes for the owner only
+    fresh.replace(target)

@@ -1,0 +1,1 @@
+"""Feature extractors: pinned weights, their own resize, a declared dtype."""

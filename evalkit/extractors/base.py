@@ -1,0 +1,148 @@
+"""What an extractor is: a pinned network from u8 images (and texts) to f32 features. Building one imports no torch."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from evalkit.errors import ConfigError
+from evalkit.paths import sha256_file
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+    from torch import Tensor
+
+MAX_BATCH = 64  # the feature pass decodes blocks of 64 images; an extractor cuts each into its own batches
+
+DECODER = "uint8 RGB as decoded by the sample reader"
+
+
+class Extractor(ABC):
+    """A network of features. Layers in `text_layers` come from the prompts, all others from the images.
+
+    `batch_size` is the extractor's own and constant: features never depend on the run's batch size, and a resumed
+    pass forms the same batches as an uninterrupted one, so that it gives the same bits.
+
+    Attributes:
+        name: how the extractor is called in labels ("inception").
+        batch_size: images in one forward pass, 1 to 64.
+        text_layers: the layers that need prompts.
+    """
+
+    text_layers: frozenset[str] = frozenset()
+
+    def __init__(self, name: str, batch_size: int) -> None:
+        if not 1 <= batch_size <= MAX_BATCH:
+            raise ConfigError(f"extractor.{name}.batch_size={batch_size}: must be 1 to {MAX_BATCH}")
+        self.name = name
+        self.batch_size = batch_size
+
+    @property
+    @abstractmethod
+    def layers(self) -> Mapping[str, int | None]:
+        """Width of each layer, by name; none where it is known only from weights that are not here yet."""
+
+    @abstractmethod
+    def check(self) -> None:
+        """Finds the weights. Cheap where they are there, and done before the first sample is made.
+
+        Raises:
+            ConfigError: weights are missing (which file, where to put it) or not those that were asked for.
+        """
+
+    @abstractmethod
+    def identity(self) -> dict[str, Any]:
+        """All that features depend on besides the images: weights digest, architecture, resize, dtype ... (JSON).
+
+        It stands in the protocol of every score. No torch is imported for it, and the weights must be there (`check`).
+        """
+
+    @abstractmethod
+    def label(self) -> str:
+        """The name that scores are labelled with: `name`, and a digest where the weights are not the known ones."""
+
+    def canonical(self) -> bool:
+        """Whether these are the very network and weights that a metric's bare title stands for in the literature."""
+        return False
+
+    @abstractmethod
+    def load(self, device: str) -> None:
+        """Brings the network to `device` ("cpu", "cuda", "mps"); does nothing where it is there already."""
+
+    @abstractmethod
+    def __call__(
+        self, images: Sequence[NDArray[np.uint8]], prompts: Sequence[str], layers: Sequence[str]
+    ) -> dict[str, Tensor]:
+        """Features of one batch, after `load`.
+
+        Args:
+            images: each u8 [H,W,3], of any sizes; empty where only text layers are asked for.
+            prompts: texts for the text layers; empty where only image layers are asked for.
+            layers: which layers.
+
+        Returns:
+            By layer, f32 [B,D] on the CPU: B images, or B prompts for a text layer.
+        """
+
+    def prompt_warnings(self, prompts: Sequence[str]) -> dict[str, int]:
+        """Counted warnings about texts ("prompt_truncated"), after `load`."""
+        return {}
+
+    @abstractmethod
+    def unload(self) -> None:
+        """Frees the memory of `load`."""
+
+
+def check_sha256(where: str, file: Path, expected: str | None, expected_key: str) -> str:
+    """The sha256 of a weights file.
+
+    Raises:
+        ConfigError: it does not begin with `expected`.
+    """
+    found = sha256_file(file)
+    if expected and not found.startswith(expected.lower()):
+        raise ConfigError(
+            f"{where}: {file} has sha256 {found[: max(len(expected), 8)]}..., but {expected} is asked for: "
+            f"give the right file, or change {expected_key}"
+        )
+    return found
+
+
+def to_tensor(images: Sequence[NDArray[np.uint8]]) -> Tensor:
+    """Images of one size, each u8 [H,W,3], as u8 [B,3,H,W] (a view with channels last in memory)."""
+    import numpy as np
+    import torch
+
+    return torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2)  # NHWC -> NCHW
+
+
+def by_size(images: Sequence[NDArray[np.uint8]]) -> dict[tuple[int, ...], list[int]]:
+    """Positions of the images of each size, sizes in order of their first image."""
+    groups: dict[tuple[int, ...], list[int]] = {}
+    for position, image in enumerate(images):
+        groups.setdefault(image.shape[:2], []).append(position)
+    return groups
+
+
+@contextmanager
+def exact_float32() -> Iterator[None]:
+    """Full float32 convolutions and products, the same each time; the settings before are put back.
+
+    cuDNN convolutions run in TF32 by default (10 bits of mantissa), and may choose another algorithm in each process.
+    """
+    import torch
+
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("highest")
+    try:
+        with (
+            torch.inference_mode(),
+            torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False),
+        ):
+            yield
+    finally:
+        torch.set_float32_matmul_precision(before)

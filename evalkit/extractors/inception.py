@@ -1,0 +1,164 @@
+"""The FID Inception network (TF 2015-12-05 graph) with torch-fidelity's weights file, resize and layers.
+
+Source: Heusel et al. 2017; torch-fidelity 0.4.0 `FeatureExtractorInceptionV3`. Equal to it on the same weights file to
+float32 rounding (tests/extractors/test_inception.py).
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from evalkit.errors import ConfigError
+from evalkit.extractors.base import DECODER, Extractor, by_size, check_sha256, exact_float32, to_tensor
+from evalkit.paths import atomic_path, resolve_path, sha256_file
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+    from torch import Tensor
+
+    from evalkit.extractors.inception_net import InceptionNet
+
+log = logging.getLogger(__name__)
+
+CANONICAL_SHA256 = "6726825d"  # how the sha256 of the published file begins; it stands in the file's name
+FILE_NAMES = (f"weights-inception-2015-12-05-{CANONICAL_SHA256}.pth", f"pt_inception-2015-12-05-{CANONICAL_SHA256}.pth")
+# torch_fidelity.feature_extractor_inceptionv3.URL_INCEPTION_V3, which costs an import of torch to read
+URL = f"https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/{FILE_NAMES[0]}"
+
+
+class Inception(Extractor):
+    """Layers pool3 (2048), logits_unbiased and logits (1008).
+
+    Args:
+        weights: a .pth or .safetensors file; none: the published file in torch's hub cache.
+        sha256: what the file's sha256 must begin with; none: anything, but scores of a file that is not the published
+            one carry a part of its digest.
+        download: whether a file that is not in the cache is fetched, once.
+        batch_size: images in one forward pass.
+        name: how scores are labelled.
+    """
+
+    def __init__(
+        self,
+        weights: str | None = None,
+        sha256: str | None = None,
+        download: bool = True,
+        batch_size: int = 32,
+        name: str = "inception",
+    ) -> None:
+        super().__init__(name, batch_size)
+        self.weights = weights
+        self.sha256 = sha256
+        self.download = download
+        self._net: InceptionNet | None = None
+        self._device: str | None = None
+
+    @property
+    def layers(self) -> Mapping[str, int | None]:
+        return {"pool3": 2048, "logits_unbiased": 1008, "logits": 1008}
+
+    def _file(self) -> Path:
+        """The weights file, there and with the right digest; fetched where it may be."""
+        where = f"extractor '{self.name}'"
+        if self.weights is not None:
+            file = resolve_path(self.weights)
+            if not file.is_file():
+                raise ConfigError(f"{where}: there is no weights file {file} (extractor.{self.name}.weights)")
+            check_sha256(where, file, self.sha256, f"extractor.{self.name}.sha256")
+            return file
+        folder = hub_folder()
+        for name in FILE_NAMES:
+            if (folder / name).is_file():
+                check_sha256(where, folder / name, self.sha256 or CANONICAL_SHA256, f"extractor.{self.name}.sha256")
+                return folder / name
+        target = folder / FILE_NAMES[0]
+        reason = "extractor.inception.download=false"
+        if self.download:
+            try:
+                fetch(URL, target, CANONICAL_SHA256)
+                return target
+            except OSError as error:
+                reason = f"fetching it failed: {error}"
+        raise ConfigError(
+            f"{where}: the FID Inception weights are not here ({' '.join(reason.split())}): put {URL} "
+            f"at {target}, or give extractor.{self.name}.weights=FILE"
+        )
+
+    def check(self) -> None:
+        self._file()
+
+    def identity(self) -> dict[str, Any]:
+        return {
+            "network": "inception-v3 tf-2015-12-05 (torch-fidelity)",
+            "weights": sha256_file(self._file()),
+            "resize": "tf1-bilinear-299",
+            "normalise": "(x-128)/128",
+            "dtype": "float32",
+            "batch_norm": "folded",
+            "decoder": DECODER,
+        }
+
+    def canonical(self) -> bool:
+        return sha256_file(self._file()).startswith(CANONICAL_SHA256)
+
+    def label(self) -> str:
+        return self.name if self.canonical() else f"{self.name}:{sha256_file(self._file())[:8]}"
+
+    def load(self, device: str) -> None:
+        if self._net is None:
+            from evalkit.extractors.inception_net import load_network
+
+            self._net = load_network(self._file(), f"extractor '{self.name}'")
+        if self._device != device:
+            self._net.to(device)
+            self._device = device
+
+    def unload(self) -> None:
+        self._net = None
+        self._device = None
+
+    def __call__(
+        self, images: Sequence[NDArray[np.uint8]], prompts: Sequence[str], layers: Sequence[str]
+    ) -> dict[str, Tensor]:
+        import torch
+
+        from evalkit.extractors.inception_net import INPUT_SIZE, resize
+
+        assert self._net is not None, "load() comes first"
+        with exact_float32():
+            x = torch.empty(len(images), 3, INPUT_SIZE, INPUT_SIZE, device=self._device)  # f32 [B,3,299,299]
+            for positions in by_size(images).values():
+                same = to_tensor([images[i] for i in positions]).to(self._device)  # u8 [b,3,H,W]
+                x[positions] = resize(same)
+            features = self._net(x)
+        return {layer: features[layer].cpu() for layer in layers}
+
+
+def hub_folder() -> Path:
+    """Where torch.hub keeps checkpoints: `torch.hub.get_dir()`/checkpoints, without importing torch."""
+    cache = Path(os.environ.get("XDG_CACHE_HOME", "~/.cache"))
+    home = Path(os.environ.get("TORCH_HOME", cache / "torch"))
+    return home.expanduser() / "hub" / "checkpoints"
+
+
+def fetch(url: str, target: Path, sha256: str) -> None:
+    """Fetches a file, checks how its sha256 begins, and puts it in place whole or not at all.
+
+    Raises:
+        OSError: no connection, no such file, nowhere to write, or another sha256 than asked for.
+    """
+    import shutil
+    import urllib.request
+
+    log.warning("fetching %s", url)
+    with atomic_path(target) as temporary:
+        with urllib.request.urlopen(url, timeout=30) as source, temporary.open("wb") as file:
+            shutil.copyfileobj(source, file)
+        found = sha256_file(temporary)
+        if not found.startswith(sha256):
+            raise OSError(f"what came has sha256 {found[:8]}..., not {sha256}")

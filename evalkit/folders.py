@@ -1,0 +1,260 @@
+"""Looking through folders of images: which files there are, what each is, and what it was asked to show."""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+import re
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+from evalkit import images
+from evalkit.errors import ConfigError, DataError, nearest
+from evalkit.paths import sha256_bytes, write_text
+from evalkit.prompts import read_table
+
+EXTENSIONS = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".gif")
+PROMPT_COLUMNS = ("prompt", "text", "caption")  # of a metadata file; the first that is there
+METADATA_FILES = ("metadata.jsonl", "metadata.csv")
+
+_SHARD = re.compile(r"(\d{5,})(?:-(\d{3}))?")
+_SETTLED_NS = 2_000_000_000  # a file younger than this could change again within one tick of its mtime
+
+
+@dataclass(frozen=True)
+class FileRecord:
+    """What a scan found of one file; valid as long as its size and mtime are the same.
+
+    Attributes:
+        width, height: 0 where there is an error.
+        notes: see `evalkit.images`.
+        error: why it cannot be read, naming the file; none: it can.
+        decoded: whether all of it was decoded, or its header alone.
+    """
+
+    size: int
+    mtime_ns: int
+    sha256: str
+    width: int
+    height: int
+    notes: tuple[str, ...]
+    error: str | None
+    decoded: bool
+
+
+_SCANNED: dict[str, FileRecord] = {}  # by absolute path, for this process
+
+
+@functools.cache
+def read_pool() -> ThreadPoolExecutor:
+    """Threads that read and decode files, for the whole process."""
+    return ThreadPoolExecutor(min(8, os.cpu_count() or 1), thread_name_prefix="evalkit-read")
+
+
+def parse_shard(name: str) -> tuple[int, int | None] | None:
+    """Number and sample count of a shard folder's name: "00002-048" is (2, 48), the full shard "00002" is (2, None)."""
+    match = _SHARD.fullmatch(name)
+    return (int(match[1]), int(match[2]) if match[2] else None) if match else None
+
+
+def list_files(folder: Path, extensions: Sequence[str] = EXTENSIONS, *, recursive: bool = True) -> list[str]:
+    """Relative posix paths of a folder's images, sorted; hidden files and folders are left out, links are followed.
+
+    In a cell's folder of a store each shard counts once: in its longest version.
+
+    Raises:
+        ConfigError: there is no such folder, or there are no images in it.
+    """
+    if not folder.is_dir():
+        what = "is a file, not a folder" if folder.exists() else "is missing"
+        raise ConfigError(f"{folder}: the folder of images {what}: check the path")
+    wanted = {f".{extension.lower().lstrip('.')}" for extension in extensions}
+    found: list[str] = []
+    others = 0
+    for parent, names in _walk(folder, recursive):
+        inner = PurePosixPath(parent.relative_to(folder).as_posix())
+        kept = [name for name in names if not name.startswith(".") and os.path.splitext(name)[1].lower() in wanted]  # noqa: PTH122
+        others += len(names) - len(kept)
+        found += [str(inner / name) for name in kept]
+    if not found:
+        hint = "" if recursive else "; folders inside it are not looked into (recursive=false)"
+        raise ConfigError(
+            f"{folder}: no images here ({', '.join(sorted(wanted))}), {others} other files{hint}: check the path"
+        )
+    return sorted(found)
+
+
+def _walk(folder: Path, recursive: bool) -> Iterator[tuple[Path, list[str]]]:
+    superseded = _superseded(folder)
+    seen: set[str] = set()
+    for parent, folders, names in os.walk(folder, followlinks=True):
+        real = os.path.realpath(parent)
+        if real in seen:  # a link to a folder above
+            folders.clear()
+            continue
+        seen.add(real)
+        folders[:] = sorted(
+            f for f in folders if recursive and not f.startswith(".") and Path(parent, f) not in superseded
+        )
+        yield Path(parent), names
+
+
+def _superseded(folder: Path) -> set[Path]:
+    """In a cell's folder: shards that a longer version of the same shard contains."""
+    if not (folder / "cell.json").is_file():
+        return set()
+    longest: dict[int, tuple[float, Path]] = {}
+    for path in (folder / "shards").iterdir() if (folder / "shards").is_dir() else ():
+        parsed = parse_shard(path.name)
+        if parsed:
+            count = float("inf") if parsed[1] is None else parsed[1]
+            longest[parsed[0]] = max(longest.get(parsed[0], (0.0, path)), (count, path))
+    chosen = {path for _, path in longest.values()}
+    return {path for path in (folder / "shards").glob("*") if path not in chosen}
+
+
+def scan(folder: Path, files: Sequence[str], *, decode: bool, cache: Path | None = None) -> list[FileRecord]:
+    """Reads every file once for its sha256 and header; files that are known by path, size and mtime are not read again.
+
+    Args:
+        folder: where the files are.
+        files: relative paths.
+        decode: also decodes each, so that damage behind the header is found.
+        cache: a folder that keeps the records for the next process.
+    """
+    kept = cache / f"scan-{sha256_bytes(str(folder.resolve()).encode())[:16]}.json" if cache else None
+    known = _load(kept) if kept else {}
+    root = os.path.realpath(folder)
+
+    def record(name: str) -> FileRecord:
+        path = f"{root}/{name}"
+        found = _scan_file(folder / name, (_SCANNED.get(path), known.get(name)), decode)
+        _SCANNED[path] = found
+        return found
+
+    records = list(read_pool().map(record, files))
+    if kept and any(known.get(name) != found for name, found in zip(files, records, strict=True)):
+        _save(kept, dict(zip(files, records, strict=True)))
+    return records
+
+
+def _scan_file(path: Path, known: Sequence[FileRecord | None], decode: bool) -> FileRecord:
+    size, mtime_ns = -1, 0
+    sha256 = ""
+    try:
+        stat = path.stat()
+        size, mtime_ns = stat.st_size, stat.st_mtime_ns
+        for old in known:
+            if old and (old.size, old.mtime_ns) == (size, mtime_ns) and (old.decoded or not decode):
+                return old
+        data = path.read_bytes()
+        sha256 = sha256_bytes(data)
+        header = images.inspect(data, str(path))
+        if decode:
+            images.decode(data, str(path))
+    except OSError as error:
+        return FileRecord(size, mtime_ns, sha256, 0, 0, (), f"{path}: {error.strerror or error}", decode)
+    except DataError as error:
+        return FileRecord(size, mtime_ns, sha256, 0, 0, (), str(error), decode)
+    return FileRecord(len(data), mtime_ns, sha256, header.width, header.height, header.notes, None, decode)
+
+
+def _load(path: Path) -> dict[str, FileRecord]:
+    try:
+        rows = json.loads(path.read_text(encoding="utf-8"))
+        return {name: FileRecord(**{**row, "notes": tuple(row["notes"])}) for name, row in rows.items()}
+    except (OSError, ValueError, TypeError, AttributeError, KeyError):
+        return {}  # none yet, or of another version
+
+
+def _save(path: Path, records: Mapping[str, FileRecord]) -> None:
+    newest = time.time_ns() - _SETTLED_NS
+    rows = {name: vars(record) for name, record in records.items() if 0 < record.mtime_ns < newest}
+    try:
+        write_text(path, json.dumps(rows))
+    except OSError:
+        return  # a read-only store: the next process scans again
+
+
+def find_prompts(folder: Path, files: Sequence[str], how: str | None) -> tuple[str | None, ...]:
+    """One prompt an image, or none.
+
+    Args:
+        folder: where the files are.
+        files: relative posix paths.
+        how: None: there are none. "sidecar": a .txt of the same name beside each image. A metadata file (.jsonl, .csv,
+            .tsv) relative to `folder`, with the columns `file_name` and `prompt` (or text, or caption). "auto": the
+            metadata.jsonl or metadata.csv in the images' folders or above them, else sidecars, else none.
+
+    Raises:
+        ConfigError: the metadata file is missing.
+        DataError: it names an image that is not there, or has no such columns; where prompts were asked for by name,
+            an image has none.
+    """
+    if how is None:
+        return (None,) * len(files)
+    if how == "auto":
+        return _auto_prompts(folder, files)
+    if how == "sidecar":
+        texts = _sidecars(folder, files)
+    else:
+        metadata = folder / how
+        if not metadata.is_file():
+            raise ConfigError(
+                f"{metadata}: the file of prompts is missing (prompts={how}; or auto, sidecar, or null for none)"
+            )
+        texts = _metadata_prompts(folder, metadata, required=True)
+    for name in files:
+        if texts.get(name) is None:
+            raise DataError(f"{folder / name}: no prompt for this image (prompts={how}): add it, or set prompts=auto")
+    return tuple(texts[name] for name in files)
+
+
+def _auto_prompts(folder: Path, files: Sequence[str]) -> tuple[str | None, ...]:
+    inside = {parent for name in files for parent in PurePosixPath(name).parents}
+    texts: dict[str, str | None] = {}
+    found = False
+    for parent in sorted(inside):  # the nearer one wins
+        for metadata in (folder / parent / name for name in METADATA_FILES):
+            if metadata.is_file():
+                found = True
+                texts |= _metadata_prompts(folder, metadata, required=False)
+                break
+    if not found:
+        texts = _sidecars(folder, files)
+    return tuple(texts.get(name) for name in files)
+
+
+def _sidecars(folder: Path, files: Sequence[str]) -> dict[str, str | None]:
+    texts: dict[str, str | None] = {}
+    for name in files:
+        path = (folder / name).with_suffix(".txt")
+        if path.is_file():
+            try:
+                texts[name] = path.read_text(encoding="utf-8-sig").strip()
+            except UnicodeDecodeError:
+                raise DataError(f"{path}: not UTF-8: save the file as UTF-8") from None
+    return texts
+
+
+def _metadata_prompts(folder: Path, metadata: Path, *, required: bool) -> dict[str, str | None]:
+    """Prompts by relative posix path; empty where the file has no column of prompts and none is required."""
+    base = PurePosixPath(os.path.relpath(metadata.parent, folder).replace(os.sep, "/"))
+    texts: dict[str, str | None] = {}
+    for line, row in read_table(metadata):
+        column = next((name for name in PROMPT_COLUMNS if name in row), None)
+        if "file_name" not in row or (column is None and required):
+            wanted = "file_name" if "file_name" not in row else PROMPT_COLUMNS[0]
+            raise DataError(f"{metadata}:{line}: no column '{wanted}'. {nearest(wanted, row)}")
+        name = str(base / str(row["file_name"]))
+        text = row[column] if column else None
+        if text is not None and not isinstance(text, str):
+            raise DataError(f"{metadata}:{line}: the prompt is not a text: {text!r}")
+        if not (folder / name).is_file():
+            raise DataError(f"{metadata}:{line}: names '{row['file_name']}', which is not there: is the folder whole?")
+        texts[name] = text.strip() if text else None
+    return texts

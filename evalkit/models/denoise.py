@@ -1,0 +1,255 @@
+"""What stands between a diffusers pipeline and honest samples: schedulers, per-sample noise, counting, plain loops."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from evalkit.errors import ConfigError, DataError, nearest
+from evalkit.models.base import Sampler
+
+if TYPE_CHECKING:
+    import numpy as np
+    import torch
+    from numpy.typing import NDArray
+
+# These draw noise from a generator of their own, one for the whole batch: an image would depend on its neighbours.
+_GLOBAL_NOISE = {"DPMSolverSDEScheduler": "dpmpp_sde", "CosineDPMSolverMultistepScheduler": "dpmpp_2m"}
+# What a model was trained on. `from_config` carries a key over only if the model's config file spells it out, and takes
+# the new class's default otherwise. Those differ: HeunDiscreteScheduler has Stable Diffusion's betas, DDPM its paper's.
+_TRAINED_ON = (
+    "num_train_timesteps",
+    "beta_start",
+    "beta_end",
+    "beta_schedule",
+    "trained_betas",
+    "rescale_betas_zero_snr",
+    "prediction_type",
+)
+_NOISE_KINDS = {
+    "beta": "a schedule of betas (DDPM, DDIM, DPM-Solver, Euler, ...)",
+    "flow": "flow matching",
+    "edm": "EDM's sigmas",
+}
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Keeps diffusers and transformers from printing warnings and progress bars; what was set before is set again."""
+    from diffusers.utils import logging as of_diffusers
+    from transformers.utils import logging as of_transformers
+
+    libraries = [of_diffusers, of_transformers]
+    levels = [library.get_verbosity() for library in libraries]
+    bars = [library.is_progress_bar_enabled() for library in libraries]
+    for library in libraries:
+        library.set_verbosity_error()
+        library.disable_progress_bar()
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        for library, level, bar in zip(libraries, levels, bars, strict=True):
+            library.set_verbosity(level)
+            if bar:
+                library.enable_progress_bar()
+
+
+def scheduler_class(name: str) -> Any:
+    """A scheduler class of diffusers by name.
+
+    Raises:
+        ConfigError: there is none (the nearest name is offered), or it cannot give each sample its own noise.
+    """
+    import diffusers
+
+    names = [n for n in dir(diffusers) if n.endswith("Scheduler")]
+    if name not in names:
+        raise ConfigError(f"sampler: diffusers has no scheduler '{name}'. {nearest(name, names)}")
+    if name in _GLOBAL_NOISE:
+        raise ConfigError(
+            f"sampler: {name} draws one noise for a whole batch, so a sample would depend on its batch; "
+            f"use sampler={_GLOBAL_NOISE[name]}"
+        )
+    return getattr(diffusers, name)
+
+
+def _noise_kind(cls_name: str, config: Mapping[str, Any]) -> str:
+    """The family of noise schedules that a scheduler works on; a model is trained on one of them."""
+    flow = config.get("use_flow_sigmas") or config.get("prediction_type") == "flow_prediction"
+    if flow or cls_name.startswith("FlowMatch"):
+        return "flow"
+    if "beta_schedule" in config or "trained_betas" in config:
+        return "beta"
+    return "edm" if "sigma_data" in config else cls_name
+
+
+def build_scheduler(sampler: Sampler | None, own_class: Any, own_config: Mapping[str, Any], who: str) -> Any:
+    """A fresh scheduler: the model's own, or another class on the model's ORIGINAL scheduler config.
+
+    Args:
+        sampler: scheduler class and options; none, or without a class: the model's own class.
+        own_class: the model's scheduler class.
+        own_config: its config.
+        who: the model, for messages.
+
+    Raises:
+        ConfigError: unknown class or option (the nearest name is offered), or it does not fit the model.
+    """
+    sampler = sampler or Sampler()
+    cls = scheduler_class(sampler.scheduler) if sampler.scheduler else own_class
+    known = [name for name in inspect.signature(cls.__init__).parameters if name not in ("self", "args", "kwargs")]
+    options = dict(sampler.options or {})
+    for option in options:
+        if option not in known:
+            raise ConfigError(f"sampler: {cls.__name__} has no option '{option}'. {nearest(option, known)}")
+    trained = {key: own_config[key] for key in _TRAINED_ON if key in own_config and key in known}
+    try:
+        scheduler = cls.from_config(own_config, **{**trained, **options})
+    except (ValueError, TypeError, NotImplementedError, ImportError) as error:
+        raise ConfigError(f"sampler: {cls.__name__} does not fit {who}: {one_line(error)}") from error
+    own, new = (_noise_kind(c.__name__, cfg) for c, cfg in ((own_class, own_config), (cls, scheduler.config)))
+    if own != new:
+        raise ConfigError(
+            f"sampler: {cls.__name__} does not fit {who}: the model is made for {_NOISE_KINDS.get(own, own)}, "
+            f"the sampler for {_NOISE_KINDS.get(new, new)}; use sampler=default"
+        )
+    return scheduler
+
+
+def give_own_noise(scheduler: Any, generators: Sequence[torch.Generator]) -> None:
+    """Lets `scheduler.step` draw from the samples' generators where a pipeline (DiT, SD 3, FLUX) passes none.
+
+    A batch doubled for guidance gets each generator once a half.
+    """
+    step = scheduler.step
+    if "generator" not in inspect.signature(step).parameters:
+        return
+
+    @functools.wraps(step)
+    def seeded(model_output: Any, timestep: Any, sample: Any, *args: Any, **kwargs: Any) -> Any:
+        if kwargs.get("generator") is None:
+            kwargs["generator"] = list(generators) * (len(sample) // len(generators))
+        return step(model_output, timestep, sample, *args, **kwargs)
+
+    scheduler.step = seeded
+
+
+class Evaluations:
+    """Counts how often a denoiser is evaluated, in samples: guidance's two halves and Heun's second step all count."""
+
+    def __init__(self, modules: Sequence[torch.nn.Module]) -> None:
+        self.samples = 0
+        self._handles = [m.register_forward_pre_hook(self._count, with_kwargs=True) for m in modules]
+
+    def _count(self, module: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        import torch
+
+        for value in (*args, *kwargs.values()):
+            if (isinstance(value, torch.Tensor) and value.ndim > 1) or (isinstance(value, list) and value):
+                self.samples += len(value)
+                return
+        self.samples += 1
+
+    def close(self) -> None:
+        for handle in self._handles:
+            handle.remove()
+
+
+def denoise(
+    unet: Any,
+    scheduler: Any,
+    *,
+    steps: int,
+    generators: Sequence[torch.Generator],
+    classes: Sequence[int] | None,
+    eta: float | None,
+) -> NDArray[np.float32]:
+    """The sampling loop of a `UNet2DModel` in pixel space, for every scheduler.
+
+    Bit-equal to diffusers' DDPMPipeline with DDPMScheduler and to its DDIMPipeline with DDIMScheduler; those two work
+    with no other scheduler, as they neither scale the first noise nor the model's input.
+
+    Args:
+        unet: takes [B,C,H,W], a timestep and, where trained so, class labels i64 [B].
+        scheduler: any that `build_scheduler` gives.
+        steps: denoising steps.
+        generators: one CPU generator a sample.
+        classes: class labels, or none.
+        eta: DDIM's share of fresh noise, or none.
+
+    Returns:
+        f32 [B,H,W,C] in [0,1].
+    """
+    import torch
+    from diffusers.utils.torch_utils import randn_tensor
+
+    size = unet.config.sample_size
+    height, width = (size, size) if isinstance(size, int) else size
+    shape = (len(generators), unet.config.in_channels, height, width)
+    takes = inspect.signature(scheduler.step).parameters
+    extra: dict[str, Any] = {"generator": list(generators)} if "generator" in takes else {}
+    extra |= {"eta": eta} if eta is not None else {}
+    labels = None if classes is None else torch.tensor(classes, device=unet.device)
+    scheduler.set_timesteps(steps, device=unet.device)
+    x = randn_tensor(shape, generator=list(generators), device=unet.device, dtype=unet.dtype)
+    x = x * scheduler.init_noise_sigma
+    for t in scheduler.timesteps:
+        guess = unet(scheduler.scale_model_input(x, t), t, class_labels=labels).sample
+        if guess.shape[1] == 2 * x.shape[1] and "DDPM" not in type(scheduler).__name__:
+            guess = guess[:, : x.shape[1]]  # the other half is a learned variance, which DDPM alone uses
+        x = scheduler.step(guess, t, x, **extra).prev_sample
+    x = x.where(x.isfinite(), torch.nan)  # clamping would turn an infinity into a plain white
+    pixels: NDArray[np.float32] = (x / 2 + 0.5).clamp(0, 1).permute(0, 2, 3, 1).float().cpu().numpy()
+    return pixels
+
+
+def to_uint8(images: Any, who: str) -> NDArray[np.uint8]:
+    """Pixels [B,H,W,C] in [0,1] as u8 [B,H,W,3], rounded as diffusers' PIL output is; grey is repeated.
+
+    Raises:
+        DataError: a value is NaN or infinite.
+    """
+    import numpy as np
+
+    images = np.asarray(images, dtype=np.float32)
+    if not np.isfinite(images).all():
+        bad = int((~np.isfinite(images)).reshape(len(images), -1).any(1).sum())
+        raise DataError(
+            f"{who}: {bad} of {len(images)} images hold NaN or infinite values; "
+            "float16 overflows in some models: try dtype: bfloat16 or float32"
+        )
+    if images.ndim != 4 or images.shape[-1] not in (1, 3):
+        raise DataError(f"{who}: the pipeline's output has the shape {images.shape}; [B,H,W,3] is needed")
+    pixels: NDArray[np.uint8] = (images * 255).round().clip(0, 255).astype(np.uint8)
+    return np.repeat(pixels, 3, axis=-1) if pixels.shape[-1] == 1 else pixels
+
+
+def cut_prompts(pipeline: Any, prompts: Sequence[str], max_sequence_length: int | None) -> list[str | None]:
+    """For each prompt: "prompt_truncated" where all text encoders lose its end, "prompt_truncated_partly" where some.
+
+    Pipelines cut prompts at the encoder's context and keep the end token; this only tells where.
+    """
+    lost: list[list[bool]] = [[] for _ in prompts]
+    for name in ("tokenizer", "tokenizer_2", "tokenizer_3"):
+        tokenizer = getattr(pipeline, name, None)
+        if tokenizer is None or getattr(pipeline, name.replace("tokenizer", "text_encoder"), None) is None:
+            continue
+        limit = tokenizer.model_max_length
+        if max_sequence_length is not None and "CLIP" not in type(tokenizer).__name__:
+            limit = max_sequence_length
+        for i, prompt in enumerate(prompts):
+            lost[i].append(len(tokenizer(prompt, verbose=False).input_ids) > limit)
+    names = ["prompt_truncated_partly", "prompt_truncated"]
+    return [names[all(flags)] if any(flags) else None for flags in lost]
+
+
+def one_line(error: BaseException) -> str:
+    """An error's message without its line breaks, cut at 300 characters."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text if len(text) <= 300 else text[:297] + "..."

@@ -1,0 +1,279 @@
+"""Readers of images that exist: a folder of files, an array, an .npz. All are a `Source`, as a `SampleSet` is.
+
+A source's digest is that of its content (the files' sha256s in order), never of a name or a path. Whatever is read is
+compared with the sha256 that was recorded for it, so that a file that changes under a run is never scored silently.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import os
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal, Protocol
+
+from evalkit import images
+from evalkit.errors import ConfigError, DataError, nearest
+from evalkit.folders import EXTENSIONS, FileRecord, find_prompts, list_files, read_pool, scan
+from evalkit.paths import sha256_bytes
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+# Below this many bytes a file, decoding is mostly Python and threads only wait for the GIL (32x32 PNGs: 20 % slower).
+_THREADED_FROM = 16_384
+
+
+class Source(Protocol):
+    """A set of images in a fixed order, however it is stored."""
+
+    @property
+    def name(self) -> str:
+        """What messages call it."""
+        ...
+
+    def __len__(self) -> int: ...
+
+    @property
+    def digest(self) -> str:
+        """sha256 of the content; cheap the second time; no torch."""
+        ...
+
+    def read(self, indices: range) -> list[NDArray[np.uint8]]:
+        """Images u8 [H,W,3], verified against what was recorded of them; `DataError` names the file that is not."""
+        ...
+
+    @property
+    def prompts(self) -> Sequence[str | None]:
+        """One text an image; none where it was not asked for by text."""
+        ...
+
+    @property
+    def warnings(self) -> Mapping[str, int]:
+        """Images by kind of warning ("blanked", "prompt_truncated", "exif_rotated", "alpha_dropped", ...)."""
+        ...
+
+
+def content_digest(sha256s: Iterable[str]) -> str:
+    """The digest of a sequence of files, from their sha256s in order."""
+    return sha256_bytes("\n".join(sha256s).encode())
+
+
+def read_verified(files: Sequence[tuple[Path, str]], remedy: str) -> list[NDArray[np.uint8]]:
+    """Reads and decodes files given with their sha256, several at a time where that is faster.
+
+    Raises:
+        DataError: a file is missing, changed or damaged; the message names it and ends with `remedy`.
+    """
+
+    def read(item: tuple[Path, str]) -> NDArray[np.uint8]:
+        path, expected = item
+        try:
+            data = path.read_bytes()
+        except OSError as error:
+            raise DataError(f"{path}: {error.strerror or error}: {remedy}") from error
+        if sha256_bytes(data) != expected:
+            raise DataError(f"{path}: altered or half written (its sha256 is not the recorded one): {remedy}")
+        return images.decode(data, str(path))
+
+    if len(files) > 1 and (os.cpu_count() or 1) > 1 and _size(files[0][0]) >= _THREADED_FROM:
+        return list(read_pool().map(read, files))
+    return [read(item) for item in files]
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except OSError:
+        return 0  # reading it gives the error
+
+
+@dataclass(frozen=True)
+class FolderImages:
+    """The images of a folder, sorted by relative path (Python's order of the posix paths).
+
+    Attributes:
+        folder: where they are.
+        files: relative posix paths.
+        records: what is known of each.
+        prompts: one text an image, or none.
+        skipped: broken files that were left out.
+    """
+
+    folder: Path
+    files: tuple[str, ...]
+    records: tuple[FileRecord, ...]
+    prompts: tuple[str | None, ...]
+    skipped: tuple[str, ...] = ()
+
+    @classmethod
+    def open(
+        cls,
+        folder: Path,
+        *,
+        recursive: bool = True,
+        prompts: str | None = "auto",
+        on_error: Literal["refuse", "skip"] = "refuse",
+        mixed_sizes: bool = False,
+        extensions: Sequence[str] = EXTENSIONS,
+        cache: Path | None = None,
+    ) -> FolderImages:
+        """Scans a folder: the digest and the header of every file.
+
+        Args:
+            folder: hidden files and folders are left out; links are followed. Of a cell's folder in a store the
+                finished shards are read, each index once.
+            recursive: whether folders inside it count.
+            prompts: "auto" (metadata.jsonl or .csv in the folder of the images or above, else a .txt beside each
+                image, else none), None, "sidecar", or a metadata file relative to the folder.
+            on_error: "skip" decodes every file once, leaves broken ones out and counts them ("skipped"); "refuse"
+                finds a broken header at once and damage behind it when the image is read.
+            mixed_sizes: whether images of different sizes are accepted.
+            extensions: of the files that count, in any case.
+            cache: a folder that keeps the scan for the next process (it must not lie below `folder`).
+
+        Raises:
+            ConfigError: no such folder, no images in it, an option has an unknown value.
+            DataError: an image is broken, sizes differ, metadata names a file that is not there.
+        """
+        if on_error not in ("refuse", "skip"):
+            raise ConfigError(f"on_error={on_error!r}: {nearest(str(on_error), ('refuse', 'skip'))}")
+        files = list_files(folder, extensions, recursive=recursive)
+        records = scan(folder, files, decode=on_error == "skip", cache=cache)
+        broken = [name for name, record in zip(files, records, strict=True) if record.error]
+        if broken and on_error == "refuse":
+            more = f" ({len(broken) - 1} more like it)" if len(broken) > 1 else ""
+            error = records[files.index(broken[0])].error
+            raise DataError(f"{error}{more}: mend or remove it, or leave broken images out with on_error=skip")
+        kept = [(name, record) for name, record in zip(files, records, strict=True) if not record.error]
+        if not kept:
+            raise DataError(f"{folder}: none of its {len(files)} images can be read; the first: {records[0].error}")
+        if not mixed_sizes:
+            _check_sizes(folder, kept)
+        names = tuple(name for name, _ in kept)
+        texts = find_prompts(folder, names, prompts)
+        return cls(folder, names, tuple(record for _, record in kept), texts, tuple(broken))
+
+    @property
+    def name(self) -> str:
+        return str(self.folder)
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    @functools.cached_property
+    def digest(self) -> str:
+        return content_digest(record.sha256 for record in self.records)
+
+    def read(self, indices: range) -> list[NDArray[np.uint8]]:
+        files = [(self.folder / self.files[i], self.records[i].sha256) for i in indices]
+        return read_verified(files, "mend or remove it and start again (on_error=skip leaves broken images out)")
+
+    @property
+    def warnings(self) -> Mapping[str, int]:
+        counts = Counter(note for record in self.records for note in record.notes)
+        return {**counts, "skipped": len(self.skipped)} if self.skipped else dict(counts)
+
+    def head(self, num_samples: int | None) -> FolderImages:
+        """The first `num_samples` images (none: all).
+
+        Raises:
+            ConfigError: there are fewer.
+        """
+        if num_samples is None or num_samples == len(self):
+            return self
+        _check_count(self.name, len(self), num_samples)
+        return replace(
+            self,
+            files=self.files[:num_samples],
+            records=self.records[:num_samples],
+            prompts=self.prompts[:num_samples],
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class ArrayImages:
+    """Images that are in memory.
+
+    Attributes:
+        name: what messages call it.
+        pixels: u8 [N,H,W,3].
+        prompts: one text an image, or none.
+        warnings: counted, as in `Source`.
+    """
+
+    name: str
+    pixels: NDArray[np.uint8]
+    prompts: Sequence[str | None] = ()
+    warnings: Mapping[str, int] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        shape, dtype = list(self.pixels.shape), str(self.pixels.dtype)
+        if dtype != "uint8" or len(shape) != 4 or shape[3] != 3 or 0 in shape:
+            raise DataError(f"{self.name}: images must be uint8 [N,H,W,3] with N >= 1, not {dtype} {shape}")
+        if self.prompts and len(self.prompts) != len(self.pixels):
+            raise DataError(f"{self.name}: {len(self.prompts)} prompts for {len(self.pixels)} images")
+        if not self.prompts:
+            object.__setattr__(self, "prompts", (None,) * len(self.pixels))
+
+    @classmethod
+    def from_npz(cls, path: Path, array: str = "arr_0") -> ArrayImages:
+        """Images of an .npz (ADM's sample batches); never unpickled.
+
+        Raises:
+            DataError: the file is missing or broken, or has no such array.
+        """
+        import numpy as np
+
+        try:
+            with np.load(path, allow_pickle=False) as file:
+                if array not in file.files:
+                    raise DataError(f"{path}: no array '{array}'. {nearest(array, file.files)}")
+                pixels = file[array]
+        except (OSError, ValueError, EOFError) as error:
+            raise DataError(f"{path}: not a readable .npz: {' '.join(str(error).split())}") from error
+        return cls(str(path), pixels)
+
+    def __len__(self) -> int:
+        return len(self.pixels)
+
+    @functools.cached_property
+    def digest(self) -> str:
+        import numpy as np
+
+        state = hashlib.sha256(f"u8 {list(self.pixels.shape)}".encode())
+        state.update(np.ascontiguousarray(self.pixels).data)
+        return state.hexdigest()
+
+    def read(self, indices: range) -> list[NDArray[np.uint8]]:
+        return [self.pixels[i] for i in indices]
+
+    def head(self, num_samples: int | None) -> ArrayImages:
+        """The first `num_samples` images (none: all).
+
+        Raises:
+            ConfigError: there are fewer.
+        """
+        if num_samples is None or num_samples == len(self):
+            return self
+        _check_count(self.name, len(self), num_samples)
+        return ArrayImages(self.name, self.pixels[:num_samples], self.prompts[:num_samples], self.warnings)
+
+
+def _check_sizes(folder: Path, kept: Sequence[tuple[str, FileRecord]]) -> None:
+    first_name, first = kept[0]
+    for name, record in kept:
+        if (record.width, record.height) != (first.width, first.height):
+            raise DataError(
+                f"{folder}: images of different sizes: {first_name} is {first.width}x{first.height}, {name} is "
+                f"{record.width}x{record.height}: resize them, or accept it with mixed_sizes=true"
+            )
+
+
+def _check_count(name: str, there: int, asked: int) -> None:
+    if not 1 <= asked <= there:
+        raise ConfigError(f"{name}: num_samples={asked}, but there are {there} images: give 1 to {there}, or null")

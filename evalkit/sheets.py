@@ -1,0 +1,127 @@
+"""Contact sheets: the same prompts and seeds across cells, so that people can compare them by eye."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from evalkit.paths import atomic_path, sha256_json
+
+if TYPE_CHECKING:
+    from PIL import Image, ImageFont
+
+TILE = 64  # smallest side of a tile, in pixels: small images are enlarged by whole factors
+MAX_TILE = 256
+GAP = 4
+INK, PAPER, MUTED = (24, 24, 27), (255, 255, 255), (113, 113, 122)
+VERSION = 1  # a change of the layout remakes the sheets
+
+
+def write_sheet(source: Any, path: Path, *, title: str, count: int, columns: int = 10) -> bool:
+    """Writes a cell's first `count` samples as one PNG; returns whether it was made (false: it was there already)."""
+    count = min(count, len(source))
+    mark = sha256_json([source.digest, title, count, columns, VERSION])
+    if count < 1 or _mark_of(path) == mark:
+        return False
+    from PIL import Image, ImageDraw
+
+    tiles = [_tile(image) for image in source.read(range(count))]
+    columns = min(columns, count)
+    side = max(max(tile.size) for tile in tiles)
+    rows = -(-count // columns)
+    head = 30
+    sheet = Image.new("RGB", (columns * (side + GAP) + GAP, head + rows * (side + GAP) + GAP), PAPER)
+    ImageDraw.Draw(sheet).text((GAP + 2, 8), title, fill=INK, font=_font(14))
+    for i, tile in enumerate(tiles):
+        sheet.paste(tile, (GAP + (i % columns) * (side + GAP), head + (i // columns) * (side + GAP)))
+    _save(sheet, path, mark)
+    return True
+
+
+def write_overview(sources: Mapping[str, Any], path: Path, *, columns: int = 12) -> bool:
+    """Writes one PNG with a line a cell: the first samples of each, made from the same prompts and seeds."""
+    sources = {name: source for name, source in sources.items() if len(source)}
+    mark = sha256_json([[name, source.digest] for name, source in sources.items()] + [columns, VERSION])
+    if not sources or _mark_of(path) == mark:
+        return False
+    from PIL import Image, ImageDraw
+
+    lines = {name: [_tile(i) for i in s.read(range(min(columns, len(s))))] for name, s in sources.items()}
+    side = max(max(tile.size) for tiles in lines.values() for tile in tiles)
+    font, small = _font(14), _font(10)
+    label = max(int(font.getlength(name)) for name in lines) + 16
+    captions = _captions(list(sources.values()), columns)
+    head = 40 if captions else GAP
+    sheet = Image.new("RGB", (label + columns * (side + GAP) + GAP, head + len(lines) * (side + GAP) + GAP), PAPER)
+    draw = ImageDraw.Draw(sheet)
+    for column, caption in enumerate(captions):
+        text = _wrapped(caption, small, side)
+        draw.multiline_text((label + column * (side + GAP), 3), text, fill=MUTED, font=small, spacing=1)
+    for line, (name, tiles) in enumerate(lines.items()):
+        y = head + line * (side + GAP)
+        draw.text((8, y + side // 2 - 9), name, fill=INK, font=font)
+        for column, tile in enumerate(tiles):
+            sheet.paste(tile, (label + column * (side + GAP), y))
+    _save(sheet, path, mark)
+    return True
+
+
+def _captions(sources: Sequence[Any], columns: int) -> list[str]:
+    """The prompts above the overview's columns, where the cells that have prompts agree on them."""
+    heads = {tuple(source.prompts[:columns]) for source in sources if any(source.prompts[:columns])}
+    return [str(text or "") for text in next(iter(heads))] if len(heads) == 1 else []
+
+
+def _wrapped(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: int, lines: int = 3) -> str:
+    out: list[str] = [""]
+    for word in text.split():
+        longer = f"{out[-1]} {word}".strip()
+        if font.getlength(longer) <= width or not out[-1]:
+            out[-1] = longer
+        else:
+            out.append(word)
+    if len(out) > lines:
+        out = [*out[: lines - 1], out[lines - 1] + "…"]
+    return "\n".join(out)
+
+
+def _tile(array: Any) -> Image.Image:
+    """u8 [H,W,3] as a tile of at least TILE and at most MAX_TILE pixels a side."""
+    from PIL import Image
+
+    image = Image.fromarray(array)
+    small, large = min(image.size), max(image.size)
+    if large > MAX_TILE:
+        scale = MAX_TILE / large
+        size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
+        return image.resize(size, Image.Resampling.LANCZOS)
+    factor = min(-(-TILE // small), MAX_TILE // large)
+    return image.resize((image.width * factor, image.height * factor), Image.Resampling.NEAREST)
+
+
+def _font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+    from PIL import ImageFont
+
+    return ImageFont.load_default(size=size)
+
+
+def _mark_of(path: Path) -> str | None:
+    if not path.is_file():
+        return None
+    from PIL import Image
+
+    try:
+        with Image.open(path) as image:
+            return str(image.info.get("evalkit"))
+    except OSError:
+        return None
+
+
+def _save(sheet: Image.Image, path: Path, mark: str) -> None:
+    from PIL.PngImagePlugin import PngInfo
+
+    info = PngInfo()
+    info.add_text("evalkit", mark)
+    with atomic_path(path) as temporary:
+        sheet.save(temporary, format="PNG", pnginfo=info, optimize=True)

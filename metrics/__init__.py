@@ -1,0 +1,1 @@
+"""The metric plugins, one file a published metric; installed as `evalkit.metrics`."""

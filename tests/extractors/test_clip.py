@@ -1,0 +1,222 @@
+"""open_clip models: open_clip's own results on a tiny model made by the test, truncated texts, and wrong weights."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from evalkit.errors import ConfigError
+from evalkit.extractors.clip import WEIGHTS_NAME, Clip
+from evalkit.paths import resolve_path
+
+CONFIG = {
+    "embed_dim": 24,
+    "vision_cfg": {"image_size": 32, "layers": 1, "width": 32, "patch_size": 16, "head_width": 16},
+    "text_cfg": {"context_length": 12, "vocab_size": 49408, "width": 16, "heads": 2, "layers": 1},
+}
+pytestmark = pytest.mark.xdist_group("clip")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny CLIP with seeded random weights, as open_clip saves one."""
+    import open_clip
+    from safetensors.torch import save_file
+
+    path = tmp_path_factory.mktemp("clip")
+    preprocess = {
+        "mean": [0.5, 0.4, 0.3],
+        "std": [0.2, 0.3, 0.4],
+        "interpolation": "bicubic",
+        "resize_mode": "shortest",
+    }
+    (path / "open_clip_config.json").write_text(json.dumps({"model_cfg": CONFIG, "preprocess_cfg": preprocess}))
+    torch.manual_seed(0)
+    config = json.loads(json.dumps(CONFIG))
+    net = open_clip.CLIP(**config)
+    save_file({name: value.contiguous() for name, value in net.state_dict().items()}, str(path / WEIGHTS_NAME))
+    return path
+
+
+def images() -> list[np.ndarray]:
+    rng = np.random.default_rng(1)
+    return [rng.integers(0, 256, (h, w, 3), dtype=np.uint8) for h, w in ((32, 32), (48, 40), (20, 64))]
+
+
+def load(folder: Path, **more: Any) -> Clip:
+    extractor = Clip("tiny", f"local-dir:{folder}", **more)
+    extractor.check()
+    extractor.load("cpu")
+    return extractor
+
+
+def test_equals_open_clip(folder: Path) -> None:
+    """Images of any size through open_clip's own transform; embeddings as the model gives them."""
+    import open_clip
+    from PIL import Image
+
+    net, _, preprocess = open_clip.create_model_and_transforms(f"local-dir:{folder}")
+    net.eval()
+    tokenizer = open_clip.get_tokenizer(f"local-dir:{folder}")
+    texts = ["a red seven", "a blue one on a green background"]
+    with torch.no_grad():
+        image = net.encode_image(torch.stack([preprocess(Image.fromarray(x)) for x in images()]))
+        text = net.encode_text(tokenizer(texts))
+    extractor = load(folder)
+    torch.testing.assert_close(extractor(images(), [], ["image"])["image"], image)
+    torch.testing.assert_close(extractor([], texts, ["text"])["text"], text)
+    assert extractor.layers == {"image": 24, "text": 24}
+
+
+def test_a_long_text_is_cut_with_its_end_token_and_counted(folder: Path) -> None:
+    import open_clip
+
+    extractor = load(folder)
+    long = "red " * 30
+    tokens = open_clip.get_tokenizer(f"local-dir:{folder}")([long, "red"])
+    assert tokens.shape == (2, 12)
+    end = int(tokens.max())
+    assert int(tokens[0, -1]) == end
+    assert extractor.prompt_warnings([long, "red", long + "blue", "red " * 10]) == {"prompt_truncated": 2}
+    assert extractor.prompt_warnings(["red", "red " * 10]) == {}  # 10 tokens, start and end: just fits
+
+
+def test_the_embedded_clip() -> None:
+    """A Hugging Face tokenizer in the folder, the same code: knows its captions, cuts with the end token kept."""
+    path = resolve_path("pkg://evalkit.digits/weights/clip")
+    if not (path / WEIGHTS_NAME).is_file():
+        pytest.skip("the embedded CLIP is not trained yet")
+    from evalkit.digits.data import PROMPTS, reference_images
+
+    extractor = Clip("digits_clip", "pkg://evalkit.digits/weights/clip", batch_size=64)
+    extractor.check()
+    assert extractor.label() == "digits_clip"
+    extractor.load("cpu")
+    pixels, captions = reference_images()
+    shown = [np.ascontiguousarray(x.transpose(1, 2, 0)) for x in pixels[:64]]
+    image = extractor(shown, [], ["image"])["image"]
+    texts = [caption.text for caption in PROMPTS]
+    text = extractor([], texts, ["text"])["text"]
+    found = (torch.nn.functional.normalize(image) @ torch.nn.functional.normalize(text).T).argmax(1)
+    right = sum(texts[i] == caption.text for i, caption in zip(found.tolist(), captions[:64], strict=True))
+    assert right >= 56, f"{right} of 64 captions found among 560"
+    tokenizer = extractor._parts[1]  # type: ignore[index]
+    long = "red " * 100
+    cut, short = tokenizer([long, "red"])
+    assert int(cut[-1]) == int(short.max()), "the end token is the highest id"
+    assert extractor.prompt_warnings([long, texts[0]]) == {"prompt_truncated": 1}
+
+
+def test_weights_from_a_file(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An architecture by name and a weights file: labelled by the file's digest, unless its sha256 is given."""
+    import open_clip
+
+    (tmp_path / "tiny-arch.json").write_text(json.dumps(CONFIG))
+    open_clip.add_model_config(tmp_path / "tiny-arch.json")
+    monkeypatch.setattr(Clip, "_config", lambda self: CONFIG)
+    file = folder / WEIGHTS_NAME
+    extractor = Clip("tiny", "tiny-arch", pretrained=str(file), canonical=True)
+    extractor.check()
+    digest = extractor.identity()["weights"]
+    assert extractor.label() == f"tiny:{digest[:8]}"
+    assert not extractor.canonical()
+    extractor.load("cpu")
+    text = extractor([], ["a red seven"], ["text"])["text"]
+    torch.testing.assert_close(text, load(folder)([], ["a red seven"], ["text"])["text"])
+    known = Clip("tiny", "tiny-arch", pretrained=str(file), canonical=True, sha256=digest[:16])
+    known.check()
+    assert known.label() == "tiny"
+    assert known.canonical()
+    with pytest.raises(ConfigError, match=f"has sha256 {digest[:8]}..., but 12345678 is asked for"):
+        Clip("tiny", "tiny-arch", pretrained=str(file), sha256="12345678").check()
+
+
+def test_quick_gelu_is_part_of_the_network_and_of_the_identity(folder: Path) -> None:
+    plain, quick = load(folder), load(folder, quick_gelu=True)
+    assert plain.identity() != quick.identity()
+    assert not torch.equal(plain(images(), [], ["image"])["image"], quick(images(), [], ["image"])["image"])
+
+
+@pytest.mark.parametrize("name", ["clip_vit_b32", "clip_vit_l14"])
+def test_the_shipped_options_are_what_open_clip_knows(name: str) -> None:
+    """OpenAI's weights want QuickGELU: open_clip only warns of an architecture without it, and scores wrongly."""
+    import open_clip
+    from omegaconf import OmegaConf
+
+    option = OmegaConf.load(Path(__file__).resolve().parents[2] / "configs" / "extractor" / f"{name}.yaml")[name]
+    tag = open_clip.pretrained.get_pretrained_cfg(option.model, option.pretrained)
+    assert tag["hf_hub"].rstrip("/") == option.repo
+    assert tag["quick_gelu"] == open_clip.get_model_config(option.model)["quick_gelu"]
+
+
+def shipped(**more: Any) -> Clip:
+    repo = "timm/vit_base_patch32_clip_224.openai"
+    return Clip("clip_vit_b32", "ViT-B-32-quickgelu", pretrained="openai", repo=repo, **more)
+
+
+@pytest.mark.parametrize("download", [True, False])
+def test_weights_that_cannot_be_fetched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, download: bool) -> None:
+    import huggingface_hub
+
+    def refuse(*args: object, **options: object) -> str:
+        assert download, "must not try"
+        raise ConnectionError("no network in tests")
+
+    monkeypatch.setattr(huggingface_hub, "try_to_load_from_cache", lambda *args, **options: None)
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", refuse)
+    with pytest.raises(ConfigError) as caught:
+        shipped(download=download).check()
+    message = str(caught.value)
+    assert "\n" not in message
+    for part in (WEIGHTS_NAME, "timm/vit_base_patch32_clip_224.openai", "extractor.clip_vit_b32.pretrained=FILE"):
+        assert part in message
+    assert ("ConnectionError" if download else "download=false") in message
+
+
+def test_weights_in_the_hub_cache(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import huggingface_hub
+
+    monkeypatch.setattr(huggingface_hub, "try_to_load_from_cache", lambda *a, **k: str(folder / WEIGHTS_NAME))
+    extractor = shipped(canonical=True)
+    extractor.check()
+    assert extractor.label() == "clip_vit_b32"
+    assert extractor.canonical()
+    with pytest.raises(ConfigError, match=r"model 'ViT-B-32-quickgelu' cannot be loaded from"):
+        shipped().load("cpu")  # the tiny model's weights do not fit
+
+
+def test_wrong_names_and_missing_files(tmp_path: Path, folder: Path) -> None:
+    cases = {
+        r"knows no model 'ViT-B-33'. Did you mean 'ViT-B-32'": Clip("c", "ViT-B-33", pretrained="openai"),
+        r"no weights: give extractor\.c\.pretrained=TAG or FILE": Clip("c", "ViT-B-32"),
+        r"'opnai' is neither a file nor a tag of 'ViT-B-32'. Did you mean 'openai'": Clip("c", "ViT-B-32", "opnai"),
+        r"no weights file .*gone\.pt \(extractor\.c\.pretrained\)": Clip("c", "ViT-B-32", str(tmp_path / "gone.pt")),
+        r"there is no .*open_clip_config\.json": Clip("c", f"local-dir:{tmp_path}"),
+        r"fetch the repository yourself": Clip("c", "hf-hub:someone/model"),
+    }
+    for message, extractor in cases.items():
+        with pytest.raises(ConfigError, match=message):
+            extractor.check()
+    (tmp_path / "open_clip_config.json").write_text(json.dumps({"model_cfg": CONFIG}))
+    with pytest.raises(ConfigError, match=rf"no weights in .*: put {WEIGHTS_NAME} there"):
+        Clip("c", f"local-dir:{tmp_path}").check()
+    (tmp_path / "open_clip_config.json").write_text("{}")
+    with pytest.raises(ConfigError, match="is not JSON with a 'model_cfg'"):
+        Clip("c", f"local-dir:{tmp_path}").check()
+
+
+def test_checking_imports_no_torch(folder: Path) -> None:
+    code = (
+        "import sys; from evalkit.extractors.clip import Clip; "
+        f"e = Clip('tiny', 'local-dir:{folder}'); e.check(); e.identity(); e.label(); e.layers; "
+        "print('torch' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"

@@ -1,0 +1,124 @@
+"""Frechet distance: a case by hand, SciPy's and torch-fidelity's results, degenerate sets, merging in any order."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from evalkit.metric import Batch, Sums
+from evalkit.metrics.frechet import FrechetDistance, moments, root_trace
+
+ADDRESS = "inception/pool3"
+
+
+def batch(features: np.ndarray, start: int = 0, total: int | None = None) -> Batch:
+    x = torch.from_numpy(np.asarray(features, np.float32))
+    n = len(x)
+    return Batch(None, torch.arange(start, start + n), total or n, [None] * n, {ADDRESS: x})
+
+
+def distance(a: np.ndarray, b: np.ndarray) -> float:
+    metric = FrechetDistance()
+    value = metric.score(generated=metric.observe(batch(a)), reference=metric.observe(batch(b))).value
+    assert value is not None
+    return value
+
+
+def normal(n: int, d: int, seed: int, scale: float = 1.0, shift: float = 0.0) -> np.ndarray:
+    rng = np.random.default_rng(seed)
+    mix = np.random.default_rng(99).standard_normal((d, d)) / d**0.5
+    return (rng.standard_normal((n, d)) @ mix * scale + shift).astype(np.float32)
+
+
+def torch_fidelity(a: np.ndarray, b: np.ndarray) -> float:
+    from torch_fidelity.metric_fid import fid_features_to_statistics, fid_statistics_to_metric
+
+    stats = [fid_features_to_statistics(torch.from_numpy(x)) for x in (a, b)]
+    return float(fid_statistics_to_metric(*stats, verbose=False)["frechet_inception_distance"])
+
+
+def test_by_hand() -> None:
+    """One dimension: {0, 2} has mean 1, variance 2; {1, 5} has mean 3, variance 8. (1-3)^2 + 2 + 8 - 2*4 = 6."""
+    assert distance(np.array([[0.0], [2.0]]), np.array([[1.0], [5.0]])) == pytest.approx(6.0, rel=1e-12)
+
+
+def test_by_hand_two_dimensions() -> None:
+    """Independent axes add: x as in the case before, y with equal moments on both sides."""
+    a = np.array([[0.0, 0.0], [2.0, 0.0], [0.0, 1.0], [2.0, 1.0]])
+    b = np.array([[1.0, 0.0], [5.0, 0.0], [1.0, 1.0], [5.0, 1.0]])
+    v1, v2 = 4 / 3, 16 / 3  # ddof=1, N=4
+    assert distance(a, b) == pytest.approx(4 + v1 + v2 - 2 * (v1 * v2) ** 0.5, rel=1e-12)
+
+
+@pytest.mark.parametrize(("n", "m", "d"), [(400, 300, 32), (500, 500, 64), (40, 60, 8)])
+def test_equals_scipy_and_torch_fidelity(n: int, m: int, d: int) -> None:
+    from scipy.linalg import sqrtm
+
+    a, b = normal(n, d, 1), normal(m, d, 2, scale=1.3, shift=0.2)
+    root = np.trace(sqrtm(np.cov(a, rowvar=False) @ np.cov(b, rowvar=False)).real)
+    covariances = [torch.from_numpy(np.cov(x, rowvar=False)) for x in (a, b)]
+    mine = float(root_trace(*covariances, n - 1, m - 1))
+    assert mine == pytest.approx(root, rel=1e-9)
+    assert distance(a, b) == pytest.approx(torch_fidelity(a, b), rel=1e-6)
+
+
+@pytest.mark.parametrize(("n", "m"), [(12, 12), (12, 200), (200, 12), (2, 3)])
+def test_fewer_samples_than_dimensions(n: int, m: int) -> None:
+    """Singular covariances: still torch-fidelity's value."""
+    a, b = normal(n, 64, 3), normal(m, 64, 4, scale=0.8, shift=0.1)
+    assert distance(a, b) == pytest.approx(torch_fidelity(a, b), rel=1e-5)
+
+
+def test_dead_dimensions() -> None:
+    """A feature that is always zero (a dead ReLU) makes the covariance singular at any N."""
+    a, b = normal(300, 16, 5), normal(300, 16, 6, scale=1.2)
+    a[:, 3] = b[:, 3] = b[:, 7] = 0
+    assert distance(a, b) == pytest.approx(torch_fidelity(a, b), rel=1e-6)
+    constant = np.zeros_like(a)
+    trace = float(np.trace(np.cov(a, rowvar=False)) + np.square(a.mean(0, dtype=np.float64)).sum())
+    assert distance(a, constant) == pytest.approx(trace, rel=1e-6)
+
+
+@pytest.mark.parametrize("n", [20, 500])
+def test_identical_sets(n: int) -> None:
+    a = normal(n, 48, 7)
+    assert 0 <= distance(a, a) < 1e-6
+
+
+def test_symmetric() -> None:
+    a, b = normal(100, 24, 8), normal(90, 24, 9, scale=2)
+    assert distance(a, b) == pytest.approx(distance(b, a), rel=1e-9)
+
+
+def test_moments() -> None:
+    a = normal(50, 6, 10, shift=30.0)
+    mean, cov = moments(FrechetDistance().observe(batch(a)))
+    np.testing.assert_allclose(mean, a.mean(0, dtype=np.float64), rtol=1e-12)
+    np.testing.assert_allclose(cov, np.cov(a.astype(np.float64), rowvar=False), rtol=1e-9, atol=1e-9)
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.lists(st.integers(1, 39), max_size=5), st.randoms(use_true_random=False))
+def test_merges_in_any_order(cuts: list[int], rng: object) -> None:
+    a, b = normal(40, 5, 11), normal(40, 5, 12)
+    metric = FrechetDistance()
+    edges = sorted({0, 40, *cuts})
+    parts = [metric.observe(batch(a[i:j], i, 40)) for i, j in pairwise(edges)]
+    rng.shuffle(parts)  # type: ignore[attr-defined]
+    merged: Sums = parts[0]
+    for part in parts[1:]:
+        merged = merged + part
+    whole = metric.score(generated=metric.observe(batch(a)), reference=metric.observe(batch(b))).value
+    assert metric.score(generated=merged, reference=metric.observe(batch(b))).value == pytest.approx(whole, rel=1e-9)
+
+
+def test_contract() -> None:
+    metric = FrechetDistance(features="digits/features")
+    assert metric.needs == ("digits/features",)
+    assert metric.better == "lower"
+    assert metric.constants()["ddof"] == 1

@@ -1,0 +1,230 @@
+"""The main job through the command line: the whole way on the embedded models, again, killed, reordered, misused."""
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from command import ROOT, SMALL, environment, evalkit, results, scores
+from PIL import Image
+
+import evalkit as package
+from evalkit.errors import EXIT_CONFIG, EXIT_ERROR
+
+KILLS = int(os.environ.get("EVALKIT_TEST_KILLS", "3"))
+METRICS = ("metric=[fid_digits,is_digits]",)
+
+
+@pytest.fixture(scope="module")
+def first_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of two cells, 300 samples each (so: a full shard and a partial one)."""
+    folder = tmp_path_factory.mktemp("first")
+    done = evalkit(*SMALL, "num_samples=300", "name=small", cwd=folder)
+    assert done.returncode == 0, done.stderr
+    (folder / "stdout").write_text(done.stdout)
+    return folder
+
+
+def images_of(store: Path) -> dict[str, bytes]:
+    """The pixels of all samples, by cell folder and index."""
+    return {
+        f"{png.parent.parent.parent.name}/{png.name}": np.asarray(Image.open(png)).tobytes()
+        for png in sorted(store.glob("samples/*/shards/*/*.png"))
+    }
+
+
+def test_the_table_and_its_files(first_run: Path) -> None:
+    out = first_run / "runs" / "small"
+    for name in ("results.json", "table.md", "table.csv", "table.tex", "config.yaml", "overview.png"):
+        assert (out / name).stat().st_size > 0, name
+    assert len(list((out / "sheets").glob("*.png"))) == 2
+    found = scores(out)
+    cells = {cell for cell, _ in found}
+    assert len(cells) == 2
+    for cell in cells:
+        assert found[cell, "fid_digits"] > 0
+        assert 1 <= found[cell, "is_digits"] <= 10
+    ldm, gan = (next(c for c in cells if model in c) for model in ("digits_ldm", "digits_dcgan"))
+    assert found[gan, "nfe"] == 1
+    assert found[ldm, "nfe"] == 4  # two steps, each with and without the prompt
+    assert found[ldm, "clip_score_digits"] > 0
+    printed = (first_run / "stdout").read_text()
+    assert "FID [digits]" in printed
+    assert "digits_ldm" in printed
+
+
+def test_a_second_run_makes_nothing_and_needs_no_torch(first_run: Path) -> None:
+    def stamps() -> dict[str, int]:
+        files = [p for p in (first_run / "runs").rglob("*") if p.is_file() and p.parent.name != "small"]
+        return {str(p): p.stat().st_mtime_ns for p in files}
+
+    before, values = stamps(), scores(first_run / "runs" / "small")
+    code = (
+        "import sys, runpy\n"
+        f"sys.argv = ['run_eval.py', *{[*SMALL, 'num_samples=300', 'name=small']!r}]\n"
+        f"sys.path.insert(0, {str(ROOT)!r})\n"
+        "from evalkit.cli import main\n"
+        "main()\n"
+        "heavy = {'torch', 'diffusers', 'transformers', 'open_clip'} & set(sys.modules)\n"
+        "assert not heavy, heavy\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=first_run, env=environment(), capture_output=True, check=False
+    )
+    assert done.returncode == 0, done.stderr.decode()
+    assert stamps() == before
+    assert scores(first_run / "runs" / "small") == values
+
+
+def test_dry_run_makes_nothing(first_run: Path, tmp_path: Path) -> None:
+    done = evalkit(*SMALL, "num_samples=8", "dry_run=true", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "16 samples to make" in done.stdout
+    assert not list(tmp_path.iterdir())
+    done = evalkit(*SMALL, "num_samples=300", "dry_run=true", f"store={first_run / 'runs'}", cwd=tmp_path)
+    assert "0 samples to make" in done.stdout
+
+
+def test_killed_at_random_moments_the_scores_are_the_same_to_the_last_bit(first_run: Path, tmp_path: Path) -> None:
+    command = [sys.executable, str(ROOT / "run_eval.py"), *SMALL, "num_samples=300", "name=small"]
+    started = time.time()
+    finished: dict[str, int] = {}
+    rng = random.Random(0)
+    for _ in range(KILLS):
+        process = subprocess.Popen(
+            command, cwd=tmp_path, env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
+        try:
+            process.wait(timeout=rng.uniform(3, 14))
+        except subprocess.TimeoutExpired:
+            process.send_signal(signal.SIGKILL)
+            process.wait()
+        for shard in tmp_path.glob("runs/samples/*/shards/[0-9]*"):
+            stamp = shard.stat().st_mtime_ns
+            assert finished.setdefault(str(shard), stamp) == stamp, f"{shard} was made twice"
+            lines = (shard / "metadata.jsonl").read_text().splitlines()
+            assert len(lines) == len(list(shard.glob("*.png")))
+    assert time.time() - started < 250
+    done = evalkit(*SMALL, "num_samples=300", "name=small", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    for shard, stamp in finished.items():
+        assert Path(shard).stat().st_mtime_ns == stamp, f"{shard} was made twice"
+    assert scores(tmp_path / "runs" / "small") == scores(first_run / "runs" / "small")
+    assert images_of(tmp_path / "runs") == images_of(first_run / "runs")
+    left = [p for p in (tmp_path / "runs").rglob("*") if "tmp" in p.name]
+    assert not left, f"leftovers of the kills: {left}"
+
+
+@pytest.mark.parametrize("batch_size", [1, 7])
+def test_batch_size_and_order_do_not_change_the_samples(first_run: Path, tmp_path: Path, batch_size: int) -> None:
+    """Batches of 1 and 7 in the other order of cells, against batches of 64: to one level of 255 and 1e-3 relative."""
+    few = ("num_samples=28", f"batch_size={batch_size}", "name=small", "model=[digits_ldm,digits_dcgan]", *SMALL[1:])
+    done = evalkit(*few, *METRICS, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    again, base = images_of(tmp_path / "runs"), images_of(first_run / "runs")
+    assert len(again) == 56
+    worst = max(
+        int(np.abs(np.frombuffer(pixels, np.uint8).astype(int) - np.frombuffer(base[name], np.uint8)).max())
+        for name, pixels in again.items()
+    )
+    assert worst <= 1, worst
+    same = evalkit(*SMALL, *METRICS, "num_samples=28", "name=small", cwd=first_run)
+    assert same.returncode == 0, same.stderr
+    expected = scores(first_run / "runs" / "small")
+    for name, value in scores(tmp_path / "runs" / "small").items():
+        assert value == pytest.approx(expected[name], rel=1e-3), name
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two folders of 24 small pictures each."""
+    root = tmp_path_factory.mktemp("folders")
+    rng = np.random.default_rng(0)
+    for name in ("a", "b"):
+        (root / name).mkdir()
+        for i in range(24):
+            pixels = rng.integers(0, 255, (32, 32, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(root / name / f"{i:03d}.png")
+    return root
+
+
+def test_folders_are_models_and_references(folders: Path, tmp_path: Path) -> None:
+    done = evalkit(
+        "model=[folder]",
+        f"model.folder.path={folders / 'a'}",
+        "reference=folder",
+        f"reference.folder.path={folders / 'b'}",
+        "metric=[fid_digits,is_digits]",
+        "name=folders",
+        cwd=tmp_path,
+    )
+    assert done.returncode == 0, done.stderr
+    rows = results(tmp_path / "runs" / "folders")["rows"]
+    assert {row["n"] for row in rows} == {24}
+    assert not list((tmp_path / "runs").glob("samples/*"))  # nothing is copied
+
+
+def test_from_python(folders: Path, tmp_path: Path) -> None:
+    table = package.evaluate(
+        samples={"one": folders / "a", "two": folders / "b"},
+        reference=folders / "b",
+        metrics=["fid_digits", "is_digits"],
+        store=tmp_path,
+    )
+    frame = table.to_frame()
+    assert set(frame.cell) == {"one", "two"}
+    assert table.value("two", "fid_digits") == pytest.approx(0, abs=1e-4)
+    assert (table.value("one", "fid_digits") or 0) > 0
+
+
+FOLDER = ("model=[folder]", "metric=[is_digits]", "reference=none")
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message", "code"),
+    [
+        (("num_sample=3",), "Did you mean 'num_samples'?", EXIT_CONFIG),
+        (("sampler=[dimm]",), "Did you mean 'ddim'?", EXIT_CONFIG),
+        (("model=[folder]",), "model.folder.path", EXIT_CONFIG),
+        ((*FOLDER, "model.folder.path=nowhere"), "nowhere", EXIT_CONFIG),
+        ((*FOLDER, "model.folder.path=empty"), "empty", EXIT_CONFIG),
+        (("reference=folder", "reference.folder.path=nowhere"), "nowhere", EXIT_CONFIG),
+        (("reference=none",), "reference=folder", EXIT_CONFIG),
+        (("metric=[fid]", "extractor.inception.weights=nowhere.pth"), "nowhere.pth", EXIT_CONFIG),
+        (("num_samples=1",), "at least", EXIT_CONFIG),
+        (("model.digits_ldm.path=empty",), "model_index.json", EXIT_CONFIG),
+        (("sampler.ddim.options={etaa: 1}",), "eta", EXIT_CONFIG),
+        (("device=cuda:99",), "cuda", EXIT_CONFIG),
+    ],
+)
+def test_bad_input_is_one_clear_line(overrides: tuple[str, ...], message: str, code: int, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    done = evalkit(*overrides, cwd=tmp_path)
+    assert done.returncode == code, done.stderr
+    last = done.stderr.strip().splitlines()[-1]
+    assert last.startswith("evalkit: ")
+    assert message in last
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / "runs" / "samples").exists()
+
+
+def test_a_broken_image_is_named_and_can_be_skipped(folders: Path, tmp_path: Path) -> None:
+    mine = tmp_path / "mine"
+    mine.mkdir()
+    for file in sorted((folders / "a").iterdir())[:12]:
+        (mine / file.name).write_bytes(file.read_bytes())
+    (mine / "005.png").write_bytes((mine / "005.png").read_bytes()[:200])
+    (mine / "notes.png").write_text("not an image")
+    done = evalkit(*FOLDER, f"model.folder.path={mine}", cwd=tmp_path)
+    assert done.returncode == EXIT_ERROR
+    assert "005.png" in done.stderr.strip().splitlines()[-1]
+    done = evalkit(*FOLDER, f"model.folder.path={mine}", "model.folder.on_error=skip", "name=skipped", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    data = results(tmp_path / "runs" / "skipped")
+    assert {row["n"] for row in data["rows"]} == {11}
+    assert any("2" in note and "skipped" in note for note in data["notes"])
