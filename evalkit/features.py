@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
+from evalkit import devices
 from evalkit.errors import ConfigError, DataError, EvalkitError, StoreError, nearest
 from evalkit.extractors.base import MAX_BATCH, Extractor
 from evalkit.metric import Batch
@@ -179,7 +180,7 @@ class FeaturePass:
 
     def _load(self, name: str) -> Extractor:
         extractor = self.extractors[name]
-        self.device = pick_device(self.device)
+        self.device = devices.pick_device(self.device)
         extractor.load(self.device)
         return extractor
 
@@ -244,17 +245,6 @@ class FeaturePass:
                 for kind, count in json.loads(loaded[1].get("warnings", "{}") if loaded else "{}").items():
                     counts[kind] = counts.get(kind, 0) + count
         return counts
-
-
-def pick_device(device: str) -> str:
-    """auto: the first of cuda, mps and cpu that is there."""
-    if device != "auto":
-        return device
-    import torch
-
-    if torch.cuda.is_available():
-        return "cuda"
-    return "mps" if torch.backends.mps.is_available() else "cpu"
 
 
 def _blocks(chunk: range) -> list[range]:

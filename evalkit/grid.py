@@ -149,6 +149,7 @@ def make_cells(config: RunConfig) -> list[Cell]:
     samplers = [v for name, option in config.sampler.items() for v in expand(name, option)]
     seeds = _seeds(config.seed)
     cells: list[Cell] = []
+    excluded = 0
     for name, option in config.model.items():
         found = [
             cell
@@ -157,8 +158,12 @@ def make_cells(config: RunConfig) -> list[Cell]:
         ]
         kept = [cell for cell in found if not _excluded(cell, config.exclude)]
         if len(kept) < len(found):
-            log.info("%s: %d of %d cells are excluded by `exclude`", name, len(found) - len(kept), len(found))
-        cells += kept
+            excluded += len(found) - len(kept)
+            log.debug("%s: %d of %d cells are excluded by `exclude`", name, len(found) - len(kept), len(found))
+        order = list(config.sampler)
+        cells += sorted(kept, key=lambda cell: order.index(cell.sampler) if cell.sampler in order else -1)
+    if not cells and excluded:
+        raise ConfigError(f"the grid is empty: `exclude` leaves out all of its {excluded} cells; exclude=[] keeps them")
     if not cells:
         raise ConfigError("the grid is empty: no chosen sampler or prompt set applies to a chosen model (see the log)")
     return _unique(cells)

@@ -61,7 +61,7 @@ def make_plan(config: RunConfig) -> Plan:
     }
     metrics = _build_metrics(config)
     extractors = _build_extractors(config, metrics)
-    reference = _open_reference(config, metrics)
+    reference = _open_reference(config, metrics, store)
     from evalkit.evaluate import check_counts
 
     for cell in cells:
@@ -101,10 +101,10 @@ def _build_extractors(config: RunConfig, metrics: Mapping[str, Metric]) -> dict[
     return extractors
 
 
-def _open_reference(config: RunConfig, metrics: Mapping[str, Metric]) -> Source | None:
+def _open_reference(config: RunConfig, metrics: Mapping[str, Metric], store: Store) -> Source | None:
     reference: Source | None = None
     for name, option in config.reference.items():
-        reference = build(option, f"reference.{name}").open()
+        reference = build(option, f"reference.{name}").open(cache=None if config.dry_run else store.root / "cache")
     wanting = [name for name, metric in metrics.items() if isinstance(metric, ReferenceMetric)]
     if wanting and reference is None:
         raise ConfigError(
@@ -133,8 +133,12 @@ def run(plan: Plan, *, command: str = "") -> ResultTable:
 
 
 def _generate(plan: Plan, cells: list[Cell]) -> None:
-    if not any(SampleSet.missing(plan.store, cell) for cell in cells):
+    wanting = [cell for cell in cells if SampleSet.missing(plan.store, cell)]
+    if not wanting:
         return
+    for cell in wanting:
+        sampler = build(cell.options["sampler"]) if cell.options["sampler"] else None
+        build(cell.options["model"] or {}).check_call(sampler, cell.call_settings)
     from evalkit.generate import generate_cells
 
     engines = [build(option, f"engine.{name}") for name, option in plan.config.engine.items()]
@@ -150,7 +154,7 @@ def _generate(plan: Plan, cells: list[Cell]) -> None:
 def open_source(plan: Plan, cell: Cell) -> Source:
     """A cell's images: its sample set in the store, or the images that were made elsewhere."""
     if cell.name in plan.existing:
-        source: Source = plan.existing[cell.name].open(cell.num_samples)
+        source: Source = plan.existing[cell.name].open(cell.num_samples, cache=plan.store.root / "cache")
         return source
     return SampleSet.open(plan.store, cell)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from evalkit.errors import ConfigError, nearest
@@ -24,7 +25,7 @@ class Reference(ABC):
         """Raises ConfigError, in one line, where the images are not there. Cheap; before any work."""
 
     @abstractmethod
-    def open(self) -> Source | None:
+    def open(self, *, cache: Path | None = None) -> Source | None:
         """The images, none for `NoReference`. Raises ConfigError as `check` does, DataError for a broken image."""
 
 
@@ -67,7 +68,7 @@ class FolderReference(Reference):
             what = "file" if self._is_array() else "folder"
             raise ConfigError(f"there is no {what} of reference images {self.path}: check reference.folder.path")
 
-    def open(self) -> FolderImages | ArrayImages:
+    def open(self, *, cache: Path | None = None) -> FolderImages | ArrayImages:
         from evalkit.folders import EXTENSIONS
         from evalkit.readers import ArrayImages, FolderImages
 
@@ -81,6 +82,7 @@ class FolderReference(Reference):
             on_error=self.on_error,
             mixed_sizes=self.mixed_sizes,
             extensions=self.extensions or EXTENSIONS,
+            cache=cache,
         )
         return images.head(self.num_samples)
 
@@ -94,7 +96,7 @@ class DigitsReference(Reference):
         if not REFERENCE.is_file():
             raise ConfigError(f"the embedded reference {REFERENCE} is missing: install evalkit again")
 
-    def open(self) -> ArrayImages:
+    def open(self, *, cache: Path | None = None) -> ArrayImages:
         import numpy as np
 
         from evalkit.digits.data import reference_images
@@ -112,5 +114,5 @@ class NoReference(Reference):
     def check(self) -> None:
         return
 
-    def open(self) -> None:
+    def open(self, *, cache: Path | None = None) -> None:
         return None

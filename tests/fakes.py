@@ -79,6 +79,9 @@ class MatrixExtractor(Extractor):
     def load(self, device: str) -> None:
         self.loaded = True
 
+    def prompt_warnings(self, prompts: Sequence[str]) -> dict[str, int]:
+        return {"prompt_truncated": sum(len(text) > 50 for text in prompts)}
+
     def unload(self) -> None:
         self.loaded = False
 

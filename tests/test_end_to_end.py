@@ -5,7 +5,6 @@ import random
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -92,7 +91,6 @@ def test_dry_run_makes_nothing(first_run: Path, tmp_path: Path) -> None:
 
 def test_killed_at_random_moments_the_scores_are_the_same_to_the_last_bit(first_run: Path, tmp_path: Path) -> None:
     command = [sys.executable, str(ROOT / "run_eval.py"), *SMALL, "num_samples=300", "name=small"]
-    started = time.time()
     finished: dict[str, int] = {}
     rng = random.Random(0)
     for _ in range(KILLS):
@@ -109,7 +107,6 @@ def test_killed_at_random_moments_the_scores_are_the_same_to_the_last_bit(first_
             assert finished.setdefault(str(shard), stamp) == stamp, f"{shard} was made twice"
             lines = (shard / "metadata.jsonl").read_text().splitlines()
             assert len(lines) == len(list(shard.glob("*.png")))
-    assert time.time() - started < 250
     done = evalkit(*SMALL, "num_samples=300", "name=small", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     for shard, stamp in finished.items():

@@ -10,14 +10,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+from evalkit.metrics.clip_score import ClipScore
+from evalkit.metrics.frechet import FrechetDistance
+from evalkit.metrics.inception_score import InceptionScore
 from fakes import Folders, MatrixExtractor, MemorySource, random_images
 
 from evalkit.errors import ConfigError
 from evalkit.evaluate import _Merger, check_counts, column_label, needed_extractors, score_sources
 from evalkit.metric import Batch, Metric, Rows, SampleMetric, Score
-from evalkit.metrics.clip_score import ClipScore
-from evalkit.metrics.frechet import FrechetDistance
-from evalkit.metrics.inception_score import InceptionScore
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -137,6 +137,16 @@ def test_no_prompts_no_clip_score(tmp_path: Path, prompts: list[str | None], not
     assert results["a", "clip"].score.value is None
     assert note in results["a", "clip"].score.note
     assert results["a", "fid"].score.value is not None
+
+
+def test_truncated_prompts_are_told_the_second_time_as_well(tmp_path: Path) -> None:
+    source = MemorySource(random_images(40), prompts=["short", "long " * 20, "longer " * 20, "short"] * 10)
+    for cached in (False, True):
+        results = score(tmp_path, {"a": source}, MemorySource(random_images(50, 9)))
+        assert results["a", "clip"].cached is cached
+        assert results["a", "clip"].score.value is not None
+        assert results["a", "clip"].score.note.startswith("2 different prompts are longer than")
+        assert results["a", "fid"].score.note is None
 
 
 class NotANumber(SampleMetric):

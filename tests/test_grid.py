@@ -108,6 +108,8 @@ def test_exclude_matches_all_its_parts() -> None:
     assert [(c.sampler, c.settings["num_inference_steps"]) for c in kept] == [("ddim", 10), ("heun", 10)]
     with pytest.raises(ConfigError, match="exclude"):
         cells_of(exclude=["ddim"])
+    with pytest.raises(ConfigError, match=r"leaves out all of its 1 cells"):
+        cells_of(exclude=[{"sampler": "ddim"}])
 
 
 @pytest.mark.parametrize("sweep", [[], "abc", 3, None])

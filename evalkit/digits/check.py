@@ -184,9 +184,21 @@ def check_ldm(settings: Settings) -> Iterator[Row]:
     yield Row("digits_ldm", "all right at the best guidance", max(shares), 0.95)
 
 
-def check_ddpm(settings: Settings) -> Iterator[Row]:
-    """Share of samples that are a clear digit, with three samplers."""
+def sample_ddpm(pipeline: Any, scheduler: Any, steps: int, indices: range) -> data.U8:
+    """Samples of random classes, as a run of evalkit makes them: u8 [B,3,32,32]."""
     import torch
+
+    from evalkit.models.base import Request
+    from evalkit.models.denoise import denoise
+
+    with torch.inference_mode():
+        generators = [Request(index, SEED).generator() for index in indices]
+        pixels = denoise(pipeline.unet, scheduler, steps=steps, generators=generators)  # [B,32,32,3] in [0,1]
+    return np.ascontiguousarray((pixels * 255).round().astype(np.uint8).transpose(0, 3, 1, 2))
+
+
+def check_ddpm(settings: Settings) -> Iterator[Row]:
+    """Share of samples that are a clear digit, with two samplers."""
     from diffusers import DDIMScheduler, DPMSolverMultistepScheduler
 
     from evalkit.digits.nets import load_classifier
@@ -199,30 +211,15 @@ def check_ddpm(settings: Settings) -> Iterator[Row]:
     ]
     count = settings.samples or 320
     for name, scheduler, steps, required in samplers:
-        generator = torch.Generator("cpu").manual_seed(SEED)
-        parts = [
-            sample_pixels(pipeline.unet, scheduler, steps, min(64, count - start), generator)
-            for start in range(0, count, 64)
-        ]
-        images = to_uint8(torch.cat(parts))
+        images = np.concatenate(
+            [sample_ddpm(pipeline, scheduler, steps, range(s, min(s + 64, count))) for s in range(0, count, 64)]
+        )
         write_sheet(settings, f"ddpm-{name.split()[0].lower()}", images)
         verdict = judge(images, net)
         yield Row("digits_ddpm", f"{name}: clear digit", float((verdict.confidence > 0.9).mean()), required)
         found = len(set(verdict.digit.tolist()))
         spread = float((verdict.ink != verdict.background).mean())
         yield Row("digits_ddpm", f"{name}: two colours ({found} of 10 digits seen)", spread)
-
-
-def sample_pixels(unet: Any, scheduler: Any, steps: int, count: int, generator: torch.Generator) -> torch.Tensor:
-    """Plain sampling loop of the pixel model: float [count,3,32,32] in [-1,1]."""
-    import torch
-
-    x = torch.randn(count, 3, 32, 32, generator=generator).to(unet.device)
-    scheduler.set_timesteps(steps)
-    with torch.inference_mode():
-        for time_step in scheduler.timesteps:
-            x = scheduler.step(unet(x, time_step).sample, time_step, x).prev_sample
-    return x.clamp(-1.0, 1.0)
 
 
 def check_dcgan(settings: Settings) -> Iterator[Row]:

@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     import numpy as np
     import torch
     from numpy.typing import NDArray
@@ -79,6 +81,9 @@ class Model(ABC):
     def identity(self) -> dict[str, Any]:
         """All of it that can change a pixel: digests of local weights, or hub id and revision, dtype ... (JSON)."""
 
+    def check_call(self, sampler: Sampler | None, settings: Mapping[str, Any]) -> None:  # noqa: B027
+        """ConfigError for a sampler or a setting that the model does not take. May import torch; before any sample."""
+
     @abstractmethod
     def load(self, device: str) -> None:
         """Brings the weights to `device` ("cpu", "cuda", "mps")."""
@@ -101,8 +106,8 @@ class ExistingImages(Model):
         """How many images there are."""
 
     @abstractmethod
-    def open(self, num_samples: int | None = None) -> Any:
-        """The first `num_samples` images (none: all) as a `samples.Source`."""
+    def open(self, num_samples: int | None = None, *, cache: Path | None = None) -> Any:
+        """The first `num_samples` images (none: all) as a `samples.Source`; `cache` keeps the scan for the next run."""
 
     def load(self, device: str) -> None:
         raise NotImplementedError("images that exist are opened, not generated")

@@ -167,8 +167,8 @@ def denoise(
     *,
     steps: int,
     generators: Sequence[torch.Generator],
-    classes: Sequence[int] | None,
-    eta: float | None,
+    classes: Sequence[int] | None = None,
+    eta: float | None = None,
 ) -> NDArray[np.float32]:
     """The sampling loop of a `UNet2DModel` in pixel space, for every scheduler.
 
@@ -180,7 +180,7 @@ def denoise(
         scheduler: any that `build_scheduler` gives.
         steps: denoising steps.
         generators: one CPU generator a sample.
-        classes: class labels, or none.
+        classes: class labels; none: a random one a sample, where the UNet knows classes.
         eta: DDIM's share of fresh noise, or none.
 
     Returns:
@@ -195,6 +195,9 @@ def denoise(
     takes = inspect.signature(scheduler.step).parameters
     extra: dict[str, Any] = {"generator": list(generators)} if "generator" in takes else {}
     extra |= {"eta": eta} if eta is not None else {}
+    if classes is None and (total := unet.config.get("num_class_embeds")):
+        # Asked for no class: a random one each, from the sample's own generator.
+        classes = [int(torch.randint(total, (1,), generator=generator)) for generator in generators]
     labels = None if classes is None else torch.tensor(classes, device=unet.device)
     scheduler.set_timesteps(steps, device=unet.device)
     x = randn_tensor(shape, generator=list(generators), device=unet.device, dtype=unet.dtype)

@@ -37,7 +37,8 @@ class DiffusersModel(Model):
         dtype: "float32", "float16", "bfloat16", or "auto": the one that the denoiser's weights are stored in.
         compile: torch.compile the denoiser.
         attention_slicing, vae_tiling, vae_slicing: less memory, more time; they change pixels a little.
-        conditioning: "text", "class" or "none"; none given: told from a local folder's model_index.json, else "text".
+        conditioning: "text", "class" or "none" (a UNet2DModel with classes then draws one a sample); none given: told
+            from a local folder's model_index.json, else "text".
         pipeline: a pipeline class of diffusers to use instead of the one that model_index.json names.
         safety_checker: false leaves the model's safety checker out; otherwise the images that it blanks are flagged.
         classes: number of classes to go through where the samples name none; none: all that the model knows.

@@ -81,9 +81,9 @@ def test_ddpm_loads_and_samples():
 
     pipeline = check._quiet_pipeline("DDPMPipeline", "ddpm", "cpu")
     scheduler = DDIMScheduler.from_config(pipeline.scheduler.config)
-    images = check.sample_pixels(pipeline.unet, scheduler, 3, 2, torch.Generator().manual_seed(0))
+    images = check.sample_ddpm(pipeline, scheduler, 3, range(2))
     assert images.shape == (2, 3, 32, 32)
-    assert images.abs().max() <= 1.0
+    assert images.dtype == np.uint8
 
 
 def test_ldm_loads_offline_and_draws_any_text():

@@ -199,7 +199,7 @@ def test_wrong_names_and_missing_files(tmp_path: Path, folder: Path) -> None:
         r"'opnai' is neither a file nor a tag of 'ViT-B-32'. Did you mean 'openai'": Clip("c", "ViT-B-32", "opnai"),
         r"no weights file .*gone\.pt \(extractor\.c\.pretrained\)": Clip("c", "ViT-B-32", str(tmp_path / "gone.pt")),
         r"there is no .*open_clip_config\.json": Clip("c", f"local-dir:{tmp_path}"),
-        r"fetch the repository yourself": Clip("c", "hf-hub:someone/model"),
+        r"fetch it yourself \(hf download someone/model": Clip("c", "hf-hub:someone/model"),
     }
     for message, extractor in cases.items():
         with pytest.raises(ConfigError, match=message):

@@ -7,11 +7,11 @@ from itertools import pairwise
 import numpy as np
 import pytest
 import torch
+from evalkit.metrics.frechet import FrechetDistance, moments, root_trace
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from evalkit.metric import Batch, Sums
-from evalkit.metrics.frechet import FrechetDistance, moments, root_trace
 
 ADDRESS = "inception/pool3"
 
@@ -72,6 +72,17 @@ def test_fewer_samples_than_dimensions(n: int, m: int) -> None:
     """Singular covariances: still torch-fidelity's value."""
     a, b = normal(n, 64, 3), normal(m, 64, 4, scale=0.8, shift=0.1)
     assert distance(a, b) == pytest.approx(torch_fidelity(a, b), rel=1e-5)
+
+
+@pytest.mark.parametrize(("n", "m"), [(30, 40), (40, 30), (30, 500)])
+def test_singular_covariances_give_the_exact_value(n: int, m: int) -> None:
+    """Tr((S1 S2)^(1/2)) is the sum of singular values of A B', with A and B the centred rows over sqrt(N-1)."""
+    a, b = normal(n, 200, 13), normal(m, 200, 14, scale=1.01)
+    rows = [(x - x.mean(0, dtype=np.float64)) / (len(x) - 1) ** 0.5 for x in (a, b)]
+    root = np.linalg.svd(rows[0] @ rows[1].T, compute_uv=False).sum()
+    shift = np.square(a.mean(0, dtype=np.float64) - b.mean(0, dtype=np.float64)).sum()
+    exact = shift + np.square(rows[0]).sum() + np.square(rows[1]).sum() - 2 * root
+    assert distance(a, b) == pytest.approx(exact, rel=1e-7)
 
 
 def test_dead_dimensions() -> None:

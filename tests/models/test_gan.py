@@ -17,7 +17,6 @@ from evalkit.errors import ConfigError, DataError, EvalkitError
 from evalkit.models.base import Request
 from evalkit.models.gan import TorchModuleModel
 
-
 pytestmark = pytest.mark.xdist_group("diffusers")  # shares their import of torch's compiler
 
 

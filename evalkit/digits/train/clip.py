@@ -26,6 +26,7 @@ from evalkit.digits.train.common import (
 )
 
 BATCH = 128
+PAIRS = 5
 RATE = 2e-3
 LENGTH = 24
 IMAGE_SIZE = 64
@@ -115,7 +116,7 @@ def train(options: Options) -> None:
     budget = Budget(options, "clip")
     more = True
     while more:
-        images, label, ink, background = augmented_batch(digits, BATCH)
+        images, label, ink, background = augmented_batch(digits, BATCH, PAIRS)
         images = F.interpolate(images, (IMAGE_SIZE, IMAGE_SIZE), mode="bilinear", align_corners=False)
         used, row = torch.unique(label * 64 + ink * 8 + background, return_inverse=True)
         image = net.encode_image(images, normalize=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import shutil
 import tempfile
@@ -149,10 +150,18 @@ class Digits:
         return grey[:, None], self.labels[index]
 
 
-def random_colours(size: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Ink and background indices, int64 [B] each, never equal."""
+def random_colours(size: int, device: torch.device, pairs: int = 0) -> tuple[Tensor, Tensor]:
+    """Ink and background indices, int64 [B] each, never equal.
+
+    With ``pairs`` three quarters of the batch share that many colour pairs: then captions of a batch
+    often differ in the digit alone.
+    """
     ink = torch.randint(N_COLOURS, (size,), device=device)
     background = (ink + torch.randint(1, N_COLOURS, (size,), device=device)) % N_COLOURS
+    if pairs:
+        shared = size * 3 // 4
+        source = torch.randint(min(pairs, size), (shared,), device=device)
+        ink[:shared], background[:shared] = ink[source], background[source]
     return ink, background
 
 
@@ -186,13 +195,16 @@ def warp(grey: Tensor, degrees: float = 15.0, scale: float = 0.15, shear: float 
     return F.grid_sample(grey, grid, align_corners=False)
 
 
-def augmented_batch(digits: Digits, size: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Like ``coloured_batch`` but warped, partly blurred and noisy: for the models that judge images."""
+def augmented_batch(digits: Digits, size: int, pairs: int = 0) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Like ``coloured_batch`` but warped, partly blurred and noisy: for the models that judge images.
+
+    ``pairs`` as in ``random_colours``.
+    """
     grey, label = digits.batch(size)
     grey = warp(grey)
     part = size // 4
     grey[:part] = F.avg_pool2d(F.pad(grey[:part], (1, 1, 1, 1)), 3, 1)
-    ink, background = random_colours(size, grey.device)
+    ink, background = random_colours(size, grey.device, pairs)
     images = colour(grey, ink, background)
     strength = 0.1 * torch.rand(size, 1, 1, 1, device=grey.device)
     images = (images + strength * torch.randn_like(images)).clamp(-1.0, 1.0)
@@ -205,6 +217,10 @@ def replace_folder(target: Path, write: Callable[[Path], object]) -> None:
     fresh = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
     try:
         write(fresh)
+        for config in fresh.rglob("config.json"):  # diffusers notes the folder a model came from; ship no such path
+            content = json.loads(config.read_text(encoding="utf-8"))
+            content.pop("_name_or_path", None)
+            config.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
         for file in sorted(path for path in fresh.rglob("*") if path.is_file()):
             place = target / file.relative_to(fresh)
             place.parent.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,9 @@
-"""Train the unconditional pixel-space diffusion model."""
+"""Train the pixel-space diffusion model: class-conditional on (digit, ink, background), sampled over random classes.
+
+A class is a caption: 10 x 8 x 7 of them, too many to learn one by one. So the embedding of a class is the sum of three
+small tables while training, and is written out as one table of 560 rows: to diffusers an ordinary class embedding.
+Knowing its colours, a small net need not settle them at the noisiest steps, which is where it fails first.
+"""
 
 from __future__ import annotations
 
@@ -6,28 +11,64 @@ from pathlib import Path
 
 import torch
 from diffusers import DDPMPipeline, DDPMScheduler, UNet2DModel
+from torch import Tensor, nn
 from torch.nn import functional as F
 
+from evalkit.digits.data import COLOURS
 from evalkit.digits.train.common import Budget, Digits, Ema, Options, coloured_batch, descend, replace_folder, set_rate
 
-BATCH = 48
+BATCH = 32
+CLASSES = 10 * len(COLOURS) * (len(COLOURS) - 1)
 RATE = 1.5e-3
 SNR_LIMIT = 5.0
 
 
 def build() -> UNet2DModel:
-    """A fresh UNet over [3,32,32] images (0.8M parameters)."""
+    """A fresh UNet over [3,32,32] images (0.5M parameters)."""
     return UNet2DModel(
         sample_size=32,
         in_channels=3,
         out_channels=3,
-        block_out_channels=(16, 48, 64),
+        block_out_channels=(16, 32, 64),
         layers_per_block=1,
         down_block_types=("DownBlock2D", "DownBlock2D", "AttnDownBlock2D"),
         up_block_types=("AttnUpBlock2D", "UpBlock2D", "UpBlock2D"),
         norm_num_groups=8,
         attention_head_dim=32,
+        num_class_embeds=CLASSES,
     )
+
+
+class Factors(nn.Module):
+    """Embeds a class as the sum of its digit's, its ink's and its background's embeddings."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.digit, self.ink, self.background = (nn.Embedding(n, width) for n in (10, len(COLOURS), len(COLOURS)))
+
+    def forward(self, labels: Tensor) -> Tensor:
+        """Classes int64 [B] -> float [B,width]."""
+        digit, ink, background = split(labels)
+        total: Tensor = self.digit(digit) + self.ink(ink) + self.background(background)
+        return total
+
+    def table(self) -> nn.Embedding:
+        """The same as one table of all classes."""
+        with torch.no_grad():
+            return nn.Embedding.from_pretrained(self(torch.arange(CLASSES, device=self.digit.weight.device)))
+
+
+def split(labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Classes -> digit, ink, background (all int64 [B]); the background skips the ink."""
+    colours = len(COLOURS)
+    digit, ink, other = labels // (colours * (colours - 1)), labels // (colours - 1) % colours, labels % (colours - 1)
+    return digit, ink, other + (other >= ink).long()
+
+
+def join(digit: Tensor, ink: Tensor, background: Tensor) -> Tensor:
+    """The inverse of `split`."""
+    colours = len(COLOURS)
+    return (digit * colours + ink) * (colours - 1) + background - (background > ink).long()
 
 
 def build_scheduler() -> DDPMScheduler:
@@ -49,8 +90,12 @@ def build_scheduler() -> DDPMScheduler:
 
 def save(unet: UNet2DModel, folder: Path) -> None:
     """Write the pipeline in half precision."""
-    half = build()
-    half.load_state_dict(unet.state_dict())
+    half, factors = build(), unet.class_embedding
+    state = unet.state_dict()
+    if isinstance(factors, Factors):
+        state = {key: value for key, value in state.items() if not key.startswith("class_embedding.")}
+        state["class_embedding.weight"] = factors.table().weight
+    half.load_state_dict(state)
     replace_folder(folder, DDPMPipeline(unet=half.half(), scheduler=build_scheduler()).save_pretrained)
 
 
@@ -59,8 +104,10 @@ def train(options: Options) -> None:
     torch.manual_seed(options.seed)
     digits, folder, device = Digits(options), options.out / "ddpm", options.device
     net = UNet2DModel.from_pretrained(folder / "unet", torch_dtype=torch.float32) if options.resume else build()
+    if not options.resume:  # a resumed training goes on with the table of all classes
+        net.class_embedding = Factors(net.class_embedding.embedding_dim)
     net = net.to(device, memory_format=torch.channels_last).train()
-    ema = Ema(net)
+    ema = Ema(net, 0.998)
     optimiser = torch.optim.AdamW(net.parameters(), lr=RATE, betas=(0.9, 0.99), weight_decay=0.01)
     scheduler = build_scheduler()
     kept = scheduler.alphas_cumprod.to(device)  # [1000]
@@ -69,11 +116,12 @@ def train(options: Options) -> None:
     budget = Budget(options, "ddpm")
     more = True
     while more:
-        clean = coloured_batch(digits, BATCH)[0].contiguous(memory_format=torch.channels_last)
+        images, digit, ink, background = coloured_batch(digits, BATCH)
+        clean, labels = images.contiguous(memory_format=torch.channels_last), join(digit, ink, background)
         noise = torch.randn_like(clean)
         times = torch.randint(1000, (BATCH,), device=device)
         target = scheduler.get_velocity(clean, noise, times)
-        guess = net(scheduler.add_noise(clean, noise, times), times).sample
+        guess = net(scheduler.add_noise(clean, noise, times), times, class_labels=labels).sample
         errors = F.mse_loss(guess, target, reduction="none").mean(dim=(1, 2, 3))  # [B]
         loss = (weights[times] * errors).mean()
         set_rate(optimiser, RATE, budget)

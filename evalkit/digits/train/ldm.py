@@ -155,6 +155,7 @@ def train_unet(options: Options) -> None:
     ema_text, ema_unet = Ema(text_encoder), Ema(unet)
     weights = [*text_encoder.parameters(), *unet.parameters()]
     optimiser = torch.optim.AdamW(weights, lr=RATE, betas=(0.9, 0.99), weight_decay=0.01)
+    rate = RATE * (0.5 if options.resume else 1.0)
     scheduler = build_scheduler()
     budget = Budget(options, "ldm")
     more = True
@@ -167,7 +168,7 @@ def train_unet(options: Options) -> None:
         states = text_encoder(words).last_hidden_state  # [B,16,64]
         guess = unet(noisy, times, states).sample
         loss = F.mse_loss(guess, scheduler.get_velocity(clean, noise, times))
-        set_rate(optimiser, RATE, budget)
+        set_rate(optimiser, rate, budget)
         descend(loss, optimiser, 1.0)
         ema_text.update(text_encoder)
         ema_unet.update(unet)
