@@ -186,11 +186,13 @@ class ResultTable:
             for cell in sorted(column.odd):
                 differs = _difference(column.rows[cell].protocol, common.protocol if common else {})
                 lines.append(f"† {column.title[:-2]} of {cell} is not comparable with the others: {differs}.")
-            missing: dict[str, list[str]] = {}
+            said: dict[tuple[str, str], list[str]] = {}
             for cell, row in column.rows.items():
                 if row.value is None:
-                    missing.setdefault(row.note or "no value", []).append(cell)
-            lines += [f"{MISSING} {column.title[:-2]}: {note} ({', '.join(cells)})." for note, cells in missing.items()]
+                    said.setdefault((f"{MISSING} ", row.note or "no value"), []).append(cell)
+                elif row.note:
+                    said.setdefault(("", row.note), []).append(cell)
+            lines += [f"{mark}{column.title[:-2]}: {note} ({', '.join(c)})." for (mark, note), c in said.items()]
         return [*lines, *self.notes]
 
 

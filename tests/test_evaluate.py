@@ -10,14 +10,14 @@ from typing import Any
 
 import numpy as np
 import pytest
-from evalkit.metrics.clip_score import ClipScore
-from evalkit.metrics.frechet import FrechetDistance
-from evalkit.metrics.inception_score import InceptionScore
 from fakes import Folders, MatrixExtractor, MemorySource, random_images
 
 from evalkit.errors import ConfigError
 from evalkit.evaluate import _Merger, check_counts, column_label, needed_extractors, score_sources
 from evalkit.metric import Batch, Metric, Rows, SampleMetric, Score
+from evalkit.metrics.clip_score import ClipScore
+from evalkit.metrics.frechet import FrechetDistance
+from evalkit.metrics.inception_score import InceptionScore
 
 ROOT = Path(__file__).resolve().parents[1]
 

@@ -72,6 +72,7 @@ def test_a_missing_value_is_never_best(value: float | None) -> None:
 
 
 def test_a_missing_value_says_why() -> None:
+    assert any("2 were cut (a)" in n for n in make(row("a", note="2 were cut"), row("b")).footnotes())
     assert any("no prompts (a)" in n for n in make(row("a", value=None, note="no prompts"), row("b")).footnotes())
 
 

@@ -9,12 +9,12 @@ from typing import Any
 
 import pytest
 import torch
-from evalkit.metrics.clip_score import ClipScore
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
 from evalkit.metric import Batch, Rows
+from evalkit.metrics.clip_score import ClipScore
 
 
 def batch(image: Tensor, text: Tensor, start: int = 0) -> Batch:

@@ -7,11 +7,11 @@ from itertools import pairwise
 import numpy as np
 import pytest
 import torch
-from evalkit.metrics.frechet import FrechetDistance, moments, root_trace
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from evalkit.metric import Batch, Sums
+from evalkit.metrics.frechet import FrechetDistance, moments, root_trace
 
 ADDRESS = "inception/pool3"
 

@@ -7,11 +7,11 @@ from itertools import pairwise
 import numpy as np
 import pytest
 import torch
-from evalkit.metrics.inception_score import InceptionScore
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from evalkit.metric import Batch, Rows
+from evalkit.metrics.inception_score import InceptionScore
 
 ADDRESS = "inception/logits_unbiased"
 

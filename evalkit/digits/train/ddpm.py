@@ -52,10 +52,11 @@ class Factors(nn.Module):
         total: Tensor = self.digit(digit) + self.ink(ink) + self.background(background)
         return total
 
-    def table(self) -> nn.Embedding:
-        """The same as one table of all classes."""
-        with torch.no_grad():
-            return nn.Embedding.from_pretrained(self(torch.arange(CLASSES, device=self.digit.weight.device)))
+    @torch.no_grad()
+    def table(self) -> Tensor:
+        """The same as one table of all classes: float [560,width]."""
+        rows: Tensor = self(torch.arange(CLASSES, device=self.digit.weight.device))
+        return rows
 
 
 def split(labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -94,7 +95,7 @@ def save(unet: UNet2DModel, folder: Path) -> None:
     state = unet.state_dict()
     if isinstance(factors, Factors):
         state = {key: value for key, value in state.items() if not key.startswith("class_embedding.")}
-        state["class_embedding.weight"] = factors.table().weight
+        state["class_embedding.weight"] = factors.table()
     half.load_state_dict(state)
     replace_folder(folder, DDPMPipeline(unet=half.half(), scheduler=build_scheduler()).save_pretrained)
 
