@@ -7,7 +7,7 @@ import importlib
 import inspect
 import logging
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import entry_points
 from typing import Any
@@ -98,16 +98,28 @@ def compose(overrides: Sequence[str], config_dir: str | None = None) -> DictConf
         raise explain(error, overrides, config_dir) from error
 
 
+@contextlib.contextmanager
+def _hydra() -> Iterator[None]:
+    """Hydra on evalkit's configs; within a running Hydra application, that one is set aside meanwhile."""
+    outer = GlobalHydra.instance()
+    running, outer.hydra = outer.hydra, None
+    try:
+        with initialize_config_module(config_module=CONFIG_MODULE, version_base="1.3"):
+            yield
+    finally:
+        GlobalHydra.instance().hydra = running
+
+
 def _compose(overrides: Sequence[str], config_dir: str | None = None) -> DictConfig:
     searchpath = [f"hydra.searchpath=[file://{config_dir}]"] if config_dir else []
-    with initialize_config_module(config_module=CONFIG_MODULE, version_base="1.3"):
+    with _hydra():
         return hydra_compose("eval", overrides=[*overrides, *searchpath], return_hydra_config=True)
 
 
 def group_options(group: str, config_dir: str | None = None) -> list[str]:
     """The names of a group's options, those of installed packages and of `config_dir` included."""
     searchpath = [f"hydra.searchpath=[file://{config_dir}]"] if config_dir else []
-    with initialize_config_module(config_module=CONFIG_MODULE, version_base="1.3"):
+    with _hydra():
         loader = GlobalHydra.instance().config_loader()
         loader.compute_defaults_list("eval", searchpath, RunMode.RUN)  # lets the search path take effect
         return sorted(loader.get_group_options(group))

@@ -22,8 +22,8 @@ from evalkit.samples import SampleSet, Source, Store
 from evalkit.table import ResultTable, Row
 
 if TYPE_CHECKING:
-    from evalkit.evaluate import Scored
     from evalkit.extractors.base import Extractor
+    from evalkit.scoring import Scored
 
 log = logging.getLogger(__name__)
 
@@ -62,7 +62,7 @@ def make_plan(config: RunConfig) -> Plan:
     metrics = _build_metrics(config)
     extractors = _build_extractors(config, metrics)
     reference = _open_reference(config, metrics, store)
-    from evalkit.evaluate import check_counts
+    from evalkit.scoring import check_counts
 
     for cell in cells:
         check_counts(metrics, {cell.name: cell.num_samples}, len(reference) if reference is not None else None)
@@ -160,7 +160,7 @@ def open_source(plan: Plan, cell: Cell) -> Source:
 
 
 def _score(plan: Plan, sources: Mapping[str, Source]) -> Mapping[tuple[str, str], Scored]:
-    from evalkit.evaluate import score_sources
+    from evalkit.scoring import score_sources
 
     return score_sources(
         sources,

@@ -195,7 +195,7 @@ def denoise(
     takes = inspect.signature(scheduler.step).parameters
     extra: dict[str, Any] = {"generator": list(generators)} if "generator" in takes else {}
     extra |= {"eta": eta} if eta is not None else {}
-    if classes is None and (total := unet.config.get("num_class_embeds")):
+    if classes is None and (total := getattr(unet.config, "num_class_embeds", None)):
         # Asked for no class: a random one each, from the sample's own generator.
         classes = [int(torch.randint(total, (1,), generator=generator)) for generator in generators]
     labels = None if classes is None else torch.tensor(classes, device=unet.device)

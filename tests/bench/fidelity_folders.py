@@ -46,11 +46,11 @@ def by_torch_fidelity(generated: Path, reference: Path, weights: Path) -> dict[s
 
 
 def by_evalkit(generated: Path, reference: Path, weights: Path, store: Path) -> dict[str, float]:
-    from evalkit.evaluate import score_sources
     from evalkit.extractors.inception import Inception
     from evalkit.metrics.frechet import FrechetDistance
     from evalkit.metrics.inception_score import InceptionScore
     from evalkit.samples import FolderImages, Store
+    from evalkit.scoring import score_sources
 
     results = score_sources(
         {"generated": FolderImages.open(generated, prompts=None)},

@@ -172,9 +172,9 @@ def colour(grey: Tensor, ink: Tensor, background: Tensor) -> Tensor:
     return torch.lerp(back, front, grey)
 
 
-def coloured_batch(digits: Digits, size: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def coloured_batch(digits: Digits, size: int, shift: int = 2) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Random coloured digits: images [B,3,32,32] in [-1,1] and digit, ink, background, int64 [B] each."""
-    grey, label = digits.batch(size)
+    grey, label = digits.batch(size, shift)
     ink, background = random_colours(size, grey.device)
     return colour(grey, ink, background), label, ink, background
 

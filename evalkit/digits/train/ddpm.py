@@ -21,6 +21,7 @@ BATCH = 32
 CLASSES = 10 * len(COLOURS) * (len(COLOURS) - 1)
 RATE = 1.5e-3
 SNR_LIMIT = 5.0
+SHAPING = (250, 750)  # the steps where a digit takes its shape: they get half of the batch to themselves
 
 
 def build() -> UNet2DModel:
@@ -117,10 +118,11 @@ def train(options: Options) -> None:
     budget = Budget(options, "ddpm")
     more = True
     while more:
-        images, digit, ink, background = coloured_batch(digits, BATCH)
+        images, digit, ink, background = coloured_batch(digits, BATCH, shift=0)
         clean, labels = images.contiguous(memory_format=torch.channels_last), join(digit, ink, background)
         noise = torch.randn_like(clean)
         times = torch.randint(1000, (BATCH,), device=device)
+        times[BATCH // 2 :] = torch.randint(*SHAPING, (BATCH - BATCH // 2,), device=device)
         target = scheduler.get_velocity(clean, noise, times)
         guess = net(scheduler.add_noise(clean, noise, times), times, class_labels=labels).sample
         errors = F.mse_loss(guess, target, reduction="none").mean(dim=(1, 2, 3))  # [B]

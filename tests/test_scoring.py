@@ -13,11 +13,11 @@ import pytest
 from fakes import Folders, MatrixExtractor, MemorySource, random_images
 
 from evalkit.errors import ConfigError
-from evalkit.evaluate import _Merger, check_counts, column_label, needed_extractors, score_sources
 from evalkit.metric import Batch, Metric, Rows, SampleMetric, Score
 from evalkit.metrics.clip_score import ClipScore
 from evalkit.metrics.frechet import FrechetDistance
 from evalkit.metrics.inception_score import InceptionScore
+from evalkit.scoring import _Merger, check_counts, column_label, needed_extractors, score_sources
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -247,7 +247,7 @@ import sys
 sys.path.insert(0, {tests!r})
 from pathlib import Path
 from fakes import Folders, MatrixExtractor, MemorySource, random_images
-from evalkit.evaluate import score_sources
+from evalkit.scoring import score_sources
 from evalkit.metrics.frechet import FrechetDistance
 from evalkit.metrics.inception_score import InceptionScore
 metrics = {{"fid": ({{}}, FrechetDistance("matrix/flat")), "is": ({{}}, InceptionScore("matrix/soft", splits=4))}}
