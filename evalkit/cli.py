@@ -25,8 +25,6 @@ def main() -> None:
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises its errors instead of printing them, so that we can say more
     try:
         _run()
-    except EvalkitError as error:
-        _fail(str(error), error.exit_code)
     except (HydraException, OmegaConfBaseException) as error:
         explained = explain(error, _overrides(), _config_dir())
         _fail(str(explained), explained.exit_code)
@@ -35,12 +33,19 @@ def main() -> None:
         _fail(
             f"stopped. All finished shards are kept; the same command goes on from there: {command}", EXIT_INTERRUPTED
         )
-    except OSError as error:  # a full disk, a store that cannot be read: the system's own words and the file's name
-        _fail(f"{error.strerror or error}: {error.filename or ''}".rstrip(": "), EXIT_ERROR)
 
 
 @hydra.main(version_base="1.3", config_path=f"pkg://{CONFIG_MODULE}", config_name="eval")
 def _run(config: DictConfig) -> None:
+    try:  # here, not in main: Hydra would print its own words first
+        _evaluate(config)
+    except EvalkitError as error:
+        _fail(str(error), error.exit_code)
+    except OSError as error:  # a full disk, a store that cannot be read: the system's own words and the file's name
+        _fail(f"{error.strerror or error}: {error.filename or ''}".rstrip(": "), EXIT_ERROR)
+
+
+def _evaluate(config: DictConfig) -> None:
     hydra_config = HydraConfig.get()
     choices = OmegaConf.to_container(hydra_config.runtime.choices)
     run_config = resolve(config, choices)  # type: ignore[arg-type]

@@ -205,7 +205,7 @@ def _options(group: str, entries: Mapping[str, Any], choices: Mapping[str, Any])
         elif option is None:
             continue
         elif name in group_options(group) and not re.search(rf"\b{re.escape(name)}\b", chosen):
-            log.info("%s.%s is set but not chosen: left out", group, name)
+            log.debug("%s.%s is set but not chosen: left out", group, name)
         else:
             known = nearest(name, group_options(group))
             raise ConfigError(f"{group}.{name} has no _target_, so there is nothing to build. {known}")

@@ -9,7 +9,12 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 # The embedded models, few and small: what a test of the whole way needs.
-SMALL = ("model=[digits_dcgan,digits_ldm]", "sampler=[dpmpp_2m]", "sampler.dpmpp_2m.num_inference_steps=2")
+SMALL = (
+    "model=[digits_dcgan,digits_ldm]",
+    "sampler=[dpmpp_2m]",
+    "sampler.dpmpp_2m.num_inference_steps=2",
+    "model.digits_ldm.guidance_scale=4",
+)
 
 
 def environment(**more: str) -> dict[str, str]:

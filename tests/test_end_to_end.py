@@ -81,9 +81,9 @@ def test_a_second_run_makes_nothing_and_needs_no_torch(first_run: Path) -> None:
 
 
 def test_dry_run_makes_nothing(first_run: Path, tmp_path: Path) -> None:
-    done = evalkit(*SMALL, "num_samples=8", "dry_run=true", cwd=tmp_path)
+    done = evalkit(*SMALL, "num_samples=16", "dry_run=true", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    assert "16 samples to make" in done.stdout
+    assert "32 samples to make" in done.stdout
     assert not list(tmp_path.iterdir())
     done = evalkit(*SMALL, "num_samples=300", "dry_run=true", f"store={first_run / 'runs'}", cwd=tmp_path)
     assert "0 samples to make" in done.stdout
@@ -207,6 +207,7 @@ def test_bad_input_is_one_clear_line(overrides: tuple[str, ...], message: str, c
     assert last.startswith("evalkit: ")
     assert message in last
     assert "Traceback" not in done.stderr
+    assert "Error executing job" not in done.stderr  # Hydra's own words
     assert not (tmp_path / "runs" / "samples").exists()
 
 
@@ -216,10 +217,13 @@ def test_a_broken_image_is_named_and_can_be_skipped(folders: Path, tmp_path: Pat
     for file in sorted((folders / "a").iterdir())[:12]:
         (mine / file.name).write_bytes(file.read_bytes())
     (mine / "005.png").write_bytes((mine / "005.png").read_bytes()[:200])
-    (mine / "notes.png").write_text("not an image")
     done = evalkit(*FOLDER, f"model.folder.path={mine}", cwd=tmp_path)
     assert done.returncode == EXIT_ERROR
     assert "005.png" in done.stderr.strip().splitlines()[-1]
+    (mine / "notes.png").write_text("not an image")
+    done = evalkit(*FOLDER, f"model.folder.path={mine}", cwd=tmp_path)
+    assert done.returncode == EXIT_ERROR
+    assert "notes.png: not an image" in done.stderr.strip().splitlines()[-1]
     done = evalkit(*FOLDER, f"model.folder.path={mine}", "model.folder.on_error=skip", "name=skipped", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     data = results(tmp_path / "runs" / "skipped")
