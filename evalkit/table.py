@@ -173,7 +173,8 @@ class ResultTable:
         for name in dict.fromkeys(name for row in rows for name in row.settings):
             short = _SHORT.get(name, name.rpartition(".")[2])
             add(short, [row.settings.get(name) for row in rows], name == "num_inference_steps")
-        add("prompts", [row.prompts for row in rows if row.prompts] and [row.prompts or MISSING for row in rows])
+        if len({row.prompts for row in rows if row.prompts}) > 1:
+            add("prompts", [row.prompts for row in rows])
         add("seed", [row.seed for row in rows])
         add("N", [max(r.n for r in self.rows if r.cell == cell) for cell in self.cells], True)
         return heads, lines
