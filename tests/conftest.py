@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import os
-
-# Two workers with two threads each spin against one another: four times as slow on 2 cores. Before torch is imported.
-os.environ.setdefault("OMP_NUM_THREADS", "1")
-
-import os
 from pathlib import Path
 
 import pytest
+
+# Two workers with two threads each spin against one another: four times as slow on 2 cores. Before torch is imported.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
 @pytest.fixture(scope="session")
