@@ -142,7 +142,10 @@ def make_cells(config: RunConfig) -> list[Cell]:
     if config.num_samples is not None and config.num_samples < 1:
         raise ConfigError(f"num_samples={config.num_samples}: give a number >= 1")
     prompt_sets = {
-        variant.name + "".join(f"-{_slug(k, v)}" for k, v in variant.swept.items()): (variant, build(variant.option))
+        variant.name + "".join(f"-{_slug(k, v)}" for k, v in variant.swept.items()): (
+            variant,
+            build(variant.option, f"prompts.{name}"),
+        )
         for name, option in config.prompts.items()
         for variant in expand(name, option)
     }

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-# Two workers with two threads each spin against one another: four times as slow on 2 cores. Before torch is imported.
+# Two workers with two threads each spin against one another on 2 cores. Set before torch is imported.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
