@@ -7,7 +7,7 @@ merge with `+`, so that batches, shards and workers need no init/update/reset/sy
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeVar
 
@@ -86,8 +86,10 @@ class Score:
         value: the score, or none where it does not apply (`note` says why).
         stderr: standard error of `value`, or none where the method gives none.
         n: number of generated samples behind it.
-        influence: per-sample influence values, for paired differences.
+        influence: one value a sample, the score's linear part up to a constant: of a mean the samples' own values, of a
+            Frechet distance how far each sample moves it. Differences of cells with common seeds are taken on them.
         details: further figures of the same computation (the spread of IS over its splits, ...).
+        nearest: (sample, training sample, distance), the most suspicious first: what a memorisation metric shows.
         note: why there is no value, or what a reader must know.
     """
 
@@ -96,14 +98,16 @@ class Score:
     stderr: float | None = None
     influence: tuple[float, ...] | None = None
     details: Mapping[str, float] = field(default_factory=dict)
+    nearest: tuple[tuple[int, int, float], ...] = ()
     note: str | None = None
 
 
 class Metric(ABC):
-    """What all metrics share. Subclass `SampleMetric` or `ReferenceMetric`, not this."""
+    """What all metrics share. Subclass `SampleMetric`, `ReferenceMetric` or `PairMetric`, not this."""
 
     title: ClassVar[str]
     better: ClassVar[Better]
+    per_sample: ClassVar[bool] = False  # whether `influence` holds values of the single samples that mean something
     needs: tuple[str, ...] = ()  # feature addresses: "<extractor>/<layer>"
     min_samples: int = 2  # a smaller set is refused before any work is done
     needs_prompts: bool = False  # no score, and a note, for samples that were not asked for by text
@@ -112,22 +116,76 @@ class Metric(ABC):
         """The estimator and its constants, as they stand in the protocol (JSON values)."""
         return {}
 
-    @abstractmethod
-    def observe(self, batch: Batch) -> Any:
-        """The state (`Sums` or `Rows`) of one batch."""
-
 
 class SampleMetric(Metric):
     """A metric of the generated samples alone."""
+
+    @abstractmethod
+    def observe(self, batch: Batch) -> Any:
+        """The state (`Sums` or `Rows`) of one batch."""
 
     @abstractmethod
     def score(self, *, generated: Any) -> Score: ...
 
 
 class ReferenceMetric(Metric):
-    """A metric of generated samples against reference samples."""
+    """A metric of generated samples against other samples: the reference, the training set, or both.
 
+    `score` and `influence` take the states by the sides' names: `score(*, generated, reference)`, say.
+    """
+
+    sides: ClassVar[tuple[str, ...]] = ("reference",)  # of "reference" and "training"
     min_reference: int = 2
 
     @abstractmethod
-    def score(self, *, generated: Any, reference: Any) -> Score: ...
+    def observe(self, batch: Batch) -> Any:
+        """The state (`Sums` or `Rows`) of one batch, of the generated samples or of another side."""
+
+    @abstractmethod
+    def score(self, *args: Any, **states: Any) -> Score:
+        """Keyword-only: `generated` and the sides."""
+
+    def influence(self, *args: Any, **states: Any) -> Callable[[Batch], Tensor] | str | None:
+        """How much each sample moves the score, for metrics whose states are sums.
+
+        It takes what `score` takes. The function it returns is called with the generated samples' batches, in order,
+        on their stored features, and gives f64 [B]; the standard error is std / sqrt(N).
+
+        Returns:
+            The function; or the reason why there is no standard error; or none, where `score` sees to it.
+        """
+        return None
+
+    def from_moments(self, *, mean: Tensor, cov: Tensor, n: int | None) -> Any:
+        """The reference's state from published statistics; metrics that need the samples leave this as it is.
+
+        Args:
+            mean: f64 [D].
+            cov: f64 [D,D].
+            n: number of samples behind them, or none where the file does not say.
+        """
+        raise NotImplementedError
+
+
+Pairing = Literal["baseline", "prompt", "any"]
+
+
+class PairMetric(Metric):
+    """The mean over pairs of images of a distance, or of a likeness; its author writes `distance` alone.
+
+    Attributes:
+        pairs: "baseline": each sample with the baseline cell's of the same prompt and seed. "prompt": two samples of
+            one prompt (of no prompt at all, where the model takes none). "any": two samples of the set. Pairs within
+            a set are disjoint and seeded, so that they are independent.
+        max_pairs: of pairs within a set: as many at most.
+        seed: of the drawing of pairs within a set.
+    """
+
+    per_sample = True
+    pairs: Pairing = "baseline"
+    max_pairs: int | None = None
+    seed: int = 2020
+
+    @abstractmethod
+    def distance(self, first: Batch, second: Batch) -> Tensor:
+        """Of each pair, f64 [B]. Both batches hold the images, of one size, and the features that `needs` names."""

@@ -20,6 +20,7 @@ from evalkit.digits.train.common import Budget, Digits, Ema, Options, coloured_b
 BATCH = 32
 CLASSES = 10 * len(COLOURS) * (len(COLOURS) - 1)
 RATE = 1.5e-3
+RESUME_RATE = 8e-4  # gentler: what was learnt is refined, not shaken
 SNR_LIMIT = 5.0
 SHAPING = (250, 750)  # the steps where a digit takes its shape: they get half of the batch to themselves
 
@@ -52,6 +53,17 @@ class Factors(nn.Module):
         digit, ink, background = split(labels)
         total: Tensor = self.digit(digit) + self.ink(ink) + self.background(background)
         return total
+
+    @classmethod
+    def fit(cls, table: Tensor) -> Factors:
+        """The embeddings whose sums come nearest to a table of all classes, float [560,width]."""
+        factors = cls(table.shape[1])
+        parts = zip(split(torch.arange(CLASSES)), (10, len(COLOURS), len(COLOURS)), strict=True)
+        design = torch.cat([F.one_hot(part, n) for part, n in parts], dim=1).float()  # [560,26], of rank 24
+        found = torch.linalg.lstsq(design, table.float(), driver="gelsd").solution  # [26,width]
+        for embedding, rows in zip(factors.children(), found.split([10, len(COLOURS), len(COLOURS)]), strict=True):
+            embedding.load_state_dict({"weight": rows})
+        return factors
 
     @torch.no_grad()
     def table(self) -> Tensor:
@@ -106,11 +118,13 @@ def train(options: Options) -> None:
     torch.manual_seed(options.seed)
     digits, folder, device = Digits(options), options.out / "ddpm", options.device
     net = UNet2DModel.from_pretrained(folder / "unet", torch_dtype=torch.float32) if options.resume else build()
-    if not options.resume:  # a resumed training goes on with the table of all classes
-        net.class_embedding = Factors(net.class_embedding.embedding_dim)
+    net.class_embedding = (
+        Factors.fit(net.class_embedding.weight) if options.resume else Factors(net.class_embedding.embedding_dim)
+    )
     net = net.to(device, memory_format=torch.channels_last).train()
     ema = Ema(net, 0.998)
-    optimiser = torch.optim.AdamW(net.parameters(), lr=RATE, betas=(0.9, 0.99), weight_decay=0.01)
+    rate = RESUME_RATE if options.resume else RATE
+    optimiser = torch.optim.AdamW(net.parameters(), lr=rate, betas=(0.9, 0.99), weight_decay=0.01)
     scheduler = build_scheduler()
     kept = scheduler.alphas_cumprod.to(device)  # [1000]
     snr = kept / (1.0 - kept)
@@ -127,7 +141,7 @@ def train(options: Options) -> None:
         guess = net(scheduler.add_noise(clean, noise, times), times, class_labels=labels).sample
         errors = F.mse_loss(guess, target, reduction="none").mean(dim=(1, 2, 3))  # [B]
         loss = (weights[times] * errors).mean()
-        set_rate(optimiser, RATE, budget)
+        set_rate(optimiser, rate, budget)
         descend(loss, optimiser, 1.0)
         ema.update(net)
         more = budget.tick(loss=loss, plain=errors.mean())
