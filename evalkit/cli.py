@@ -15,7 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from evalkit.config import CONFIG_MODULE, explain, register, resolve
-from evalkit.errors import EXIT_ERROR, EXIT_INTERRUPTED, EvalkitError
+from evalkit.errors import EXIT_DONE, EXIT_ERROR, EXIT_INTERRUPTED, EvalkitError
 
 
 def main() -> None:
@@ -49,15 +49,19 @@ def _evaluate(config: DictConfig) -> None:
     hydra_config = HydraConfig.get()
     choices = OmegaConf.to_container(hydra_config.runtime.choices)
     run_config = resolve(config, choices)  # type: ignore[arg-type]
-    from evalkit import pipeline
+    if run_config.selfcheck:
+        from evalkit.selfcheck import print_selfcheck
+
+        sys.exit(EXIT_DONE if print_selfcheck(run_config.device) else EXIT_ERROR)
+    from evalkit import pipeline, results
 
     plan = pipeline.make_plan(run_config)
     if run_config.dry_run:
-        pipeline.print_plan(plan)
+        results.print_plan(plan)
         return
     overrides = [str(override) for override in hydra_config.overrides.task]
     command = shlex.join(["python", "run_eval.py", *overrides])
-    pipeline.print_results(plan, pipeline.run(plan, command=command))
+    results.print_results(plan, pipeline.run(plan, command=command))
 
 
 def _overrides() -> list[str]:

@@ -30,7 +30,8 @@ from evalkit.errors import ConfigError, EvalkitError, nearest
 log = logging.getLogger(__name__)
 
 CONFIG_MODULE = "evalkit.configs"
-GROUPS = ("model", "sampler", "prompts", "metric", "reference", "extractor", "engine")
+GROUPS = ("model", "sampler", "prompts", "metric", "reference", "training", "extractor", "engine")
+FOLDERS = {"training": "reference"}  # groups whose options are another group's
 
 
 @dataclass
@@ -46,8 +47,13 @@ class RunConfig:
         seed: the cells' seed, or `{sweep: [0, 1]}`.
         device: auto, cpu, cuda or mps.
         dry_run: print the cells, what is there and what is to make; make nothing.
+        selfcheck: compute golden values on this machine and device, print them, and do nothing else.
         exclude: cells to leave out: mappings such as `{sampler: ddim, guidance_scale: [1, 8]}`, all parts must match.
         contact_sheet: samples on each cell's contact sheet; 0: none.
+        baseline: the cell that all others are compared with: its name, or a mapping such as `{sampler: ddim}` that
+            picks one; none: each metric's best.
+        add_results: results.json files of earlier runs, whose cells stand in the table as well.
+        training: what the models were trained on, for metrics of memorisation (`reference@training=folder`).
         model, sampler, prompts, metric, reference, extractor, engine: the chosen options by name.
     """
 
@@ -59,13 +65,17 @@ class RunConfig:
     seed: Any = 0
     device: str = "auto"
     dry_run: bool = False
+    selfcheck: bool = False
     exclude: list[Any] = field(default_factory=list)
     contact_sheet: int = 40
+    baseline: Any = None
+    add_results: list[str] = field(default_factory=list)
     model: dict[str, Any] = field(default_factory=dict)
     sampler: dict[str, Any] = field(default_factory=dict)
     prompts: dict[str, Any] = field(default_factory=dict)
     metric: dict[str, Any] = field(default_factory=dict)
     reference: dict[str, Any] = field(default_factory=dict)
+    training: dict[str, Any] = field(default_factory=dict)
     extractor: dict[str, Any] = field(default_factory=dict)
     engine: dict[str, Any] = field(default_factory=dict)
 
@@ -122,7 +132,7 @@ def group_options(group: str, config_dir: str | None = None) -> list[str]:
     with _hydra():
         loader = GlobalHydra.instance().config_loader()
         loader.compute_defaults_list("eval", searchpath, RunMode.RUN)  # lets the search path take effect
-        return sorted(loader.get_group_options(group))
+        return sorted(loader.get_group_options(FOLDERS.get(group, group)))
 
 
 def explain(error: Exception, overrides: Sequence[str], config_dir: str | None = None) -> ConfigError:
@@ -197,7 +207,8 @@ def resolve(config: DictConfig, choices: Mapping[str, Any] | None = None) -> Run
 
 
 def _options(group: str, entries: Mapping[str, Any], choices: Mapping[str, Any]) -> dict[str, Any]:
-    chosen = str(choices.get(group, ""))
+    choice = f"{FOLDERS[group]}@{group}" if group in FOLDERS else group
+    chosen = str(choices.get(choice, ""))
     kept: dict[str, Any] = {}
     for name, option in entries.items():
         if isinstance(option, Mapping) and "_target_" in option:

@@ -152,6 +152,8 @@ class FeaturePass:
         if layer in self.extractors[name].text_layers:
             texts = unique_prompts(source.prompts)
             folder, rows = f"prompts-{sha256_json(texts)[:20]}", len(texts)
+        elif layer in self.extractors[name].joint_layers:
+            folder, rows = f"joint-{sha256_json([source.digest, list(source.prompts)])[:20]}", len(source)
         else:
             folder, rows = source.digest[:20], len(source)
         return Column(self.root / folder / self._ids[name] / layer, rows)
@@ -184,6 +186,22 @@ class FeaturePass:
         extractor.load(self.device)
         return extractor
 
+    def extract(
+        self, source: ImageSource, images: Sequence[NDArray[np.uint8]], addresses: Sequence[str]
+    ) -> dict[str, Tensor]:
+        """Features of some images that are not stored: by address, f32 [B,D]."""
+        import torch
+
+        wanted: dict[str, list[str]] = {}
+        for address in addresses:
+            name, layer = parse(address, self.extractors, "a metric of pairs")
+            wanted.setdefault(name, []).append(layer)
+        found: dict[str, Tensor] = {}
+        for name, layers in wanted.items():
+            for layer, values in _run(self._load(name), source, images, [], layers).items():
+                found[f"{name}/{layer}"] = torch.from_numpy(values)
+        return found
+
     def _compute_texts(
         self, source: ImageSource, name: str, layer: str, column: Column, lacking: Sequence[range]
     ) -> None:
@@ -206,13 +224,33 @@ class FeaturePass:
             for block in _blocks(chunk):
                 images = next(blocks)
                 for name, columns in wanted.items():
-                    for layer, value in _run(self.extractors[name], source, images, [], list(columns)).items():
+                    for layer, value in self._run_block(name, source, block, images, list(columns)).items():
                         parts.setdefault((name, layer), []).append(value)
                 done += len(block)
                 if self.progress is not None:
                     self.progress(source.name, done, total)
             for (name, layer), values in parts.items():
                 wanted[name][layer].save(chunk, np.concatenate(values))
+
+    def _run_block(
+        self,
+        name: str,
+        source: ImageSource,
+        block: range,
+        images: Sequence[NDArray[np.uint8]],
+        layers: Sequence[str],
+    ) -> dict[str, NDArray[np.float32]]:
+        """One extractor's layers of a block; those that take prompts as well are asked for in a call of their own."""
+        extractor = self.extractors[name]
+        joint = [layer for layer in layers if layer in extractor.joint_layers]
+        alone = [layer for layer in layers if layer not in joint]
+        found = _run(extractor, source, images, [], alone) if alone else {}
+        if joint:
+            prompts = [text for i in block if (text := source.prompts[i]) is not None]
+            if len(prompts) < len(block):
+                raise DataError(f"{source.name}: samples {block.start} to {block.stop - 1} do not all have a prompt")
+            found |= _run(extractor, source, images, prompts, joint)
+        return found
 
     def batches(self, source: ImageSource, addresses: Sequence[str], *, images: bool = False) -> Iterator[Batch]:
         """The stored features in index order, after `compute`; with the images themselves where asked for."""

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from evalkit.config import RunConfig, build, locate
-from evalkit.errors import ConfigError
+from evalkit.errors import ConfigError, nearest
 from evalkit.models.base import ExistingImages, Model
 from evalkit.paths import sha256_json
 
@@ -159,7 +159,7 @@ def make_cells(config: RunConfig) -> list[Cell]:
             for variant in expand(name, option)
             for cell in _model_cells(_build_model(variant), samplers, prompt_sets, seeds, config)
         ]
-        kept = [cell for cell in found if not _excluded(cell, config.exclude)]
+        kept = [cell for cell in found if not any(matches(cell, rule, "exclude") for rule in config.exclude)]
         if len(kept) < len(found):
             excluded += len(found) - len(kept)
             log.debug("%s: %d of %d cells are excluded by `exclude`", name, len(found) - len(kept), len(found))
@@ -253,18 +253,37 @@ def _default_num_samples(prompt_set: Any, prompt_sets: Mapping[str, tuple[_Varia
     return max((len(p) for _, p in prompt_sets.values()), default=DEFAULT_NUM_SAMPLES)
 
 
-def _excluded(cell: Cell, rules: Sequence[Any]) -> bool:
+def matches(cell: Cell, rule: Any, where: str) -> bool:
+    """Whether all parts of a rule such as `{sampler: ddim, guidance_scale: [1, 8]}` hold for a cell.
+
+    Raises:
+        ConfigError: the rule is not a mapping.
+    """
     known = {"model": cell.model, "sampler": cell.sampler, "prompts": cell.prompts, "seed": cell.seed, **cell.settings}
-    for rule in rules:
-        if not isinstance(rule, Mapping) or not rule:
-            raise ConfigError(f"exclude: {rule!r} is not a mapping such as {{sampler: ddim, guidance_scale: [1, 8]}}")
-        matches = [
-            key in known and known[key] in (value if isinstance(value, list) else [value])
-            for key, value in rule.items()
-        ]
-        if all(matches):
-            return True
-    return False
+    if not isinstance(rule, Mapping) or not rule:
+        raise ConfigError(f"{where}: {rule!r} is not a mapping such as {{sampler: ddim, guidance_scale: [1, 8]}}")
+    return all(
+        key in known and known[key] in (value if isinstance(value, list) else [value]) for key, value in rule.items()
+    )
+
+
+def find_baseline(cells: Sequence[Cell], wanted: Any) -> str | None:
+    """The name of the cell that a run's `baseline` picks, none where none is asked for.
+
+    Raises:
+        ConfigError: no cell, or several, are meant.
+    """
+    if wanted is None:
+        return None
+    if isinstance(wanted, str):
+        found = [cell.name for cell in cells if cell.name == wanted]
+        if not found:
+            raise ConfigError(f"baseline={wanted}: no such cell. {nearest(wanted, [cell.name for cell in cells])}")
+        return found[0]
+    found = [cell.name for cell in cells if matches(cell, wanted, "baseline")]
+    if len(found) != 1:
+        raise ConfigError(f"baseline={wanted} picks {len(found)} cells ({', '.join(found[:4])}): it must pick one")
+    return found[0]
 
 
 def _slug(key: str, value: Any) -> str:

@@ -1,4 +1,4 @@
-"""What generated samples are compared with: a folder of images, the embedded digits, or nothing."""
+"""What generated samples are compared with: a folder of images, the embedded digits, statistics, or nothing."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from evalkit.errors import ConfigError, nearest
 from evalkit.paths import resolve_path
 
 if TYPE_CHECKING:
+    from evalkit.moments import Moments
     from evalkit.readers import ArrayImages, FolderImages, Source
 
 ON_ERROR = ("refuse", "skip")
@@ -25,8 +26,13 @@ class Reference(ABC):
         """Raises ConfigError, in one line, where the images are not there. Cheap; before any work."""
 
     @abstractmethod
-    def open(self, *, cache: Path | None = None) -> Source | None:
-        """The images, none for `NoReference`. Raises ConfigError as `check` does, DataError for a broken image."""
+    def open(self, *, cache: Path | None = None) -> Source | Moments | None:
+        """The images; their statistics for `StatsReference`; none for `NoReference`.
+
+        Raises:
+            ConfigError: as `check`.
+            DataError: an image, or the file of statistics, is broken.
+        """
 
 
 class FolderReference(Reference):
@@ -106,6 +112,25 @@ class DigitsReference(Reference):
         images, captions = reference_images()  # u8 [N,3,32,32]
         pixels = np.ascontiguousarray(images.transpose(0, 2, 3, 1))  # NCHW -> NHWC
         return ArrayImages("the digits reference", pixels, tuple(caption.text for caption in captions))
+
+
+class StatsReference(Reference):
+    """Published statistics, mean and covariance, of the reference's features: for Frechet distances alone.
+
+    Args:
+        path: an .npz of pytorch-fid, clean-fid, EDM (`mu`, `sigma`), ADM (`mu_s`, `sigma_s` as well) or evalkit.
+    """
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.path = resolve_path(path)
+
+    def check(self) -> None:
+        self.open()
+
+    def open(self, *, cache: Path | None = None) -> Moments:
+        from evalkit.moments import read_moments
+
+        return read_moments(self.path)
 
 
 class NoReference(Reference):

@@ -1,27 +1,28 @@
 """Sources x metrics -> scores with their protocols, through the score cache and the feature store.
 
 A score is cached under the digest of all that it depends on: the metric's option and source file, the images, prompts
-and reference, the extractors' identities. Where all scores are cached, no torch is imported.
+and what they are compared with, the extractors' identities. Where all scores are cached, no torch is imported.
 """
 
 from __future__ import annotations
 
-import inspect
-import json
-import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
-from evalkit.errors import ConfigError, StoreError
+from evalkit.errors import ConfigError
 from evalkit.extractors.base import Extractor
 from evalkit.features import FeaturePass, ImageSource, Progress, extractor_id, parse
-from evalkit.metric import Metric, ReferenceMetric, SampleMetric, Score
-from evalkit.paths import sha256_file, sha256_json, write_json
+from evalkit.metric import Batch, Metric, PairMetric, ReferenceMetric, SampleMetric, Score
+from evalkit.moments import Moments
+from evalkit.paths import sha256_json
+from evalkit.protocol import Side, check_counts, code_digest, column_label, make_protocol, select_moments
+from evalkit.score_cache import ScoreCache, finite
 
-CACHE_SCHEMA = 1
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 class Folders(Protocol):
@@ -52,78 +53,15 @@ class Scored:
     cached: bool = False
 
 
-def check_counts(metrics: Mapping[str, Metric], counts: Mapping[str, int], reference: int | None) -> None:
-    """Refuses sets that are too small for a metric, before any work.
-
-    Args:
-        metrics: by name.
-        counts: number of samples of each set, by name.
-        reference: number of reference images, or none.
-
-    Raises:
-        ConfigError: names the metric, the set, both numbers and how to mend it; or a missing reference.
-    """
-    for name, metric in metrics.items():
-        for cell, count in counts.items():
-            if count < metric.min_samples:
-                raise ConfigError(
-                    f"metric '{name}' needs at least {metric.min_samples} samples, but {cell} has {count}: "
-                    f"raise num_samples, or leave '{name}' out of metric=[...]"
-                )
-        if not isinstance(metric, ReferenceMetric):
-            continue
-        if reference is None:
-            raise ConfigError(
-                f"metric '{name}' compares with reference images, but there are none: give "
-                f"reference=folder reference.folder.path=DIR, or leave '{name}' out of metric=[...]"
-            )
-        if reference < metric.min_reference:
-            raise ConfigError(
-                f"metric '{name}' needs at least {metric.min_reference} reference images, but there are {reference}"
-            )
-
-
-def column_label(metric: Metric, extractors: Mapping[str, Extractor]) -> str:
-    """The metric's title; with the extractor's label where it is not the one that the bare title stands for.
-
-    The bare title needs the addresses that the metric has by default, and the published weights behind them.
-    """
-    usual = [p.default for p in inspect.signature(type(metric)).parameters.values()]
-    tags = []
-    for address in metric.needs:
-        name, _, layer = address.partition("/")
-        extractor = extractors[name]
-        if not extractor.canonical():
-            tags.append(extractor.label())
-        elif address not in usual:
-            tags.append(f"{extractor.label()}/{layer}")
-    return f"{metric.title} [{', '.join(dict.fromkeys(tags))}]" if tags else metric.title
-
-
-def make_protocol(
-    metric: Metric, extractors: Mapping[str, Extractor], n: int, reference: ImageSource | None
-) -> dict[str, Any]:
-    """All that must agree for scores to be compared. A metric whose numbers change raises its class's `revision`."""
-    kind = type(metric)
-    return {
-        "metric": f"{kind.__module__}.{kind.__qualname__}",
-        "revision": getattr(kind, "revision", 1),
-        "constants": metric.constants(),
-        "features": {address: extractors[address.partition("/")[0]].identity() for address in metric.needs},
-        "n": n,
-        "reference": {"digest": reference.digest, "n": len(reference)}
-        if isinstance(metric, ReferenceMetric) and reference is not None
-        else None,
-    }
-
-
 def score_sources(
     sources: Mapping[str, ImageSource],
     *,
     metrics: Mapping[str, tuple[Mapping[str, Any], Metric]],
     extractors: Mapping[str, Extractor],
-    reference: ImageSource | None,
+    reference: Side | None,
     store: Folders,
+    training: Side | None = None,
+    baseline: str | None = None,
     device: str = "auto",
     progress: Progress | None = None,
 ) -> dict[tuple[str, str], Scored]:
@@ -133,8 +71,10 @@ def score_sources(
         sources: sets of images by name (cells).
         metrics: by name: the plain YAML option, and the metric built from it.
         extractors: by name; those that the metrics' addresses name must be there.
-        reference: the reference images; needed where a metric compares with them.
+        reference: the reference images, or their published statistics; needed where a metric compares with them.
         store: where features and scores are kept.
+        training: the images that the models were trained on, for metrics of memorisation.
+        baseline: the name of the source that metrics of pairs compare with.
         device: auto, cpu, cuda or mps.
         progress: called as progress(source name, images done, images to do) while features are computed; none: a bar on
             the terminal.
@@ -150,11 +90,14 @@ def score_sources(
     for name, metric in built.items():
         for address in metric.needs:
             parse(address, extractors, f"metric '{name}'")
-    check_counts(
-        built, {name: len(s) for name, s in sources.items()}, len(reference) if reference is not None else None
-    )
+    sides = {"reference": reference, "training": training}
+    check_counts(built, {name: len(s) for name, s in sources.items()}, sides)
+    if baseline is not None and baseline not in sources:
+        raise ConfigError(f"baseline: there is no '{baseline}' among {', '.join(sources)}")
     with _shown(progress) as shown:
-        run = _Run(metrics, FeaturePass(store.features, extractors, device, shown), reference, store.scores)
+        features = FeaturePass(store.features, extractors, device, shown)
+        base = sources[baseline] if baseline is not None else None
+        run = _Run(metrics, features, sides, base, ScoreCache(store.scores))
         results: dict[tuple[str, str], Scored] = {}
         for cell, source in sources.items():
             for name, scored in run.score(source).items():
@@ -163,20 +106,22 @@ def score_sources(
 
 
 class _Run:
-    """One call of `score_sources`: keeps the reference's states from source to source."""
+    """One call of `score_sources`: keeps the states of the sides from source to source."""
 
     def __init__(
         self,
         metrics: Mapping[str, tuple[Mapping[str, Any], Metric]],
         features: FeaturePass,
-        reference: ImageSource | None,
-        scores: Path,
+        sides: Mapping[str, Side | None],
+        baseline: ImageSource | None,
+        cache: ScoreCache,
     ) -> None:
         self.metrics = metrics
         self.features = features
-        self.reference = reference
-        self.scores = scores
-        self._reference_states: dict[str, Any] = {}
+        self.sides = sides
+        self.baseline = baseline
+        self.cache = cache
+        self._side_states: dict[tuple[str, str], Any] = {}  # (side, metric) -> state
         self._labels = {name: column_label(metric, features.extractors) for name, (_, metric) in metrics.items()}
 
     def score(self, source: ImageSource) -> dict[str, Scored]:
@@ -184,15 +129,14 @@ class _Run:
         scored: dict[str, Scored] = {}
         keys: dict[str, dict[str, Any]] = {}
         for name, (option, metric) in self.metrics.items():
-            protocol = make_protocol(metric, self.features.extractors, len(source), self.reference)
+            protocol = make_protocol(metric, self.features.extractors, len(source), self.sides, self.baseline)
             scored[name] = Scored(Score(None, len(source)), protocol, sha256_json(protocol)[:10], self._labels[name])
             keys[name] = self._key(option, metric, source, protocol)
-        found = {name: self._find(key) for name, key in keys.items()}
+        found = {name: self.cache.find(key) for name, key in keys.items()}
         pending = {name: self.metrics[name][1] for name in keys if found[name] is None}
         for name, score in self._compute(source, pending).items():
             found[name] = score
-            if score.value is not None:
-                self._keep(keys[name], score)
+            self.cache.keep(keys[name], score)
         return {
             name: replace(item, score=found[name] or item.score, cached=name not in pending)
             for name, item in scored.items()
@@ -204,7 +148,6 @@ class _Run:
         """All that a score depends on, as JSON."""
         names = dict.fromkeys(address.partition("/")[0] for address in metric.needs)
         return {
-            "schema": CACHE_SCHEMA,
             "option": dict(option),
             "code": code_digest(metric),
             "protocol": protocol,
@@ -212,27 +155,6 @@ class _Run:
             "source": source.digest,
             "prompts": sha256_json(list(source.prompts)),
         }
-
-    def _file(self, key: Mapping[str, Any]) -> Path:
-        return self.scores / f"{sha256_json(key)[:32]}.json"
-
-    def _find(self, key: Mapping[str, Any]) -> Score | None:
-        """The cached score; none where there is none, or its file is broken."""
-        try:
-            entry = json.loads(self._file(key).read_text("utf-8"))
-            if entry["key"] != json.loads(json.dumps(key)):
-                return None
-            values = entry["score"]
-            influence = values.pop("influence")
-            return Score(**values, influence=tuple(influence) if influence is not None else None)
-        except (OSError, ValueError, KeyError, TypeError):
-            return None
-
-    def _keep(self, key: Mapping[str, Any], score: Score) -> None:
-        try:
-            write_json(self._file(key), {"key": key, "score": asdict(score)})
-        except OSError as error:
-            raise StoreError(f"cannot write scores to {self.scores}: {error.strerror or error}") from error
 
     def _compute(self, source: ImageSource, metrics: Mapping[str, Metric]) -> dict[str, Score]:
         scores: dict[str, Score] = {}
@@ -242,32 +164,92 @@ class _Run:
                 note = f"{'the' if absent == len(source) else f'{absent} of {len(source)}'} samples have no prompt"
                 scores[name] = Score(None, len(source), note=note)
         applying = {name: metric for name, metric in metrics.items() if name not in scores}
-        if not applying:
-            return scores
-        self._observe_reference({n: m for n, m in applying.items() if isinstance(m, ReferenceMetric)})
-        states = self._observe(source, applying)
-        for name, metric in applying.items():
-            scores[name] = _finite(self._score(name, metric, states[name]))
-            cut = self.features.text_warnings(source, metric.needs).get("prompt_truncated", 0)
-            if cut:
-                note = f"{cut} different prompts are longer than the text encoder takes; they were cut, end token kept"
-                scores[name] = replace(scores[name], note="; ".join(filter(None, (scores[name].note, note))))
-        return scores
+        pairs = {name: metric for name, metric in applying.items() if isinstance(metric, PairMetric)}
+        if pairs:
+            from evalkit.pairs import score_pairs
 
-    def _score(self, name: str, metric: Metric, state: Any) -> Score:
-        if isinstance(metric, ReferenceMetric):
-            return metric.score(generated=state, reference=self._reference_states[name])
-        assert isinstance(metric, SampleMetric), f"{type(metric)} is neither a SampleMetric nor a ReferenceMetric"
-        return metric.score(generated=state)
+            scores |= score_pairs(pairs, source, self.baseline, self.features)
+        scores |= self._score_states(source, {n: m for n, m in applying.items() if n not in pairs})
+        return {name: self._warn(source, metrics[name], finite(score)) for name, score in scores.items()}
 
-    def _observe_reference(self, metrics: Mapping[str, Metric]) -> None:
-        """The reference's states, each computed once a run."""
-        wanting = {name: metric for name, metric in metrics.items() if name not in self._reference_states}
-        if wanting:
-            assert self.reference is not None  # check_counts has seen to it
-            self._reference_states |= self._observe(self.reference, wanting)
+    def _warn(self, source: ImageSource, metric: Metric, score: Score) -> Score:
+        """The score, with a note on prompts that the text encoder cut."""
+        if score.value is None:
+            return score
+        cut = self.features.text_warnings(source, metric.needs).get("prompt_truncated", 0)
+        if not cut:
+            return score
+        note = f"{cut} different prompts are longer than the text encoder takes; they were cut, end token kept"
+        return replace(score, note="; ".join(filter(None, (score.note, note))))
 
-    def _observe(self, source: ImageSource, metrics: Mapping[str, Metric]) -> dict[str, Any]:
+    def _score_states(self, source: ImageSource, metrics: Mapping[str, Metric]) -> dict[str, Score]:
+        """The metrics that merge states: one pass over the features, and a second one where influences are wanted."""
+        if not metrics:
+            return {}
+        self._observe_sides(metrics)
+        states = self._observe(source, metrics)
+        scores: dict[str, Score] = {}
+        influences: dict[str, Callable[[Batch], Tensor]] = {}
+        for name, metric in metrics.items():
+            if isinstance(metric, ReferenceMetric):
+                given = {"generated": states.pop(name), **{s: self._side_states[s, name] for s in metric.sides}}
+                scores[name] = metric.score(**given)
+                influence = metric.influence(**given)
+                if isinstance(influence, str):
+                    scores[name] = replace(scores[name], note="; ".join(filter(None, (scores[name].note, influence))))
+                elif influence is not None:
+                    influences[name] = influence
+            else:
+                assert isinstance(metric, SampleMetric), f"{type(metric)} is of no known kind"
+                scores[name] = metric.score(generated=states.pop(name))
+        return scores | self._influenced(source, scores, influences)
+
+    def _influenced(
+        self, source: ImageSource, scores: Mapping[str, Score], influences: Mapping[str, Callable[[Batch], Tensor]]
+    ) -> dict[str, Score]:
+        """Standard errors from per-sample influences, on the stored features (the images are not read again)."""
+        import torch
+
+        if not influences:
+            return {}
+        addresses = [address for name in influences for address in self.metrics[name][1].needs]
+        parts: dict[str, list[Tensor]] = {name: [] for name in influences}
+        for batch in self.features.batches(source, addresses):
+            for name, influence in influences.items():
+                parts[name].append(influence(batch))
+        found: dict[str, Score] = {}
+        for name, values in parts.items():
+            each = torch.cat(values)  # f64 [N]
+            stderr = float(each.std(correction=1)) / len(each) ** 0.5
+            found[name] = replace(scores[name], stderr=stderr, influence=tuple(each.tolist()))
+        return found
+
+    def _observe_sides(self, metrics: Mapping[str, Metric]) -> None:
+        """The states of the reference and of the training set, each computed once a run."""
+        for side, given in self.sides.items():
+            wanting = {
+                name: metric
+                for name, metric in metrics.items()
+                if isinstance(metric, ReferenceMetric)
+                and side in metric.sides
+                and (side, name) not in self._side_states
+            }
+            if not wanting:
+                continue
+            assert given is not None  # check_counts has seen to it
+            if isinstance(given, Moments):
+                states = {name: self._from_moments(metric, given) for name, metric in wanting.items()}
+            else:
+                states = self._observe(given, wanting)
+            self._side_states |= {(side, name): state for name, state in states.items()}
+
+    def _from_moments(self, metric: ReferenceMetric, given: Moments) -> Any:
+        import torch
+
+        chosen = select_moments(given, metric, self.features.extractors)
+        return metric.from_moments(mean=torch.from_numpy(chosen.mean), cov=torch.from_numpy(chosen.cov), n=chosen.n)
+
+    def _observe(self, source: ImageSource, metrics: Mapping[str, Any]) -> dict[str, Any]:
         """The metrics' states of a whole source: its features are read once, in index order."""
         addresses = [address for metric in metrics.values() for address in metric.needs]
         self.features.compute(source, addresses)
@@ -299,26 +281,6 @@ class _Merger:
         return state
 
 
-def _finite(score: Score) -> Score:
-    """A score that is not a finite number has no value, and is never cached as one."""
-    if score.value is None or math.isfinite(score.value):
-        return score
-    return Score(None, score.n, note=f"the computation gave {score.value}")
-
-
-def code_digest(metric: Metric) -> str:
-    """Digest of the source files of the metric's class and of those it derives from: an edited metric counts as new."""
-    digests = []
-    for kind in type(metric).__mro__:
-        if kind.__module__ in ("builtins", "abc", "typing"):
-            continue
-        try:
-            digests.append(sha256_file(Path(inspect.getfile(kind))))
-        except (OSError, TypeError):  # a class of an interactive session has no file
-            digests.append(kind.__qualname__)
-    return sha256_json(digests)
-
-
 @contextmanager
 def _shown(progress: Progress | None) -> Iterator[Progress]:
     """The given callback; or a bar a source on the terminal (a log line where there is none)."""
@@ -342,8 +304,3 @@ def _shown(progress: Progress | None) -> Iterator[Progress]:
                 bars = None
 
         yield show
-
-
-def needed_extractors(metrics: Sequence[Metric]) -> list[str]:
-    """Names of the extractors that some metrics need, in order of first need."""
-    return list(dict.fromkeys(address.partition("/")[0] for metric in metrics for address in metric.needs))

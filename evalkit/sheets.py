@@ -67,6 +67,32 @@ def write_overview(sources: Mapping[str, Any], path: Path, *, columns: int = 12)
     return True
 
 
+def write_pairs(
+    source: Any, training: Any, pairs: Sequence[tuple[int, int, float]], path: Path, *, title: str, columns: int = 10
+) -> bool:
+    """Writes samples, each above its nearest training image and their distance, as one PNG; as `write_sheet` does."""
+    shown = pairs[: 3 * columns]
+    mark = sha256_json([source.digest, training.digest, title, [list(pair) for pair in shown], VERSION])
+    if not shown or _mark_of(path) == mark:
+        return False
+    from PIL import Image, ImageDraw
+
+    tiles = [tuple(_tile(s.read(range(i, i + 1))[0]) for s, i in ((source, a), (training, b))) for a, b, _ in shown]
+    side = max(max(tile.size) for pair in tiles for tile in pair)
+    columns, head, line = min(columns, len(shown)), 30, 2 * side + 24
+    rows = -(-len(shown) // columns)
+    sheet = Image.new("RGB", (max(columns * (side + GAP) + GAP, 480), head + rows * line + GAP), PAPER)
+    draw = ImageDraw.Draw(sheet)
+    draw.text((GAP + 2, 8), f"{title}: samples above, nearest training images below", fill=INK, font=_font(12))
+    for i, ((above, below), (_, _, distance)) in enumerate(zip(tiles, shown, strict=True)):
+        x, y = GAP + (i % columns) * (side + GAP), head + (i // columns) * line
+        sheet.paste(above, (x, y))
+        sheet.paste(below, (x, y + side + 1))
+        draw.text((x, y + 2 * side + 4), f"{distance:.3g}", fill=MUTED, font=_font(10))
+    _save(sheet, path, mark)
+    return True
+
+
 def _captions(sources: Sequence[Any], columns: int) -> list[str]:
     """The prompts above the overview's columns, where the cells that have prompts agree on them."""
     heads = {tuple(source.prompts[:columns]) for source in sources if any(source.prompts[:columns])}

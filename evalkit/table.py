@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
@@ -13,11 +10,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from evalkit.errors import DataError
-from evalkit.paths import write_json, write_text
 
 if TYPE_CHECKING:
     import pandas
-    import rich.table
 
 SCHEMA = 1
 MISSING = "–"
@@ -57,26 +52,40 @@ class Row:
 
 
 @dataclass(frozen=True)
+class Comparison:
+    """A cell's score less a baseline's, under one protocol.
+
+    Attributes:
+        metric, cell, baseline: what is compared with what.
+        difference: the cell's value less the baseline's.
+        stderr: of the difference; none where a score has none.
+        paired: whether both were made from the same prompts and seeds and compared sample by sample.
+        low, high: 95 % confidence interval.
+        p, p_holm: two-sided; corrected for the number of cells that the metric compares.
+        verdict: "better" or "worse" where p_holm <= 0.05, else "not distinguishable"; "" without a standard error.
+    """
+
+    metric: str
+    cell: str
+    baseline: str
+    difference: float
+    stderr: float | None
+    paired: bool
+    low: float | None
+    high: float | None
+    p: float | None
+    p_holm: float | None
+    verdict: str
+
+
+@dataclass(frozen=True)
 class Column:
-    """A metric's column of the wide table: its title, and its row by cell."""
+    """A metric's column of the wide table: its title, its row by cell, and the cells that count as best."""
 
     metric: str
     title: str
     rows: Mapping[str, Row]
-
-    @cached_property
-    def best(self) -> set[str]:
-        """The cells with the best value among those of the same protocol (where at least two share it)."""
-        groups: dict[str, list[Row]] = {}
-        for row in self.rows.values():
-            if row.value is not None and math.isfinite(row.value):
-                groups.setdefault(row.protocol_hash, []).append(row)
-        best: set[str] = set()
-        for rows in groups.values():
-            values = [row.value for row in rows if row.value is not None]
-            extreme = min(values) if rows[0].better == "lower" else max(values)
-            best |= {row.cell for row in rows if row.value == extreme and len(rows) > 1}
-        return best
+    best: frozenset[str] = frozenset()
 
     @cached_property
     def odd(self) -> set[str]:
@@ -96,11 +105,15 @@ class ResultTable:
         run: how it was made (name, command, versions, device, timings; JSON values).
         rows: one a cell and metric, in the order of the grid and of the metrics.
         notes: what a reader must know of the run as a whole (blanked images, truncated prompts, ...).
+        comparisons: every cell with the baseline, or with each metric's best cell.
+        best: by metric, the best cells: those that are not significantly worse than the best of the same protocol.
     """
 
     run: Mapping[str, Any]
     rows: Sequence[Row]
     notes: Sequence[str] = ()
+    comparisons: Sequence[Comparison] = ()
+    best: Mapping[str, Sequence[str]] = field(default_factory=dict)
     schema: int = SCHEMA
 
     @cached_property
@@ -113,7 +126,12 @@ class ResultTable:
         for row in self.rows:
             by_metric.setdefault(row.metric, []).append(row)
         return [
-            Column(metric, f"{rows[0].label} {ARROW[rows[0].better]}", {row.cell: row for row in rows})
+            Column(
+                metric,
+                f"{rows[0].label} {ARROW[rows[0].better]}",
+                {row.cell: row for row in rows},
+                frozenset(self.best.get(metric, ())),
+            )
             for metric, rows in by_metric.items()
         ]
 
@@ -123,6 +141,8 @@ class ResultTable:
             "run": dict(self.run),
             "notes": list(self.notes),
             "rows": [asdict(row) for row in self.rows],
+            "comparisons": [asdict(comparison) for comparison in self.comparisons],
+            "best": {metric: list(cells) for metric, cells in self.best.items()},
         }
 
     @classmethod
@@ -137,7 +157,13 @@ class ResultTable:
             schema = data["schema"]
             if schema != SCHEMA:
                 raise DataError(f"{path}: schema {schema} is not known here (known: {SCHEMA}); use a matching evalkit")
-            return cls(data["run"], tuple(Row(**row) for row in data["rows"]), tuple(data.get("notes", ())))
+            return cls(
+                data["run"],
+                tuple(Row(**row) for row in data["rows"]),
+                tuple(data.get("notes", ())),
+                tuple(Comparison(**comparison) for comparison in data.get("comparisons", ())),
+                data.get("best", {}),
+            )
         except FileNotFoundError as error:
             raise DataError(f"{path}: no such file") from error
         except (ValueError, KeyError, TypeError) as error:
@@ -185,7 +211,7 @@ class ResultTable:
         for column in self.columns:
             common = next((r for c, r in column.rows.items() if r.value is not None and c not in column.odd), None)
             for cell in sorted(column.odd):
-                differs = _difference(column.rows[cell].protocol, common.protocol if common else {})
+                differs = protocol_difference(column.rows[cell].protocol, common.protocol if common else {})
                 lines.append(f"† {column.title[:-2]} of {cell} is not comparable with the others: {differs}.")
             said: dict[tuple[str, str], list[str]] = {}
             for cell, row in column.rows.items():
@@ -203,17 +229,7 @@ def _setting(value: Any) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
-def format_value(value: float | None, stderr: float | None = None) -> str:
-    """A value in about four significant digits, with its standard error where there is one."""
-    if value is None or not math.isfinite(value):
-        return MISSING
-    size = max(abs(value), 1e-12)
-    digits = 0 if size >= 1000 else 1 if size >= 100 else 2 if size >= 1 else 3 if size >= 0.1 else 4
-    text = f"{value:.{digits}f}"
-    return text if stderr is None else f"{text} ± {stderr:.{digits}f}"
-
-
-def _difference(a: Mapping[str, Any], b: Mapping[str, Any]) -> str:
+def protocol_difference(a: Mapping[str, Any], b: Mapping[str, Any]) -> str:
     """What differs between two protocols, in one line."""
     flat_a, flat_b = dict(_flat(a)), dict(_flat(b))
     names = [name for name in dict.fromkeys([*flat_a, *flat_b]) if flat_a.get(name) != flat_b.get(name)]
@@ -228,114 +244,3 @@ def _flat(node: Any, path: str = "") -> Iterable[tuple[str, Any]]:
             yield from _flat(value, f"{path}.{key}" if path else str(key))
     else:
         yield path, node
-
-
-def _lines(table: ResultTable, mark: tuple[str, str]) -> list[list[str]]:
-    """The wide table's lines as text; best values stand between the two marks, values that stand apart get a dagger."""
-    _, leading = table.grid
-    lines = []
-    for cell, lead in zip(table.cells, leading, strict=True):
-        line = list(lead)
-        for column in table.columns:
-            row = column.rows.get(cell)
-            text = format_value(row.value, row.stderr) if row else MISSING
-            if cell in column.best:
-                text = f"{mark[0]}{text}{mark[1]}"
-            line.append(text + (" †" if cell in column.odd else ""))
-        lines.append(line)
-    return lines
-
-
-def to_markdown(table: ResultTable) -> str:
-    """The wide table as GitHub Markdown; the best value of each column is bold."""
-    heads, _ = table.grid
-    titles = [*heads, *(column.title for column in table.columns)]
-    rule = ["---"] * len(heads) + ["---:"] * len(table.columns)
-    lines = [titles, rule, *_lines(table, ("**", "**"))]
-    text = "\n".join(
-        "| " + " | ".join(cell.replace("|", "\\|").replace("\n", " ") for cell in row) + " |" for row in lines
-    )
-    notes = "".join(f"\n\n{note}" for note in table.footnotes())
-    return f"{text}{notes}\n"
-
-
-def to_csv(table: ResultTable) -> str:
-    """The wide table as CSV, with full precision, standard errors and protocol hashes."""
-    heads, leading = table.grid
-    out = io.StringIO()
-    writer = csv.writer(out, lineterminator="\n")
-    metric_heads = [h for c in table.columns for h in (c.metric, f"{c.metric}.stderr", f"{c.metric}.protocol")]
-    writer.writerow(["cell", *heads, *metric_heads])
-    for cell, lead in zip(table.cells, leading, strict=True):
-        line: list[Any] = [cell, *("" if value == MISSING else value for value in lead)]
-        for column in table.columns:
-            row = column.rows.get(cell)
-            line += [row.value, row.stderr, row.protocol_hash] if row else [None, None, None]
-        writer.writerow(line)
-    return out.getvalue()
-
-
-_TEX = {"\\": r"\textbackslash{}", "_": r"\_", "%": r"\%", "&": r"\&", "#": r"\#", "$": r"\$", "{": r"\{", "}": r"\}"}
-_TEX |= {"~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "↓": r"$\downarrow$", "↑": r"$\uparrow$"}
-_TEX |= {"±": r"$\pm$", "†": r"$^\dagger$", "–": "--"}
-
-
-def _tex(text: str) -> str:
-    return "".join(_TEX.get(char, char) for char in text)
-
-
-def to_latex(table: ResultTable) -> str:
-    """The wide table for LaTeX with booktabs; the best value of each column is bold."""
-    heads, _ = table.grid
-    titles = " & ".join(_tex(t) for t in [*heads, *(column.title for column in table.columns)])
-    body = [
-        " & ".join(_tex(cell).replace("\x01", r"\textbf{").replace("\x02", "}") for cell in line) + r" \\"
-        for line in _lines(table, ("\x01", "\x02"))
-    ]
-    spec = "l" * len(heads) + "r" * len(table.columns)
-    notes = "".join(f"% {note}\n" for note in table.footnotes())
-    return "\n".join(
-        [
-            "% \\usepackage{booktabs}",
-            rf"\begin{{tabular}}{{{spec}}}",
-            r"\toprule",
-            titles + r" \\",
-            r"\midrule",
-            *body,
-            r"\bottomrule",
-            r"\end{tabular}",
-            notes,
-        ]
-    )
-
-
-def to_rich(table: ResultTable) -> rich.table.Table:
-    """The wide table for the terminal; the best value of each column is bold green."""
-    from rich.table import Table
-    from rich.text import Text
-
-    heads, _ = table.grid
-    view = Table(title=str(table.run.get("name", "")), title_justify="left", header_style="bold", show_lines=False)
-    for head in heads:
-        view.add_column(head, overflow="fold")
-    for column in table.columns:
-        view.add_column(Text(column.title), justify="right", overflow="fold")  # Text: "[digits]" is no markup
-    previous = None
-    for line in _lines(table, ("\x01", "\x02")):
-        if previous is not None and line[0] != previous:
-            view.add_section()
-        previous = line[0]
-        texts = [
-            Text(cell.replace("\x01", "").replace("\x02", ""), style="bold green" if "\x01" in cell else "")
-            for cell in line
-        ]
-        view.add_row(*texts)
-    return view
-
-
-def write(table: ResultTable, out: Path) -> None:
-    """Writes results.json, table.md, table.csv and table.tex into `out`, each whole or not at all."""
-    write_text(out / "table.md", to_markdown(table))
-    write_text(out / "table.csv", to_csv(table))
-    write_text(out / "table.tex", to_latex(table))
-    write_json(out / "results.json", table.to_json())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -244,3 +245,33 @@ def test_file_names_sort(tmp_path: Path) -> None:
 def test_batch_size_limits() -> None:
     with pytest.raises(ConfigError, match=r"extractor\.matrix\.batch_size=65: must be 1 to 64"):
         MatrixExtractor(batch_size=65)
+
+
+class JointExtractor(MatrixExtractor):
+    """Layer `both` (1): the length of an image's prompt times its first pixel."""
+
+    joint_layers = frozenset({"both"})
+
+    @property
+    def layers(self) -> dict[str, int | None]:
+        return {**super().layers, "both": 1}
+
+    def __call__(self, images: Any, prompts: Any, layers: Any) -> Any:
+        import torch
+
+        if layers != ["both"]:
+            return super().__call__(images, prompts, layers)
+        assert len(images) == len(prompts)
+        return {"both": torch.tensor([[len(p) * float(i[0, 0, 0])] for i, p in zip(images, prompts, strict=True)])}
+
+
+def test_layers_of_image_and_prompt_belong_to_both(tmp_path: Path) -> None:
+    images = random_images(70)
+    for words in (["a", "bb", "ccc", "dddd", "eeeee"], ["", "x", "yy", "zzz", "wwww"]):
+        source = MemorySource(images, words * 14)
+        features = FeaturePass(tmp_path, {"joint": JointExtractor("joint")}, "cpu")
+        features.compute(source, ["joint/both", "joint/flat"])
+        expected = [len(word) * float(image[0, 0, 0]) for image, word in zip(images, words * 14, strict=True)]
+        assert collect(features, source, "joint/both")[:, 0].tolist() == expected
+    with pytest.raises(DataError, match="do not all have a prompt"):
+        FeaturePass(tmp_path, {"joint": JointExtractor("joint")}).compute(MemorySource(images), ["joint/both"])

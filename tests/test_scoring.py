@@ -17,7 +17,8 @@ from evalkit.metric import Batch, Metric, Rows, SampleMetric, Score
 from evalkit.metrics.clip_score import ClipScore
 from evalkit.metrics.frechet import FrechetDistance
 from evalkit.metrics.inception_score import InceptionScore
-from evalkit.scoring import _Merger, check_counts, column_label, needed_extractors, score_sources
+from evalkit.protocol import check_counts, column_label
+from evalkit.scoring import _Merger, score_sources
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -197,9 +198,9 @@ def test_too_few_samples_are_refused_before_any_work(tmp_path: Path) -> None:
     assert not source.reads
     assert not extractor.loaded
     with pytest.raises(ConfigError, match="'is' needs at least 10 samples, but x has 9"):
-        check_counts({"is": InceptionScore()}, {"x": 9}, None)
+        check_counts({"is": InceptionScore()}, {"x": 9}, {})
     with pytest.raises(ConfigError, match="at least 2 reference images, but there are 1"):
-        check_counts({"fid": FrechetDistance()}, {"x": 9}, 1)
+        check_counts({"fid": FrechetDistance()}, {"x": 9}, {"reference": MemorySource(random_images(1))})
 
 
 def test_a_missing_reference_is_refused(tmp_path: Path) -> None:
@@ -236,10 +237,6 @@ def test_states_merge_as_a_balanced_tree() -> None:
             merger.add([i])
         assert merger.total() == list(range(n))
         assert len(merger._parts) == n.bit_count()
-
-
-def test_needed_extractors() -> None:
-    assert needed_extractors([ClipScore(), FrechetDistance(), InceptionScore()]) == ["clip_vit_b32", "inception"]
 
 
 CACHED_RUN = """

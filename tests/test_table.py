@@ -8,9 +8,10 @@ from typing import Any
 
 import pytest
 
-from evalkit import table as tables
+from evalkit import render
+from evalkit.compare import compare
 from evalkit.errors import DataError
-from evalkit.table import ResultTable, Row
+from evalkit.table import MISSING, ResultTable, Row
 
 
 def row(cell: str, metric: str = "fid", value: float | None = 1.0, **more: Any) -> Row:
@@ -35,7 +36,8 @@ def row(cell: str, metric: str = "fid", value: float | None = 1.0, **more: Any) 
 
 
 def make(*rows: Row) -> ResultTable:
-    return ResultTable(run={"name": "test"}, rows=rows)
+    comparisons, best = compare(rows, baseline=None, influences={}, pairing={})
+    return ResultTable(run={"name": "test"}, rows=rows, comparisons=comparisons, best=best)
 
 
 def test_best_follows_the_metrics_direction() -> None:
@@ -46,7 +48,7 @@ def test_best_follows_the_metrics_direction() -> None:
         row("b", "is", 2.0, better="higher"),
     )
     assert [column.best for column in table.columns] == [{"b"}, {"a"}]
-    assert "**2.00**" in tables.to_markdown(table)
+    assert "**2.00**" in render.to_markdown(table)
 
 
 def test_ties_are_all_best_and_a_single_cell_is_not() -> None:
@@ -61,14 +63,14 @@ def test_protocols_are_never_ranked_together() -> None:
     assert column.odd == {"c"}
     notes = table.footnotes()
     assert any("c is not comparable" in note and "n is 50, not 100" in note for note in notes)
-    assert "1.00 †" in tables.to_markdown(table)
+    assert "1.00 †" in render.to_markdown(table)
 
 
 @pytest.mark.parametrize("value", [None, float("nan"), float("inf")])
 def test_a_missing_value_is_never_best(value: float | None) -> None:
     table = make(row("a", value=value, note="no prompts"), row("b", value=5.0), row("c", value=6.0))
     assert table.columns[0].best == {"b"}
-    assert tables.MISSING in tables.to_markdown(table)
+    assert MISSING in render.to_markdown(table)
 
 
 def test_a_missing_value_says_why() -> None:
@@ -78,7 +80,7 @@ def test_a_missing_value_says_why() -> None:
 
 def test_results_json_reads_back_equal(tmp_path: Path) -> None:
     table = make(row("a", stderr=0.25, details={"std": 0.5}, settings={"guidance_scale": 4.0}), row("b", value=None))
-    tables.write(table, tmp_path)
+    render.write(table, tmp_path)
     again = ResultTable.load(tmp_path / "results.json")
     assert again == ResultTable(run=table.run, rows=tuple(table.rows), notes=())
     data = json.loads((tmp_path / "results.json").read_text())
@@ -98,14 +100,14 @@ def test_a_wrong_results_json_is_refused(tmp_path: Path, text: str) -> None:
 
 def test_csv_keeps_full_precision_and_one_line_a_cell() -> None:
     table = make(row("a", value=1 / 3, stderr=0.1), row("b", value=2.0))
-    lines = list(csv.DictReader(io.StringIO(tables.to_csv(table))))
+    lines = list(csv.DictReader(io.StringIO(render.to_csv(table))))
     assert [line["cell"] for line in lines] == ["a", "b"]
     assert float(lines[0]["fid"]) == 1 / 3
     assert float(lines[0]["fid.stderr"]) == 0.1
 
 
 def test_latex_escapes_and_marks() -> None:
-    text = tables.to_latex(make(row("my_model", value=1.0, label="FID [a_b]"), row("b", value=2.0)))
+    text = render.to_latex(make(row("my_model", value=1.0, label="FID [a_b]"), row("b", value=2.0)))
     assert r"my\_model" in text
     assert r"FID [a\_b] $\downarrow$" in text
     assert r"\textbf{1.00}" in text
@@ -136,4 +138,4 @@ def test_the_frame_is_tidy() -> None:
     ],
 )
 def test_values_have_about_four_digits(value: float | None, stderr: float | None, text: str) -> None:
-    assert tables.format_value(value, stderr) == text
+    assert render.format_value(value, stderr) == text

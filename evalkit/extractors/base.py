@@ -22,7 +22,10 @@ DECODER = "uint8 RGB as decoded by the sample reader"
 
 
 class Extractor(ABC):
-    """A network of features. Layers in `text_layers` come from the prompts, all others from the images.
+    """A network of features.
+
+    Layers in `text_layers` come from the prompts alone, those in `joint_layers` from each image with its prompt, all
+    others from the images alone.
 
     `batch_size` is the extractor's own and constant: features never depend on the run's batch size, and a resumed
     pass forms the same batches as an uninterrupted one, so that it gives the same bits.
@@ -31,9 +34,13 @@ class Extractor(ABC):
         name: how the extractor is called in labels ("inception").
         batch_size: images in one forward pass, 1 to 64.
         text_layers: the layers that need prompts.
+        joint_layers: the layers that need images and prompts, one prompt an image. They are asked for in calls of
+            their own: `images` and `prompts` of equal length B. Their features belong to the images and the prompts
+            both, so that they are found by the two digests together.
     """
 
     text_layers: frozenset[str] = frozenset()
+    joint_layers: frozenset[str] = frozenset()
 
     def __init__(self, name: str, batch_size: int) -> None:
         if not 1 <= batch_size <= MAX_BATCH:
@@ -81,7 +88,8 @@ class Extractor(ABC):
 
         Args:
             images: each u8 [H,W,3], of any sizes; empty where only text layers are asked for.
-            prompts: texts for the text layers; empty where only image layers are asked for.
+            prompts: texts for the text layers; empty where only image layers are asked for. For joint layers the
+                prompt of each image.
             layers: which layers.
 
         Returns:

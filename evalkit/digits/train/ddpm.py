@@ -22,6 +22,8 @@ CLASSES = 10 * len(COLOURS) * (len(COLOURS) - 1)
 RATE = 1.5e-3
 RESUME_RATE = 8e-4  # gentler: what was learnt is refined, not shaken
 SNR_LIMIT = 5.0
+TYPICAL = 0.5  # share of the digits that it learns from: see `keep_typical`
+NEIGHBOURS = 10
 SHAPING = (250, 750)  # the steps where a digit takes its shape: they get half of the batch to themselves
 
 
@@ -85,6 +87,23 @@ def join(digit: Tensor, ink: Tensor, background: Tensor) -> Tensor:
     return (digit * colours + ink) * (colours - 1) + background - (background > ink).long()
 
 
+def keep_typical(digits: Digits) -> None:
+    """Leaves the digits that lie densest among those of their class (mean pixel distance to the 10 nearest).
+
+    A net of this size learns the whole spread of handwriting only so far: trained on all digits, 15 % of its samples
+    are between two shapes. It gives up diversity for clear digits, as truncation does for a GAN.
+    """
+    kept = []
+    for label in range(10):
+        index = torch.nonzero(digits.labels == label)[:, 0]
+        pixels = F.avg_pool2d(digits.grey[index], 2).flatten(1)  # [n,324]
+        nearest = torch.cdist(pixels, pixels).topk(NEIGHBOURS + 1, largest=False).values  # [n,11], itself first
+        order = nearest.mean(1).argsort()
+        kept.append(index[order[: int(TYPICAL * len(index))]])
+    rows = torch.cat(kept)
+    digits.grey, digits.labels = digits.grey[rows], digits.labels[rows]
+
+
 def build_scheduler() -> DDPMScheduler:
     """Linear betas, v prediction, trailing steps for the samplers made from this config.
 
@@ -117,6 +136,7 @@ def train(options: Options) -> None:
     """Write ``ddpm``; the loss weight (min(SNR, 5) + 1) / (SNR + 1) keeps the almost clean steps from dominating."""
     torch.manual_seed(options.seed)
     digits, folder, device = Digits(options), options.out / "ddpm", options.device
+    keep_typical(digits)
     net = UNet2DModel.from_pretrained(folder / "unet", torch_dtype=torch.float32) if options.resume else build()
     net.class_embedding = (
         Factors.fit(net.class_embedding.weight) if options.resume else Factors(net.class_embedding.embedding_dim)

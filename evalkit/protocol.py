@@ -1,0 +1,143 @@
+"""What a score rests on: its protocol, the label that a reader sees, and the checks that come before any work."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from evalkit.errors import ConfigError
+from evalkit.extractors.base import Extractor
+from evalkit.features import ImageSource
+from evalkit.metric import Metric, PairMetric, ReferenceMetric
+from evalkit.moments import Moments, moments_for
+from evalkit.paths import sha256_file, sha256_json
+
+Side = ImageSource | Moments  # what samples are compared with: images, or published statistics
+
+_GIVE = {
+    "reference": "reference=folder reference.folder.path=DIR",
+    "training": "reference@training=folder training.folder.path=DIR",
+}
+
+
+def check_counts(metrics: Mapping[str, Metric], counts: Mapping[str, int], sides: Mapping[str, Side | None]) -> None:
+    """Refuses sets that are too small for a metric, and sides that are missing, before any work.
+
+    Args:
+        metrics: by name.
+        counts: number of samples of each set, by name.
+        sides: "reference" and "training": what the samples are compared with, or none.
+
+    Raises:
+        ConfigError: names the metric, the set, both numbers and how to mend it; or a missing side.
+    """
+    for name, metric in metrics.items():
+        for cell, count in counts.items():
+            if count < metric.min_samples:
+                raise ConfigError(
+                    f"metric '{name}' needs at least {metric.min_samples} samples, but {cell} has {count}: "
+                    f"raise num_samples, or leave '{name}' out of metric=[...]"
+                )
+        if isinstance(metric, ReferenceMetric):
+            for side in metric.sides:
+                _check_side(name, metric, side, sides.get(side))
+
+
+def _check_side(name: str, metric: ReferenceMetric, side: str, given: Side | None) -> None:
+    if given is None:
+        raise ConfigError(
+            f"metric '{name}' compares with {side} images, but there are none: give {_GIVE[side]}, "
+            f"or leave '{name}' out of metric=[...]"
+        )
+    if isinstance(given, Moments):
+        if type(metric).from_moments is ReferenceMetric.from_moments:
+            raise ConfigError(
+                f"metric '{name}' needs the {side} images themselves, but {given.name} holds statistics (mean and "
+                f"covariance) alone: give {_GIVE[side]}, or leave '{name}' out of metric=[...]"
+            )
+    elif len(given) < metric.min_reference:
+        raise ConfigError(
+            f"metric '{name}' needs at least {metric.min_reference} {side} images, but there are {len(given)}"
+        )
+
+
+def check_moments(
+    metrics: Mapping[str, Metric], extractors: Mapping[str, Extractor], sides: Mapping[str, Side | None]
+) -> None:
+    """Refuses published statistics that are not of the layer and extractor that a metric uses (ConfigError)."""
+    for metric in metrics.values():
+        for side in metric.sides if isinstance(metric, ReferenceMetric) else ():
+            given = sides.get(side)
+            if isinstance(given, Moments):
+                select_moments(given, metric, extractors)
+
+
+def select_moments(given: Moments, metric: Metric, extractors: Mapping[str, Extractor]) -> Moments:
+    """The pair of moments that belongs to a metric's features, checked to be of the extractor in use."""
+    address = metric.needs[0]
+    name, _, layer = address.partition("/")
+    return moments_for(given, address, extractors[name].identity(), extractors[name].layers[layer])
+
+
+def column_label(metric: Metric, extractors: Mapping[str, Extractor]) -> str:
+    """The metric's title; with the extractor's label where it is not the one that the bare title stands for.
+
+    The bare title needs the addresses that the metric has by default, and the published weights behind them.
+    """
+    usual = [p.default for p in inspect.signature(type(metric)).parameters.values()]
+    tags = []
+    for address in metric.needs:
+        name, _, layer = address.partition("/")
+        extractor = extractors[name]
+        if not extractor.canonical():
+            tags.append(extractor.label())
+        elif address not in usual:
+            tags.append(f"{extractor.label()}/{layer}")
+    return f"{metric.title} [{', '.join(dict.fromkeys(tags))}]" if tags else metric.title
+
+
+def make_protocol(
+    metric: Metric,
+    extractors: Mapping[str, Extractor],
+    n: int,
+    sides: Mapping[str, Side | None],
+    baseline: ImageSource | None = None,
+) -> dict[str, Any]:
+    """All that must agree for scores to be compared. A metric whose numbers change raises its class's `revision`."""
+    kind = type(metric)
+    protocol: dict[str, Any] = {
+        "metric": f"{kind.__module__}.{kind.__qualname__}",
+        "revision": getattr(kind, "revision", 1),
+        "constants": metric.constants(),
+        "features": {address: extractors[address.partition("/")[0]].identity() for address in metric.needs},
+        "n": n,
+        "reference": None,
+    }
+    if isinstance(metric, ReferenceMetric):
+        protocol |= {side: _describe(given) for side in metric.sides if (given := sides.get(side)) is not None}
+    if isinstance(metric, PairMetric):
+        within = {"max_pairs": metric.max_pairs, "seed": metric.seed}
+        protocol["pairs"] = {"of": metric.pairs, **({} if metric.pairs == "baseline" else within)}
+        if metric.pairs == "baseline" and baseline is not None:
+            protocol["baseline"] = _describe(baseline)
+    return protocol
+
+
+def _describe(given: Side) -> dict[str, Any]:
+    n = given.n if isinstance(given, Moments) else len(given)
+    return {"digest": given.digest, "n": n} | ({"statistics": True} if isinstance(given, Moments) else {})
+
+
+def code_digest(metric: Metric) -> str:
+    """Digest of the source files of the metric's class and of those it derives from: an edited metric counts as new."""
+    digests = []
+    for kind in type(metric).__mro__:
+        if kind.__module__ in ("builtins", "abc", "typing"):
+            continue
+        try:
+            digests.append(sha256_file(Path(inspect.getfile(kind))))
+        except (OSError, TypeError):  # a class of an interactive session has no file
+            digests.append(kind.__qualname__)
+    return sha256_json(digests)

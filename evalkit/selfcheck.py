@@ -1,0 +1,175 @@
+"""`selfcheck=true`: golden values on this machine and device, as a table of expected, got and tolerance.
+
+Each value is computed the way a run computes it: metrics and extractors built from their YAML, images read, features
+extracted on the device. The images are the embedded digits, so nothing is downloaded. Where a golden value is not a
+published one, an independent implementation gave it (`tests/test_selfcheck.py` computes each anew by it).
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from evalkit.config import RunConfig, build, compose, resolve
+from evalkit.metric import Batch, Score
+
+if TYPE_CHECKING:
+    from evalkit.samples import ArrayImages
+
+SAMPLES, OTHERS = slice(0, None, 5), slice(1, None, 5)  # of the 5,000 reference digits: 1,000 each
+
+
+@dataclass(frozen=True)
+class Golden:
+    """An expected value.
+
+    Attributes:
+        metric: the option's name.
+        expected, tolerance: absolute.
+        source: who says so.
+    """
+
+    metric: str
+    expected: float
+    tolerance: float
+    source: str
+
+
+@dataclass(frozen=True)
+class Checked:
+    """What came of it; `right` is none where it could not be run, and `why` says for want of what."""
+
+    what: str
+    expected: float
+    tolerance: float
+    got: float | None
+    source: str
+    why: str = ""
+
+    @property
+    def right(self) -> bool | None:
+        return None if self.got is None else abs(self.got - self.expected) <= self.tolerance
+
+
+# Every fifth held-out digit, blended with its mirror image, against the digits beside them.
+DIGITS = (
+    Golden("fid_digits", 47.69389, 0.02, "scipy.linalg.sqrtm on the same features"),
+    Golden("kid_digits", 58.1332, 0.05, "torch-fidelity 0.4.0 on the same features"),
+    Golden("is_digits", 5.300416, 0.005, "torch-fidelity 0.4.0 on the same logits"),
+    Golden("clip_score_digits", 87.48624, 0.02, "torch's cosine similarity"),
+    Golden("precision_digits", 0.994, 0.003, "whole distance matrices in float64"),
+    Golden("recall_digits", 0.863, 0.005, "whole distance matrices in float64"),
+    Golden("density_digits", 1.0894, 0.01, "whole distance matrices in float64"),
+    Golden("coverage_digits", 0.983, 0.003, "whole distance matrices in float64"),
+)
+
+# 3,000 x 3,000 draws from N(0, I) of 1,000 dimensions, k = 5: the case of prdc's README, with fewer draws.
+GAUSSIANS = (
+    Golden("precision", 0.538667, 0.002, "whole distance matrices in float64"),
+    Golden("recall", 0.557, 0.002, "whole distance matrices in float64"),
+    Golden("density", 0.9302, 0.004, "whole distance matrices in float64"),
+    Golden("coverage", 0.966, 0.002, "whole distance matrices in float64"),
+)
+
+
+def gaussians() -> tuple[Any, Any]:
+    """Two sets of features f32 [3000,1000] from N(0, I)."""
+    import torch
+
+    generator = torch.Generator().manual_seed(0)
+    return torch.randn(3000, 1000, generator=generator), torch.randn(3000, 1000, generator=generator)
+
+
+def digit_sources() -> tuple[ArrayImages, ArrayImages]:
+    """Samples (every fifth reference digit, blended with its mirror image) and references (the digits beside them)."""
+    import numpy as np
+
+    from evalkit.reference import DigitsReference
+    from evalkit.samples import ArrayImages
+
+    images = DigitsReference().open()
+    pixels = images.pixels[SAMPLES]  # u8 [1000,32,32,3]
+    blended = (0.6 * pixels + 0.4 * pixels[:, :, ::-1]).round().astype(np.uint8)
+    return (
+        ArrayImages("blended digits", blended, images.prompts[SAMPLES]),
+        ArrayImages("digits", images.pixels[OTHERS], images.prompts[OTHERS]),
+    )
+
+
+def selfcheck(device: str = "auto") -> Iterator[Checked]:
+    """Computes all golden values, one after another."""
+    names = [golden.metric for golden in (*DIGITS, *GAUSSIANS)]
+    config = resolve(compose(["~experiment", f"metric=[{','.join(dict.fromkeys(names))}]"]))
+    yield from _check_gaussians(config)
+    yield from _check_digits(config, device)
+
+
+def _check_gaussians(config: RunConfig) -> Iterator[Checked]:
+    import torch
+
+    generated, reference = gaussians()
+    for golden in GAUSSIANS:
+        metric = build({**config.metric[golden.metric], "k": 5}, f"metric.{golden.metric}")
+        states = {
+            side: metric.observe(
+                Batch(None, torch.arange(len(x)), len(x), [None] * len(x), dict.fromkeys(metric.needs, x))
+            )
+            for side, x in (("generated", generated), ("reference", reference))
+        }
+        score: Score = metric.score(**states)
+        what = f"{golden.metric} of N(0, I), 3000 x 1000, k = 5"
+        yield Checked(what, golden.expected, golden.tolerance, score.value, golden.source)
+
+
+def _check_digits(config: RunConfig, device: str) -> Iterator[Checked]:
+    from evalkit.samples import Store
+    from evalkit.scoring import score_sources
+
+    samples, reference = digit_sources()
+    metrics = {golden.metric: build(config.metric[golden.metric]) for golden in DIGITS}
+    needed = {address.partition("/")[0] for metric in metrics.values() for address in metric.needs}
+    with tempfile.TemporaryDirectory(prefix="evalkit-selfcheck-") as folder:
+        scored = score_sources(
+            {"digits": samples},
+            metrics={name: (config.metric[name], metric) for name, metric in metrics.items()},
+            extractors={name: build(config.extractor[name]) for name in needed},
+            reference=reference,
+            store=Store(Path(folder)),
+            device=device,
+            progress=lambda name, done, total: None,
+        )
+    for golden in DIGITS:
+        found = scored["digits", golden.metric]
+        yield Checked(
+            f"{found.label} of blended digits",
+            golden.expected,
+            golden.tolerance,
+            found.score.value,
+            golden.source,
+            found.score.note or "",
+        )
+
+
+def print_selfcheck(device: str) -> bool:
+    """Prints the table; returns whether all that could be run is right."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from evalkit.devices import pick_device
+
+    device = pick_device(device)
+    view = Table(title=f"selfcheck on {device}", title_justify="left")
+    for head in ("what", "expected", "got", "tolerance", "", "source"):
+        view.add_column(head, overflow="fold")
+    wrong = 0
+    for checked in selfcheck(device):
+        wrong += checked.right is False
+        mark: Mapping[bool | None, str] = {True: "[green]right", False: "[bold red]WRONG", None: "not run"}
+        got = checked.why if checked.got is None else f"{checked.got:.6g}"
+        figures = (f"{checked.expected:.6g}", got, f"{checked.tolerance:.2g}")
+        view.add_row(checked.what.replace("[", r"\["), *figures, mark[checked.right], checked.source)
+    Console(width=None).print(view)
+    return wrong == 0
