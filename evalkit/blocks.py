@@ -123,13 +123,13 @@ def ball_counts(
         for rows, columns, squares, norms in _pairs(x, y):
             block = _Block(x, y, rows, columns, squares, norms)
             if radii_y is not None and x_in_y is not None:
-                inside = block.inside(radii_y[columns].square()[None, :], closed)  # bool [A,B]
-                x_in_y.of_points[rows] += inside.sum(1)
-                x_in_y.of_balls[columns] += inside.sum(0)
+                inside = block.inside(radii_y[columns].square()[None, :], closed).float()  # 0 or 1, f32 [A,B]
+                x_in_y.of_points[rows] += inside.sum(1).long()  # exact: a block is no wider than 2,048
+                x_in_y.of_balls[columns] += inside.sum(0).long()
             if radii_x is not None and y_in_x is not None:
-                inside = block.inside(radii_x[rows].square()[:, None], closed)
-                y_in_x.of_points[columns] += inside.sum(0)
-                y_in_x.of_balls[rows] += inside.sum(1)
+                inside = block.inside(radii_x[rows].square()[:, None], closed).float()
+                y_in_x.of_points[columns] += inside.sum(0).long()
+                y_in_x.of_balls[rows] += inside.sum(1).long()
     return x_in_y, y_in_x
 
 
@@ -301,12 +301,17 @@ class _Block:
     def inside(self, limits: Tensor, closed: bool) -> Tensor:
         """bool [A,B]: whether squared distances are below the limits, f64 [A,1] or [1,B] (or equal, where closed)."""
         limits32 = limits.float()
-        inside: Tensor = self.squares < limits32
-        slack = (self.squares - limits32).abs_().sub_(UNSURE * self.norms[0]).sub_(UNSURE * self.norms[1])
-        i, j = (slack <= 0).nonzero(as_tuple=True)
-        if len(i):
-            exact = _exact_squares(self.x, i + self.rows.start, self.y, j + self.columns.start)
+        widest = UNSURE * (self.norms[0].max() + self.norms[1].max())
+        inside: Tensor = self.squares < limits32 - widest
+        i, j = (self.squares <= limits32 + widest).logical_xor_(inside).nonzero(as_tuple=True)
+        if len(i):  # one list of close pairs, and of those the ones that are close by their own norms
+            near = self.squares[i, j]
             limit = limits.expand_as(self.squares)[i, j]
+            inside[i, j] = near < limit
+            own = UNSURE * (self.norms[0][i, 0] + self.norms[1][0, j])
+            unsure = ((near - limit).abs() <= own).nonzero()[:, 0]
+            i, j, limit = i[unsure], j[unsure], limit[unsure]
+            exact = _exact_squares(self.x, i + self.rows.start, self.y, j + self.columns.start)
             inside[i, j] = exact <= limit * (1 + EQUAL) if closed else exact < limit * (1 - EQUAL)
         return inside
 

@@ -105,9 +105,9 @@ class Score:
 class Metric(ABC):
     """What all metrics share. Subclass `SampleMetric`, `ReferenceMetric` or `PairMetric`, not this."""
 
-    title: ClassVar[str]
-    better: ClassVar[Better]
-    per_sample: ClassVar[bool] = False  # whether `influence` holds values of the single samples that mean something
+    title: str
+    better: Better
+    per_sample: bool = False  # whether `influence` holds values of the single samples that mean something
     needs: tuple[str, ...] = ()  # feature addresses: "<extractor>/<layer>"
     min_samples: int = 2  # a smaller set is refused before any work is done
     needs_prompts: bool = False  # no score, and a note, for samples that were not asked for by text

@@ -70,7 +70,9 @@ def read_moments(path: Path) -> Moments:
     try:
         with np.load(path, allow_pickle=False) as file:
             names = set(file.files) if isinstance(file, np.lib.npyio.NpzFile) else set()
-            held: dict[str, NDArray[Any]] = {k: file[k] for k in ("mu", "sigma", "mu_s", "sigma_s", "n", "protocol") if k in names}
+            held: dict[str, NDArray[Any]] = {
+                k: file[k] for k in ("mu", "sigma", "mu_s", "sigma_s", "n", "protocol") if k in names
+            }
     except (OSError, ValueError, EOFError, zipfile.BadZipFile, AttributeError, TypeError) as error:
         reason = " ".join(str(error).split())[:200]
         raise DataError(f"{path} cannot be read as an .npz of statistics: {reason}") from error

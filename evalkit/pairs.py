@@ -12,13 +12,15 @@ from typing import TYPE_CHECKING, Any
 from evalkit.errors import DataError
 from evalkit.features import FeaturePass, ImageSource
 from evalkit.metric import Batch, PairMetric, Score
+from evalkit.protocol import metric_errors
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
     from torch import Tensor
 
-BLOCK = 32  # pairs at a time
+BLOCK = 32  # pairs at a time, fewer where features are wide:
+BLOCK_VALUES = 64_000_000  # LPIPS-VGG at 512 px has 28 million values an image
 
 
 def form_pairs(metric: PairMetric, source: ImageSource, baseline: ImageSource | None) -> list[tuple[int, int]] | str:
@@ -99,8 +101,9 @@ def _distances(
 ) -> dict[str, list[float]]:
     addresses = list(dict.fromkeys(address for metric in metrics.values() for address in metric.needs))
     values: dict[str, list[float]] = {name: [] for name in metrics}
-    for start in range(0, len(pairs), BLOCK):
-        block = pairs[start : start + BLOCK]
+    start, size = 0, 1  # the first pair shows how wide the features are
+    while start < len(pairs):
+        block = pairs[start : start + size]
         first = _batch(source, [i for i, _ in block], addresses, features)
         second = _batch(other, [j for _, j in block], addresses, features)
         assert first.images is not None
@@ -109,9 +112,13 @@ def _distances(
             sizes = [tuple(batch.shape[2:]) for batch in (first.images, second.images)]
             raise DataError(f"{source.name} and {other.name}: images of {sizes[0]} and {sizes[1]} cannot be paired")
         for name, metric in metrics.items():
-            values[name] += metric.distance(first, second).tolist()
+            with metric_errors(name):
+                values[name] += metric.distance(first, second).tolist()
+        start += len(block)
+        width = sum(value.shape[1] for value in first.features.values())
+        size = max(1, min(BLOCK, BLOCK_VALUES // max(width, 1)))
         if features.progress is not None:
-            features.progress(f"{source.name} (pairs)", start + len(block), len(pairs))
+            features.progress(f"{source.name} (pairs)", start, len(pairs))
     return values
 
 

@@ -13,10 +13,10 @@ from evalkit.compare import compare, rename_apart
 from evalkit.config import RunConfig, build
 from evalkit.errors import ConfigError, nearest
 from evalkit.grid import Cell, find_baseline, make_cells
-from evalkit.metric import Metric, PairMetric
+from evalkit.metric import Metric
 from evalkit.models.base import ExistingImages
 from evalkit.moments import Moments
-from evalkit.protocol import check_counts, check_moments
+from evalkit.protocol import check_counts, check_moments, check_pairs
 from evalkit.samples import SampleSet, Source, Store
 from evalkit.table import ResultTable
 
@@ -62,9 +62,7 @@ def make_plan(config: RunConfig) -> Plan:
     check_counts(metrics, {cell.name: cell.num_samples for cell in cells}, sides)
     check_moments(metrics, extractors, sides)
     baseline = find_baseline(cells, config.baseline)
-    pairing = [name for name, m in metrics.items() if isinstance(m, PairMetric) and m.pairs == "baseline"]
-    if pairing and baseline is None:
-        raise ConfigError(f"metric '{pairing[0]}' compares each cell with the baseline: give baseline=CELL")
+    check_pairs(metrics, baseline)
     earlier = tuple(ResultTable.load(Path(path).expanduser()) for path in config.add_results)
     return Plan(
         config,

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
-from evalkit.errors import ConfigError
+from evalkit.errors import ConfigError, DataError, nearest
 from evalkit.extractors.base import Extractor
 from evalkit.features import ImageSource
-from evalkit.metric import Metric, PairMetric, ReferenceMetric
+from evalkit.metric import Metric, Pairing, PairMetric, ReferenceMetric
 from evalkit.moments import Moments, moments_for
 from evalkit.paths import sha256_file, sha256_json
 
 Side = ImageSource | Moments  # what samples are compared with: images, or published statistics
+
+SHARED_NUMERICS = ("blocks", "gaussians", "pairs")
 
 _GIVE = {
     "reference": "reference=folder reference.folder.path=DIR",
@@ -43,6 +46,26 @@ def check_counts(metrics: Mapping[str, Metric], counts: Mapping[str, int], sides
         if isinstance(metric, ReferenceMetric):
             for side in metric.sides:
                 _check_side(name, metric, side, sides.get(side))
+
+
+def check_pairs(metrics: Mapping[str, Metric], baseline: str | None) -> None:
+    """Refuses metrics of pairs that pair in no known way, or with a baseline that is not chosen (ConfigError)."""
+    for name, metric in metrics.items():
+        if not isinstance(metric, PairMetric):
+            continue
+        if metric.pairs not in get_args(Pairing):
+            raise ConfigError(f"metric.{name}.pairs={metric.pairs}: {nearest(str(metric.pairs), get_args(Pairing))}")
+        if metric.pairs == "baseline" and baseline is None:
+            raise ConfigError(f"metric '{name}' compares each cell with the baseline: give baseline=CELL")
+
+
+@contextmanager
+def metric_errors(name: str) -> Iterator[None]:
+    """A metric says by ValueError what only the data shows (images too small, features too wide): one line of it."""
+    try:
+        yield
+    except ValueError as error:
+        raise DataError(f"metric '{name}': {' '.join(str(error).split())}") from error
 
 
 def _check_side(name: str, metric: ReferenceMetric, side: str, given: Side | None) -> None:
@@ -93,7 +116,7 @@ def column_label(metric: Metric, extractors: Mapping[str, Extractor]) -> str:
         extractor = extractors[name]
         if not extractor.canonical():
             tags.append(extractor.label())
-        elif address not in usual:
+        elif address not in usual and metric.title == type(metric).title:  # a title of its own names the features too
             tags.append(f"{extractor.label()}/{layer}")
     return f"{metric.title} [{', '.join(dict.fromkeys(tags))}]" if tags else metric.title
 
@@ -131,7 +154,7 @@ def _describe(given: Side) -> dict[str, Any]:
 
 
 def code_digest(metric: Metric) -> str:
-    """Digest of the source files of the metric's class and of those it derives from: an edited metric counts as new."""
+    """Digest of the sources of the metric's class, of those it derives from and of what it may share: an edit counts."""
     digests = []
     for kind in type(metric).__mro__:
         if kind.__module__ in ("builtins", "abc", "typing"):
@@ -140,4 +163,4 @@ def code_digest(metric: Metric) -> str:
             digests.append(sha256_file(Path(inspect.getfile(kind))))
         except (OSError, TypeError):  # a class of an interactive session has no file
             digests.append(kind.__qualname__)
-    return sha256_json(digests)
+    return sha256_json([*digests, *(sha256_file(Path(__file__).with_name(f"{leaf}.py")) for leaf in SHARED_NUMERICS)])

@@ -105,17 +105,19 @@ def to_latex(table: ResultTable) -> str:
     )
 
 
-def to_rich(table: ResultTable) -> rich.table.Table:
-    """The wide table for the terminal; the best value of each column is bold green."""
+def to_rich(table: ResultTable, *, costs: bool = False) -> rich.table.Table:
+    """The scores for the terminal, or (`costs`) what the samples cost; the best values of a column are bold green."""
     from rich.table import Table
     from rich.text import Text
 
     heads, _ = table.grid
-    view = Table(title=str(table.run.get("name", "")), title_justify="left", header_style="bold", show_lines=False)
+    title = f"{table.run.get('name', '')}: cost of the samples" if costs else str(table.run.get("name", ""))
+    view = Table(title=title, title_justify="left", header_style="bold", show_lines=False)
     for head in heads:
-        view.add_column(head, overflow="fold")
-    for column in table.columns:
-        view.add_column(Text(column.title), justify="right", overflow="fold")  # Text: "[digits]" is no markup
+        view.add_column(head, overflow="fold", no_wrap=head == "model")
+    shown = [number for number, column in enumerate(table.columns) if column.is_cost == costs]
+    for number in shown:
+        view.add_column(Text(table.columns[number].title), justify="right", overflow="fold")  # "[digits]": no markup
     previous = None
     for line in _lines(table, ("\x01", "\x02")):
         if previous is not None and line[0] != previous:
@@ -123,7 +125,7 @@ def to_rich(table: ResultTable) -> rich.table.Table:
         previous = line[0]
         texts = [
             Text(cell.replace("\x01", "").replace("\x02", ""), style="bold green" if "\x01" in cell else "")
-            for cell in line
+            for cell in [*line[: len(heads)], *(line[len(heads) + number] for number in shown)]
         ]
         view.add_row(*texts)
     return view

@@ -236,6 +236,8 @@ def print_results(plan: Plan, table: ResultTable) -> None:
 
     console = _console()
     console.print(to_rich(table))
+    if any(column.is_cost for column in table.columns if any(row.value is not None for row in column.rows.values())):
+        console.print(to_rich(table, costs=True))
     if plan.baseline is not None:
         console.print(comparisons_to_rich(table))
     for note in table.footnotes():

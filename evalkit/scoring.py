@@ -18,7 +18,15 @@ from evalkit.features import FeaturePass, ImageSource, Progress, extractor_id, p
 from evalkit.metric import Batch, Metric, PairMetric, ReferenceMetric, SampleMetric, Score
 from evalkit.moments import Moments
 from evalkit.paths import sha256_json
-from evalkit.protocol import Side, check_counts, code_digest, column_label, make_protocol, select_moments
+from evalkit.protocol import (
+    Side,
+    check_counts,
+    code_digest,
+    column_label,
+    make_protocol,
+    metric_errors,
+    select_moments,
+)
 from evalkit.score_cache import ScoreCache, finite
 
 if TYPE_CHECKING:
@@ -193,15 +201,16 @@ class _Run:
         for name, metric in metrics.items():
             if isinstance(metric, ReferenceMetric):
                 given = {"generated": states.pop(name), **{s: self._side_states[s, name] for s in metric.sides}}
-                scores[name] = metric.score(**given)
-                influence = metric.influence(**given)
+                with metric_errors(name):
+                    scores[name], influence = metric.score(**given), metric.influence(**given)
                 if isinstance(influence, str):
                     scores[name] = replace(scores[name], note="; ".join(filter(None, (scores[name].note, influence))))
                 elif influence is not None:
                     influences[name] = influence
             else:
                 assert isinstance(metric, SampleMetric), f"{type(metric)} is of no known kind"
-                scores[name] = metric.score(generated=states.pop(name))
+                with metric_errors(name):
+                    scores[name] = metric.score(generated=states.pop(name))
         return scores | self._influenced(source, scores, influences)
 
     def _influenced(
@@ -257,7 +266,8 @@ class _Run:
         pixels = any(not metric.needs for metric in metrics.values())
         for batch in self.features.batches(source, addresses, images=pixels):
             for name, metric in metrics.items():
-                states[name].add(metric.observe(batch))
+                with metric_errors(name):
+                    states[name].add(metric.observe(batch))
         return {name: merger.total() for name, merger in states.items()}
 
 

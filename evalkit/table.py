@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 SCHEMA = 1
 MISSING = "–"
+COSTS = ("latency_p50", "latency_p95", "images_per_second", "nfe", "peak_memory_mb")
 ARROW = {"lower": "↓", "higher": "↑"}
 _SHORT = {"num_inference_steps": "steps", "guidance_scale": "guidance"}
 
@@ -86,6 +87,11 @@ class Column:
     title: str
     rows: Mapping[str, Row]
     best: frozenset[str] = frozenset()
+
+    @property
+    def is_cost(self) -> bool:
+        """Whether it tells what the samples cost, not how good they are."""
+        return self.metric in COSTS
 
     @cached_property
     def odd(self) -> set[str]:

@@ -1,40 +1,99 @@
 """CLIP score: how well an image fits the text it was asked for, by the cosine of CLIP's two embeddings.
 
-Hessel et al. 2021, arXiv:2104.08718, on the scale of torchmetrics (`functional.multimodal.clip_score`):
-`max(mean(100 cos), 0)`, clamped after the mean, no prefix to the prompt.
+Hessel et al. 2021, arXiv:2104.08718. `ClipScore` is on the scale of torchmetrics (`functional.multimodal.clip_score`):
+`max(mean(100 cos), 0)`, clamped after the mean, no prefix to the prompt. `HesselClipScore` is the paper's own
+(`jmhessel/clipscore`): `mean(2.5 max(cos, 0))`, each text after "A photo depicts ", which the text's extractor adds.
+`PickScore` and `Hps` are CLIP models tuned to people's choices.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 from evalkit.metric import Batch, Rows, SampleMetric, Score
 
+Clamp = Literal["mean", "each"]
+
 
 class ClipScore(SampleMetric):
-    """0 to `scale`; higher is better. A mean over samples: its standard error is exact, and each sample's is kept."""
+    """0 to `scale`; higher is better. A mean over samples: its standard error is exact, and each sample's is kept.
+
+    Args:
+        image, text: addresses of the two embeddings.
+        scale: what the cosine is multiplied with.
+        clamp: whether negative values become 0 after the mean ("mean"), or in each sample ("each").
+        unit: whether the embeddings are brought to length 1; false where the extractor has scaled them.
+    """
 
     title = "CLIP score"
     better = "higher"
+    per_sample = True
     needs_prompts = True
 
     def __init__(
-        self, image: str = "clip_vit_b32/image", text: str = "clip_vit_b32/text", scale: float = 100.0
+        self,
+        image: str = "clip_vit_b32/image",
+        text: str = "clip_vit_b32/text",
+        scale: float = 100.0,
+        clamp: Clamp = "mean",
+        unit: bool = True,
     ) -> None:
+        if clamp not in ("mean", "each"):
+            raise ValueError(f"clamp={clamp}: give mean or each")
         self.needs = (image, text)
         self.scale = scale
+        self.clamp = clamp
+        self.unit = unit
 
     def constants(self) -> dict[str, Any]:
-        return {"estimator": "max(mean(scale * cos), 0)", "scale": self.scale, "prefix": ""}
+        product = "cos" if self.unit else "dot"
+        formulas = {"mean": f"max(mean(scale * {product}), 0)", "each": f"mean(scale * max({product}, 0))"}
+        return {"estimator": formulas[self.clamp], "scale": self.scale}
 
     def observe(self, batch: Batch) -> Rows:
         from torch.nn.functional import normalize
 
-        image, text = (normalize(batch.features[name].double(), dim=1) for name in self.needs)  # f64 [B,D]
-        return Rows(batch.index, {"score": self.scale * (image * text).sum(1)})  # [B]
+        image, text = (batch.features[name].double() for name in self.needs)  # f64 [B,D]
+        if self.unit:
+            image, text = normalize(image, dim=1), normalize(text, dim=1)
+        each = self.scale * (image * text).sum(1)  # [B]
+        return Rows(batch.index, {"score": each.clamp(min=0) if self.clamp == "each" else each})
 
     def score(self, *, generated: Rows) -> Score:
         each = generated["score"]
         mean, n = float(each.mean()), len(each)
         note = f"the mean is {mean:.4g}, clamped to 0" if mean < 0 else None
         return Score(max(mean, 0.0), n, float(each.std(correction=1)) / n**0.5, tuple(each.tolist()), note=note)
+
+
+class HesselClipScore(ClipScore):
+    """The paper's own: 0 to 2.5."""
+
+    title = "CLIPScore (Hessel)"
+
+    def __init__(
+        self,
+        image: str = "clip_vit_b32/image",
+        text: str = "clip_vit_b32_hessel/text",
+        scale: float = 2.5,
+        clamp: Clamp = "each",
+    ) -> None:
+        super().__init__(image, text, scale, clamp)
+
+
+class PickScore(ClipScore):
+    """PickScore (Kirstain et al. 2023, arXiv:2305.01569): exp(logit_scale) cos, with the learned scale; 18 to 24."""
+
+    title = "PickScore"
+
+    def __init__(self, image: str = "pickscore/image_unit", text: str = "pickscore/text_logit") -> None:
+        super().__init__(image, text, scale=1.0, unit=False)
+
+
+class Hps(ClipScore):
+    """Human preference score v2.1 (Wu et al. 2023, arXiv:2306.09341): 100 cos, about 20 to 35."""
+
+    title = "HPS v2.1"
+
+    def __init__(self, image: str = "hpsv2/image", text: str = "hpsv2/text", scale: float = 100.0) -> None:
+        super().__init__(image, text, scale)

@@ -35,7 +35,7 @@ class FrechetDistance(ReferenceMetric):
         self.needs = (features,)
         self.ddof = ddof
         if title:
-            self.title = title  # type: ignore[misc]  # a variant is a YAML alone, and its name is an option
+            self.title = title  # a variant is a YAML alone, and its name is an option
 
     def constants(self) -> dict[str, Any]:
         return {"estimator": "frechet distance of gaussians", "moments": "float64", "ddof": self.ddof}

@@ -11,7 +11,7 @@ import pytest
 from fakes import random_images
 
 from evalkit.errors import ConfigError, DataError
-from evalkit.reference import DigitsReference, FolderReference, NoReference
+from evalkit.reference import DigitsReference, FolderReference, NoReference, StatsReference
 
 
 @pytest.fixture
@@ -82,6 +82,23 @@ def test_digits() -> None:
     assert first.dtype == np.uint8
     assert str(source.prompts[0]).startswith("a ")
     assert source.digest == DigitsReference().open().digest
+
+
+def test_stats(tmp_path: Path) -> None:
+    from evalkit.moments import Moments
+
+    reference = StatsReference(tmp_path / "stats.npz")
+    for call in (reference.check, reference.open):
+        with pytest.raises(ConfigError, match=r"no file of reference statistics .*stats\.npz.*reference\.stats\.path"):
+            call()
+    np.savez(tmp_path / "stats.npz", mu=np.zeros(3), sigma=np.eye(3))
+    reference.check()
+    found = reference.open()
+    assert isinstance(found, Moments)
+    np.testing.assert_array_equal(found.cov, np.eye(3))
+    np.savez(tmp_path / "stats.npz", mu=np.zeros(3), sigma=np.eye(4))
+    with pytest.raises(DataError, match="'sigma'"):
+        reference.check()
 
 
 def test_none() -> None:

@@ -1,6 +1,7 @@
 """Any open_clip model: image and text embeddings, as the model gives them (not normalised).
 
 Source: Radford et al. 2021; open_clip 3. The preprocessing is open_clip's own validation transform on PIL images.
+Weights of transformers' CLIPModel (PickScore's, say) are read as well: see clip_convert.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from evalkit.errors import ConfigError
 from evalkit.extractors.base import DECODER, Extractor, check_sha256, exact_float32
+from evalkit.extractors.published import HubFile, read_state
 from evalkit.paths import PKG_SCHEME, resolve_path, sha256_file
 
 if TYPE_CHECKING:
@@ -25,28 +27,35 @@ LOCAL_DIR = "local-dir:"
 CONFIG_NAME = "open_clip_config.json"
 WEIGHTS_NAME = "open_clip_model.safetensors"
 WEIGHTS_NAMES = (WEIGHTS_NAME, "open_clip_pytorch_model.safetensors", "open_clip_pytorch_model.bin")
+RESIZE_MODES = ("shortest", "longest", "squash")
 TOKENIZER_NAMES = ("vocab.json", "merges.txt", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json")
 
 
 class Clip(Extractor):
-    """Layers image and text, both of the model's embedding width.
+    """Layers image and text, and image_unit and text_logit, all of the model's embedding width.
+
+    image and text are as the model gives them. image_unit has length 1 and text_logit length exp(logit_scale): their
+    product is the model's own logit of an image and its text.
 
     Args:
         name: how scores are labelled ("clip_vit_b32").
         model: an architecture that open_clip knows ("ViT-B-32-quickgelu"), or a folder with open_clip_config.json and
             weights: `local-dir:PATH`, or a `pkg://package/path`.
         pretrained: with an architecture, a tag that open_clip knows ("openai") or a weights file.
-        repo: the Hugging Face repository that holds the tag's open_clip_model.safetensors. With it, the weights are
-            found without importing torch.
+        repo: the Hugging Face repository that holds the tag's weights. With it, they are found without importing torch.
+        filename: the weights file in the repository.
         revision: the repository's commit, tag or branch; none: its main branch.
         quick_gelu: whether the network has QuickGELU; none: as its name or its tag says.
+        resize_mode: how images that are not square become so: "shortest" (and centre crop), "longest" (and black
+            borders) or "squash"; none: as the tag or the folder says.
+        prefix: what stands before each text ("A photo depicts ").
         sha256: what the weights file's sha256 must begin with; none: anything.
         canonical: whether these are the weights that the metric's bare title stands for in the literature.
         download: whether weights that are not in the cache are fetched, once.
         batch_size: images in one forward pass.
     """
 
-    text_layers = frozenset({"text"})
+    text_layers = frozenset({"text", "text_logit"})
 
     def __init__(
         self,
@@ -54,17 +63,25 @@ class Clip(Extractor):
         model: str,
         pretrained: str | None = None,
         repo: str | None = None,
+        filename: str = WEIGHTS_NAME,
         revision: str | None = None,
         quick_gelu: bool | None = None,
+        resize_mode: str | None = None,
+        prefix: str = "",
         sha256: str | None = None,
         canonical: bool = False,
         download: bool = True,
         batch_size: int = 32,
     ) -> None:
         super().__init__(name, batch_size)
+        if resize_mode not in (None, *RESIZE_MODES):
+            raise ConfigError(f"extractor.{name}.resize_mode={resize_mode}: choices are {', '.join(RESIZE_MODES)}")
         self.model = model
         self.pretrained = pretrained
         self.repo = repo
+        self.filename = filename
+        self.resize_mode = resize_mode
+        self.prefix = prefix
         self.revision = revision
         self.quick_gelu = quick_gelu
         self.sha256 = sha256
@@ -115,7 +132,7 @@ class Clip(Extractor):
     @property
     def layers(self) -> Mapping[str, int | None]:
         width = (self._config() or {}).get("embed_dim")
-        return {"image": width, "text": width}
+        return dict.fromkeys(("image", "text", "image_unit", "text_logit"), width)
 
     def _file(self) -> Path:
         """The weights file, with the right digest; fetched where it may be."""
@@ -134,30 +151,20 @@ class Clip(Extractor):
                 raise ConfigError(f"{self._where}: there are no weights in {folder}: put {WEIGHTS_NAME} there")
             return files[0]
         if self.pretrained is None:
-            raise ConfigError(f"{self._where}: no weights: give extractor.{self.name}.pretrained=TAG or FILE")
+            if self.repo is None:
+                raise ConfigError(f"{self._where}: no weights: give extractor.{self.name}.pretrained=TAG or FILE")
+            return self._from_repo(self.repo, self.filename)
         file = resolve_path(self.pretrained)
         if file.is_file():
             return file
         if "/" in self.pretrained or file.suffix in (".safetensors", ".pt", ".pth", ".bin"):
             raise ConfigError(f"{self._where}: there is no weights file {file} (extractor.{self.name}.pretrained)")
-        return self._from_repo(self.repo) if self.repo else self._from_tag()
+        return self._from_repo(self.repo, self.filename) if self.repo else self._from_tag()
 
-    def _from_repo(self, repo: str, filename: str = WEIGHTS_NAME) -> Path:
-        from huggingface_hub import hf_hub_download, try_to_load_from_cache
-
-        cached = try_to_load_from_cache(repo, filename, revision=self.revision)
-        if isinstance(cached, str):
-            return Path(cached)
-        reason = f"extractor.{self.name}.download=false"
-        if self.download:
-            try:
-                return Path(hf_hub_download(repo, filename, revision=self.revision))
-            except Exception as error:  # many kinds: no connection, no such repository, a full disk
-                reason = f"fetching it failed: {type(error).__name__}"
-        raise ConfigError(
-            f"{self._where}: the weights {filename} of https://huggingface.co/{repo} are not in the Hugging Face "
-            f"cache ({reason}): put the file anywhere and give extractor.{self.name}.pretrained=FILE"
-        )
+    def _from_repo(self, repo: str, filename: str) -> Path:
+        options = f"extractor.{self.name}"
+        file = HubFile(repo, filename, self.revision)
+        return file.find(self._where, options, self.download, f"give {options}.pretrained=FILE")
 
     def _from_tag(self) -> Path:
         """Where open_clip keeps a tag's weights. Imports open_clip and torch, which a `repo` in the YAML saves."""
@@ -203,6 +210,8 @@ class Clip(Extractor):
             "embeddings": "not normalised",
             "text": "truncated to the context, end token kept",
             "decoder": DECODER,
+            **({"resize_mode": self.resize_mode} if self.resize_mode else {}),
+            **({"prefix": self.prefix} if self.prefix else {}),
         }
 
     def canonical(self) -> bool:
@@ -226,22 +235,27 @@ class Clip(Extractor):
         import open_clip
         from open_clip.transform import PreprocessCfg, image_transform_v2
 
+        from evalkit.extractors.clip_convert import from_transformers, is_transformers
+
         file = self._file()
         folder = self._folder()
         model = f"{LOCAL_DIR}{folder}" if folder else self.model
         # open_clip takes activation and preprocessing from a tag only where it fetches the tag's weights itself
         tag = open_clip.pretrained.get_pretrained_cfg(self.model, self.pretrained) if self.pretrained else {}
-        quick_gelu = self.quick_gelu if self.quick_gelu is not None else bool(tag.get("quick_gelu"))
+        preprocess = {k: tag[k] for k in ("mean", "std", "interpolation", "resize_mode") if k in tag}
         try:
+            foreign = folder is None and is_transformers(file)
             network = open_clip.create_model(
                 model,
-                pretrained=None if folder else str(file),
+                pretrained=None if folder or foreign else str(file),
                 precision="fp32",
-                force_quick_gelu=quick_gelu,
-                force_preprocess_cfg={k: tag[k] for k in ("mean", "std", "interpolation", "resize_mode") if k in tag},
-                require_pretrained=True,
+                force_quick_gelu=self.quick_gelu if self.quick_gelu is not None else bool(tag.get("quick_gelu")),
+                force_preprocess_cfg=preprocess | ({"resize_mode": self.resize_mode} if self.resize_mode else {}),
+                require_pretrained=not foreign,
                 weights_only=True,
             )
+            if foreign:
+                network.load_state_dict(from_transformers(read_state(file, self._where)))
             tokenizer = open_clip.get_tokenizer(model)
         except Exception as error:  # open_clip raises RuntimeError, ValueError, OSError, pickle errors ...
             reason = " ".join(str(error).split())[:300]
@@ -258,24 +272,27 @@ class Clip(Extractor):
     ) -> dict[str, Tensor]:
         import torch
         from PIL import Image
+        from torch.nn.functional import normalize
 
         assert self._parts, "load() comes first"
         network, tokenizer, preprocess = self._parts
         features: dict[str, Tensor] = {}
         with exact_float32():
-            if "image" in layers:
+            if not {"image", "image_unit"}.isdisjoint(layers):
                 x = torch.stack([preprocess(Image.fromarray(image)) for image in images])  # f32 [B,3,S,S]
                 features["image"] = network.encode_image(x.to(self._device)).float().cpu()  # [B,D]
-            if "text" in layers:
-                tokens = tokenizer(list(prompts)).to(self._device)  # i64 [B,context]
+                features["image_unit"] = normalize(features["image"], dim=1)
+            if not self.text_layers.isdisjoint(layers):
+                tokens = tokenizer([self.prefix + text for text in prompts]).to(self._device)  # i64 [B,context]
                 features["text"] = network.encode_text(tokens).float().cpu()  # [B,D]
-        return features
+                features["text_logit"] = normalize(features["text"], dim=1) * network.logit_scale.exp().float().cpu()
+        return {layer: features[layer] for layer in layers}
 
     def prompt_warnings(self, prompts: Sequence[str]) -> dict[str, int]:
         """The number of prompts that are longer than the context; open_clip cuts them and keeps the end token."""
         assert self._parts, "load() comes first"
         tokenizer = self._parts[1]
-        truncated = sum(token_count(tokenizer, text) > tokenizer.context_length for text in prompts)
+        truncated = sum(token_count(tokenizer, self.prefix + text) > tokenizer.context_length for text in prompts)
         return {"prompt_truncated": truncated} if truncated else {}
 
 

@@ -1,4 +1,4 @@
-"""The FID Inception network as a torch module: TF 2015-12-05 graph, batch norm folded, TF1 resize as two matrices.
+"""The FID Inception network as a torch module: TF 2015-12-05 graph, batch norm folded.
 
 Imports torch and torch-fidelity; import it where the network is really needed. The blocks are torch-fidelity's own
 (Apache-2.0, after mseitzer/pytorch-fid); its constructor is not used, since it unpickles the weights file.
@@ -6,7 +6,7 @@ Imports torch and torch-fidelity; import it where the network is really needed. 
 
 from __future__ import annotations
 
-from functools import lru_cache
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +17,21 @@ from torch import Tensor, nn
 from evalkit.errors import ConfigError
 
 INPUT_SIZE = 299
+LAYERS = {"pool3": 2048, "logits_unbiased": 1008, "logits": 1008, "mixed6_conv7": 2023}
 
 
 class InceptionNet(nn.Module):
-    """pool3 [B,2048] and the 1008-way logits. Parameter names are those of the published weights file."""
+    """All `LAYERS` in one pass. Parameter names are those of the published weights file.
+
+    Attributes:
+        centre: (x - centre) / centre is the normalisation: 128, or 127.5 for pytorch-fid's 2 x / 255 - 1.
+        dtype: of the convolutions, float32 or bfloat16; the pooled features and the logits are float32 always.
+    """
 
     def __init__(self) -> None:
         super().__init__()
+        self.centre = 128.0
+        self.dtype = torch.float32
         conv = blocks.BasicConv2d
         self.Conv2d_1a_3x3 = conv(3, 32, kernel_size=3, stride=2)
         self.Conv2d_2a_3x3 = conv(32, 32, kernel_size=3)
@@ -47,26 +55,42 @@ class InceptionNet(nn.Module):
         self.fc = nn.Linear(2048, 1008)
         self.body = [name for name, _ in self.named_children() if name != "fc"]  # in the order of the graph
 
-    def forward(self, x: Tensor) -> dict[str, Tensor]:
-        """Features.
+    def forward(self, x: Tensor, layers: Sequence[str] = ("pool3", "logits_unbiased", "logits")) -> dict[str, Tensor]:
+        """Features, computed no further than the last layer that is asked for.
 
         Args:
             x: f32 [B,3,299,299], 0 to 255.
+            layers: of `LAYERS`.
 
         Returns:
-            pool3 [B,2048], logits_unbiased [B,1008], logits [B,1008], all f32.
+            By layer, f32 [B,D]. mixed6_conv7 is the tensor mixed_6/conv:0 of the TF graph (here Mixed_6d's 1x1 branch,
+            after its ReLU) cut to 7 channels and flattened in the order height, width, channel, as ADM does for sFID
+            (guided-diffusion, evaluations/evaluator.py): published mu_s and sigma_s have that order.
         """
-        x = (x - 128) / 128  # [-1, 1)
+        x = ((x - self.centre) / self.centre).to(self.dtype)  # [-1, 1]
         x = x.contiguous(memory_format=torch.channels_last)
-        for name in self.body:
+        found: dict[str, Tensor] = {}
+        for name in self.body[:-1]:
+            if name == "Mixed_6d" and "mixed6_conv7" in layers:
+                spatial = self.Mixed_6d.branch1x1(x)[:, :7]  # [B,7,17,17]
+                found["mixed6_conv7"] = spatial.permute(0, 2, 3, 1).flatten(1).float()
+                if len(layers) == 1:
+                    return found
             x = self.get_submodule(name)(x)
-        pool3 = torch.flatten(x, 1)  # [B,2048]
-        unbiased = pool3.mm(self.fc.weight.T)  # [B,1008]
-        return {"pool3": pool3, "logits_unbiased": unbiased, "logits": unbiased + self.fc.bias}
+        found["pool3"] = torch.flatten(self.AvgPool(x.float()), 1)  # [B,2048]
+        found["logits_unbiased"] = found["pool3"].mm(self.fc.weight.T)  # [B,1008]
+        found["logits"] = found["logits_unbiased"] + self.fc.bias
+        return found
 
 
-def load_network(file: Path, where: str) -> InceptionNet:
+def load_network(file: Path, where: str, *, centre: float = 128.0, dtype: torch.dtype = torch.float32) -> InceptionNet:
     """The network with the weights of a .pth (`weights_only=True`) or .safetensors file, folded, in eval mode.
+
+    Args:
+        file: the weights.
+        where: who asks, for messages.
+        centre: of the normalisation.
+        dtype: of the convolutions.
 
     Raises:
         ConfigError: the file is not readable so, or holds other tensors than this network's.
@@ -86,6 +110,9 @@ def load_network(file: Path, where: str) -> InceptionNet:
     net.load_state_dict({name: state[name] for name in wanted}, strict=False)
     net.eval().requires_grad_(False)
     _fold_batch_norms(net)
+    net.centre, net.dtype = centre, dtype
+    for name in net.body:
+        net.get_submodule(name).to(dtype)  # after folding, which float32 weights want
     return net.to(memory_format=torch.channels_last)
 
 
@@ -119,28 +146,3 @@ def _fold_batch_norms(net: nn.Module) -> None:
             block.conv.weight = nn.Parameter(weight, requires_grad=False)
             block.conv.bias = nn.Parameter(shift.float(), requires_grad=False)
             block.bn = nn.Identity()
-
-
-@lru_cache(maxsize=64)
-def resize_matrix(size: int, out: int = INPUT_SIZE) -> Tensor:
-    """The TF1 bilinear resize of one axis, f32 [out,size]: source position i * size / out, no antialias.
-
-    Each row holds the two weights that torch-fidelity's gather computes, in the same float32 arithmetic
-    (`interpolate_bilinear_2d_like_tensorflow1x`), so that both give the same image up to one rounding.
-    """
-    position = torch.arange(out, dtype=torch.float32) * torch.tensor(size / out, dtype=torch.float32)
-    low = position.long()
-    high = (low + 1).clamp_max(size - 1)
-    part = position - low.float()
-    matrix = torch.zeros(out, size)
-    rows = torch.arange(out)
-    matrix.index_put_((rows, low), 1 - part, accumulate=True)
-    matrix.index_put_((rows, high), part, accumulate=True)
-    return matrix
-
-
-def resize(x: Tensor) -> Tensor:
-    """u8 or f32 [B,3,H,W], 0 to 255 -> f32 [B,3,299,299]."""
-    rows = resize_matrix(x.shape[2]).to(x.device)  # [299,H]
-    columns = resize_matrix(x.shape[3]).to(x.device)  # [299,W]
-    return rows @ (x.float() @ columns.T)

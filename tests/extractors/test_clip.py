@@ -72,7 +72,77 @@ def test_equals_open_clip(folder: Path) -> None:
     extractor = load(folder)
     torch.testing.assert_close(extractor(images(), [], ["image"])["image"], image)
     torch.testing.assert_close(extractor([], texts, ["text"])["text"], text)
-    assert extractor.layers == {"image": 24, "text": 24}
+    assert extractor.layers == {"image": 24, "text": 24, "image_unit": 24, "text_logit": 24}
+
+
+def test_the_models_own_logits(folder: Path) -> None:
+    """image_unit and text_logit: their product is what the network itself returns as logits."""
+    import open_clip
+    from PIL import Image
+
+    net, _, preprocess = open_clip.create_model_and_transforms(f"local-dir:{folder}")
+    net.eval()
+    texts = ["a red seven", "a blue one on a green background", "three"]
+    with torch.no_grad():
+        net.logit_scale.fill_(3.3)
+        pixels = torch.stack([preprocess(Image.fromarray(x)) for x in images()])
+        image, text, scale = net(pixels, open_clip.get_tokenizer(f"local-dir:{folder}")(texts))
+    expected = scale * (image * text).sum(1)
+    extractor = load(folder)
+    extractor._parts[0].logit_scale.fill_(3.3)  # type: ignore[index]
+    unit = extractor(images(), [], ["image_unit"])["image_unit"]
+    logit = extractor([], texts, ["text_logit", "text"])["text_logit"]
+    torch.testing.assert_close((unit * logit).sum(1), expected, rtol=1e-5, atol=1e-5)
+
+
+def test_a_prefix_stands_before_each_text(folder: Path) -> None:
+    plain, prefixed = load(folder), load(folder, prefix="A photo depicts ")
+    found = prefixed([], ["a red seven"], ["text"])["text"]
+    torch.testing.assert_close(found, plain([], ["A photo depicts a red seven"], ["text"])["text"])
+    assert plain.identity() | {"prefix": "A photo depicts "} == prefixed.identity()
+    eight = "red " * 8  # 10 of 12 tokens; with three more it is cut, and counted
+    assert plain.prompt_warnings([eight]) == {}
+    assert prefixed.prompt_warnings([eight]) == {"prompt_truncated": 1}
+
+
+def test_resize_mode(folder: Path) -> None:
+    """ "longest" shows the whole image between black borders, and is part of the identity."""
+    shortest, longest = load(folder), load(folder, resize_mode="longest")
+    assert shortest.identity() | {"resize_mode": "longest"} == longest.identity()
+    wide = np.full((16, 64, 3), 200, np.uint8)
+    framed = np.zeros((32, 32, 3), np.uint8)
+    framed[12:20] = 200  # 64x16 -> 32x8, in the middle
+    found = longest([wide], [], ["image"])["image"]
+    torch.testing.assert_close(found, shortest([framed], [], ["image"])["image"], rtol=1e-4, atol=1e-5)
+    with pytest.raises(ConfigError, match="resize_mode=tallest: choices are shortest, longest, squash"):
+        Clip("tiny", f"local-dir:{folder}", resize_mode="tallest")
+
+
+def test_a_training_checkpoint_of_half_precision(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The form of HPS v2.1's file: a .pt with 'state_dict', in float16, found by repository and file name."""
+    import huggingface_hub
+    import open_clip
+    from safetensors.torch import load_file
+
+    state = load_file(str(folder / WEIGHTS_NAME))
+    file = tmp_path / "compressed.pt"
+    torch.save({"epoch": 3, "state_dict": {name: value.half() for name, value in state.items()}}, file)
+    (tmp_path / "tiny-half.json").write_text(json.dumps(CONFIG))
+    open_clip.add_model_config(tmp_path / "tiny-half.json")
+    monkeypatch.setattr(Clip, "_config", lambda self: CONFIG)
+    asked = []
+    monkeypatch.setattr(
+        huggingface_hub, "try_to_load_from_cache", lambda *a, **k: asked.append((*a, k["revision"])) or str(file)
+    )
+    extractor = Clip("hps", "tiny-half", repo="some/one", filename="compressed.pt", revision="abc", canonical=True)
+    extractor.check()
+    assert asked == [("some/one", "compressed.pt", "abc")]
+    assert extractor.canonical()
+    extractor.load("cpu")
+    found = extractor([], ["a red seven"], ["text"])["text"]
+    assert found.dtype == torch.float32
+    expected = load(folder)([], ["a red seven"], ["text"])["text"]
+    torch.testing.assert_close(found, expected, rtol=0.02, atol=0.02 * float(expected.abs().max()))
 
 
 def test_a_long_text_is_cut_with_its_end_token_and_counted(folder: Path) -> None:
@@ -144,7 +214,7 @@ def test_quick_gelu_is_part_of_the_network_and_of_the_identity(folder: Path) -> 
     assert not torch.equal(plain(images(), [], ["image"])["image"], quick(images(), [], ["image"])["image"])
 
 
-@pytest.mark.parametrize("name", ["clip_vit_b32", "clip_vit_l14"])
+@pytest.mark.parametrize("name", ["clip_vit_b32", "clip_vit_b32_hessel", "clip_vit_l14", "aesthetic"])
 def test_the_shipped_options_are_what_open_clip_knows(name: str) -> None:
     """OpenAI's weights want QuickGELU: open_clip only warns of an architecture without it, and scores wrongly."""
     import open_clip

@@ -10,8 +10,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from evalkit.errors import ConfigError
 from evalkit.extractors import inception
@@ -54,17 +52,73 @@ def test_features_equal_torch_fidelity(extractor: Inception, inception_weights: 
             assert error < (3e-6 if layer == "pool3" else 2e-5), f"{layer} of {images[0].shape}: {float(error):.1e}"
 
 
-@settings(max_examples=20, deadline=None)
-@given(st.integers(1, 700), st.integers(1, 700))
-def test_resize_equals_torch_fidelity(height: int, width: int) -> None:
-    from torch_fidelity.interpolate_compat_tensorflow import interpolate_bilinear_2d_like_tensorflow1x
+def test_the_spatial_layer_of_sfid(extractor: Inception, inception_weights: Path) -> None:
+    """mixed_6/conv:0 of the TF graph: torch-fidelity's Mixed_6d.branch1x1, 7 channels, flattened as TF does (NHWC)."""
+    from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
 
-    from evalkit.extractors.inception_net import resize
+    theirs = FeatureExtractorInceptionV3("theirs", ["2048"], feature_extractor_weights_path=str(inception_weights))
+    caught: list[torch.Tensor] = []
+    theirs.Mixed_6d.branch1x1.register_forward_hook(lambda module, x, y: caught.append(y))
+    images = smooth_images(2, 50, 41)
+    (pool3,) = theirs(torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2))
+    expected = caught[0].permute(0, 2, 3, 1)[..., :7].reshape(2, -1)  # evaluator.py: spatial[..., :7], then reshape
+    assert expected.shape == (2, 2023)
+    mine = extractor(images, [], ["mixed6_conv7", "pool3"])
+    assert (mine["mixed6_conv7"] - expected).abs().max() / expected.abs().max() < 1e-5
+    assert (mine["pool3"] - pool3).abs().max() / pool3.abs().max() < 3e-6
 
-    g = torch.Generator().manual_seed(height * 1000 + width)
-    x = torch.randint(0, 256, (1, 3, height, width), generator=g, dtype=torch.uint8)
-    expected = interpolate_bilinear_2d_like_tensorflow1x(x.float(), size=(299, 299), align_corners=False)
-    torch.testing.assert_close(resize(x), expected, rtol=0, atol=1e-4)
+
+def test_no_further_than_asked_for(extractor: Inception, monkeypatch: pytest.MonkeyPatch) -> None:
+    """sFID alone needs no layer above its own; asked for together, all layers have the same bits."""
+    images = smooth_images(2, 32, 32)
+    whole = extractor(images, [], [*LAYERS, "mixed6_conv7"])
+    assert torch.equal(extractor(images, [], LAYERS)["pool3"], whole["pool3"])
+    assert extractor._net is not None
+    calls: list[str] = []
+    for name in ("Mixed_6d", "Mixed_7c"):
+        extractor._net.get_submodule(name).register_forward_hook(lambda *_, name=name: calls.append(name))
+    alone = extractor(images, [], ["mixed6_conv7"])
+    assert calls == []
+    assert torch.equal(alone["mixed6_conv7"], whole["mixed6_conv7"])
+    extractor(images, [], ["mixed6_conv7", "pool3"])
+    assert calls == ["Mixed_6d", "Mixed_7c"]  # one pass
+
+
+@pytest.mark.parametrize("name", ["bfloat16", "bf16"])
+def test_bfloat16_is_near_and_says_so(extractor: Inception, inception_weights: Path, name: str) -> None:
+    other = Inception(weights=str(inception_weights), precision=name)
+    assert other.identity() == extractor.identity() | {"dtype": "bfloat16"}
+    assert other.label() == f"inception:bf16:{extractor.label().rpartition(':')[2]}"
+    other.load("cpu")
+    images = smooth_images(2, 64, 64)
+    exact, near = extractor(images, [], LAYERS), other(images, [], LAYERS)
+    assert near["pool3"].dtype == torch.float32
+    error = (near["pool3"] - exact["pool3"]).norm() / exact["pool3"].norm()
+    assert 1e-5 < error < 3e-2
+
+
+@pytest.mark.parametrize(
+    ("resize", "tag"), [("torch", "pytorch-fid"), ("clean", "clean"), ("antialias", "torchmetrics")]
+)
+def test_presets_are_told_apart(
+    inception_weights: Path, monkeypatch: pytest.MonkeyPatch, resize: str, tag: str
+) -> None:
+    default, preset = (Inception(weights=str(inception_weights), resize=how) for how in ("tf1", resize))
+    assert preset.identity()["resize"] != default.identity()["resize"]
+    digest = hashlib.sha256(inception_weights.read_bytes()).hexdigest()
+    assert preset.label() == f"inception:{tag}:{digest[:8]}"
+    monkeypatch.setattr(inception, "CANONICAL_SHA256", digest[:8])  # as if these were the published weights
+    assert preset.label() == f"inception:{tag}"
+    assert not preset.canonical()
+    assert default.canonical()
+    assert not Inception(weights=str(inception_weights), precision="bf16").canonical()
+
+
+def test_unknown_options() -> None:
+    with pytest.raises(ConfigError, match=r"extractor\.inception\.resize=cleen: Did you mean 'clean'"):
+        Inception(resize="cleen")
+    with pytest.raises(ConfigError, match=r"extractor\.inception\.precision=float16: Did you mean '\w*float\d+'"):
+        Inception(precision="float16")
 
 
 def test_a_batch_of_one_gives_the_same_to_rounding(extractor: Inception) -> None:
@@ -98,7 +152,7 @@ def test_identity_and_label(inception_weights: Path) -> None:
     assert extractor.identity()["weights"] == digest
     assert extractor.label() == f"inception:{digest[:8]}"
     assert not extractor.canonical()
-    assert extractor.layers == {"pool3": 2048, "logits_unbiased": 1008, "logits": 1008}
+    assert extractor.layers == {"pool3": 2048, "logits_unbiased": 1008, "logits": 1008, "mixed6_conv7": 2023}
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from evalkit.metric import Batch, Rows
-from evalkit.metrics.clip_score import ClipScore
+from evalkit.metrics.clip_score import ClipScore, HesselClipScore, Hps, PickScore
 
 
 def batch(image: Tensor, text: Tensor, start: int = 0) -> Batch:
@@ -92,4 +92,45 @@ def test_contract() -> None:
     metric = ClipScore(image="digits_clip/image", text="digits_clip/text")
     assert metric.needs == ("digits_clip/image", "digits_clip/text")
     assert metric.needs_prompts
-    assert metric.constants()["scale"] == 100.0
+    assert metric.constants() == {"estimator": "max(mean(scale * cos), 0)", "scale": 100.0}
+    assert ClipScore.per_sample
+    with pytest.raises(ValueError, match="clamp=both: give mean or each"):
+        ClipScore(clamp="both")  # type: ignore[arg-type]
+
+
+def test_hessels_own_by_hand() -> None:
+    """Cosines 0.6, -1 and 0: 2.5 (0.6 + 0 + 0) / 3; clamped in each sample, so that the negative one weighs nothing."""
+    metric = HesselClipScore()
+    image = torch.tensor([[1.0, 0.0], [1.0, 0.0], [0.0, 2.0]])
+    text = torch.tensor([[3.0, 4.0], [-2.0, 0.0], [1.0, 0.0]])
+    features = {"clip_vit_b32/image": image, "clip_vit_b32_hessel/text": text}
+    score = metric.score(generated=metric.observe(Batch(None, torch.arange(3), 3, ["a text"] * 3, features)))
+    assert score.value == pytest.approx(0.5, rel=1e-6)
+    assert score.influence == pytest.approx((1.5, 0.0, 0.0), abs=1e-6)
+    assert metric.constants() == {"estimator": "mean(scale * max(cos, 0))", "scale": 2.5}
+
+
+def test_equals_hessels_code() -> None:
+    """`get_clip_score` of jmhessel/clipscore on embeddings: w * np.clip(sum(images * candidates), 0, None)."""
+    import numpy as np
+
+    image, noise = embeddings(50, seed=3)
+    text = noise - 0.35 * image
+    a, b = (x.numpy() / np.sqrt(np.sum(x.numpy() ** 2, axis=1, keepdims=True)) for x in (image, text))
+    expected = 2.5 * np.clip(np.sum(a * b, axis=1), 0, None)
+    assert 5 < (expected == 0).sum() < 45
+    metric = HesselClipScore(text="clip_vit_b32/text")
+    score = metric.score(generated=metric.observe(batch(image, text)))
+    assert score.value == pytest.approx(float(np.mean(expected)), rel=1e-6)
+    assert score.influence == pytest.approx(expected.tolist(), rel=1e-4, abs=1e-6)
+
+
+def test_pickscore_takes_the_product_as_it_is() -> None:
+    """The extractor has scaled the text by exp(logit_scale), 104 here: no second normalisation."""
+    metric = PickScore()
+    image, text = torch.tensor([[1.0, 0.0], [0.0, 1.0]]), torch.tensor([[62.4, 83.2], [62.4, 83.2]])
+    features = {"pickscore/image_unit": image, "pickscore/text_logit": text}
+    score = metric.score(generated=metric.observe(Batch(None, torch.arange(2), 2, ["a text"] * 2, features)))
+    assert score.influence == pytest.approx((62.4, 83.2), rel=1e-6)
+    assert "dot" in metric.constants()["estimator"]
+    assert (Hps().needs, Hps().scale, Hps().title) == (("hpsv2/image", "hpsv2/text"), 100.0, "HPS v2.1")

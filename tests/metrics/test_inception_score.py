@@ -79,3 +79,85 @@ def test_contract() -> None:
     assert metric.min_samples == 4
     assert metric.needs == ("digits/logits",)
     assert metric.constants() == {"estimator": "inception score", "splits": 4, "shuffle": "RandomState(2020)"}
+    adm = InceptionScore(split_size=5000, shuffle=False)
+    assert adm.constants() == {"estimator": "inception score", "split_size": 5000, "shuffle": None}
+    assert adm.min_samples == 2
+    for wrong in ({"splits": 0}, {"split_size": 1}):
+        with pytest.raises(ValueError, match="give 1 split or more, of 2 samples or more"):
+            InceptionScore(**wrong)  # type: ignore[arg-type]
+
+
+def adm_score(logits: np.ndarray, split_size: int) -> float:
+    """`Evaluator.compute_inception_score` of openai/guided-diffusion, on the softmax of the logits, in float64."""
+    e = np.exp(logits.astype(np.float64) - logits.max(1, keepdims=True))
+    preds = e / e.sum(1, keepdims=True)
+    scores = []
+    for i in range(0, len(preds), split_size):
+        part = preds[i : i + split_size]
+        kl = part * (np.log(part) - np.log(np.expand_dims(np.mean(part, 0), 0)))
+        scores.append(np.exp(np.mean(np.sum(kl, 1))))
+    return float(np.mean(scores))
+
+
+@pytest.mark.parametrize(("n", "size"), [(60, 20), (47, 20), (30, 5000)])
+def test_equals_adm(n: int, size: int) -> None:
+    logits = random_logits(n, classes=6)
+    metric = InceptionScore(split_size=size, shuffle=False)
+    score = metric.score(generated=metric.observe(batch(logits)))
+    assert score.value == pytest.approx(adm_score(logits, size), rel=1e-9)
+    assert score.details["splits"] == -(-n // size)
+
+
+def test_a_class_that_no_sample_has() -> None:
+    metric = InceptionScore(splits=1)
+    logits = np.eye(5)[np.arange(40) % 4] * 1000
+    assert metric.score(generated=metric.observe(batch(logits))).value == pytest.approx(4.0, rel=1e-12)
+
+
+def test_influence_is_the_derivative() -> None:
+    """More of one sample moves the score by its influence: compared with copies of it in the set."""
+    logits = random_logits(300, classes=4)
+    metric = InceptionScore(splits=1, shuffle=False)
+    score = metric.score(generated=metric.observe(batch(logits)))
+    assert score.value is not None
+    assert score.influence is not None
+    for i in (0, 7, 99):
+        many = np.concatenate([np.repeat(logits, 100, axis=0), np.repeat(logits[i : i + 1], 30, axis=0)])
+        more = metric.score(generated=metric.observe(batch(many)))
+        assert more.value is not None
+        share = 30 / (300 * 100 + 30)  # of sample i, beyond its own
+        assert (more.value - score.value) / share == pytest.approx(score.influence[i], rel=0.01, abs=0.005)
+
+
+def test_influence_is_in_the_order_of_the_samples() -> None:
+    """The shuffle is undone: with one split it plays no part."""
+    logits = random_logits(60, classes=4)
+    shuffled, plain = (InceptionScore(splits=1, shuffle=shuffle) for shuffle in (True, False))
+    found = [metric.score(generated=metric.observe(batch(logits))) for metric in (shuffled, plain)]
+    assert found[0].influence == pytest.approx(found[1].influence, rel=1e-9)
+    assert found[0].stderr == pytest.approx(found[1].stderr, rel=1e-9)
+
+
+@pytest.mark.parametrize(("n", "splits"), [(300, 1), (500, 10)])
+def test_standard_error_by_simulation(n: int, splits: int) -> None:
+    """Over 100 draws the stated error is 0.7 to 1.4 of the true spread."""
+    rng = np.random.default_rng(1)
+    metric = InceptionScore(splits=splits)
+    found = []
+    for _ in range(100):
+        logits = rng.standard_normal((n, 10))
+        logits[np.arange(n), rng.choice(10, n, p=np.arange(1, 11) / 55)] += np.abs(rng.standard_normal(n)) * 5
+        found.append(metric.score(generated=metric.observe(batch(logits))))
+    assert all(score.stderr is not None for score in found)
+    stated = np.mean([score.stderr for score in found if score.stderr is not None])
+    assert 0.7 < stated / np.std([score.value for score in found], ddof=1) < 1.4
+
+
+def test_no_standard_error_with_more_classes_than_samples() -> None:
+    metric = InceptionScore()
+    score = metric.score(generated=metric.observe(batch(random_logits(50, classes=40))))
+    assert score.value is not None
+    assert score.stderr is None
+    assert score.influence is None
+    assert score.note is not None
+    assert "fewer samples than classes" in score.note

@@ -1,0 +1,118 @@
+"""LAION's aesthetic predictor v2: five linear layers on the unit-length CLIP ViT-L/14 embedding of an image.
+
+Source: christophschuhmann/improved-aesthetic-predictor (Apache-2.0), `sac+logos+ava1-l14-linearMSE.pth`, and its
+`simple_inference.py`; there is no activation between the layers. It was not run here with the real weights: the tests
+compare it with the predictor's own layers on small random ones.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from evalkit.errors import ConfigError
+from evalkit.extractors.base import exact_float32
+from evalkit.extractors.clip import Clip
+from evalkit.extractors.published import Published, read_state
+from evalkit.paths import sha256_file
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+    from torch import Tensor
+
+HEAD = Published(
+    "the aesthetic predictor's",
+    "https://github.com/christophschuhmann/improved-aesthetic-predictor/raw/main/sac%2Blogos%2Bava1-l14-linearMSE.pth",
+    "sac+logos+ava1-l14-linearMSE.pth",
+    "21dd590f3ccdc646f0d53120778b296013b096a035a2718c9cb0d511bff0f1e0",
+)
+LINEAR = (0, 2, 4, 6, 7)  # the linear layers' places among the dropouts
+
+
+class Aesthetic(Clip):
+    """Layer score (1), about 1 to 10, besides Clip's own.
+
+    Args:
+        name: how scores are labelled.
+        model: see Clip, as are all further options.
+        head: a .pth or .safetensors file of the five layers; none: the published file in torch's hub cache.
+        head_sha256: what the head's sha256 must begin with; none: of a given file anything.
+        clip: further options of Clip.
+    """
+
+    def __init__(
+        self, name: str, model: str, head: str | None = None, head_sha256: str | None = None, **clip: Any
+    ) -> None:
+        super().__init__(name, model, **clip)
+        self.head = head
+        self.head_sha256 = head_sha256
+        self._layers: list[tuple[Tensor, Tensor]] = []
+
+    @property
+    def layers(self) -> Mapping[str, int | None]:
+        return {**super().layers, "score": 1}
+
+    def _head_file(self) -> Path:
+        return HEAD.find(self._where, f"extractor.{self.name}.head", self.head, self.head_sha256, self.download)
+
+    def check(self) -> None:
+        super().check()
+        self._head_file()
+
+    def identity(self) -> dict[str, Any]:
+        return super().identity() | {"head": sha256_file(self._head_file())}
+
+    def canonical(self) -> bool:
+        return super().canonical() and HEAD.is_file(self._head_file())
+
+    def label(self) -> str:
+        file = self._head_file()
+        known = HEAD.is_file(file) or self.head_sha256 is not None
+        return super().label() if known else f"{super().label()}+{sha256_file(file)[:8]}"
+
+    def load(self, device: str) -> None:
+        super().load(device)
+        if not self._layers:
+            file = self._head_file()
+            self._layers = mlp_layers(read_state(file, self._where), "layers.", f"{self._where}: {file}")
+            wanted, width = self._layers[0][0].shape[1], self.layers["image"]
+            if wanted != width:
+                raise ConfigError(
+                    f"{self._where}: {file} takes embeddings of {wanted} values, but {self.model} gives {width}: "
+                    "use CLIP ViT-L/14"
+                )
+
+    def unload(self) -> None:
+        super().unload()
+        self._layers = []
+
+    def __call__(
+        self, images: Sequence[NDArray[np.uint8]], prompts: Sequence[str], layers: Sequence[str]
+    ) -> dict[str, Tensor]:
+        own = [layer for layer in layers if layer != "score"]
+        if "score" not in layers:
+            return super().__call__(images, prompts, own)
+        features = super().__call__(images, prompts, [*own, "image_unit"])
+        with exact_float32():
+            score = mlp(self._layers, features["image_unit"])  # f32 [B,D] -> [B,1]
+        return {layer: features.get(layer, score) for layer in layers}
+
+
+def mlp_layers(state: Mapping[str, Tensor], start: str, where: str) -> list[tuple[Tensor, Tensor]]:
+    """Weights and biases f32 of the predictor's five linear layers (ImageReward's last part is the same)."""
+    pairs = [(f"{start}{i}.weight", f"{start}{i}.bias") for i in LINEAR]
+    lacking = [name for pair in pairs for name in pair if name not in state]
+    if lacking:
+        raise ConfigError(f"{where} is not the file of this model: it lacks '{lacking[0]}'")
+    return [(state[weight].float(), state[bias].float()) for weight, bias in pairs]
+
+
+def mlp(layers: Sequence[tuple[Tensor, Tensor]], x: Tensor) -> Tensor:
+    """One linear layer after the other, with nothing between: f32 [B,D] -> [B,1]."""
+    from torch.nn.functional import linear
+
+    for weight, bias in layers:
+        x = linear(x, weight, bias)
+    return x

@@ -1,0 +1,134 @@
+"""VQAScore (Lin et al. 2024, arXiv:2404.01291): how probable a model finds "Yes" to a question about image and prompt.
+
+Through the authors' package t2v-metrics (Apache-2.0; API of 1.2 and 3.0). It was not run with the package nor with the
+real weights: t2v-metrics pins transformers (4.36.1, or 4.49.0 with torch 2.5.1) and so wants an environment of its own,
+with evalkit installed into it without its dependencies' newer versions; the tests hold a stand-in of its public API.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import tempfile
+from collections.abc import Mapping, Sequence
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from evalkit.errors import ConfigError
+from evalkit.extractors.base import DECODER, Extractor
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+    from torch import Tensor
+
+PACKAGE = "t2v_metrics"
+QUESTION = 'Does this figure show "{}"? Please answer yes or no.'
+ANSWER = "Yes"
+CANONICAL = "clip-flant5-xxl"  # the paper's own
+
+
+class VqaScore(Extractor):
+    """Layer score (1), of an image and its prompt: a probability.
+
+    Args:
+        name: how scores are labelled.
+        model: one that t2v-metrics knows ("clip-flant5-xxl", "clip-flant5-xl"); it fetches the weights itself.
+        question: what is asked; {} stands for the prompt.
+        answer: the answer whose probability counts.
+        cache_dir: where the package keeps its weights; none: where it likes.
+        batch_size: pairs handed over at a time.
+    """
+
+    joint_layers = frozenset({"score"})
+
+    def __init__(
+        self,
+        name: str,
+        model: str = CANONICAL,
+        question: str = QUESTION,
+        answer: str = ANSWER,
+        cache_dir: str | None = None,
+        batch_size: int = 8,
+    ) -> None:
+        super().__init__(name, batch_size)
+        if "{}" not in question:
+            raise ConfigError(f"extractor.{name}.question: '{question}' has no place {{}} for the prompt")
+        self.model = model
+        self.question = question
+        self.answer = answer
+        self.cache_dir = cache_dir
+        self._scorer: Any = None
+        self._device: str | None = None
+
+    @property
+    def layers(self) -> Mapping[str, int | None]:
+        return {"score": 1}
+
+    def check(self) -> None:
+        if importlib.util.find_spec(PACKAGE) is None:
+            raise ConfigError(
+                f"extractor '{self.name}': t2v-metrics is not installed: pip install t2v-metrics, in an environment "
+                "of its own, since it pins transformers"
+            )
+
+    def identity(self) -> dict[str, Any]:
+        try:
+            installed = version("t2v-metrics")
+        except PackageNotFoundError:
+            installed = "unknown"
+        return {
+            "network": f"t2v-metrics {installed}",
+            "model": self.model,
+            "weights": "as t2v-metrics fetches them; it pins no revision",
+            "question": self.question,
+            "answer": self.answer,
+            "dtype": "the package's",
+            "decoder": DECODER,
+        }
+
+    def canonical(self) -> bool:
+        return (self.model, self.question, self.answer) == (CANONICAL, QUESTION, ANSWER)
+
+    def label(self) -> str:
+        return self.name if self.model == CANONICAL else f"{self.name}:{self.model}"
+
+    def load(self, device: str) -> None:
+        if self._device == device:
+            return
+        self.check()
+        t2v_metrics = importlib.import_module(PACKAGE)
+        options = {} if self.cache_dir is None else {"cache_dir": self.cache_dir}
+        try:
+            self._scorer = t2v_metrics.VQAScore(model=self.model, device=device, **options)
+        except Exception as error:  # an unknown model (AssertionError), no connection, no memory ...
+            reason = " ".join(str(error).split())[:200] or type(error).__name__
+            raise ConfigError(
+                f"extractor '{self.name}': t2v-metrics cannot load the model '{self.model}': {reason}"
+            ) from error
+        self._device = device
+
+    def unload(self) -> None:
+        self._scorer = None
+        self._device = None
+
+    def __call__(
+        self, images: Sequence[NDArray[np.uint8]], prompts: Sequence[str], layers: Sequence[str]
+    ) -> dict[str, Tensor]:
+        import torch
+        from PIL import Image
+
+        assert self._scorer is not None, "load() comes first"
+        with tempfile.TemporaryDirectory(prefix="evalkit-vqascore-") as folder, torch.inference_mode():
+            pairs = []
+            for i, (image, prompt) in enumerate(zip(images, prompts, strict=True)):
+                path = Path(folder) / f"{i:06d}.png"  # the package reads files; PNG keeps every level
+                Image.fromarray(image).save(path)
+                pairs.append({"images": [str(path)], "texts": [prompt]})
+            scores = self._scorer.batch_forward(
+                dataset=pairs,
+                batch_size=len(pairs),
+                question_template=self.question,
+                answer_template=self.answer,
+            )  # [B, images a pair, texts a pair] = [B,1,1]
+        return {"score": scores.reshape(len(pairs), 1).float().cpu()}

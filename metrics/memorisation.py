@@ -1,0 +1,238 @@
+"""Does a generator copy its training set? AuthPct, C_T, and each sample's nearest training image.
+
+AuthPct: Alaa et al. 2022, arXiv:2102.08921, as in dgm-eval (`authpct.py`). C_T: Meehan et al. 2020, arXiv:2004.05675;
+the statistic of casey-meehan/data-copying, in the cells and components of dgm-eval (`ct.py`). Memorised samples: the
+criterion of Yoon et al. 2023 and of Gu et al. 2023, arXiv:2310.02664 (sail-sg/DiffMemorize, `mem_ratio.py`).
+
+Standard errors are those of drawing other generated samples; training and held-out images are held fixed.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from evalkit.blocks import nearest_in, nearest_others
+from evalkit.metric import Batch, ReferenceMetric, Rows, Score
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+STARTS = 10  # of k-means, as in dgm-eval; the best is kept
+STEPS = 50
+
+
+class _Training(ReferenceMetric):
+    """What the three share."""
+
+    sides: ClassVar[tuple[str, ...]] = ("training",)
+
+    def __init__(self, features: str) -> None:
+        self.needs = (features,)
+
+    def observe(self, batch: Batch) -> Rows:
+        return Rows(batch.index, {"x": batch.features[self.needs[0]]})  # f32 [B,D]
+
+
+class AuthPct(_Training):
+    """0 (all copies) to 100: the percentage of authentic samples, higher is better.
+
+    A sample is authentic if its nearest training image is nearer to another training image than to the sample. Fresh
+    draws of the training distribution give 60 (8 dimensions) to 90, so what counts is how far a model is below others.
+    """
+
+    title = "AuthPct"
+    better = "higher"
+    per_sample = True
+
+    def __init__(self, features: str = "inception/pool3") -> None:
+        super().__init__(features)
+        self._known: tuple[Rows, Tensor] | None = None
+
+    def constants(self) -> dict[str, Any]:
+        return {"estimator": "100 mean[d(nearest, its own nearest) < d(sample, nearest)]"}
+
+    def score(self, *, generated: Rows, training: Rows) -> Score:
+        if self._known is None or self._known[0] is not training:  # the same state comes with every cell of a run
+            self._known = (training, nearest_others(training["x"], 1)[0][:, 0])
+        distance, index = nearest_in(generated["x"], training["x"])  # f64 [N,1], i64 [N,1]
+        authentic = self._known[1][index[:, 0]] < distance[:, 0]
+        each = 100 * authentic.double()  # [N]
+        n = len(each)
+        return Score(float(each.mean()), n, float(each.std(correction=1)) / n**0.5, tuple(each.tolist()))
+
+
+class NearestTraining(_Training):
+    """The share of memorised samples, 0 to 1, lower is better; `nearest` holds the most suspicious pairs.
+
+    A sample is memorised if its distance to the nearest training image is below `ratio` times that to the second
+    nearest, or is 0. Pairs are in order of that ratio. An image that the training set holds twice, or nearly so, hides
+    its copies from this criterion unless they are exact.
+    """
+
+    title = "memorised"
+    better = "lower"
+    per_sample = True
+
+    def __init__(self, features: str = "inception/pool3", ratio: float = 1 / 3, top: int = 32) -> None:
+        """
+        Args:
+            features: the address of the features, f32 [B,D].
+            ratio: 0 to 1.
+            top: as many pairs are kept at most.
+        """
+        super().__init__(features)
+        self.ratio = ratio
+        self.top = top
+
+    def constants(self) -> dict[str, Any]:
+        return {"estimator": "share of d(sample, nearest) < ratio d(sample, second nearest)", "ratio": self.ratio}
+
+    def score(self, *, generated: Rows, training: Rows) -> Score:
+        distance, index = nearest_in(generated["x"], training["x"], k=2)  # f64 [N,2], i64 [N,2]
+        ratios = distance[:, 0] / distance[:, 1].clamp(min=1e-300)  # 0 where both are 0
+        each = (ratios < self.ratio).double()
+        n = len(each)
+        first = ratios.argsort(stable=True)[: self.top]
+        nearest = zip(
+            generated.index[first].tolist(),
+            training.index[index[first, 0]].tolist(),
+            distance[first, 0].tolist(),
+            strict=True,
+        )
+        stderr = float(each.std(correction=1)) / n**0.5
+        return Score(float(each.mean()), n, stderr, tuple(each.tolist()), nearest=tuple(nearest))
+
+
+@dataclass(frozen=True)
+class _Cells:
+    """What is made of the training set alone: a projection, a partition, and the training images in it."""
+
+    mean: Tensor  # f64 [D]
+    axes: Tensor  # f64 [D,C]
+    centres: Tensor  # f64 [K,C]
+    x: Tensor  # f64 [M,C], the projected training images
+    cell: Tensor  # i64 [M]
+
+    def place(self, features: Tensor) -> tuple[Tensor, Tensor]:
+        """f32 [N,D] -> f64 [N,C], and the cell of each, i64 [N]."""
+        projected = project(features, self.mean, self.axes)
+        return projected, nearest_in(projected, self.centres)[1][:, 0]
+
+
+class DataCopying(_Training):
+    """C_T: below 0 the samples are nearer to the training images than held-out images are (copying), above 0 farther.
+
+    In each cell of a k-means partition of the training set, a Mann-Whitney test of the samples' distances to their
+    nearest training image against the held-out images', as a z-score; the mean over cells, weighted by the share of
+    held-out images. The reference must be held-out images of the training distribution.
+
+    The standard error holds the cells' numbers of samples fixed. In simulation 0.9 to 1.1 times the true spread where
+    C_T is within 5 of 0; too small where nearly all samples are copies, since those numbers alone vary there.
+    """
+
+    title = "C_T"
+    better = "higher"
+    sides = ("reference", "training")
+
+    def __init__(
+        self,
+        features: str = "inception/pool3",
+        cells: int = 3,
+        components: int = 64,
+        more_than: int = 20,
+        seed: int = 2020,
+    ) -> None:
+        """
+        Args:
+            features: the address of the features, f32 [B,D].
+            cells: number of cells, 1 upwards.
+            components: features of more dimensions are projected on so many principal components of the training set.
+            more_than: a cell counts if it holds more generated samples than this.
+            seed: of k-means.
+        """
+        super().__init__(features)
+        self.cells = cells
+        self.components = components
+        self.more_than = more_than
+        self.seed = seed
+        self.min_samples = more_than + 1
+        self.min_reference = max(cells, 2)
+        self._known: tuple[Rows, _Cells] | None = None
+
+    def constants(self) -> dict[str, Any]:
+        return {
+            "estimator": "mean z of Mann-Whitney tests in k-means cells",
+            "cells": self.cells,
+            "components": self.components,
+            "more_than": self.more_than,
+            "seed": self.seed,
+        }
+
+    def score(self, *, generated: Rows, reference: Rows, training: Rows) -> Score:
+        if self._known is None or self._known[0] is not training:
+            self._known = (training, partition(training["x"], self.cells, self.components, self.seed))
+        cells = self._known[1]
+        (g, of_g), (held_out, of_held_out) = cells.place(generated["x"]), cells.place(reference["x"])
+        weights, zs, errors = [], [], []
+        for c in range(self.cells):
+            mine, theirs, train = g[of_g == c], held_out[of_held_out == c], cells.x[cells.cell == c]
+            if len(mine) <= self.more_than or len(theirs) == 0 or len(train) == 0:
+                continue
+            z, error = mann_whitney(nearest_in(mine, train)[0][:, 0], nearest_in(theirs, train)[0][:, 0])
+            weights.append(len(theirs))
+            zs.append(z)
+            errors.append(error)
+        if not weights:
+            note = f"no cell holds more than {self.more_than} samples, and held-out images: raise num_samples"
+            return Score(None, len(g), note=note)
+        value = sum(w * z for w, z in zip(weights, zs, strict=True)) / sum(weights)
+        stderr = math.hypot(*(w * e for w, e in zip(weights, errors, strict=True))) / sum(weights)
+        return Score(value, len(g), stderr, details={"cells": float(len(zs)), "lowest": min(zs)})
+
+
+def mann_whitney(a: Tensor, b: Tensor) -> tuple[float, float]:
+    """The z-score of `a` being greater than `b`, f64 [m] and [n], and its standard error over draws of `a`, b fixed.
+
+    U counts the pairs with a > b (a tie is half a pair): n times the sum over `a` of the share of `b` that is smaller.
+    """
+    import torch
+
+    m, n = len(a), len(b)
+    b = b.sort().values
+    smaller = (torch.searchsorted(b, a) + torch.searchsorted(b, a, right=True)).double() / (2 * n)  # [m]
+    spread = (n * m * (n + m + 1) / 12) ** 0.5
+    z = (n * float(smaller.sum()) - (n * m / 2 - 0.5)) / spread  # 0.5: the reference's continuity correction
+    return z, n * m**0.5 * float(smaller.std(correction=1)) / spread
+
+
+def partition(x: Tensor, cells: int, components: int, seed: int) -> _Cells:
+    """Principal components of the training features f32 [M,D] where D exceeds their number, and k-means on them."""
+    import numpy as np
+    import torch
+    from scipy.cluster.vq import kmeans2
+
+    mean = x.mean(0).double()
+    axes = torch.eye(x.shape[1], dtype=torch.float64, device=x.device)
+    if x.shape[1] > components:
+        blocks = (x[i : i + 2048].double() - mean for i in range(0, len(x), 2048))
+        axes = torch.linalg.eigh(sum((b.T @ b for b in blocks), axes * 0))[1][:, -components:]  # ascending
+    projected = project(x, mean, axes)
+    data = projected.cpu().numpy()
+    best = None
+    for start in range(STARTS):
+        centres, label = kmeans2(data, cells, iter=STEPS, minit="++", seed=np.random.default_rng([seed, start]))
+        inertia = float(np.square(data - centres[label]).sum())
+        if best is None or inertia < best[0]:
+            best = (inertia, centres)
+    assert best is not None
+    found = torch.from_numpy(best[1]).to(x.device)
+    return _Cells(mean, axes, found, projected, nearest_in(projected, found)[1][:, 0])
+
+
+def project(x: Tensor, mean: Tensor, axes: Tensor) -> Tensor:
+    """f32 [N,D] -> f64 [N,C], in blocks: distances are kept, but for what lies outside the axes."""
+    import torch
+
+    return torch.cat([(x[i : i + 2048].double() - mean) @ axes for i in range(0, len(x), 2048)])

@@ -1,0 +1,117 @@
+"""Vendi Score: the effective number of different samples, from the eigenvalues of their similarities.
+
+Friedman & Dieng 2022, arXiv:2210.02410; orders q: Pasarkar & Dieng 2023, arXiv:2310.12952. As in the package
+vendi_score: rows of unit length, K their dot products, l the eigenvalues of K/n, exp(-sum l log l), or, of other
+orders, (sum l^q)^(1/(1-q)). Where d < n, the d x d matrix of the same non-zero eigenvalues is used. Eigenvalues that
+rounding alone could give count as 0.
+
+Standard error: the delta method. With C the mean of x x', a sample moves the log of the score by -x' log(C) x - H at
+q = 1, and by q/(1-q) (x' C^(q-1) x / sum l^q - 1) at others. In simulation 0.9 to 1.2 times the true spread where n is
+2 d or more. It does not see the bias downward of O(d/n): only equal n compare.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+from evalkit.metric import Batch, Rows, SampleMetric, Score
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+BLOCK = 2048  # rows in float64 at a time
+
+
+class Vendi(SampleMetric):
+    """1 (all samples alike) to n; higher is better. Large q looks at common kinds of samples, small q at rare ones."""
+
+    title = "Vendi"
+    better = "higher"
+
+    def __init__(self, features: str = "inception/pool3", order: float = 1.0) -> None:
+        """
+        Args:
+            features: the address of the features, f32 [B,D].
+            order: q, 0 (the rank) upwards; 1: Shannon's entropy; .inf: the largest eigenvalue alone.
+        """
+        if not order >= 0:
+            raise ValueError(f"order={order}: must be 0 or more")
+        self.needs = (features,)
+        self.order = float(order)
+        if order != 1:
+            self.title = f"Vendi q={order:g}"  # scores of other orders are other numbers
+
+    def constants(self) -> dict[str, Any]:
+        return {"estimator": "exp of Renyi entropy of eigenvalues", "order": f"{self.order:g}", "kernel": "cosine"}
+
+    def observe(self, batch: Batch) -> Rows:
+        return Rows(batch.index, {"x": batch.features[self.needs[0]]})  # f32 [B,D]
+
+    def score(self, *, generated: Rows) -> Score:
+        import torch
+
+        x = generated["x"]
+        n, d = x.shape
+        if n < 2 * d or self.order == 0:
+            value = vendi_of(torch.linalg.eigvalsh(similarities(x)), self.order)
+            reason = "a rank has none" if self.order == 0 else f"N = {n} is below 2 d = {2 * d}"
+            return Score(value, n, note=f"no standard error: {reason}")
+        values, vectors = torch.linalg.eigh(similarities(x))
+        value = vendi_of(values, self.order)
+        shares = torch.cat([(rows @ vectors).square() @ slope(values, self.order) for rows in unit_rows(x)])  # [N]
+        influence = value * (shares - shares.mean())
+        return Score(value, n, float(influence.std(correction=1)) / n**0.5, tuple(influence.tolist()))
+
+
+def unit_rows(x: Tensor) -> Iterator[Tensor]:
+    """The rows of f32 [N,D] at length 1, in blocks of f64 [B,D]."""
+    from torch.nn.functional import normalize
+
+    for start in range(0, len(x), BLOCK):
+        yield normalize(x[start : start + BLOCK].double(), dim=1)
+
+
+def similarities(x: Tensor) -> Tensor:
+    """A matrix with the non-zero eigenvalues of K/n, f64: [D,D] where D < N, [N,N] where not."""
+    import torch
+
+    n, d = x.shape
+    if n <= d:
+        rows = torch.cat(list(unit_rows(x)))
+        return rows @ rows.T / n
+    total = torch.zeros((d, d), dtype=torch.float64, device=x.device)
+    for rows in unit_rows(x):
+        total += rows.T @ rows
+    return total / n
+
+
+def vendi_of(eigenvalues: Tensor, order: float) -> float:
+    """The score from f64 [L], the eigenvalues of K/n, which sum to 1."""
+    kept = eigenvalues[eigenvalues > floor(eigenvalues)]
+    if order == 1:
+        return math.exp(-float((kept * kept.log()).sum()))
+    if math.isinf(order):
+        return 1 / float(kept.max())
+    return math.exp(math.log(float(kept.pow(order).sum())) / (1 - order))
+
+
+def slope(eigenvalues: Tensor, order: float) -> Tensor:
+    """f64 [L]: how the log of the score changes with a sample's share in each eigenvector, up to a constant."""
+    import torch
+
+    kept = eigenvalues > floor(eigenvalues)
+    positive = eigenvalues.where(kept, torch.ones_like(eigenvalues))
+    if order == 1:
+        slopes = -positive.log()
+    elif math.isinf(order):
+        slopes = -(eigenvalues == eigenvalues.max()).double() / eigenvalues.max()
+    else:
+        slopes = order / (1 - order) * positive.pow(order - 1) / positive[kept].pow(order).sum()
+    return slopes * kept
+
+
+def floor(eigenvalues: Tensor) -> float:
+    """What rounding may make of an eigenvalue of 0. It matters for orders below 1, where many such would add up."""
+    return float(eigenvalues.max()) * len(eigenvalues) * 2.0**-52

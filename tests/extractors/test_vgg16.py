@@ -1,0 +1,89 @@
+"""VGG16: torch-fidelity's features on the same weights, and files that are not its weights."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from evalkit.errors import ConfigError
+from evalkit.extractors.vgg16 import WEIGHTS, Vgg16
+from evalkit.paths import sha256_file
+
+pytestmark = pytest.mark.xdist_group("vgg16")
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A seeded random weights file in torchvision's format (0.5 GB)."""
+    from torchvision.models import vgg16
+
+    path = tmp_path_factory.mktemp("vgg16") / "seeded.pth"
+    net = vgg16(init_weights=False)
+    g = torch.Generator().manual_seed(0)
+    for value in net.state_dict().values():
+        fan = value[0].numel() if value.ndim > 1 else 1e4
+        value.copy_(torch.empty_like(value).uniform_(-1, 1, generator=g) * (6 / fan) ** 0.5)
+    torch.save(net.state_dict(), path)
+    return path
+
+
+def test_features_equal_torch_fidelity(weights: Path) -> None:
+    from torch_fidelity.feature_extractor_vgg16 import FeatureExtractorVGG16
+
+    theirs = FeatureExtractorVGG16("theirs", ["fc2", "fc2_relu"], feature_extractor_weights_path=str(weights))
+    mine = Vgg16(weights=str(weights))
+    mine.load("cpu")
+    rng = np.random.default_rng(0)
+    small, large = (rng.integers(0, 256, (*size, 3), dtype=np.uint8) for size in ((32, 32), (300, 250)))
+    found = mine([small, large], [], ["fc2", "fc2_relu"])
+    for row, image in enumerate((small, large)):
+        x = torch.from_numpy(image).permute(2, 0, 1)[None]
+        for layer, expected in zip(("fc2", "fc2_relu"), theirs(x), strict=True):
+            assert expected.abs().max() > 1e-3
+            error = (found[layer][row : row + 1] - expected).abs().max() / expected.abs().max()
+            assert error < 1e-5, f"{layer}: {float(error):.1e}"
+    assert bool((found["fc2"] < 0).any())
+    assert bool((found["fc2_relu"] >= 0).all())
+
+
+def test_identity_and_label(weights: Path) -> None:
+    extractor = Vgg16(weights=str(weights))
+    digest = sha256_file(weights)
+    assert extractor.identity()["weights"] == digest
+    assert extractor.label() == f"vgg16:{digest[:8]}"
+    assert not extractor.canonical()
+    assert extractor.layers == {"fc2_relu": 4096, "fc2": 4096}
+
+
+def test_the_published_file_is_torchvisions() -> None:
+    from torchvision.models import VGG16_Weights
+
+    assert VGG16_Weights.IMAGENET1K_V1.url == WEIGHTS.url
+    assert WEIGHTS.sha256 in WEIGHTS.file
+
+
+def test_missing_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    with pytest.raises(ConfigError, match=r"extractor\.vgg16\.download=false.*extractor\.vgg16\.weights=FILE"):
+        Vgg16(download=False).check()
+
+
+def test_a_file_of_another_network(tmp_path: Path) -> None:
+    torch.save({"fc.weight": torch.zeros(2, 2)}, tmp_path / "w.pth")
+    with pytest.raises(ConfigError, match="does not hold torchvision's VGG16") as caught:
+        Vgg16(weights=str(tmp_path / "w.pth")).load("cpu")
+    assert "\n" not in str(caught.value)
+
+
+def test_building_and_checking_import_no_torch(weights: Path) -> None:
+    code = (
+        "import sys; from evalkit.extractors.vgg16 import Vgg16 as V; "
+        f"e = V(weights={str(weights)!r}); e.check(); e.identity(); e.label(); print('torch' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"
