@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 BLOCK_BYTES = 16 * 2**20  # of a block of features, and of a block of distances
+PAIR_BYTES = 2**21  # of differences in float64: what stays in a core's cache
 UNSURE = 64 * 2.0**-23  # in units of |x|^2 + |y|^2: nearer to a radius than this, a distance is computed again
 SPARE = 2  # candidates beyond the k nearest, against a wrong order by rounding
 EQUAL = 1e-12  # float64 distances that differ by less, relatively, are equal
@@ -352,8 +353,9 @@ def _exact_squares(x: Tensor, i: Tensor, y: Tensor, j: Tensor) -> Tensor:
     """Squared distances f64 [P] of the pairs (x[i], y[j]), from their differences."""
     import torch
 
-    step = max(1, BLOCK_BYTES // (8 * max(x.shape[1], 1)))
-    parts = [
-        (x[i[p : p + step]].double() - y[j[p : p + step]].double()).square_().sum(1) for p in range(0, len(i), step)
-    ]
-    return torch.cat(parts) if parts else torch.zeros(0, dtype=torch.float64, device=x.device)
+    step = max(1, PAIR_BYTES // (8 * max(x.shape[1], 1)))
+    found = torch.empty(len(i), dtype=torch.float64, device=x.device)
+    for start in range(0, len(i), step):
+        part = slice(start, start + step)
+        found[part] = y[j[part]].double().sub_(x[i[part]]).square_().sum(1)
+    return found

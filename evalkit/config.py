@@ -52,6 +52,8 @@ class RunConfig:
         contact_sheet: samples on each cell's contact sheet; 0: none.
         baseline: the cell that all others are compared with: its name, or a mapping such as `{sampler: ddim}` that
             picks one; none: each metric's best.
+        save_stats: a folder that takes the reference's statistics of each Frechet metric, to be shared
+            (`reference=stats reference.stats.path=FILE`); none: they are not written.
         add_results: results.json files of earlier runs, whose cells stand in the table as well.
         training: what the models were trained on, for metrics of memorisation (`reference@training=folder`).
         model, sampler, prompts, metric, reference, extractor, engine: the chosen options by name.
@@ -69,6 +71,7 @@ class RunConfig:
     exclude: list[Any] = field(default_factory=list)
     contact_sheet: int = 40
     baseline: Any = None
+    save_stats: str | None = None
     add_results: list[str] = field(default_factory=list)
     model: dict[str, Any] = field(default_factory=dict)
     sampler: dict[str, Any] = field(default_factory=dict)

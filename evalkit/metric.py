@@ -166,6 +166,10 @@ class ReferenceMetric(Metric):
         """
         raise NotImplementedError
 
+    def to_moments(self, state: Any) -> tuple[Tensor, Tensor, int]:
+        """A state's mean f64 [D], covariance f64 [D,D] (ddof=1) and n, to be written and shared."""
+        raise NotImplementedError
+
 
 Pairing = Literal["baseline", "prompt", "any"]
 

@@ -13,9 +13,9 @@ from evalkit.compare import compare, rename_apart
 from evalkit.config import RunConfig, build
 from evalkit.errors import ConfigError, nearest
 from evalkit.grid import Cell, find_baseline, make_cells
-from evalkit.metric import Metric
+from evalkit.metric import Metric, ReferenceMetric
 from evalkit.models.base import ExistingImages
-from evalkit.moments import Moments
+from evalkit.moments import Moments, write_moments
 from evalkit.protocol import check_counts, check_moments, check_pairs
 from evalkit.samples import SampleSet, Source, Store
 from evalkit.table import ResultTable
@@ -131,7 +131,25 @@ def run(plan: Plan, *, command: str = "") -> ResultTable:
     seconds["score"] = time.time() - started - seconds["generate"]
     table = _table(plan, results.run_info(plan, command, seconds), sources, scored)
     results.write(plan, table, sources, scored)
+    _save_stats(plan)
     return table
+
+
+def _save_stats(plan: Plan) -> None:
+    """The reference's moments as <metric>.npz, of each metric that compares moments."""
+    folder = plan.config.save_stats
+    if folder is None or plan.reference is None or isinstance(plan.reference, Moments):
+        return
+    from evalkit.scoring import reference_statistics
+
+    for name, metric in plan.metrics.items():
+        if not isinstance(metric, ReferenceMetric) or type(metric).to_moments is ReferenceMetric.to_moments:
+            continue
+        extractors = {address.partition("/")[0]: plan.extractors[address.partition("/")[0]] for address in metric.needs}
+        mean, cov, n = reference_statistics(name, metric, extractors, plan.reference, plan.store.features)
+        identity = next(iter(extractors.values())).identity()
+        path = Path(folder).expanduser() / f"{name}.npz"
+        write_moments(path, mean.numpy(), cov.numpy(), n=n, features=metric.needs[0], extractor=identity)
 
 
 def _table(

@@ -154,7 +154,7 @@ def _describe(given: Side) -> dict[str, Any]:
 
 
 def code_digest(metric: Metric) -> str:
-    """Digest of the sources of the metric's class, of those it derives from and of what it may share: an edit counts."""
+    """Digest of the sources of the metric's class, of its bases and of what plugins share: an edited metric is new."""
     digests = []
     for kind in type(metric).__mro__:
         if kind.__module__ in ("builtins", "abc", "typing"):

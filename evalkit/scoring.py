@@ -113,6 +113,14 @@ def score_sources(
     return results
 
 
+def reference_statistics(
+    name: str, metric: ReferenceMetric, extractors: Mapping[str, Extractor], reference: ImageSource, features: Path
+) -> tuple[Tensor, Tensor, int]:
+    """Mean f64 [D], covariance f64 [D,D] and n of the reference's features, for a metric that has `to_moments`."""
+    run = _Run({name: ({}, metric)}, FeaturePass(features, extractors), {}, None, ScoreCache(features))
+    return metric.to_moments(run._observe(reference, {name: metric})[name])
+
+
 class _Run:
     """One call of `score_sources`: keeps the states of the sides from source to source."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
@@ -240,8 +241,15 @@ def protocol_difference(a: Mapping[str, Any], b: Mapping[str, Any]) -> str:
     flat_a, flat_b = dict(_flat(a)), dict(_flat(b))
     names = [name for name in dict.fromkeys([*flat_a, *flat_b]) if flat_a.get(name) != flat_b.get(name)]
     return (
-        "; ".join(f"{name} is {flat_a.get(name)}, not {flat_b.get(name)}" for name in names) or "the protocols differ"
+        "; ".join(f"{name} is {_short(flat_a.get(name))}, not {_short(flat_b.get(name))}" for name in names)
+        or "the protocols differ"
     )
+
+
+def _short(value: Any) -> str:
+    """A digest by its first digits."""
+    text = str(value)
+    return f"{text[:10]}..." if re.fullmatch(r"[0-9a-f]{40,}", text) else text
 
 
 def _flat(node: Any, path: str = "") -> Iterable[tuple[str, Any]]:

@@ -82,3 +82,7 @@ class FrechetDistance(ReferenceMetric):
         count = n or UNKNOWN_N
         outer = (count - 1) * cov + count * mean.outer(mean)  # published covariances are np.cov's: ddof=1
         return Sums({"n": torch.tensor(float(count)).double(), "sum": count * mean, "outer": outer})
+
+    def to_moments(self, state: Sums) -> tuple[Tensor, Tensor, int]:
+        mean, cov = moments(state)
+        return mean, cov, int(state["n"])

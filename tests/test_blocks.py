@@ -34,9 +34,9 @@ def block_bytes(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch)
     return int(request.param)
 
 
-@pytest.mark.parametrize("shift", [0.0, 300.0])
+@pytest.mark.parametrize("shift", [0.0, 5000.0])
 def test_nearest_equals_brute_force(block_bytes: int, shift: float) -> None:
-    """A common offset of 300 costs x.y eleven bits, were the mean not taken off first."""
+    """A common offset of 5000 would leave nothing of a distance, were the mean not taken off first."""
     x, y = features(83, 12, 1, shift), features(61, 12, 2, shift)
     distance, index = nearest_others(x, 5)
     expected = brute_others(x).topk(5, largest=False)
@@ -170,6 +170,7 @@ class Largest(TorchDispatchMode):
 def test_no_temporary_grows_with_both_sets(monkeypatch: pytest.MonkeyPatch) -> None:
     """3,000 x 3,000 f32 distances would take 36 MB. Blocks are set to 256 kB; a row's few results are larger."""
     monkeypatch.setattr(blocks, "BLOCK_BYTES", 2**18)
+    monkeypatch.setattr(blocks, "PAIR_BYTES", 2**18)
     n, k = 3000, 5
     x, y = features(n, 16, 14), features(n, 16, 15)
     with Largest() as largest:

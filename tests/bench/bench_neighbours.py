@@ -1,12 +1,13 @@
 """Neighbour and kernel metrics against their peers, on the same random features: values, time and peak memory.
 
-    python tests/bench/bench_neighbours.py [--n 5000] [--m 5000] [--d 2048] [--only prdc prc kid mmd cmmd] [--threads 2] [--repeats 3]
+    python tests/bench/bench_neighbours.py [--n 5000] [--m 5000] [--d 2048] [--only prdc prc kid mmd cmmd]
 
 Each computation runs in a process of its own, which makes the features anew, reads the memory before, and prints the
 highest resident memory after. Peers: prdc 0.2 (precision, recall, density, coverage, k = 5), torch-fidelity 0.4.0 (PRC,
 k = 3; KID), torchmetrics (the kernel distance that its KID averages), and the formula of google-research/cmmd on whole
-matrices. A peer that cannot hold its N x M matrices fails, and the table says so. prdc compares
-distances that were rounded to float32, so a pair in 100,000 may differ. Not a test.
+matrices. A peer that cannot hold its N x M matrices fails, and the table says so. prdc compares distances that were
+rounded to float32, so a pair in 100,000 may differ. At 50,000 give --repeats 1, and --no-peers on a small machine.
+Not a test.
 """
 
 from __future__ import annotations
