@@ -8,7 +8,7 @@ is 1 with open balls and (k+1)/k with closed ones. A ball's radius is the distan
 Standard errors hold the reference fixed and are those of drawing other generated samples. Precision and density are
 means over generated samples: exact. Coverage: the jackknife; recall, in which a sample also changes its neighbours'
 balls: the jackknife over ten groups. By Efron and Stein's inequality the jackknife errs upward: in simulation
-(N = 500 and 1000, 2 to 64 dimensions) it gave 1.0 to 2.2 times coverage's spread, and 1.2 to 1.8 times recall's.
+(N = 500 and 1000, 2 to 64 dimensions) it gave 1.0 to 2.2 times coverage's spread, and 1.1 to 1.8 times recall's.
 """
 
 from __future__ import annotations

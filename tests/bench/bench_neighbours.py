@@ -28,7 +28,7 @@ from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from evalkit.blocks import ball_counts, held, kernel_diagonal, kernel_product, knn_radii
+from evalkit.blocks import ball_counts, kernel_diagonal, kernel_product, knn_radii
 from evalkit.metric import Rows
 from evalkit.metrics.cmmd import Cmmd
 from evalkit.metrics.kernel_distance import KernelDistance, cubic
@@ -43,18 +43,21 @@ def features(n: int, d: int, seed: int) -> Tensor:
     return x.mul_(torch.linspace(0.2, 1, d)).add_(0.1 * seed).clamp_(min=0)
 
 
-def our_prdc(x: Tensor, y: Tensor) -> Values:
-    """All four of prdc in one pass over each matrix."""
-    radii_x, radii_y = knn_radii(x, 5), knn_radii(y, 5)
-    in_y, in_x = ball_counts(x, y, radii_x=radii_x, radii_y=radii_y, closed=False)
+def neighbours(x: Tensor, y: Tensor, k: int, closed: bool) -> Values:
+    """All four in one pass over each matrix."""
+    in_y, in_x = ball_counts(x, y, radii_x=knn_radii(x, k), radii_y=knn_radii(y, k), closed=closed)
     assert in_y is not None
     assert in_x is not None
     return {
         "precision": float((in_y.of_points > 0).double().mean()),
         "recall": float((in_x.of_points > 0).double().mean()),
-        "density": float(in_y.of_points.double().mean()) / 5,
+        "density": float(in_y.of_points.double().mean()) / k,
         "coverage": float((in_y.of_balls > 0).double().mean()),
     }
+
+
+def our_prdc(x: Tensor, y: Tensor) -> Values:
+    return neighbours(x, y, 5, closed=False)
 
 
 def their_prdc(x: Tensor, y: Tensor) -> Values:
@@ -64,9 +67,7 @@ def their_prdc(x: Tensor, y: Tensor) -> Values:
 
 
 def our_prc(x: Tensor, y: Tensor) -> Values:
-    radii_x, radii_y = knn_radii(x, 3), knn_radii(y, 3)
-    precision, recall = held(x, y, radii_y[:, None], closed=True), held(y, x, radii_x[:, None], closed=True)
-    return {"precision": float(precision.double().mean()), "recall": float(recall.double().mean())}
+    return neighbours(x, y, 3, closed=True)
 
 
 def their_prc(x: Tensor, y: Tensor) -> Values:
