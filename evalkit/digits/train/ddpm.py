@@ -7,6 +7,7 @@ Knowing its colours, a small net need not settle them at the noisiest steps, whi
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import torch
@@ -97,9 +98,10 @@ def keep_typical(digits: Digits) -> None:
     for label in range(10):
         index = torch.nonzero(digits.labels == label)[:, 0]
         pixels = F.avg_pool2d(digits.grey[index], 2).flatten(1)  # [n,324]
-        nearest = torch.cdist(pixels, pixels).topk(NEIGHBOURS + 1, largest=False).values  # [n,11], itself first
+        count = min(NEIGHBOURS + 1, len(index))  # itself comes first
+        nearest = torch.cdist(pixels, pixels).topk(count, largest=False).values  # [n,11]
         order = nearest.mean(1).argsort()
-        kept.append(index[order[: int(TYPICAL * len(index))]])
+        kept.append(index[order[: math.ceil(TYPICAL * len(index))]])
     rows = torch.cat(kept)
     digits.grey, digits.labels = digits.grey[rows], digits.labels[rows]
 
