@@ -171,5 +171,5 @@ def print_selfcheck(device: str) -> bool:
         got = checked.why if checked.got is None else f"{checked.got:.6g}"
         figures = (f"{checked.expected:.6g}", got, f"{checked.tolerance:.2g}")
         view.add_row(checked.what.replace("[", r"\["), *figures, mark[checked.right], checked.source)
-    Console(width=None).print(view)
+    Console().print(view)
     return wrong == 0

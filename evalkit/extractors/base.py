@@ -105,6 +105,30 @@ class Extractor(ABC):
         """Frees the memory of `load`."""
 
 
+class NetworkExtractor(Extractor):
+    """An extractor whose network is one torch module: written once, how it is loaded, moved and freed."""
+
+    def __init__(self, name: str, batch_size: int) -> None:
+        super().__init__(name, batch_size)
+        self._net: Any = None
+        self._device: str | None = None
+
+    @abstractmethod
+    def _load(self) -> Any:
+        """The module in eval mode, on the CPU. Raises ConfigError where the file does not hold its weights."""
+
+    def load(self, device: str) -> None:
+        if self._net is None:
+            self._net = self._load()
+        if self._device != device:
+            self._net.to(device)
+            self._device = device
+
+    def unload(self) -> None:
+        self._net = None
+        self._device = None
+
+
 def check_sha256(where: str, file: Path, expected: str | None, expected_key: str) -> str:
     """The sha256 of a weights file.
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from evalkit.errors import ConfigError
-from evalkit.extractors.base import DECODER, Extractor, by_size, check_sha256, exact_float32, to_tensor
+from evalkit.extractors.base import DECODER, NetworkExtractor, by_size, check_sha256, exact_float32, to_tensor
 from evalkit.paths import resolve_path, sha256_file
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ SIZE = 32
 SHIPPED = "pkg://evalkit.digits/weights/classifier.safetensors"
 
 
-class Digits(Extractor):
+class Digits(NetworkExtractor):
     """Layers features (64, non-negative) and logits (10, the digit).
 
     Args:
@@ -42,8 +42,6 @@ class Digits(Extractor):
         super().__init__(name, batch_size)
         self.weights = weights
         self.sha256 = sha256
-        self._net: DigitClassifier | None = None
-        self._device: str | None = None
 
     @property
     def layers(self) -> Mapping[str, int | None]:
@@ -73,23 +71,15 @@ class Digits(Extractor):
     def label(self) -> str:
         return self.name if self.weights == SHIPPED else f"{self.name}:{sha256_file(self._file())[:8]}"
 
-    def load(self, device: str) -> None:
-        if self._net is None:
-            from evalkit.digits.nets import load_classifier
+    def _load(self) -> DigitClassifier:
+        from evalkit.digits.nets import load_classifier
 
-            file = self._file()
-            try:
-                self._net = load_classifier(file)
-            except Exception as error:  # safetensors and torch raise many kinds for a wrong file
-                reason = " ".join(str(error).split())[:200]
-                raise ConfigError(f"extractor '{self.name}': {file} is not the digit classifier: {reason}") from error
-        if self._device != device:
-            self._net.to(device)
-            self._device = device
-
-    def unload(self) -> None:
-        self._net = None
-        self._device = None
+        file = self._file()
+        try:
+            return load_classifier(file)
+        except Exception as error:  # safetensors and torch raise many kinds for a wrong file
+            reason = " ".join(str(error).split())[:200]
+            raise ConfigError(f"extractor '{self.name}': {file} is not the digit classifier: {reason}") from error
 
     def __call__(
         self, images: Sequence[NDArray[np.uint8]], prompts: Sequence[str], layers: Sequence[str]

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from evalkit.errors import ConfigError, nearest
-from evalkit.extractors.base import DECODER, Extractor, by_size, check_sha256, exact_float32, to_tensor
+from evalkit.extractors.base import DECODER, NetworkExtractor, by_size, check_sha256, exact_float32, to_tensor
 from evalkit.paths import atomic_path, resolve_path, sha256_file
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ PRESETS = {  # by `resize`: (its name in the protocol, the normalisation there, 
 PRECISIONS = {"float32": None, "bfloat16": "bf16"}  # and the tag in labels
 
 
-class Inception(Extractor):
+class Inception(NetworkExtractor):
     """Layers pool3 (2048), logits_unbiased and logits (1008), and sFID's mixed6_conv7 (2023), in one pass.
 
     Args:
@@ -78,8 +78,6 @@ class Inception(Extractor):
         self.weights = weights
         self.sha256 = sha256
         self.download = download
-        self._net: InceptionNet | None = None
-        self._device: str | None = None
 
     @property
     def layers(self) -> Mapping[str, int | None]:
@@ -139,25 +137,17 @@ class Inception(Extractor):
         digest = None if self._published() else sha256_file(self._file())[:8]
         return ":".join(filter(None, (NETWORK, PRESETS[self.resize][2], PRECISIONS[self.precision], digest)))
 
-    def load(self, device: str) -> None:
-        if self._net is None:
-            import torch
+    def _load(self) -> InceptionNet:
+        import torch
 
-            from evalkit.extractors.inception_net import load_network
+        from evalkit.extractors.inception_net import load_network
 
-            self._net = load_network(
-                self._file(),
-                f"extractor '{self.name}'",
-                centre=127.5 if self.resize == "torch" else 128.0,
-                dtype=getattr(torch, self.precision),
-            )
-        if self._device != device:
-            self._net.to(device)
-            self._device = device
-
-    def unload(self) -> None:
-        self._net = None
-        self._device = None
+        return load_network(
+            self._file(),
+            f"extractor '{self.name}'",
+            centre=127.5 if self.resize == "torch" else 128.0,
+            dtype=getattr(torch, self.precision),
+        )
 
     def __call__(
         self, images: Sequence[NDArray[np.uint8]], prompts: Sequence[str], layers: Sequence[str]

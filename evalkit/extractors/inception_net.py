@@ -8,13 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 import torch_fidelity.feature_extractor_inceptionv3 as blocks
 from torch import Tensor, nn
 
 from evalkit.errors import ConfigError
+from evalkit.extractors.published import read_state
 
 INPUT_SIZE = 299
 LAYERS = {"pool3": 2048, "logits_unbiased": 1008, "logits": 1008, "mixed6_conv7": 2023}
@@ -96,7 +96,7 @@ def load_network(file: Path, where: str, *, centre: float = 128.0, dtype: torch.
         ConfigError: the file is not readable so, or holds other tensors than this network's.
     """
     net = InceptionNet()
-    state = _read_state(file, where)
+    state = read_state(file, where)
     counters = {name for name in net.state_dict() if name.endswith("num_batches_tracked")}  # play no part in eval mode
     wanted = {name: tuple(value.shape) for name, value in net.state_dict().items() if name not in counters}
     found = {name: tuple(value.shape) for name, value in state.items() if name not in counters}
@@ -114,22 +114,6 @@ def load_network(file: Path, where: str, *, centre: float = 128.0, dtype: torch.
     for name in net.body:
         net.get_submodule(name).to(dtype)  # after folding, which float32 weights want
     return net.to(memory_format=torch.channels_last)
-
-
-def _read_state(file: Path, where: str) -> dict[str, Any]:
-    try:
-        if file.suffix == ".safetensors":
-            from safetensors.torch import load_file
-
-            tensors: dict[str, Any] = load_file(str(file))
-            return tensors
-        state = torch.load(file, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch.load raises many kinds for a broken file
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise ConfigError(f"{where}: {file} cannot be read as a state dict: {reason}") from error
-    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
-        raise ConfigError(f"{where}: {file} is not a state dict (a mapping from names to tensors)")
-    return state
 
 
 def _fold_batch_norms(net: nn.Module) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from evalkit.errors import ConfigError, DataError, nearest
-from evalkit.extractors.base import DECODER, Extractor, by_size, exact_float32, to_tensor
+from evalkit.extractors.base import DECODER, NetworkExtractor, by_size, exact_float32, to_tensor
 from evalkit.extractors.published import Published
 from evalkit.paths import resolve_path, sha256_file
 
@@ -37,7 +37,7 @@ TRUNKS = {  # torchvision's files carry the beginning of their sha256 in their n
 SMALLEST = {"alex": 31, "vgg": 16}  # pixels: smaller images leave nothing for the last layers
 
 
-class Lpips(Extractor):
+class Lpips(NetworkExtractor):
     """Layer phi; its width depends on the images' size (AlexNet at 256 px: 640 thousand values, VGG16: 8 million).
 
     Args:
@@ -74,8 +74,6 @@ class Lpips(Extractor):
         self.resize = resize
         self.download = download
         self._where = f"extractor '{name}'"
-        self._net: LpipsNet | None = None
-        self._device: str | None = None
 
     @property
     def layers(self) -> Mapping[str, int | None]:
@@ -125,18 +123,10 @@ class Lpips(Extractor):
         tag = "" if known else f":{sha256_file(file)[:8]}"
         return f"{self.name}{tag}" if self.heads is None else f"{self.name}{tag}+{sha256_file(self._heads())[:8]}"
 
-    def load(self, device: str) -> None:
-        if self._net is None:
-            from evalkit.extractors.lpips_net import load_network
+    def _load(self) -> LpipsNet:
+        from evalkit.extractors.lpips_net import load_network
 
-            self._net = load_network(self.net, self._file(), self._heads(), self._where)
-        if self._device != device:
-            self._net.to(device)
-            self._device = device
-
-    def unload(self) -> None:
-        self._net = None
-        self._device = None
+        return load_network(self.net, self._file(), self._heads(), self._where)
 
     def _input(self, images: Sequence[NDArray[np.uint8]]) -> Tensor:
         """f32 [B,3,H,W], 0 to 255, of one size."""

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from evalkit.errors import ConfigError, nearest
-from evalkit.extractors.base import DECODER, Extractor, check_sha256, exact_float32
+from evalkit.extractors.base import DECODER, NetworkExtractor, check_sha256, exact_float32
 from evalkit.extractors.published import HubFile, read_state
 from evalkit.paths import PKG_SCHEME, resolve_path, sha256_file
 
@@ -30,7 +30,7 @@ POSITIONS = ("timm", "dinov2")
 DINOV2_OFFSET = 0.1  # dinov2/hub/backbones.py: interpolate_offset, with interpolate_antialias=False
 
 
-class Timm(Extractor):
+class Timm(NetworkExtractor):
     """Layer features.
 
     Args:
@@ -94,9 +94,7 @@ class Timm(Extractor):
         self._canonical = canonical
         self._where = f"extractor '{name}'"
         self._weights: Path | None = None
-        self._net: Any = None
         self._norm: tuple[Tensor, Tensor] | None = None  # mean and std, f32 [3,1,1] each
-        self._device: str | None = None
 
     @property
     def layers(self) -> Mapping[str, int | None]:
@@ -154,13 +152,6 @@ class Timm(Extractor):
 
     # -- the network
 
-    def load(self, device: str) -> None:
-        if self._net is None:
-            self._net = self._load()
-        if self._device != device:
-            self._net.to(device)
-            self._device = device
-
     def _load(self) -> Any:
         import timm
         import torch
@@ -206,10 +197,6 @@ class Timm(Extractor):
         if [tuple(v.shape) for v in wanted.values()] != [tuple(v.shape) for v in state.values()]:
             raise ValueError("its tensors have other shapes, or another order, than the network's")
         return dict(zip(wanted, state.values(), strict=True))
-
-    def unload(self) -> None:
-        self._net = None
-        self._device = None
 
     def __call__(
         self, images: Sequence[NDArray[np.uint8]], prompts: Sequence[str], layers: Sequence[str]

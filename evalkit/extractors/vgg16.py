@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from evalkit.errors import ConfigError
-from evalkit.extractors.base import DECODER, Extractor, by_size, exact_float32, to_tensor
+from evalkit.extractors.base import DECODER, NetworkExtractor, by_size, exact_float32, to_tensor
 from evalkit.extractors.published import Published, read_state
 from evalkit.paths import sha256_file
 
@@ -30,7 +30,7 @@ WEIGHTS = Published(
 )
 
 
-class Vgg16(Extractor):
+class Vgg16(NetworkExtractor):
     """Layers fc2_relu and fc2, of 4096 each.
 
     Args:
@@ -53,8 +53,6 @@ class Vgg16(Extractor):
         self.weights = weights
         self.sha256 = sha256
         self.download = download
-        self._net: Any = None
-        self._device: str | None = None
 
     @property
     def layers(self) -> Mapping[str, int | None]:
@@ -83,13 +81,6 @@ class Vgg16(Extractor):
     def label(self) -> str:
         return self.name if self.canonical() else f"{self.name}:{sha256_file(self._file())[:8]}"
 
-    def load(self, device: str) -> None:
-        if self._net is None:
-            self._net = self._load()
-        if self._device != device:
-            self._net.to(device)
-            self._device = device
-
     def _load(self) -> Any:
         import torch
         from torchvision.models import vgg16
@@ -105,10 +96,6 @@ class Vgg16(Extractor):
             raise ConfigError(f"{where}: {file} does not hold torchvision's VGG16: {reason}") from error
         net.classifier = net.classifier[:4]  # up to fc2; then come its ReLU, a dropout and the classes
         return net.eval().requires_grad_(False)
-
-    def unload(self) -> None:
-        self._net = None
-        self._device = None
 
     def __call__(
         self, images: Sequence[NDArray[np.uint8]], prompts: Sequence[str], layers: Sequence[str]
