@@ -12,6 +12,7 @@ few numbers a row. Tensors may be on any device; the results are on the same.
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 BLOCK_BYTES = 16 * 2**20  # of a block of features, and of a block of distances
 PAIR_BYTES = 2**21  # of differences in float64: what stays in a core's cache
 UNSURE = 64 * 2.0**-23  # in units of |x|^2 + |y|^2: nearer to a radius than this, a distance is computed again
+KEPT = 8  # neighbours that are kept of a set: as many as the metrics' defaults ask for
 SPARE = 2  # candidates beyond the k nearest, against a wrong order by rounding
 EQUAL = 1e-12  # float64 distances that differ by less, relatively, are equal
 
@@ -49,13 +51,28 @@ def nearest_others(x: Tensor, k: int) -> tuple[Tensor, Tensor]:
         x: f32 [N,D], N > k.
 
     Returns:
-        Distances f64 [N,k], ascending, and indices i64 [N,k].
+        Distances f64 [N,k], ascending, and indices i64 [N,k]. They are kept for as long as x lives: several metrics ask
+        for neighbours in the same set.
 
     Raises:
         ValueError: N <= k.
     """
     if len(x) <= k:
         raise ValueError(f"{k} nearest others of {len(x)} rows: there must be more than {k}")
+    version = None if x.is_inference() else x._version  # counts changes in place
+    _neighbours[:] = [kept for kept in _neighbours if kept[0]() is not None]
+    for of, then, (distance, index) in _neighbours:
+        if of() is x and then == version and distance.shape[1] >= k:
+            return distance[:, :k], index[:, :k]
+    found = _nearest_others(x, max(k, min(KEPT, len(x) - 1)))
+    _neighbours.append((weakref.ref(x), version, found))
+    return found[0][:, :k], found[1][:, :k]
+
+
+_neighbours: list[tuple[weakref.ref[Tensor], int | None, tuple[Tensor, Tensor]]] = []
+
+
+def _nearest_others(x: Tensor, k: int) -> tuple[Tensor, Tensor]:
     best = _Best(x, len(x), min(k + SPARE, len(x) - 1))
     centre = x.mean(0)
     parts = _parts(len(x), x.shape[1])

@@ -64,9 +64,11 @@ class Rows:
         if self.values.keys() != other.values.keys():
             raise ValueError(f"cannot join rows of {sorted(self.values)} and of {sorted(other.values)}")
         index = torch.cat([self.index, other.index])
+        joined = {name: torch.cat([value, other.values[name]]) for name, value in self.values.items()}
+        if bool((index[1:] >= index[:-1]).all()):  # in order already: no second copy of all rows
+            return Rows(index, joined)
         order = torch.argsort(index, stable=True)
-        joined = {name: torch.cat([value, other.values[name]])[order] for name, value in self.values.items()}
-        return Rows(index[order], joined)
+        return Rows(index[order], {name: value[order] for name, value in joined.items()})
 
     def __getitem__(self, name: str) -> Tensor:
         return self.values[name]

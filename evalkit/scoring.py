@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from evalkit.errors import ConfigError
 from evalkit.extractors.base import Extractor
 from evalkit.features import FeaturePass, ImageSource, Progress, extractor_id, parse
-from evalkit.metric import Batch, Metric, PairMetric, ReferenceMetric, SampleMetric, Score
+from evalkit.metric import Batch, Metric, PairMetric, ReferenceMetric, Rows, SampleMetric, Score
 from evalkit.moments import Moments
 from evalkit.paths import sha256_json
 from evalkit.protocol import (
@@ -273,10 +273,28 @@ class _Run:
         states = {name: _Merger() for name in metrics}
         pixels = any(not metric.needs for metric in metrics.values())
         for batch in self.features.batches(source, addresses, images=pixels):
+            join = _Join()
             for name, metric in metrics.items():
                 with metric_errors(name):
-                    states[name].add(metric.observe(batch))
-        return {name: merger.total() for name, merger in states.items()}
+                    states[name].add(metric.observe(batch), join)
+        join = _Join()
+        return {name: merger.total(join) for name, merger in states.items()}
+
+
+class _Join:
+    """`a + b`, computed once where several metrics keep the very same rows: five of them then hold one copy."""
+
+    def __init__(self) -> None:
+        self._done: dict[tuple[Any, ...], tuple[Any, Any, Any]] = {}  # the operands are kept: ids stay theirs
+
+    def __call__(self, a: Any, b: Any) -> Any:
+        if not isinstance(a, Rows):
+            return a + b
+        parts = [part for rows in (a, b) for part in (rows.index, *rows.values.values())]
+        key = (*a.values, *b.values, *map(id, parts))
+        if key not in self._done:
+            self._done[key] = (a, b, a + b)
+        return self._done[key][2]
 
 
 class _Merger:
@@ -285,17 +303,18 @@ class _Merger:
     def __init__(self) -> None:
         self._parts: list[tuple[int, Any]] = []  # number of batches, their state; numbers fall, all powers of two
 
-    def add(self, state: Any) -> None:
+    def add(self, state: Any, join: _Join) -> None:
         count = 1
         while self._parts and self._parts[-1][0] == count:
             before, other = self._parts.pop()
-            state, count = other + state, count + before
+            state, count = join(other, state), count + before
         self._parts.append((count, state))
 
-    def total(self) -> Any:
-        _, state = self._parts[-1]
-        for _, other in reversed(self._parts[:-1]):
-            state = other + state
+    def total(self, join: _Join) -> Any:
+        _, state = self._parts.pop()
+        while self._parts:
+            _, other = self._parts.pop()
+            state = join(other, state)
         return state
 
 

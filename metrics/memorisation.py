@@ -48,16 +48,13 @@ class AuthPct(_Training):
 
     def __init__(self, features: str = "inception/pool3") -> None:
         super().__init__(features)
-        self._known: tuple[Rows, Tensor] | None = None
 
     def constants(self) -> dict[str, Any]:
         return {"estimator": "100 mean[d(nearest, its own nearest) < d(sample, nearest)]"}
 
     def score(self, *, generated: Rows, training: Rows) -> Score:
-        if self._known is None or self._known[0] is not training:  # the same state comes with every cell of a run
-            self._known = (training, nearest_others(training["x"], 1)[0][:, 0])
         distance, index = nearest_in(generated["x"], training["x"])  # f64 [N,1], i64 [N,1]
-        authentic = self._known[1][index[:, 0]] < distance[:, 0]
+        authentic = nearest_others(training["x"], 1)[0][index[:, 0], 0] < distance[:, 0]
         each = 100 * authentic.double()  # [N]
         n = len(each)
         return Score(float(each.mean()), n, float(each.std(correction=1)) / n**0.5, tuple(each.tolist()))

@@ -44,7 +44,6 @@ class _Neighbours(ReferenceMetric):
         self.k = k
         self.closed = closed
         self.min_reference = k + 1
-        self._known: tuple[Rows, Tensor] | None = None
 
     def constants(self) -> dict[str, Any]:
         return {"estimator": self.estimator, "k": self.k, "comparison": "<=" if self.closed else "<"}
@@ -52,15 +51,9 @@ class _Neighbours(ReferenceMetric):
     def observe(self, batch: Batch) -> Rows:
         return Rows(batch.index, {"x": batch.features[self.needs[0]]})  # f32 [B,D]
 
-    def _radii(self, reference: Rows) -> Tensor:
-        """f64 [M]; kept, since the same state of the reference comes with every cell of a run."""
-        if self._known is None or self._known[0] is not reference:
-            self._known = (reference, knn_radii(reference["x"], self.k))
-        return self._known[1]
-
     def _counts(self, generated: Rows, reference: Rows) -> Tensor:
         """f64 [N]: the number of reference balls that each generated sample lies in."""
-        counts, _ = ball_counts(generated["x"], reference["x"], radii_y=self._radii(reference), closed=self.closed)
+        counts, _ = ball_counts(generated["x"], reference["x"], radii_y=knn_radii(reference["x"], self.k), closed=self.closed)
         assert counts is not None
         return counts.of_points.double()
 
@@ -107,7 +100,7 @@ class Coverage(_Neighbours):
         import torch
 
         n, m = len(generated), len(reference)
-        radii = self._radii(reference)[:, None]
+        radii = knn_radii(reference["x"], self.k)[:, None]
         distance, index = nearest_in(reference["x"], generated["x"], k=2)  # f64 [M,2], i64 [M,2]
         inside = distance <= radii * (1 + 1e-12) if self.closed else distance < radii * (1 - 1e-12)  # bool [M,2]
         alone = index[inside[:, 0] & ~inside[:, 1], 0]

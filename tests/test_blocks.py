@@ -48,6 +48,19 @@ def test_nearest_equals_brute_force(block_bytes: int, shift: float) -> None:
     assert torch.equal(index, expected.indices)
 
 
+def test_neighbours_are_kept_while_the_set_lives_and_only_of_that_set() -> None:
+    x, y = features(60, 5, 1, 0.0), features(60, 5, 2, 0.0)
+    few, many = nearest_others(x, 3), nearest_others(x, 20)
+    assert torch.equal(few[0], many[0][:, :3])
+    assert not torch.equal(nearest_others(y, 3)[0], few[0])
+    x.mul_(2)  # changed in place: what was kept is another set's
+    torch.testing.assert_close(nearest_others(x, 3)[0], 2 * few[0], rtol=1e-6, atol=0)
+    before = len(blocks._neighbours)
+    del x, y
+    nearest_others(features(20, 5, 3, 0.0), 2)
+    assert len(blocks._neighbours) < before
+
+
 def test_duplicates_count_and_oneself_does_not(block_bytes: int) -> None:
     x = features(40, 6, 3)
     x[7] = x[30]

@@ -18,7 +18,7 @@ from evalkit.metrics.clip_score import ClipScore
 from evalkit.metrics.frechet import FrechetDistance
 from evalkit.metrics.inception_score import InceptionScore
 from evalkit.protocol import check_counts, column_label
-from evalkit.scoring import _Merger, score_sources
+from evalkit.scoring import _Join, _Merger, score_sources
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -234,9 +234,24 @@ def test_states_merge_as_a_balanced_tree() -> None:
     for n in (1, 2, 3, 7, 8, 13):
         merger = _Merger()
         for i in range(n):
-            merger.add([i])
-        assert merger.total() == list(range(n))
+            merger.add([i], _Join())
         assert len(merger._parts) == n.bit_count()
+        assert merger.total(_Join()) == list(range(n))
+
+
+def test_metrics_that_keep_the_same_rows_share_one_copy() -> None:
+    x = torch.arange(40.0).reshape(20, 2)
+    mergers = [_Merger() for _ in range(3)]
+    for start in range(0, 20, 3):
+        join, index = _Join(), torch.arange(start, min(start + 3, 20))
+        part, other = x[index], x[index] + 1
+        for merger, values in zip(mergers, (part, part, other), strict=True):
+            merger.add(Rows(index, {"x": values}), join)
+    join = _Join()
+    first, second, third = (merger.total(join) for merger in mergers)
+    assert first["x"] is second["x"]
+    assert torch.equal(first["x"], x)
+    assert torch.equal(third["x"], x + 1)
 
 
 CACHED_RUN = """

@@ -122,6 +122,7 @@ class Inception(NetworkExtractor):
             "normalise": normalise,
             "dtype": self.precision,
             "batch_norm": "folded",
+            "blocks": "fused",
             "decoder": DECODER,
         }
 
@@ -154,6 +155,7 @@ class Inception(NetworkExtractor):
     ) -> dict[str, Tensor]:
         import torch
 
+        from evalkit.extractors.inception_fused import forward_in_parts
         from evalkit.extractors.inception_net import INPUT_SIZE
         from evalkit.extractors.resizing import resize
 
@@ -163,7 +165,7 @@ class Inception(NetworkExtractor):
             for positions in by_size(images).values():
                 same = to_tensor([images[i] for i in positions]).to(self._device)  # u8 [b,3,H,W]
                 x[positions] = resize(same, INPUT_SIZE, self.resize)
-            features = self._net(x, layers)
+            features = forward_in_parts(self._net, x, tuple(layers))
         return {layer: features[layer].cpu() for layer in layers}
 
 

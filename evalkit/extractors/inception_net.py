@@ -1,4 +1,4 @@
-"""The FID Inception network as a torch module: TF 2015-12-05 graph, batch norm folded.
+"""The FID Inception network as a torch module: TF 2015-12-05 graph, batch norm folded, operations fused.
 
 Imports torch and torch-fidelity; import it where the network is really needed. The blocks are torch-fidelity's own
 (Apache-2.0, after mseitzer/pytorch-fid); its constructor is not used, since it unpickles the weights file.
@@ -14,6 +14,7 @@ import torch_fidelity.feature_extractor_inceptionv3 as blocks
 from torch import Tensor, nn
 
 from evalkit.errors import ConfigError
+from evalkit.extractors.inception_fused import fuse
 from evalkit.extractors.published import read_state
 
 INPUT_SIZE = 299
@@ -21,7 +22,7 @@ LAYERS = {"pool3": 2048, "logits_unbiased": 1008, "logits": 1008, "mixed6_conv7"
 
 
 class InceptionNet(nn.Module):
-    """All `LAYERS` in one pass. Parameter names are those of the published weights file.
+    """All `LAYERS` in one pass. Parameter names are those of the published weights file, until they are fused.
 
     Attributes:
         centre: (x - centre) / centre is the normalisation: 128, or 127.5 for pytorch-fid's 2 x / 255 - 1.
@@ -67,12 +68,12 @@ class InceptionNet(nn.Module):
             after its ReLU) cut to 7 channels and flattened in the order height, width, channel, as ADM does for sFID
             (guided-diffusion, evaluations/evaluator.py): published mu_s and sigma_s have that order.
         """
-        x = ((x - self.centre) / self.centre).to(self.dtype)  # [-1, 1]
+        x = (x - self.centre).div_(self.centre).to(self.dtype)  # [-1, 1]
         x = x.contiguous(memory_format=torch.channels_last)
         found: dict[str, Tensor] = {}
         for name in self.body[:-1]:
             if name == "Mixed_6d" and "mixed6_conv7" in layers:
-                spatial = self.Mixed_6d.branch1x1(x)[:, :7]  # [B,7,17,17]
+                spatial = self.Mixed_6d.first(x, 7)  # [B,7,17,17]
                 found["mixed6_conv7"] = spatial.permute(0, 2, 3, 1).flatten(1).float()
                 if len(layers) == 1:
                     return found
@@ -83,7 +84,9 @@ class InceptionNet(nn.Module):
         return found
 
 
-def load_network(file: Path, where: str, *, centre: float = 128.0, dtype: torch.dtype = torch.float32) -> InceptionNet:
+def load_network(
+    file: Path, where: str, *, centre: float = 128.0, dtype: torch.dtype = torch.float32, fused: bool = True
+) -> InceptionNet:
     """The network with the weights of a .pth (`weights_only=True`) or .safetensors file, folded, in eval mode.
 
     Args:
@@ -91,6 +94,7 @@ def load_network(file: Path, where: str, *, centre: float = 128.0, dtype: torch.
         where: who asks, for messages.
         centre: of the normalisation.
         dtype: of the convolutions.
+        fused: whether operations are merged (`inception_fused`); if not, the blocks stay as they are.
 
     Raises:
         ConfigError: the file is not readable so, or holds other tensors than this network's.
@@ -113,6 +117,8 @@ def load_network(file: Path, where: str, *, centre: float = 128.0, dtype: torch.
     net.centre, net.dtype = centre, dtype
     for name in net.body:
         net.get_submodule(name).to(dtype)  # after folding, which float32 weights want
+    if fused:
+        fuse(net)
     return net.to(memory_format=torch.channels_last)
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import time
 from collections.abc import Callable
+from importlib.metadata import version
 
 import numpy as np
 import torch
@@ -52,6 +53,12 @@ def main() -> None:
     a, b = a @ (mixing + torch.eye(options.d)), b @ mixing + 0.1
     metric, states = FrechetDistance("x/y"), {"generated": sums(a), "reference": sums(b)}
     peers = {"torch-fidelity": by_torch_fidelity} | ({} if options.no_scipy else {"scipy sqrtm": by_scipy})
+    covariances = timed(lambda: [np.cov(x.numpy(), rowvar=False) for x in (a, b)] and 0.0)[1]
+    few = torch.randn(100, 8, generator=generator).double()
+    for call in peers.values():
+        call(few, few)  # imports
+    print(f"torch-fidelity {version('torch-fidelity')}, SciPy {version('scipy')}, NumPy {version('numpy')}")
+    print(f"the peers' times hold two calls of np.cov, {covariances:.2f} s")
     for _ in range(options.repeats):
         mine, seconds = timed(lambda: metric.score(**states).value or 0.0)
         print(f"N = {options.n}, d = {options.d}: evalkit {seconds:.2f} s", flush=True)
