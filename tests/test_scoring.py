@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from fakes import Folders, MatrixExtractor, MemorySource, random_images
 
 from evalkit.errors import ConfigError
