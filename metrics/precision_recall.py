@@ -53,7 +53,9 @@ class _Neighbours(ReferenceMetric):
 
     def _counts(self, generated: Rows, reference: Rows) -> Tensor:
         """f64 [N]: the number of reference balls that each generated sample lies in."""
-        counts, _ = ball_counts(generated["x"], reference["x"], radii_y=knn_radii(reference["x"], self.k), closed=self.closed)
+        counts, _ = ball_counts(
+            generated["x"], reference["x"], radii_y=knn_radii(reference["x"], self.k), closed=self.closed
+        )
         assert counts is not None
         return counts.of_points.double()
 

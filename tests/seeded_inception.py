@@ -6,6 +6,7 @@ norms near the identity, and a last layer without the direction that all images 
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 
 import torch
@@ -14,6 +15,7 @@ from torch import nn
 
 def write_weights(path: Path, seed: int = 0) -> None:
     """Saves a state dict as torch-fidelity reads it (95 MB)."""
+    from evalkit.extractors.inception_blocks import finish
     from evalkit.extractors.inception_net import InceptionNet
 
     g = torch.Generator().manual_seed(seed)
@@ -30,7 +32,9 @@ def write_weights(path: Path, seed: int = 0) -> None:
             module.bias.copy_(torch.randn(c, generator=g) * 0.1)
             module.running_mean.copy_(torch.randn(c, generator=g) * 0.1)
             module.running_var.copy_(torch.rand(c, generator=g) * 0.5 + 0.5)
-    shared = net(torch.rand(2, 3, 299, 299, generator=g) * 255)["pool3"].mean(0)
+    finished = copy.deepcopy(net)
+    finish(finished)
+    shared = finished(torch.rand(2, 3, 299, 299, generator=g) * 255)["pool3"].mean(0)
     shared = shared / shared.norm()
     weight = torch.randn(1008, 2048, generator=g)
     net.fc.weight.copy_((weight - (weight @ shared)[:, None] * shared) * 0.01)

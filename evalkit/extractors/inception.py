@@ -155,18 +155,28 @@ class Inception(NetworkExtractor):
     ) -> dict[str, Tensor]:
         import torch
 
-        from evalkit.extractors.inception_fused import forward_in_parts
-        from evalkit.extractors.inception_net import INPUT_SIZE
-        from evalkit.extractors.resizing import resize
+        from evalkit.extractors.inception_blocks import on_own_cores
 
         assert self._net is not None, "load() comes first"
         with exact_float32():
-            x = torch.empty(len(images), 3, INPUT_SIZE, INPUT_SIZE, device=self._device)  # f32 [B,3,299,299]
-            for positions in by_size(images).values():
-                same = to_tensor([images[i] for i in positions]).to(self._device)  # u8 [b,3,H,W]
-                x[positions] = resize(same, INPUT_SIZE, self.resize)
-            features = forward_in_parts(self._net, x, tuple(layers))
-        return {layer: features[layer].cpu() for layer in layers}
+            if self._device == "cpu":
+                parts = on_own_cores(lambda part: self._features(part, layers), images)
+            else:
+                parts = [self._features(images, layers)]
+        return {layer: torch.cat([part[layer] for part in parts]).cpu() for layer in layers}
+
+    def _features(self, images: Sequence[NDArray[np.uint8]], layers: Sequence[str]) -> dict[str, Tensor]:
+        import torch
+
+        from evalkit.extractors.inception_net import INPUT_SIZE
+        from evalkit.extractors.resizing import resize
+
+        x = torch.empty(len(images), 3, INPUT_SIZE, INPUT_SIZE, device=self._device)  # f32 [B,3,299,299]
+        for positions in by_size(images).values():
+            same = to_tensor([images[i] for i in positions]).to(self._device)  # u8 [b,3,H,W]
+            x[positions] = resize(same, INPUT_SIZE, self.resize)
+        found: dict[str, Tensor] = self._net(x, layers)
+        return found
 
 
 def hub_folder() -> Path:

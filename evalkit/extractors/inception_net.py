@@ -1,7 +1,7 @@
 """The FID Inception network as a torch module: TF 2015-12-05 graph, batch norm folded, operations fused.
 
-Imports torch and torch-fidelity; import it where the network is really needed. The blocks are torch-fidelity's own
-(Apache-2.0, after mseitzer/pytorch-fid); its constructor is not used, since it unpickles the weights file.
+Imports torch; import it where the network is really needed. torch-fidelity's own network is not used: its import brings
+torchvision (3 s), and its constructor unpickles the weights file.
 """
 
 from __future__ import annotations
@@ -10,11 +10,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-import torch_fidelity.feature_extractor_inceptionv3 as blocks
 from torch import Tensor, nn
 
 from evalkit.errors import ConfigError
-from evalkit.extractors.inception_fused import fuse
+from evalkit.extractors.inception_blocks import BlockA, BlockB, BlockC, BlockD, BlockE, Conv, LastBlock, MaxPool, finish
 from evalkit.extractors.published import read_state
 
 INPUT_SIZE = 299
@@ -33,25 +32,24 @@ class InceptionNet(nn.Module):
         super().__init__()
         self.centre = 128.0
         self.dtype = torch.float32
-        conv = blocks.BasicConv2d
-        self.Conv2d_1a_3x3 = conv(3, 32, kernel_size=3, stride=2)
-        self.Conv2d_2a_3x3 = conv(32, 32, kernel_size=3)
-        self.Conv2d_2b_3x3 = conv(32, 64, kernel_size=3, padding=1)
-        self.MaxPool_1 = nn.MaxPool2d(kernel_size=3, stride=2)
-        self.Conv2d_3b_1x1 = conv(64, 80, kernel_size=1)
-        self.Conv2d_4a_3x3 = conv(80, 192, kernel_size=3)
-        self.MaxPool_2 = nn.MaxPool2d(kernel_size=3, stride=2)
-        self.Mixed_5b = blocks.InceptionA(192, pool_features=32)
-        self.Mixed_5c = blocks.InceptionA(256, pool_features=64)
-        self.Mixed_5d = blocks.InceptionA(288, pool_features=64)
-        self.Mixed_6a = blocks.InceptionB(288)
-        self.Mixed_6b = blocks.InceptionC(768, channels_7x7=128)
-        self.Mixed_6c = blocks.InceptionC(768, channels_7x7=160)
-        self.Mixed_6d = blocks.InceptionC(768, channels_7x7=160)
-        self.Mixed_6e = blocks.InceptionC(768, channels_7x7=192)
-        self.Mixed_7a = blocks.InceptionD(768)
-        self.Mixed_7b = blocks.InceptionE_1(1280)
-        self.Mixed_7c = blocks.InceptionE_2(2048)
+        self.Conv2d_1a_3x3 = Conv(3, 32, 3, stride=2)
+        self.Conv2d_2a_3x3 = Conv(32, 32, 3)
+        self.Conv2d_2b_3x3 = Conv(32, 64, 3, padding=1)
+        self.MaxPool_1 = MaxPool()
+        self.Conv2d_3b_1x1 = Conv(64, 80)
+        self.Conv2d_4a_3x3 = Conv(80, 192, 3)
+        self.MaxPool_2 = MaxPool()
+        self.Mixed_5b = BlockA(192, 32)
+        self.Mixed_5c = BlockA(256, 64)
+        self.Mixed_5d = BlockA(288, 64)
+        self.Mixed_6a = BlockB(288)
+        self.Mixed_6b = BlockC(768, 128)
+        self.Mixed_6c = BlockC(768, 160)
+        self.Mixed_6d = BlockC(768, 160)
+        self.Mixed_6e = BlockC(768, 192)
+        self.Mixed_7a = BlockD(768)
+        self.Mixed_7b = BlockE(1280)
+        self.Mixed_7c = LastBlock(2048)
         self.AvgPool = nn.AdaptiveAvgPool2d(output_size=(1, 1))
         self.fc = nn.Linear(2048, 1008)
         self.body = [name for name, _ in self.named_children() if name != "fc"]  # in the order of the graph
@@ -84,9 +82,7 @@ class InceptionNet(nn.Module):
         return found
 
 
-def load_network(
-    file: Path, where: str, *, centre: float = 128.0, dtype: torch.dtype = torch.float32, fused: bool = True
-) -> InceptionNet:
+def load_network(file: Path, where: str, *, centre: float = 128.0, dtype: torch.dtype = torch.float32) -> InceptionNet:
     """The network with the weights of a .pth (`weights_only=True`) or .safetensors file, folded, in eval mode.
 
     Args:
@@ -94,7 +90,6 @@ def load_network(
         where: who asks, for messages.
         centre: of the normalisation.
         dtype: of the convolutions.
-        fused: whether operations are merged (`inception_fused`); if not, the blocks stay as they are.
 
     Raises:
         ConfigError: the file is not readable so, or holds other tensors than this network's.
@@ -113,26 +108,8 @@ def load_network(
         )
     net.load_state_dict({name: state[name] for name in wanted}, strict=False)
     net.eval().requires_grad_(False)
-    _fold_batch_norms(net)
+    finish(net)
     net.centre, net.dtype = centre, dtype
     for name in net.body:
         net.get_submodule(name).to(dtype)  # after folding, which float32 weights want
-    if fused:
-        fuse(net)
     return net.to(memory_format=torch.channels_last)
-
-
-def _fold_batch_norms(net: nn.Module) -> None:
-    """Puts each batch norm's scale and shift into the convolution before it; computed in float64, rounded once."""
-    for block in net.modules():
-        if isinstance(block, blocks.BasicConv2d):
-            norm: nn.BatchNorm2d = block.bn
-            assert norm.running_var is not None
-            assert norm.running_mean is not None
-            scale = norm.weight.double() / torch.sqrt(norm.running_var.double() + norm.eps)  # [C]
-            shift = norm.bias.double() - norm.running_mean.double() * scale
-            old: nn.Conv2d = block.conv
-            weight = (old.weight.double() * scale[:, None, None, None]).float()
-            block.conv.weight = nn.Parameter(weight, requires_grad=False)
-            block.conv.bias = nn.Parameter(shift.float(), requires_grad=False)
-            block.bn = nn.Identity()

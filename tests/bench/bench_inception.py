@@ -1,4 +1,4 @@
-"""The Inception pass alone, images/s: torch-fidelity's, the folded blocks one by one, and the fused network.
+"""The Inception pass alone, images/s: torch-fidelity's network and ours, in parts of eight and as whole batches.
 
     python tests/bench/bench_inception.py [--repeats 5] [--batch 32]
 
@@ -22,7 +22,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from seeded_inception import write_weights
 
-from evalkit.extractors.inception_fused import forward_in_parts
+from evalkit.extractors.inception_blocks import on_own_cores
 from evalkit.extractors.inception_net import load_network
 
 GFLOP = 11.4  # an image: 2 x 5.7 G multiply-adds
@@ -57,10 +57,9 @@ def main() -> None:
         write_weights(weights)
         ways: dict[str, Callable[[torch.Tensor], object]] = {"torch-fidelity float32": peer(weights)}
         for name, dtype in (("float32", torch.float32), ("bfloat16", torch.bfloat16)):
-            plain = load_network(weights, "", dtype=dtype, fused=False)
-            fused = load_network(weights, "", dtype=dtype)
-            ways[f"folded {name}"] = lambda x, net=plain: net(x, LAYERS)  # type: ignore[misc]
-            ways[f"fused {name}"] = lambda x, net=fused: forward_in_parts(net, x, LAYERS)  # type: ignore[misc]
+            net = load_network(weights, "", dtype=dtype)
+            ways[f"all cores on one batch {name}"] = lambda x, net=net: net(x, LAYERS)  # type: ignore[misc]
+            ways[f"evalkit {name}"] = lambda x, net=net: on_own_cores(lambda part: net(part, LAYERS), x)  # type: ignore[misc]
     seconds: dict[str, list[float]] = {name: [] for name in ways}
     rates: dict[str, list[float]] = {"float32": [], "bfloat16": []}
     with torch.inference_mode():
@@ -77,7 +76,7 @@ def main() -> None:
         median, kind = statistics.median(taken), name.split()[-1]
         limit = statistics.median(rates[kind]) / GFLOP
         print(
-            f"{name:24s} {options.batch / median:6.1f} images/s (best {options.batch / min(taken):.1f})  "
+            f"{name:32s} {options.batch / median:6.1f} images/s (best {options.batch / min(taken):.1f})  "
             f"{first / median:5.2f}x  {100 * options.batch / median / limit:4.0f} % of the {kind} product's {limit:.0f}"
         )
 
