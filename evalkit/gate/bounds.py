@@ -1,0 +1,194 @@
+"""One-sided bounds of scores and of their differences, and the number of samples that would decide. Numbers alone."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import NormalDist, fmean, stdev
+
+from evalkit.stats import difference
+
+CONFIDENCE = 0.95  # of each bound by itself: one-sided
+POWER = 0.8  # with which `needed_n` samples decide
+MOST_SAMPLES = 10**9
+
+
+@dataclass(frozen=True)
+class Bounds:
+    """What n samples say of a value.
+
+    Attributes:
+        value: the estimate.
+        low, high: the true value lies below `low` in at most 5 % of all sets of samples, above `high` in at most 5 %.
+        stderr: standard error of `value`.
+        n: number of samples.
+        share: the scale, where each sample counts as 0 or `share`: the bounds are then the exact binomial ones.
+        paired: of a difference: whether it was taken sample by sample.
+    """
+
+    value: float
+    low: float
+    high: float
+    stderr: float
+    n: int
+    share: float | None = None
+    paired: bool = False
+
+
+@dataclass(frozen=True)
+class Side:
+    """One score of a difference: its value, standard error, number of samples, and influences where there are any."""
+
+    value: float
+    stderr: float | None
+    n: int
+    influence: Sequence[float] | None = None
+
+
+def score_bounds(score: Side) -> Bounds | None:
+    """Bounds of a score; none where it has no standard error, or one of 0: where nothing varies, nothing is estimated.
+
+    Student's t with n - 1 degrees of freedom, corrected for the skewness of the influences where there are any: it
+    matters for a bound on one side. A share of the samples (precision, say) has the exact bounds of Clopper and Pearson
+    (1934): near 0 and 1 the others promise too much, and at 0 or 1 they have no width at all.
+    """
+    scale = _share_scale(score)
+    if scale is not None:
+        low, high = _clopper_pearson(score.value / scale * score.n, score.n)
+        return Bounds(score.value, low * scale, high * scale, score.stderr or 0.0, score.n, share=scale)
+    if not score.stderr:
+        return None
+    skewness = 0.0 if score.influence is None else _third_moment(score.influence) / score.n**2 / score.stderr**3
+    low, high = _skewed(score.value, score.stderr, skewness, score.n)
+    return Bounds(score.value, low, high, score.stderr, score.n)
+
+
+def difference_bounds(
+    score: Side, baseline: Side, *, factor: float = 1.0, common: bool = False, same: bool = False
+) -> Bounds | None:
+    """Bounds of `score - factor * baseline`; none without standard errors.
+
+    Args:
+        score, baseline: the two sides.
+        factor: of the baseline: a relative margin of 5 % is one of 1.05 or 0.95, and its uncertainty counts.
+        common: whether prompts and seeds are shared: influences are then taken sample by sample.
+        same: whether both are the same cell: with the same value as well, the samples are, and nothing is uncertain.
+
+    Of shares, one sample of each kind is added to each side (Agresti and Caffo 2000; paired: Bonett and Price 2012):
+    where few samples differ, the plain standard error promises too much.
+    """
+    a, b = score, baseline
+    value = a.value - factor * b.value
+    scale_a, scale_b = _share_scale(a), _share_scale(b)
+    if same and a.value == b.value and a.stderr is not None and b.stderr is not None:
+        return Bounds(value, value, value, 0.0, score.n, paired=True)
+    if scale_a is not None and scale_b is not None:
+        a, b = _with_one_of_each(a, (scale_a, 0.0)), _with_one_of_each(b, (0.0, scale_b))
+    pairs: list[Sequence[float]] | None = None
+    theirs = None if b.influence is None else [factor * each for each in b.influence]
+    if common and a.influence is not None and theirs is not None and len(a.influence) == len(theirs):
+        pairs = [a.influence, theirs]
+        third = _third_moment([x - y for x, y in zip(a.influence, theirs, strict=True)]) / len(theirs) ** 2
+    else:
+        parts = ((a.influence, a.n, 1), (theirs, b.n, -1))
+        third = sum(sign * _third_moment(each) / n**2 for each, n, sign in parts if each is not None)
+    stderr_b = None if b.stderr is None else abs(factor) * b.stderr
+    found = difference((a.value, a.stderr), (factor * b.value, stderr_b), pairs)
+    if found.stderr is None or (not found.paired and found.stderr == 0):
+        return None
+    skewness = third / found.stderr**3 if found.stderr else 0.0
+    low, high = _skewed(found.value, found.stderr, skewness, min(score.n, baseline.n))
+    return Bounds(value, low, high, found.stderr, score.n, paired=found.paired)
+
+
+def needed_n(bounds: Bounds, limit: float) -> int | None:
+    """Samples with which the bound would clear `limit` four times in five, were the true value the present one.
+
+    By stderr ~ 1 / sqrt(n); two digits, rounded up. None where the value lies on the limit, or nearly: no number of
+    samples decides then.
+    """
+    gap = abs(bounds.value - limit)
+    if gap == 0:
+        return None
+    if bounds.share is not None:
+        n: float = _needed_for_share(bounds.value / bounds.share, limit / bounds.share, bounds.n)
+    else:
+        reach = NormalDist().inv_cdf(CONFIDENCE) + NormalDist().inv_cdf(POWER)
+        n = max(bounds.n + 1.0, bounds.n * (reach * bounds.stderr / gap) ** 2)
+    if n >= MOST_SAMPLES:
+        return None
+    digit = int(10 ** max(0, math.floor(math.log10(n)) - 1))
+    return math.ceil(n / digit) * digit
+
+
+def _needed_for_share(p: float, limit: float, n: int) -> int:
+    """The first n (by halving) at which the exact bound of a share that came out unluckily still clears the limit."""
+    shift = math.copysign(NormalDist().inv_cdf(POWER) * math.sqrt(p * (1 - p)), limit - p)
+
+    def clears(many: int) -> bool:
+        share = p + shift / math.sqrt(many)
+        low, high = _clopper_pearson(min(max(share, 0.0), 1.0) * many, many)
+        return high <= limit if p < limit else low > limit
+
+    below, above = n, 2 * n
+    while not clears(above) and above < MOST_SAMPLES:
+        below, above = above, 2 * above
+    while above - below > 1:
+        middle = (below + above) // 2
+        below, above = (below, middle) if clears(middle) else (middle, above)
+    return above
+
+
+def _skewed(value: float, stderr: float, skewness: float, n: int) -> tuple[float, float]:
+    """Bounds by Student's t of n - 1 degrees of freedom, through Hall's transformation (1992) for the skewness.
+
+    Without it a bound at N = 20 on a mean of exponentials is broken 11 times in 100 instead of 5; with it, 7.
+
+    Args:
+        value, stderr: of the estimate.
+        skewness: of the estimate itself: that of the samples by sqrt(n).
+        n: number of samples.
+    """
+    from scipy.special import stdtrit
+
+    t = float(stdtrit(max(n - 1, 1), CONFIDENCE))
+
+    def hall(x: float) -> float:
+        if abs(skewness) < 1e-6:
+            return x
+        return 3 / skewness * (math.cbrt(1 + skewness * (x - skewness / 6)) - 1)
+
+    return value - stderr * hall(t), value - stderr * hall(-t)
+
+
+def _third_moment(values: Sequence[float]) -> float:
+    """The third central moment."""
+    mean = fmean(values)
+    return math.fsum((value - mean) ** 3 for value in values) / len(values)
+
+
+def _clopper_pearson(count: float, n: int) -> tuple[float, float]:
+    """One-sided bounds each of the share of which `count` of n were seen."""
+    from scipy.special import betaincinv
+
+    low = 0.0 if count <= 0 else float(betaincinv(count, n - count + 1, 1 - CONFIDENCE))
+    high = 1.0 if count >= n else float(betaincinv(count + 1, n - count, CONFIDENCE))
+    return low, high
+
+
+def _share_scale(score: Side) -> float | None:
+    """1 (or 100, of percentages) where the score is the mean of samples that each count as 0 or that; else none."""
+    each = score.influence
+    if each is None or len(each) != score.n or score.n < 2:
+        return None
+    for scale in (1.0, 100.0):
+        if all(x in (0.0, scale) for x in each) and math.isclose(fmean(each), score.value, abs_tol=1e-6 * scale):
+            return scale
+    return None
+
+
+def _with_one_of_each(score: Side, added: tuple[float, float]) -> Side:
+    assert score.influence is not None
+    each = [*score.influence, *added]
+    return Side(fmean(each), stdev(each) / math.sqrt(len(each)), len(each), each)

@@ -1,0 +1,266 @@
+"""configs/gate/*.yaml -> gates: every rule and waiver is checked, and earlier results are read, before any work."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import date
+from typing import Any, Literal
+
+from evalkit.errors import ConfigError, nearest
+from evalkit.gate.earlier import Earlier, is_file
+from evalkit.grid import Cell, find_baseline, matches
+from evalkit.table import COSTS
+
+Kind = Literal["max", "min", "no_worse_than"]
+BOUNDS: tuple[Kind, ...] = ("max", "min", "no_worse_than")
+
+# Shares of a cell's images that are counted, not estimated: in the samples' own records, or by the lint.
+IMAGE_SHARES: Mapping[str, str] = {
+    "blanked": "blanked images [share]",
+    "prompt_truncated": "images of truncated prompts [share]",
+    "duplicates": "duplicate images [share]",
+    "near_duplicates": "near-duplicate images [share]",
+    "black": "black images [share]",
+    "constant": "images of one colour [share]",
+}
+LINTED = ("duplicates", "near_duplicates", "black", "constant")  # kinds of evalkit.lint's findings
+
+
+@dataclass(frozen=True)
+class Margin:
+    """How much worse a score may be: absolute, or a part of the baseline's value."""
+
+    amount: float
+    relative: bool = False
+
+    def __str__(self) -> str:
+        return f"{100 * self.amount:g}%" if self.relative else f"{self.amount:g}"
+
+
+@dataclass(frozen=True)
+class Baseline:
+    """What a cell is compared with: a cell of this run, or of an earlier one."""
+
+    name: str
+    cell: str
+    earlier: Earlier | None = None
+
+
+@dataclass(frozen=True)
+class Rule:
+    """One bound on one metric of the selected cells.
+
+    Attributes:
+        text: the rule in words.
+        metric: a metric of the run, a cost, or one of `IMAGE_SHARES`.
+        kind: "max", "min" or "no_worse_than".
+        cells: names of the cells that it judges.
+        limit: of max and min.
+        margin: of no_worse_than.
+        baselines: of no_worse_than, by cell.
+    """
+
+    text: str
+    metric: str
+    kind: Kind
+    cells: tuple[str, ...]
+    limit: float | None = None
+    margin: Margin = Margin(0.0)
+    baselines: Mapping[str, Baseline] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Waiver:
+    """A known failure that is let pass up to and including a day."""
+
+    metric: str
+    cells: tuple[str, ...]
+    reason: str
+    until: date
+
+
+@dataclass(frozen=True)
+class Gate:
+    """The rules of one configs/gate/NAME.yaml."""
+
+    name: str
+    rules: tuple[Rule, ...]
+    waivers: tuple[Waiver, ...] = ()
+
+
+def make_gates(
+    config: Mapping[str, Any], cells: Sequence[Cell], metrics: Mapping[str, Any], *, lint: bool = True
+) -> dict[str, Gate]:
+    """Checks the chosen gates against the run.
+
+    Args:
+        config: by name, what the gate's YAML holds: {rules: [...], waivers: [...]}.
+        cells: of the run.
+        metrics: of the run, by name.
+        lint: whether the run looks for duplicates.
+
+    Raises:
+        ConfigError: a name that is not known, a rule that selects nothing or says nothing, a baseline that cannot be
+            read or lacks what is compared.
+    """
+    run = _Run(cells, metrics, lint, {})
+    return {name: run.gate(name, option) for name, option in config.items()}
+
+
+@dataclass(frozen=True)
+class _Run:
+    """What a gate's options are checked against."""
+
+    cells: Sequence[Cell]
+    metrics: Mapping[str, Any]
+    lint: bool
+    files: dict[str, Earlier]  # read so far
+
+    def gate(self, name: str, option: Any) -> Gate:
+        where = f"gate.{name}"
+        _keys(option, where, ("rules", "waivers"), "{rules: [...], waivers: [...]}")
+        rules = tuple(
+            rule
+            for i, entry in enumerate(_list(option.get("rules"), f"{where}.rules"))
+            for rule in self.rules(entry, f"{where}.rules[{i}]")
+        )
+        if not rules:
+            raise ConfigError(f"{where}.rules: there are none; give one, such as {{metric: fid, max: 12}}")
+        known = [rule.metric for rule in rules]
+        entries = enumerate(_list(option.get("waivers"), f"{where}.waivers"))
+        return Gate(name, rules, tuple(self.waiver(entry, f"{where}.waivers[{i}]", known) for i, entry in entries))
+
+    def rules(self, entry: Any, where: str) -> Iterator[Rule]:
+        """One rule a bound: an entry may hold several (c_t is to lie between -3 and 3)."""
+        _keys(entry, where, ("metric", *BOUNDS, "where"), "{metric: fid, max: 12}")
+        metric = self.metric(entry.get("metric"), where)
+        cells = self.select(entry.get("where"), f"{where}.where")
+        kinds = [kind for kind in BOUNDS if entry.get(kind) is not None]
+        if not kinds:
+            raise ConfigError(f"{where}: {metric} has no bound: give max, min or no_worse_than")
+        limits = {kind: _number(entry[kind], f"{where}.{kind}") for kind in kinds if kind != "no_worse_than"}
+        if limits.get("max", math.inf) < limits.get("min", -math.inf):
+            raise ConfigError(f"{where}: max {limits['max']:g} is below min {limits['min']:g}: nothing could pass")
+        for kind in kinds:
+            if kind == "no_worse_than":
+                yield self.no_worse_than(entry[kind], f"{where}.{kind}", metric, cells)
+            else:
+                names = tuple(cell.name for cell in cells)
+                yield Rule(f"{metric} {kind} {limits[kind]:g}", metric, kind, names, limits[kind])
+
+    def metric(self, name: Any, where: str) -> str:
+        known = [*self.metrics, *COSTS, *IMAGE_SHARES]
+        if name is None:
+            raise ConfigError(f"{where}: no metric is named. Choices: {', '.join(known)}.")
+        if name not in known:
+            from evalkit.config import group_options, register
+
+            register()
+            if name in group_options("metric"):
+                raise ConfigError(f"{where}: this run does not compute {name}. Add it: metric=[...,{name}]")
+            raise ConfigError(f"{where}: there is no metric '{name}' in this run. {nearest(str(name), known)}")
+        if name in LINTED and not self.lint:
+            raise ConfigError(f"{where}: {name} images are counted by the lint, which this run leaves out: lint=true")
+        return str(name)
+
+    def select(self, rule: Any, where: str) -> list[Cell]:
+        """The cells that a `where` selects; all without one."""
+        if rule is None:
+            return list(self.cells)
+        found = [cell for cell in self.cells if matches(cell, rule, where)]
+        if found:
+            return found
+        known: dict[str, list[Any]] = {}  # by setting its values in this run
+        for cell in self.cells:
+            about = {"model": cell.model, "sampler": cell.sampler, "prompts": cell.prompts, "seed": cell.seed}
+            for key, value in {**about, **cell.settings}.items():
+                known.setdefault(key, []).append(value)
+        for key, wanted in rule.items():
+            if key not in known:
+                raise ConfigError(f"{where}: no cell has a setting '{key}'. {nearest(str(key), known)}")
+            if not set(map(str, wanted if isinstance(wanted, list) else [wanted])) & set(map(str, known[key])):
+                values = ", ".join(dict.fromkeys(str(value) for value in known[key]))
+                raise ConfigError(f"{where} selects no cell: {key} is {wanted}, but in this run there are {values}")
+        raise ConfigError(f"{where} selects no cell: {dict(rule)} hold together for none of the {len(self.cells)}")
+
+    def no_worse_than(self, option: Any, where: str, metric: str, cells: Sequence[Cell]) -> Rule:
+        if metric in IMAGE_SHARES:
+            raise ConfigError(f"{where}: {metric} is counted in each set, not estimated: give max")
+        option = option if isinstance(option, Mapping) else {"baseline": option}
+        _keys(option, where, ("baseline", "margin", "cell"), "{baseline: runs/prev/results.json, margin: 5%}")
+        wanted, margin = option.get("baseline"), _margin(option.get("margin"), f"{where}.margin")
+        text = f"{metric} no worse than {{}}" + (f" by more than {margin}" if margin.amount else "")
+        if isinstance(wanted, str) and wanted not in [cell.name for cell in self.cells] and is_file(wanted):
+            if wanted not in self.files:
+                self.files[wanted] = Earlier.load(wanted, f"{where}.baseline")
+            earlier, named = self.files[wanted], option.get("cell")
+            found = {cell.name: earlier.find(cell, named, metric, where) for cell in cells}
+            baselines = {name: Baseline(f"{wanted}: {theirs}", theirs, earlier) for name, theirs in found.items()}
+            shown = wanted if named is None else f"{wanted}: {named}"
+            names = tuple(cell.name for cell in cells)
+            return Rule(text.format(shown), metric, "no_worse_than", names, None, margin, baselines)
+        if option.get("cell") is not None:
+            raise ConfigError(f"{where}.cell: it names a cell of an earlier results.json; here the baseline is a cell")
+        try:
+            cell = find_baseline(self.cells, wanted)
+        except ConfigError as error:
+            raise ConfigError(f"{where}: {error} (or give the path of a results.json)") from error
+        if cell is None:
+            raise ConfigError(f"{where}.baseline is not set: give the path of a results.json, or a cell of this run")
+        names = tuple(other.name for other in cells if other.name != cell)
+        if not names:
+            raise ConfigError(f"{where}: the rule selects {cell} alone, which is the baseline itself")
+        return Rule(
+            text.format(cell), metric, "no_worse_than", names, None, margin, dict.fromkeys(names, Baseline(cell, cell))
+        )
+
+    def waiver(self, entry: Any, where: str, metrics: Sequence[str]) -> Waiver:
+        _keys(entry, where, ("metric", "where", "reason", "until"), "{metric: fid, reason: why, until: 2030-01-31}")
+        metric = entry.get("metric")
+        if metric not in metrics:
+            raise ConfigError(f"{where}: no rule of this gate is on '{metric}'. {nearest(str(metric), metrics)}")
+        reason = entry.get("reason")
+        if not isinstance(reason, str) or not reason.strip():
+            raise ConfigError(f"{where}: a waiver without a reason never counts: give reason: WHY")
+        until = entry.get("until")
+        try:
+            day = until if isinstance(until, date) else date.fromisoformat(str(until))
+        except ValueError as error:
+            raise ConfigError(f"{where}.until: {until!r} is not a day such as 2030-01-31: give its last day") from error
+        cells = self.select(entry.get("where"), f"{where}.where")
+        return Waiver(metric, tuple(cell.name for cell in cells), " ".join(reason.split()), day)
+
+
+def _keys(option: Any, where: str, known: Sequence[str], example: str) -> None:
+    if not isinstance(option, Mapping):
+        raise ConfigError(f"{where}: {option!r} is not a mapping such as {example}")
+    for key in option:
+        if key not in known:
+            raise ConfigError(f"{where}.{key}: no such key. {nearest(str(key), known)}")
+
+
+def _list(value: Any, where: str) -> list[Any]:
+    if value is not None and not isinstance(value, list):
+        raise ConfigError(f"{where}: {value!r} is not a list")
+    return value or []
+
+
+def _number(value: Any, where: str) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        raise ConfigError(f"{where}: {value!r} is not a number")
+    return float(value)
+
+
+def _margin(value: Any, where: str) -> Margin:
+    """0.5, or "5%" of the baseline's value; 0 where none is given."""
+    percent = re.fullmatch(r"\s*(\d+(?:\.\d*)?|\.\d+)\s*%\s*", value) if isinstance(value, str) else None
+    if percent:
+        return Margin(float(percent[1]) / 100, relative=True)
+    if value is None:
+        return Margin(0.0)
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < math.inf:
+        raise ConfigError(f"{where}: {value!r} is no margin: give a number >= 0, such as 0.5, or a part, such as 5%")
+    return Margin(float(value))
