@@ -1,0 +1,151 @@
+"""MLflow: scores as metrics, the configuration as parameters, verdict and protocols as tags, all files as artifacts."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from evalkit.errors import ConfigError
+from evalkit.track import FinishedRun, Tracker, environment, installed
+
+_SQLITE = "sqlite:///"  # then a path: relative, or with a fourth slash absolute
+_SERVERS = ("http", "https", "databricks")
+_ID = "evalkit.run"  # the tag by which a run is found again
+
+
+class MlflowTracker(Tracker):
+    """Writes a run to a tracking server or a database; pushed again, the run with the same id goes on.
+
+    Args:
+        uri: the server or database; none: MLFLOW_TRACKING_URI, else `mlflow.db` in the run's folder.
+        experiment: its name; made where there is none.
+        artifacts: the folder or bucket of a new experiment's files; none: the server's choice, or `mlflow-artifacts/`
+            beside the SQLite file.
+        timeout: seconds that a push may take.
+    """
+
+    package = "mlflow"
+
+    def __init__(
+        self,
+        uri: str | None = None,
+        experiment: str = "evalkit",
+        artifacts: str | None = None,
+        timeout: float = 600.0,
+    ) -> None:
+        self.uri = uri
+        self.experiment = experiment
+        self.artifacts = artifacts
+        self.timeout = timeout
+
+    def check(self, where: str) -> None:
+        super().check(where)
+        uri, key = (self.uri, f"{where}.uri") if self.uri else (os.environ.get("MLFLOW_TRACKING_URI"), None)
+        if key and urlsplit(uri or "").password:
+            raise ConfigError(f"{key} holds a password, which the results would show: set MLFLOW_TRACKING_URI instead")
+        key = key or "MLFLOW_TRACKING_URI"
+        scheme = "databricks" if uri == "databricks" else urlsplit(uri).scheme if uri else "sqlite"
+        if uri and scheme in ("", "file"):
+            database = f"{_SQLITE}{uri.removeprefix('file://').rstrip('/')}/mlflow.db"
+            raise ConfigError(f"{key}={uri} is a folder, where MLflow 3 keeps no runs: use a database, {database} say")
+        if uri and scheme == "sqlite" and not (uri.startswith(_SQLITE) and uri.removeprefix(_SQLITE).strip("/")):
+            raise ConfigError(f"{key}={uri} names no file: write {_SQLITE}mlflow.db")
+        if scheme not in _SERVERS and not (installed("sqlalchemy") and installed("alembic")):
+            raise ConfigError(f"{where} has mlflow-skinny alone, without databases: uv pip install 'evalkit[mlflow]'")
+        if scheme not in (*_SERVERS, "sqlite") and self.artifacts is None:
+            raise ConfigError(
+                f"{where}.artifacts is not set: name the folder or bucket of the files, {scheme} has none"
+            )
+
+    def log(self, run: FinishedRun) -> str:
+        uri = self.uri or os.environ.get("MLFLOW_TRACKING_URI") or f"{_SQLITE}{run.folder / 'mlflow.db'}"
+        with environment(MLFLOW_DISABLE_TELEMETRY="true", DO_NOT_TRACK="true"):
+            from mlflow import MlflowClient
+
+            if uri.startswith(_SQLITE):
+                Path(uri.removeprefix(_SQLITE)).absolute().parent.mkdir(parents=True, exist_ok=True)
+            client = MlflowClient(tracking_uri=uri)
+            experiment = self._experiment(client, uri)
+            found = client.search_runs([experiment], f"tags.`{_ID}` = '{run.id}'", max_results=1)
+            tags = {_ID: run.id}
+            known = found[0] if found else client.create_run(experiment, tags=tags, run_name=run.name)
+            try:
+                _write(client, known, run)
+            except BaseException:
+                with contextlib.suppress(Exception):  # the first error is the one to tell
+                    client.set_terminated(known.info.run_id, "FAILED")
+                raise
+            client.set_terminated(known.info.run_id, "FINISHED")
+        return f"{uri}, experiment {self.experiment}, run {known.info.run_id}"
+
+    def _experiment(self, client: Any, uri: str) -> str:
+        """The experiment's id."""
+        found = client.get_experiment_by_name(self.experiment)
+        if found is not None:
+            return str(found.experiment_id)
+        artifacts = self.artifacts
+        if artifacts is None and uri.startswith(_SQLITE):  # else MLflow would make ./mlruns
+            artifacts = (Path(uri.removeprefix(_SQLITE)).absolute().parent / "mlflow-artifacts").as_uri()
+        return str(client.create_experiment(self.experiment, artifact_location=artifacts))
+
+
+def _write(client: Any, known: Any, run: FinishedRun) -> None:
+    """Logs what is new or has changed; `known` is the run as MLflow had it."""
+    from mlflow.entities import Metric, Param, RunTag
+
+    run_id, data = known.info.run_id, known.data
+    now = int(time.time() * 1000)
+    metrics = _keys(run.scores)
+    # A value that is there already would be one more point in the metric's history.
+    new = [Metric(key, value, now, 0) for key, value in metrics.items() if data.metrics.get(key) != value]
+    settings = _keys(dict(_flat({k: v for k, v in run.config.items() if k != "extractor"})))
+    # A parameter cannot be changed; config.yaml among the files is always the last one's.
+    params = [Param(key, value) for key, value in settings.items() if key not in data.params]
+    tags = _keys({f"protocol.{metric}": hashes for metric, hashes in run.protocols.items()})
+    tags["mlflow.loggedArtifacts"] = json.dumps([{"path": "table.json", "type": "table"}])  # shown as a table
+    if run.gate is not None:
+        tags["gate"] = run.gate
+    for part in _parts(new, 1000):
+        client.log_batch(run_id, metrics=part)
+    for part in _parts(params, 100):
+        client.log_batch(run_id, params=part)
+    for part in _parts([RunTag(key, value) for key, value in tags.items()], 100):
+        client.log_batch(run_id, tags=part)
+    heads, lines = run.lines()
+    client.log_dict(run_id, {"columns": heads, "data": lines}, "table.json")  # log_table would append to the last one
+    for name, path in run.files.items():
+        folder = name.rpartition("/")[0]
+        client.log_artifact(run_id, str(path), folder or None)
+
+
+def _parts(items: Sequence[Any], size: int) -> Iterator[Sequence[Any]]:
+    """MLflow takes so many at a time."""
+    for start in range(0, len(items), size):
+        yield items[start : start + size]
+
+
+def _keys(named: Mapping[str, Any]) -> dict[str, Any]:
+    """The same under names that MLflow allows (letters, digits, `_-. /`, 250 characters), none lost to another."""
+    found: dict[str, Any] = {}
+    for name, value in named.items():
+        key = re.sub(r"[^\w/.\- ]", "_", name)[:240]
+        while key in found:
+            key += "_"
+        found[key] = value
+    return found
+
+
+def _flat(node: Any, path: str = "") -> Iterator[tuple[str, str]]:
+    """A configuration's leaves by dotted path, as text."""
+    if isinstance(node, Mapping) and node:
+        for key, value in node.items():
+            yield from _flat(value, f"{path}.{key}" if path else str(key))
+    else:
+        yield path, node if isinstance(node, str) else json.dumps(node)

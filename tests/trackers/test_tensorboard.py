@@ -1,0 +1,69 @@
+"""TensorBoard, for real: its event files are read back with its own reader."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from finished_run import NAMED, REPORT, SHEETS
+
+from evalkit.track import push
+
+pytest.importorskip("tensorboard", reason="the extra 'tensorboard' is not installed")
+
+OPTION = {"_target_": "evalkit.trackers.tensorboard.TensorBoardTracker"}
+
+
+def read(folder: Path) -> Any:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(str(folder), size_guidance={"images": 0, "scalars": 0, "tensors": 0})
+    events.Reload()
+    return events
+
+
+def test_a_run_is_there_once_however_often_it_is_pushed(
+    finished: Path, offline: list[bytes], tmp_path: Path, home: Path
+) -> None:
+    option = {**OPTION, "logdir": str(tmp_path)}
+    assert push({"tensorboard": option}, finished) == []
+    (folder,) = tmp_path.glob("night-*")
+    earlier = list(folder.glob("events.out.tfevents.*"))
+    (folder / "events.out.tfevents.1.of-someone-else").write_bytes(b"")
+    assert push({"tensorboard": option}, finished) == []
+    later = sorted(path.name for path in folder.glob("events.out.tfevents.*"))
+    assert later[0] == "events.out.tfevents.1.of-someone-else"
+    assert len(later) == 2
+    assert earlier[0].name not in later
+    assert list(tmp_path.glob("night-*")) == [folder]
+
+    events = read(folder)
+    tags = events.Tags()
+    assert {tag: [e.value for e in events.Scalars(tag)] for tag in tags["scalars"]} == {
+        name: [value] for name, value in NAMED.items()
+    }
+    assert set(tags["images"]) == SHEETS
+    (sheet,) = events.Images("sheets/dcgan")
+    assert sheet.encoded_image_string == (finished / "sheets" / "dcgan.png").read_bytes()
+    assert (sheet.width, sheet.height) == (26, 16)
+    assert set(tags["tensors"]) == {"table", "comparison", "config", "protocols", "gate", "gate report"}
+    text = {tag: events.Tensors(tag)[0].tensor_proto.string_val[0].decode() for tag in tags["tensors"]}
+    assert text["gate"] == "fail"
+    assert text["table"] == (finished / "table.md").read_text()
+    assert "name: night" in text["config"]
+    assert "- fid: hash-fid" in text["protocols"]
+    assert (folder / "files" / "report.html").read_text() == REPORT
+    assert (folder / "files" / "results.json").read_bytes() == (finished / "results.json").read_bytes()
+    assert (folder / "files" / "sheets" / "dcgan.png").is_file()
+    assert offline == []
+    assert list(home.iterdir()) == []
+
+
+def test_by_default_it_stays_in_the_runs_folder(finished: Path, home: Path) -> None:
+    from evalkit.config import build
+    from evalkit.track import FinishedRun
+
+    run = FinishedRun.load(finished)
+    place = build(OPTION).log(run)
+    assert str(finished / "tensorboard") in place
+    assert set(read(finished / "tensorboard" / f"night-{run.id}").Tags()["scalars"]) == set(NAMED)
+    assert not any("tensorboard/" in name for name in FinishedRun.load(finished).files)
