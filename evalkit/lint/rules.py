@@ -1,0 +1,354 @@
+"""What is wrong with a set, alone and beside its reference: measurements in, findings out. Nothing is read here."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from evalkit.lint.finding import REFERENCE, Finding, locations
+from evalkit.lint.headers import LOSSY, Headers
+from evalkit.lint.measured import Measured
+from evalkit.readers import FolderImages
+
+if TYPE_CHECKING:
+    from evalkit.readers import Source
+
+MOST = 0.5  # of a set: more than that, and its scores mean nothing
+FEW = 0.01  # real data holds some duplicates
+SET = 16  # images from which on the range of a set's values tells something
+MIDDLE = 15  # levels about the middle grey that still count as not passing it
+CLIPPED, UNCLIPPED = 0.35, 0.05  # share of values that are 0: where negative values were cut; where they were not
+
+_REPEATS = "standard errors come out too small; recall, coverage and Vendi fall; FID and KID lean towards what repeats"
+_ONE_COLOUR = "they count as samples: FID, KID and precision get worse, by the rate of such images"
+_RESAMPLED = "the extractors resize both sides by different factors: FID, KID and precision compare the blur as well"
+
+# What an image is besides ordinary: words, effect, severity where all images of a set are so, where some are.
+_FILE_KINDS: dict[str, tuple[str, str, str, str]] = {
+    "grey": (
+        "greyscale files",
+        "scored as three equal channels: FID, KID and CLIP score see no colour",
+        "note",
+        "warning",
+    ),
+    "palette": (
+        "palette files of at most 256 colours",
+        "banding and dither are scored as texture: FID and KID get worse",
+        "warning",
+        "warning",
+    ),
+    "16bit": ("files of 16 bits a channel", "scored with 8 bits: no metric changes visibly", "note", "note"),
+    "cmyk": (
+        "CMYK files, converted without their colour profile",
+        "colours shift: FID, KID and CLIP score",
+        "warning",
+        "warning",
+    ),
+    "alpha_dropped": (
+        "files with transparency, which is ignored",
+        "colours that no viewer shows are scored, by all metrics",
+        "warning",
+        "warning",
+    ),
+    "blanked": (
+        "blanked by the model's safety checker",
+        "black images count as samples: FID, KID, precision and CLIP score get worse",
+        "warning",
+        "warning",
+    ),
+    "prompt_truncated": (
+        "made from a prompt that was cut to the model's context",
+        "the model never saw the tail, but CLIP score asks for all that CLIP reads",
+        "warning",
+        "warning",
+    ),
+}
+
+
+@dataclass(frozen=True)
+class View:
+    """All that is known of one set.
+
+    Attributes:
+        name: the cell's name, or "reference".
+        source: the images.
+        headers: of its files.
+        measured: of its pixels; none where they cannot be read.
+    """
+
+    name: str
+    source: Source
+    headers: Headers
+    measured: Measured | None
+
+    def finding(
+        self, kind: str, severity: str, indices: Sequence[int], message: str, effect: str, of: int | None = None
+    ) -> Finding:
+        """A finding about some of its images."""
+        files = locations(self.source, indices)
+        return Finding(kind, severity, self.name, len(indices), files, message, effect, of or len(self.source))
+
+    def sizes(self) -> Counter[tuple[int, int]]:
+        """Images by (width, height)."""
+        if self.headers.sizes:
+            return Counter(self.headers.sizes)
+        return Counter({(w, h): n for w, h, n in self.measured.sizes}) if self.measured else Counter()
+
+    def keys(self) -> list[str]:
+        """By image what equal images share: the pixels' digest where they were seen, else the file's sha256, or ""."""
+        pixels = list(self.measured.pixels) if self.measured else [""] * len(self.source)
+        sha256s = self.headers.sha256s or pixels
+        known = {sha: key for sha, key in zip(sha256s, pixels, strict=True) if key}
+        return [known.get(sha, sha) for sha in sha256s]
+
+
+def check_alone(view: View) -> list[Finding]:
+    """What is wrong with a set by itself."""
+    found = [*_file_kinds(view), *_skipped(view), *_mixed(view), *_duplicates(view)]
+    if view.measured is not None:
+        found += [*_pixels(view, view.measured), *_near(view, view.measured), *_enlarged(view, view.measured)]
+    return found
+
+
+def _file_kinds(view: View) -> list[Finding]:
+    found = []
+    for kind, (words, effect, all_so, some_so) in _FILE_KINDS.items():
+        indices = view.headers.of_kind(kind)
+        if indices:
+            severity = all_so if len(indices) == len(view.source) else some_so
+            if kind == "grey" and view.name == REFERENCE:
+                severity = "note"  # photographs in black and white are part of the world
+            found.append(view.finding(kind, severity, indices, f"{_of(view, indices)} are {words}", effect))
+    return found
+
+
+def _skipped(view: View) -> list[Finding]:
+    source = view.source
+    if not isinstance(source, FolderImages) or not source.skipped:
+        return []
+    files = tuple(str((source.folder / name).absolute()) for name in source.skipped[:5])
+    message = f"{len(source.skipped)} files cannot be read and were left out"
+    effect = "N is smaller than the folder; what broke them may have chosen them"
+    return [Finding("skipped", "warning", view.name, len(source.skipped), files, message, effect, len(source))]
+
+
+def _mixed(view: View) -> list[Finding]:
+    """Sizes, and lossy among lossless files, that differ within a set: the rarer ones are named."""
+    found = []
+    sizes = view.sizes()
+    if len(sizes) > 1:
+        usual = max(sizes, key=lambda size: (sizes[size], size))
+        indices = [i for i, size in enumerate(view.headers.sizes) if size != usual]
+        message = f"{len(sizes)} sizes: {_of(view, indices)} are not {usual[0]}x{usual[1]}"
+        severity = "note" if view.name == REFERENCE else "warning"
+        effect = "each image is resized by itself: FID, KID and precision compare different sharpness and aspect"
+        found.append(view.finding("size", severity, indices, message, effect))
+    lossy = [i for i, name in enumerate(view.headers.formats) if name in LOSSY]
+    lossless = [i for i, name in enumerate(view.headers.formats) if name not in LOSSY]
+    if lossy and lossless:
+        rare, what = (lossy, "lossy") if len(lossy) <= len(lossless) else (lossless, "lossless")
+        names = "/".join(sorted({view.headers.formats[i] for i in rare}))
+        message = f"{_of(view, rare)} are {what} ({names}), the others are not"
+        effect = "compression leaves its own texture in a part of the set: FID and KID measure it"
+        found.append(view.finding("format", "warning", rare, message, effect))
+    return found
+
+
+def _duplicates(view: View) -> list[Finding]:
+    """Images that repeat another one exactly; those of one colour are told elsewhere."""
+    measured = view.measured
+    keys = view.keys()
+    plain = {keys[i] for i in [*measured.flat, *measured.black, *measured.tiny]} if measured else set()
+    plain |= {keys[i] for i in view.headers.of_kind("blanked")}
+    first: dict[str, int] = {}
+    copies: list[tuple[int, int]] = []
+    for i, key in enumerate(keys):
+        if key and key not in plain and first.setdefault(key, i) != i:
+            copies.append((i, first[key]))
+    if not copies:
+        return []
+    return [_repeated(view, "duplicates", copies, "repeat another one exactly", len(view.source))]
+
+
+def _near(view: View, measured: Measured) -> list[Finding]:
+    """Images that show the picture of another one, but are not equal to it."""
+    keys = view.keys()
+    seen: dict[int, set[str]] = {}  # by the first image of a group, its members' keys
+    copies: list[tuple[int, int]] = []
+    for i, j in measured.near:
+        group = seen.setdefault(j, {keys[j]})
+        if keys[i] not in group:
+            copies.append((i, j))
+            group.add(keys[i])
+    if not copies:
+        return []
+    return [_repeated(view, "near_duplicates", copies, "show nearly the same picture as another", measured.looked)]
+
+
+def _repeated(view: View, kind: str, copies: Sequence[tuple[int, int]], words: str, of: int) -> Finding:
+    share = len(copies) / of
+    lenient = kind == "near_duplicates" or view.name == REFERENCE
+    severity = "error" if share > MOST else "note" if share < FEW and lenient else "warning"
+    named = [i for pair in copies for i in pair]
+    message = f"{len(copies)} of {_looked(of, len(view.source))} images {words}"
+    return Finding(kind, severity, view.name, len(copies), locations(view.source, named), message, _REPEATS, of)
+
+
+def _pixels(view: View, measured: Measured) -> list[Finding]:
+    """Images of one colour, and values that fill a part of their range only."""
+    found = []
+    blanked = set(view.headers.of_kind("blanked"))
+
+    def add(kind: str, indices: Sequence[int], words: str, effect: str) -> None:
+        severity = "error" if len(indices) > MOST * measured.looked else "warning"
+        message = f"{len(indices)} of {_looked(measured.looked, len(view.source))} images {words}"
+        found.append(view.finding(kind, severity, indices, message, effect, measured.looked))
+
+    black = [i for i in measured.black if i not in blanked]
+    if black:
+        add("black", black, "are black all over", _ONE_COLOUR)
+    if measured.flat:
+        add("constant", measured.flat, "are of one colour", _ONE_COLOUR)
+    if measured.tiny:
+        effect = "they are all but black to every extractor: all metrics"
+        add("range", measured.tiny, "hold no value above 2: pixels of 0..1 saved as if of 0..255?", effect)
+    return found
+
+
+def _enlarged(view: View, measured: Measured) -> list[Finding]:
+    if not measured.enlarged:
+        return []
+    indices = [int(i) for i, _ in measured.enlarged]
+    factors = sorted({factor for _, factor in measured.enlarged})
+    about = f"{factors[0]:.3g}" if len(factors) == 1 else f"{factors[0]:.3g} to {factors[-1]:.3g}"
+    message = f"{len(indices)} of {_looked(measured.looked, len(view.source))} images were enlarged (by {about})"
+    effect = "they hold no detail of their size: FID and KID measure the smoothness; sharper models look worse"
+    return [view.finding("upscaled", "warning", indices, message, effect, measured.looked)]
+
+
+def check_against(view: View, reference: View) -> list[Finding]:
+    """What differs between a set and its reference so that a metric would measure it."""
+    found = [*_sizes_differ(view, reference), *_formats_differ(view, reference), *_copied(view, reference)]
+    a, b = view.measured, reference.measured
+    if a and b and _coloured(a) != _coloured(b) and None not in (_coloured(a), _coloured(b)):
+        grey, colour = ("the reference", "generated") if _coloured(a) else ("generated", "the reference")
+        effect = "FID, KID and precision measure the missing colour"
+        found.append(_whole(view, "grey", f"images of {grey} are grey, those of {colour} are not", effect))
+    return found
+
+
+def _whole(view: View, kind: str, message: str, effect: str) -> Finding:
+    """A finding about all images of a set."""
+    return view.finding(kind, "warning", range(len(view.source)), message, effect)
+
+
+def _coloured(measured: Measured) -> bool | None:
+    """Whether most images have colours; none where it is neither so nor so."""
+    counted = measured.looked - len(measured.flat) - len(measured.black) - len(measured.tiny)
+    share = measured.grey / counted if counted else 0.5
+    return True if share <= 0.2 else False if share >= 0.9 else None
+
+
+def _sizes_differ(view: View, reference: View) -> list[Finding]:
+    own, other = view.sizes(), reference.sizes()
+    if not own or not other or own.keys() & other.keys():
+        return []
+    message = f"images are {_named(own)}, those of the reference {_named(other)}"
+    return [_whole(view, "size", message, _RESAMPLED)]
+
+
+def _formats_differ(view: View, reference: View) -> list[Finding]:
+    shares = [sum(f in LOSSY for f in v.headers.formats) / max(len(v.headers.formats), 1) for v in (view, reference)]
+    if not view.headers.formats or not reference.headers.formats or (shares[0] > MOST) == (shares[1] > MOST):
+        return []
+    names = [Counter(v.headers.formats).most_common(1)[0][0] for v in (view, reference)]
+    message = f"images are {names[0]}, those of the reference {names[1]}"
+    return [_whole(view, "format", message, "FID and KID measure the compression as well: save both sides alike")]
+
+
+def _copied(view: View, reference: View) -> list[Finding]:
+    """Samples that are images of the reference."""
+    if view.measured is None or reference.measured is None:
+        return []
+    plain = {*view.measured.flat, *view.measured.black, *view.measured.tiny}
+    there = {key for key in (*reference.measured.pixels, *reference.headers.sha256s) if key}
+    sha256s = view.headers.sha256s or view.measured.pixels
+    pairs = zip(view.measured.pixels, sha256s, strict=True)
+    indices = [i for i, keys in enumerate(pairs) if not there.isdisjoint(keys) and i not in plain]
+    if not indices:
+        return []
+    of = len(view.source)
+    message = f"{len(indices)} of {of} images are images of the reference"
+    effect = "FID, KID, precision and recall look better than they are"
+    severity = "error" if len(indices) > MOST * of else "warning"
+    return [view.finding("in_reference", severity, indices, message, effect, of)]
+
+
+def check_range(view: View, reference: View | None) -> list[Finding]:
+    """Values of a whole set that lie in a part of 0..255, where those of the reference do not."""
+    a = view.measured
+    b = reference.measured if reference else None
+    if a is None or a.looked < SET or a.lowest > a.highest:
+        return []
+    low, high = (b.lowest, b.highest) if b and b.lowest <= b.highest else (0, 255)
+    cases: tuple[tuple[bool, str], ...] = (
+        (
+            a.lowest >= 127 - MIDDLE and low < 64,
+            f"no value is below {a.lowest}: pixels of 0..1 saved as if of -1..1?",
+        ),
+        (
+            a.highest <= 128 + MIDDLE and high > 192,
+            f"no value is above {a.highest}: pixels of 0..1 scaled by 127.5?",
+        ),
+        (
+            14 <= a.lowest <= 18 and 233 <= a.highest <= 237 and low <= 4 and high >= 251,
+            f"all values lie in {a.lowest}..{a.highest}: a video's range, not stretched to 0..255?",
+        ),
+        (
+            b is not None and a.zeros >= CLIPPED and b.zeros <= UNCLIPPED,
+            f"{a.zeros:.0%} of all values are 0: pixels of -1..1 saved as if of 0..1?",
+        ),
+    )
+    effect = "contrast and brightness are off in every image: all metrics"
+    return [_whole(view, "range", message, effect) for wrong, message in cases if wrong]
+
+
+def check_same(views: Sequence[View]) -> list[Finding]:
+    """Cells that hold the very same images: what tells them apart had no effect."""
+    found = []
+    first: dict[str, View] = {}
+    for view in views:
+        other = first.setdefault(view.source.digest, view)
+        if other is not view:
+            message = f"the images are those of {other.name}, one by one"
+            effect = "their scores differ by nothing: the setting that tells them apart had no effect"
+            found.append(_whole(view, "same_images", message, effect))
+    return found
+
+
+def check_asked_size(view: View, size: tuple[int, int] | None) -> list[Finding]:
+    """Images that have not the height and width that the configuration asks for."""
+    if size is None:
+        return []
+    wrong = [i for i, (width, height) in enumerate(view.headers.sizes) if (height, width) != size]
+    if not wrong:
+        return []
+    message = f"{_of(view, wrong)} are {_named(view.sizes())}, not {size[1]}x{size[0]} as asked"
+    return [
+        view.finding("size", "warning", wrong, message, "they are not the setting that the table names: all metrics")
+    ]
+
+
+def _of(view: View, indices: Sequence[int]) -> str:
+    return f"{len(indices)} of {len(view.source)} images"
+
+
+def _looked(looked: int, count: int) -> str:
+    return str(count) if looked >= count else f"{looked} (of {count}, spread evenly)"
+
+
+def _named(sizes: Counter[tuple[int, int]]) -> str:
+    width, height = max(sizes, key=lambda size: (sizes[size], size))
+    return f"{width}x{height}" if len(sizes) == 1 else f"of {len(sizes)} sizes, mostly {width}x{height}"

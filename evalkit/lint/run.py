@@ -1,0 +1,113 @@
+"""The lint of a run: every cell and the reference, by themselves and beside one another."""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from evalkit.lint import measured
+from evalkit.lint.finding import REFERENCE, SEVERITIES, Finding, lines, locations
+from evalkit.lint.headers import Headers, changed, read_headers, unlike_metadata
+from evalkit.lint.measured import Kept, Measured
+from evalkit.lint.prompts import Asked, check_prompts
+from evalkit.lint.rules import View, check_against, check_alone, check_asked_size, check_range, check_same
+from evalkit.moments import Moments
+from evalkit.samples import SampleSet
+
+if TYPE_CHECKING:
+    from evalkit.readers import Source
+
+log = logging.getLogger(__name__)
+
+_UNTRUE = "scores made from these files are not of the images that were generated: all metrics"
+
+
+def lint(
+    sources: Mapping[str, Source],
+    reference: Source | Moments | None,
+    *,
+    cache: Path,
+    asked: Mapping[str, Asked] | None = None,
+) -> list[Finding]:
+    """Looks over the sample sets and the reference. Findings stop nothing; unreadable files are logged at once.
+
+    A set is decoded once, or evenly spread blocks of at most 4,096 images and a gigapixel of a larger one; what was
+    measured is kept in `cache` by content, so that later runs read headers alone.
+
+    Args:
+        sources: each cell's images.
+        reference: images, statistics (of which nothing can be told), or none.
+        cache: a folder of the store.
+        asked: what the cells were asked for (`asked_of`).
+
+    Returns:
+        The most severe first; within a severity in the order of the cells, the reference last.
+    """
+    found: list[Finding] = []
+    views = [_view(name, source, cache, found) for name, source in sources.items()]
+    images = None if reference is None or isinstance(reference, Moments) else reference
+    beside = _view(REFERENCE, images, cache, found) if images is not None else None
+    texts = {view.name: frozenset(prompt for prompt in view.source.prompts if prompt is not None) for view in views}
+    for view in views:
+        wanted = (asked or {}).get(view.name, Asked())
+        others = {name: shown for name, shown in texts.items() if name != view.name and shown}
+        found += check_alone(view)
+        found += check_asked_size(view, wanted.size)
+        found += check_prompts(view.name, view.source, wanted, others)
+        found += check_range(view, beside)
+        found += check_against(view, beside) if beside is not None else []
+    found += check_alone(beside) if beside is not None else []
+    found += check_same(views)
+    return sorted(found, key=lambda finding: SEVERITIES.index(finding.severity))
+
+
+def _view(name: str, source: Source, cache: Path, found: list[Finding]) -> View:
+    headers = read_headers(source)
+    unlike = unlike_metadata(source)
+    if unlike:
+        found.append(_unlike(name, source, unlike, "are not what their metadata records (sha256)"))
+    return View(name, source, headers, _measure(name, source, headers, cache, found))
+
+
+def _measure(name: str, source: Source, headers: Headers, cache: Path, found: list[Finding]) -> Measured | None:
+    """From the cache, else by decoding. Files that are not the recorded ones become a finding, logged at once."""
+    kept = measured.load(cache, source.digest)
+    now = measured.stamps(source.files) if isinstance(source, SampleSet) else []
+    if kept is not None:
+        if isinstance(source, SampleSet) and kept.stamps != now:
+            bad = changed(source, kept.stamps, now)
+            if bad:
+                _report(_unlike(name, source, bad, "are not the recorded ones (sha256)"), found)
+            else:
+                measured.save(cache, source.digest, Kept(kept.measured, now))
+        return kept.measured
+    from evalkit.lint.look import look  # numpy: not needed by a finished run
+
+    seen, unread = look(source, Counter(headers.sizes))
+    if unread:
+        indices = sorted(unread)
+        if all("sha256" in text for text in unread.values()):
+            _report(_unlike(name, source, indices, "are not the recorded ones (sha256)"), found)
+        else:
+            message = f"{len(indices)} files cannot be read: {unread[indices[0]]}"
+            files = locations(source, indices)
+            _report(Finding("damaged", "error", name, len(indices), files, message, _UNTRUE, len(source)), found)
+        return seen if seen.looked else None
+    measured.save(cache, source.digest, Kept(seen, now))
+    return seen
+
+
+def _unlike(name: str, source: Source, indices: list[int], words: str) -> Finding:
+    message = f"{len(indices)} of {len(source)} files {words}: delete their folder, or put them back"
+    return Finding("checksum", "error", name, len(indices), locations(source, indices), message, _UNTRUE, len(source))
+
+
+def _report(finding: Finding, found: list[Finding]) -> None:
+    """Scoring may stop at such a file before any result is printed."""
+    found.append(finding)
+    for line in lines([asdict(finding)]):
+        log.warning("%s", line)
