@@ -1,0 +1,103 @@
+"""The page itself: everything that the templates need, and one self-contained HTML text of it."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from evalkit.report import categories, gallery, images, plots, summary, view
+from evalkit.report.data import Run, clean, nearest_sheets, short
+
+if TYPE_CHECKING:
+    import jinja2
+
+HERE = Path(__file__).parent
+TEMPLATES = HERE / "templates"
+MAX_SHEETS = 12  # of nearest training images
+
+
+@dataclass(frozen=True)
+class Sheet:
+    """A picture of the run with its caption."""
+
+    image: images.Thumb
+    caption: str
+
+
+def make_page(run: Run, mark: str) -> str:
+    """The report as HTML; `mark` stands in its head, with the number of cells whose images are gone."""
+    shelf = images.Shelf(images=gallery.LIMIT * max(len(run.table.cells), 1))
+    shown = gallery.make_gallery(run, shelf)
+    won = summary.winners(run)
+    context = {
+        "run": run,
+        "keys": run.keys,
+        "mark": f"{mark} lost={shown.lost}",
+        "name": str(run.table.run.get("name") or run.path.stem),
+        "facts": summary.compared(run),
+        "winners": won,
+        "headline": summary.headline(run, won),
+        "warnings": summary.warnings(run),
+        "table": view.make_table(run),
+        "plots": plots.make_plots(run),
+        "gallery": shown,
+        "script_data": {"gallery": shown.script(run.keys)},
+        "reference": _sheet(run, "reference.png"),
+        "nearest": _nearest(run),
+        "maps": categories.make_maps(run),
+        "gate": view.make_gate(run),
+        "findings": view.make_findings(run),
+        "linted": isinstance(config := run.table.run.get("config"), dict) and bool(config.get("lint")),
+        "made": view.make_made(run),
+        "css": _text("page.css"),
+        "js": _text("page.js"),
+        "js_hash": base64.b64encode(hashlib.sha256(_text("page.js").encode()).digest()).decode(),
+    }
+    return _environment().get_template("page.html").render(context)
+
+
+def _text(name: str) -> str:
+    return (TEMPLATES / name).read_text(encoding="utf-8")
+
+
+def _environment() -> jinja2.Environment:
+    """Everything is escaped, and what HTML cannot hold is replaced, wherever a template shows a value."""
+    import jinja2
+    from markupsafe import Markup
+
+    def finalize(value: Any) -> Any:
+        return clean(value) if isinstance(value, str) and not isinstance(value, Markup) else value
+
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(TEMPLATES),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        finalize=finalize,
+    )
+    environment.filters["short"] = short
+    environment.filters["minus"] = lambda text: str(text).replace("-", "−")
+    environment.filters["title"] = lambda text: short(text, 40).replace(" ↓", "\u00a0↓").replace(" ↑", "\u00a0↑")
+    environment.filters["raw"] = Markup  # for this package's own CSS and script alone
+    return environment
+
+
+def _sheet(run: Run, name: str) -> images.Thumb | None:
+    path = run.file(name)
+    return images.sheet(path) if path is not None else None
+
+
+def _nearest(run: Run) -> list[Sheet]:
+    """The sheets of nearest training images."""
+    labels = {row.metric: row.label for row in run.table.rows}
+    sheets = []
+    for cell, metric, path in nearest_sheets(run)[:MAX_SHEETS]:
+        image = images.sheet(path, 60_000)
+        if image is not None:
+            caption = f"{run.keys.get(cell, '')}  {short(cell)}: {short(labels.get(metric, metric), 40)}"
+            sheets.append(Sheet(image, caption))
+    return sheets

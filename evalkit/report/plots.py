@@ -1,0 +1,280 @@
+"""The report's plots, those that the run's data allow. Bars are 95 % intervals: 1.96 standard errors to each side."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+from markupsafe import Markup
+
+from evalkit.render import format_value
+from evalkit.report.data import Run, finite, short, sign
+from evalkit.report.draw import Figured, Line, Point, draw, legend_mark
+from evalkit.report.summary import brief, by_size, first_rows, is_frechet
+from evalkit.table import Column, Row
+
+MAX_PLOTS = 60  # along swept axes: a page of 30 metrics and 4 axes would take half a minute
+Z95 = 1.96
+
+
+@dataclass(frozen=True)
+class Plot:
+    """One figure of the page."""
+
+    title: str
+    caption: str
+    svg: Markup
+
+
+@dataclass(frozen=True)
+class Group:
+    """Plots that share a heading and a legend: (mark, text) of each series."""
+
+    title: str
+    plots: Sequence[Plot]
+    legend: Sequence[tuple[Markup, str]] = ()
+    note: str = ""
+    small: bool = False
+
+
+@dataclass
+class _Maker:
+    """Draws a run's plots; every (model, sampler) has its colour and marker throughout."""
+
+    run: Run
+    count: int = field(default=0)
+
+    @cached_property
+    def columns(self) -> list[Column]:
+        return [c for c in self.run.table.columns if any(finite(row) for row in c.rows.values())]
+
+    @cached_property
+    def quality(self) -> list[Column]:
+        return [column for column in self.columns if not column.is_cost]
+
+    @cached_property
+    def rows(self) -> dict[str, Row]:
+        return first_rows(self.run)
+
+    @cached_property
+    def families(self) -> list[tuple[str, str | None]]:
+        return list(dict.fromkeys((row.model, row.sampler) for row in self.rows.values()))
+
+    @cached_property
+    def main(self) -> Column | None:
+        """What stands for quality: the first Frechet distance, else the first metric."""
+        frechet = [c for c in self.quality if any(is_frechet(row) for row in c.rows.values())]
+        return next(iter(frechet or self.quality), None)
+
+    def svg(self, figured: Figured, label: str) -> Markup:
+        self.count += 1
+        return draw(figured, key=f"p{self.count}", label=label)
+
+    def point(self, cell: str, x: Row | float, y: Row, text: str = "") -> Point:
+        """A cell's point; x is a score or a setting's value."""
+        across = x.value or 0.0 if isinstance(x, Row) else x
+        spread = Z95 * x.stderr if isinstance(x, Row) and x.stderr is not None else 0.0
+        tip = f"{self.run.keys[cell]}  {short(cell)}: {y.label} {format_value(y.value, y.stderr)}"
+        if isinstance(x, Row):
+            tip += f", {x.label} {format_value(x.value, x.stderr)}"
+        up = Z95 * y.stderr if y.stderr is not None else 0.0
+        return Point(across, y.value or 0.0, spread, up, text or self.run.keys[cell], tip)
+
+    def legend(self, families: Sequence[tuple[str, str | None]]) -> list[tuple[Markup, str]]:
+        return [(legend_mark(self.families.index(f)), short(" ".join(p for p in f if p))) for f in families]
+
+    # -- quality against cost, metric against metric
+
+    def against(self, x: Column, y: Column, *, front: bool) -> Plot | None:
+        """A scatter of cells by two scores, both under one protocol; with the Pareto front."""
+        cells = [
+            cell
+            for cell in self.run.table.cells
+            if finite(x.rows.get(cell)) and finite(y.rows.get(cell)) and cell not in x.odd | y.odd
+        ]
+        if len(cells) < 2:
+            return None
+        best = pareto([(x.rows[c], y.rows[c]) for c in cells])
+        lines = [
+            Line(number, tuple(self.point(c, x.rows[c], y.rows[c]) for c in cells if self.family(c) == family), False)
+            for number, family in enumerate(self.families)
+        ]
+        on_front = sorted((self.point(cells[i], x.rows[cells[i]], y.rows[cells[i]]) for i in best), key=lambda p: p.x)
+        names = ", ".join(self.run.keys[cells[i]] for i in best)
+        said = "On the Pareto front" if front else "Beaten by none in both"
+        caption = f"{said}, by value: {names}. {self.left_out(cells)}"
+        title = f"{short(y.title[:-2], 40)} against {short(x.title[:-2], 40)}"
+        figured = Figured(
+            [line for line in lines if line.points],
+            short(x.title, 40),
+            short(y.title, 40),
+            log_x=front and wide([p.x for line in lines for p in line.points]),
+            front=tuple(on_front) if front else (),
+        )
+        return Plot(title, caption.strip(), self.svg(figured, f"{title}, a point a cell. {caption}"))
+
+    def left_out(self, cells: Sequence[str]) -> str:
+        out = [self.run.keys[cell] for cell in self.run.table.cells if cell not in cells]
+        return f"Not shown (no value, or another protocol): {', '.join(out)}." if out else ""
+
+    def family(self, cell: str) -> tuple[str, str | None]:
+        return self.rows[cell].model, self.rows[cell].sampler
+
+    def column(self, fits: Callable[[str], bool]) -> Column | None:
+        return next((c for c in self.columns if fits(c.metric)), None)
+
+    def trade_offs(self) -> Group | None:
+        """Quality against what it costs, FID against CLIP score along guidance, precision against recall."""
+        plots = []
+        for cost in ("latency_p50", "nfe"):
+            x = self.column(lambda name, cost=cost: name == cost)  # type: ignore[misc]
+            if x is not None and self.main is not None:
+                plots.append(self.against(x, self.main, front=True))
+        plots.append(self.guidance())
+        for column in self.quality:
+            if column.metric.startswith("precision"):
+                other = self.column(lambda name, c=column: name == c.metric.replace("precision", "recall", 1))  # type: ignore[misc]
+                if other is not None:
+                    plots.append(self.against(other, column, front=False))
+        kept = [plot for plot in plots if plot is not None]
+        if not kept:
+            return None
+        return Group("Trade-offs", kept, self.legend(self.families), "Letters are the table's. Bars: 95 % intervals.")
+
+    def guidance(self) -> Plot | None:
+        """The Frechet distance against the CLIP score, a line for what differs in guidance alone."""
+        clip = self.column(lambda name: name.startswith("clip_score"))
+        axis = next((a for a in self.axes() if re.search("guidance|cfg", a)), None)
+        if clip is None or axis is None or self.main is None:
+            return None
+        lines = []
+        for _, cells in self.sweeps(axis):
+            both = [c for c in cells if finite(clip.rows.get(c)) and finite(self.main.rows.get(c))]
+            both = [c for c in both if c not in clip.odd | self.main.odd]
+            if len(both) > 1:
+                points = (
+                    self.point(c, clip.rows[c], self.main.rows[c], f"{self.rows[c].settings[axis]:g}") for c in both
+                )
+                lines.append(Line(self.families.index(self.family(both[0])), tuple(points), True))
+        if not lines:
+            return None
+        title = f"{short(self.main.title[:-2], 40)} against {short(clip.title[:-2], 40)} along guidance"
+        figured = Figured(lines, short(clip.title, 40), short(self.main.title, 40))
+        caption = "Numbers are guidance scales; a line holds all other settings."
+        return Plot(title, caption, self.svg(figured, f"{title}. {caption}"))
+
+    # -- along swept axes
+
+    def axes(self) -> list[str]:
+        """The settings that take two values or more."""
+        names = dict.fromkeys(name for row in self.rows.values() for name in row.settings)
+        values = {n: {str(r.settings[n]) for r in self.rows.values() if r.settings.get(n) is not None} for n in names}
+        return [name for name in names if len(values[name]) > 1]
+
+    def sweeps(self, axis: str) -> list[tuple[str, list[str]]]:
+        """The cells that differ in one setting alone, two or more, in the order of its values; with what they share."""
+        groups: dict[tuple[Any, ...], list[str]] = {}
+        for cell, row in self.rows.items():
+            if row.settings.get(axis) is not None:
+                rest = sorted((name, str(value)) for name, value in row.settings.items() if name != axis)
+                groups.setdefault((row.model, row.sampler, row.prompts, row.seed, str(rest)), []).append(cell)
+        several = [cells for cells in groups.values() if len(cells) > 1]
+        held = [name for name in self.axes() if name != axis]
+        found = []
+        for cells in several:
+            row = self.rows[cells[0]]
+            fixed = [f"{brief(n)} {_text(row.settings[n])}" for n in held if row.settings.get(n) is not None]
+            seeds = {self.rows[group[0]].seed for group in several}
+            name = " ".join([row.model, row.sampler or "", *fixed, f"seed {row.seed}" if len(seeds) > 1 else ""])
+            found.append((short(name), sorted(cells, key=lambda c: by_size(self.rows[c].settings[axis]))))
+        return found
+
+    def along(self, axis: str) -> Group | None:
+        """Every metric of quality along one swept setting, all others held."""
+        sweeps = self.sweeps(axis)
+        values = [self.rows[c].settings[axis] for _, cells in sweeps for c in cells]
+        numeric = all(isinstance(v, (int, float)) and not isinstance(v, bool) for v in values)
+        places = sorted(set(values)) if numeric else list(dict.fromkeys(str(v) for v in values))
+        plots = []
+        for column in self.quality:
+            lines = []
+            for number, (_, cells) in enumerate(sweeps):
+                kept = [c for c in cells if finite(column.rows.get(c)) and c not in column.odd]
+                at = [
+                    self.rows[c].settings[axis] if numeric else places.index(str(self.rows[c].settings[axis]))
+                    for c in kept
+                ]
+                points = tuple(self.point(c, float(x), column.rows[c], "") for c, x in zip(kept, at, strict=True))
+                if len(points) > 1:
+                    lines.append(Line(number, points, True))
+            if not lines or self.count >= MAX_PLOTS:
+                continue
+            title = f"{short(column.title, 34)}"
+            ticks = [(float(v) if numeric else float(i), _text(v)) for i, v in enumerate(places)]
+            log = numeric and wide([float(v) for v in places], 8)
+            figured = Figured(lines, short(brief(axis), 30), "", log_x=log, ticks=ticks, small=True, labels=False)
+            plots.append(Plot(title, "", self.svg(figured, f"{title} along {brief(axis)}, with 95 % intervals.")))
+        if not plots:
+            return None
+        legend = [(legend_mark(number), name) for number, (name, _) in enumerate(sweeps)]
+        return Group(f"Along {short(brief(axis), 40)}", plots, legend, "Bars: 95 % intervals.", small=True)
+
+    # -- against N
+
+    def against_n(self) -> Group | None:
+        """Frechet distances of growing subsets, and the line to infinitely many samples, where a metric kept them."""
+        plots = []
+        for column in self.quality:
+            lines = []
+            for number, (cell, row) in enumerate(column.rows.items()):
+                found = sorted((int(k[3:]), v) for k, v in row.details.items() if re.fullmatch(r"fd@\d+", k))
+                if len(found) > 1 and finite(row):
+                    lines.append(self._subsets(number, cell, row, found))
+            if lines:
+                title = f"{short(column.title[:-2], 40)}: Frechet distance against N"
+                sizes = sorted({round(1 / p.x) for line in lines for p in line.points if p.x})
+                few = [size for size in sizes if size * 4 <= sizes[-1]][:1]
+                marks = [*few, sizes[len(sizes) // 4], sizes[-1]]
+                ticks = [(0.0, "∞"), *((1 / size, str(size)) for size in dict.fromkeys(marks))]
+                figured = Figured(lines, "N (on a scale of 1/N)", "Frechet distance ↓", ticks=ticks, ends=True)
+                caption = (
+                    "A dot a subset; at ∞ the line's end: the extrapolated value, without the bias of finite samples."
+                )
+                plots.append(Plot(title, caption, self.svg(figured, f"{title}. {caption}")))
+        if not plots:
+            return None
+        legend = [(legend_mark(n), f"{key} {short(cell)}") for n, (cell, key) in enumerate(self.run.keys.items())]
+        return Group("Against N", plots, legend)
+
+    def _subsets(self, number: int, cell: str, row: Row, found: Sequence[tuple[int, float]]) -> Line:
+        key = self.run.keys[cell]
+        end = Point(0.0, row.value or 0.0, 0.0, 0.0, key, f"{key}  {short(cell)}: {format_value(row.value)} at ∞")
+        dots = [Point(1 / n, v, 0.0, 0.0, "", f"{key}  {short(cell)}: {format_value(v)} at N = {n}") for n, v in found]
+        slope = row.details.get("slope")
+        fit = (end, Point(1 / found[0][0], end.y + slope / found[0][0], 0, 0, "", "")) if slope is not None else ()
+        return Line(number, (end, *dots), False, fit)
+
+
+def make_plots(run: Run) -> list[Group]:
+    """All plots that the run allows, in groups; empty groups are left out."""
+    maker = _Maker(run)
+    groups = [maker.trade_offs(), maker.against_n(), *(maker.along(axis) for axis in maker.axes())]
+    return [group for group in groups if group is not None]
+
+
+def pareto(points: Sequence[tuple[Row, Row]]) -> list[int]:
+    """The indices of the points that no other beats in one score while being as good in the other."""
+    values = [(sign(x) * (x.value or 0.0), sign(y) * (y.value or 0.0)) for x, y in points]
+    return [i for i, (x, y) in enumerate(values) if not any(a >= x and b >= y and (a > x or b > y) for a, b in values)]
+
+
+def wide(values: Sequence[float], factor: float = 20) -> bool:
+    """Whether values are better seen on a logarithmic scale."""
+    return bool(values) and min(values) > 0 and max(values) / min(values) >= factor
+
+
+def _text(value: Any) -> str:
+    return f"{value:g}" if isinstance(value, float) else short(str(value), 20)

@@ -1,0 +1,137 @@
+"""matplotlib's SVG made fit to stand in a page: the page's colours and fonts, tooltips, ids that are unique."""
+
+from __future__ import annotations
+
+import io
+import re
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+from xml.etree import ElementTree
+
+from markupsafe import Markup
+
+from evalkit.report.data import clean
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+# Colours that figures are drawn with stand for the page's CSS variables, which differ in light and dark.
+INK, MUTED, LINE, PAPER = "#010101", "#020202", "#030303", "#040404"
+SERIES = tuple(f"#0500{number:02x}" for number in range(1, 9))
+MARKERS = ("o", "s", "^", "D", "v", "P", "X", "h")
+_VARIABLES = {INK: "--ink", MUTED: "--muted", LINE: "--line", PAPER: "--paper"}
+_VARIABLES |= {colour: f"--s{number}" for number, colour in enumerate(SERIES, 1)}
+
+_STYLE = {
+    "svg.fonttype": "none",  # text stays text
+    "svg.hashsalt": "evalkit",  # the same figure is the same bytes
+    "text.parse_math": False,  # a "$" in a name is a "$"
+    "font.size": 10,
+    "axes.labelsize": 10,
+    "axes.titlesize": 10,
+    "xtick.labelsize": 9,
+    "ytick.labelsize": 9,
+    "legend.fontsize": 9,
+    "legend.frameon": False,
+    "text.color": INK,
+    "axes.labelcolor": INK,
+    "axes.edgecolor": MUTED,
+    "axes.linewidth": 0.7,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "grid.color": LINE,
+    "grid.linewidth": 0.6,
+    "axes.axisbelow": True,
+    "xtick.color": MUTED,
+    "ytick.color": MUTED,
+    "xtick.labelcolor": INK,
+    "ytick.labelcolor": INK,
+    "xtick.major.width": 0.7,
+    "ytick.major.width": 0.7,
+    "figure.facecolor": "none",
+    "axes.facecolor": "none",
+    "savefig.facecolor": "none",
+    "lines.linewidth": 1.4,
+    "lines.markersize": 5.5,
+    "axes.unicode_minus": True,
+}
+
+
+@contextmanager
+def drawing() -> Iterator[None]:
+    """Figures are made within it: the report's style, and no word on glyphs that matplotlib's font lacks."""
+    import matplotlib
+
+    with matplotlib.rc_context(_STYLE), warnings.catch_warnings():  # type: ignore[arg-type]
+        warnings.simplefilter("ignore")
+        yield
+
+
+def to_svg(figure: Figure, *, key: str, label: str, tips: dict[str, str]) -> Markup:
+    """A figure as an <svg> element.
+
+    Args:
+        figure: drawn in INK, MUTED, LINE, PAPER and SERIES only.
+        key: unique in the page: ids begin with it.
+        label: what a screen reader says of the figure.
+        tips: by gid of an artist, the text that stands by it when it is pointed at.
+    """
+    out = io.BytesIO()
+    figure.savefig(out, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
+    root = ElementTree.fromstring(out.getvalue())
+    _strip(root)
+    used = _references(root)
+    names = {old: f"{key}-{number}" for number, old in enumerate(sorted(used))}
+    for element in root.iter():
+        _restyle(element, names, tips)
+    for name in ("width", "height", "version"):
+        root.attrib.pop(name, None)
+    root.attrib |= {"role": "img", "aria-label": clean(label)}
+    text = ElementTree.tostring(root, encoding="unicode")
+    return Markup(re.sub(r">\s+<", "><", text))
+
+
+def _strip(root: ElementTree.Element) -> None:
+    """Namespaces, metadata and the global style: an inline <svg> needs none, and the style would reach the page."""
+    for element in root.iter():
+        element.tag = element.tag.rpartition("}")[2]
+        for name in [name for name in element.attrib if name.startswith("{")]:
+            element.attrib[name.rpartition("}")[2]] = element.attrib.pop(name)
+    for parent in root.iter():
+        for child in [c for c in parent if c.tag in ("metadata", "style")]:
+            parent.remove(child)
+
+
+def _references(root: ElementTree.Element) -> set[str]:
+    values = " ".join(value for element in root.iter() for value in element.attrib.values())
+    links = {element.attrib["href"][1:] for element in root.iter() if element.attrib.get("href", "").startswith("#")}
+    return set(re.findall(r"url\(#([^)]+)\)", values)) | links
+
+
+def _restyle(element: ElementTree.Element, names: dict[str, str], tips: dict[str, str]) -> None:
+    """Colours, fonts, ids and the tooltip of one element."""
+    old = element.attrib.pop("id", None)
+    if old in tips and not any(child.tag == "title" for child in element):
+        title = ElementTree.Element("title")
+        title.text = clean(tips[old])
+        element.insert(0, title)
+    if old in names:
+        element.attrib["id"] = names[old]
+    for name, value in list(element.attrib.items()):
+        if name == "href":
+            value = f"#{names.get(value[1:], value[1:])}"
+        elif name in ("style", "clip-path"):
+            value = re.sub(r"url\(#([^)]+)\)", lambda m: f"url(#{names.get(m[1], m[1])})", value)
+            value = re.sub(r"#[0-9a-f]{6}", lambda m: f"var({_VARIABLES.get(m[0], '--ink')})", value)
+            value = re.sub(r"font: ([^;]*?)([\d.]+)px [^;]*", r"font-size: \2px", value)
+            value = re.sub(r"font-family: [^;]*;? ?", "", value)
+        if name in ("d", "x", "y", "transform", "width", "height", "style"):
+            value = re.sub(r"-?\d+\.\d{3,}", lambda m: f"{float(m[0]):.2f}", value)
+        element.attrib[name] = " ".join(value.split()) if name == "d" else value
+    if element.attrib.get("transform", "").startswith("rotate(-0 "):
+        del element.attrib["transform"]
+    if element.tag == "text":
+        element.text = clean(element.text or "")
