@@ -61,7 +61,14 @@ def _evaluate(config: DictConfig) -> None:
         return
     overrides = [str(override) for override in hydra_config.overrides.task]
     command = shlex.join(["python", "run_eval.py", *overrides])
-    results.print_results(plan, pipeline.run(plan, command=command))
+    table = pipeline.run(plan, command=command)
+    results.print_results(plan, table)
+    if table.gate is not None:
+        from evalkit.gate import Verdict, announce
+
+        verdict = Verdict.from_json(table.gate)
+        announce(verdict)
+        sys.exit(verdict.exit_code)
 
 
 def _overrides() -> list[str]:

@@ -10,6 +10,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import entry_points
+from pathlib import Path
 from typing import Any
 
 from hydra import compose as hydra_compose
@@ -30,7 +31,11 @@ from evalkit.errors import ConfigError, EvalkitError, nearest
 log = logging.getLogger(__name__)
 
 CONFIG_MODULE = "evalkit.configs"
-GROUPS = ("model", "sampler", "prompts", "metric", "reference", "training", "extractor", "engine")
+GROUPS = (
+    *("model", "sampler", "prompts", "metric", "reference", "training", "extractor", "engine"),
+    *("gate", "tracker", "export"),
+)
+RULES = ("gate",)  # groups whose options are rules, not objects to build: they have no `_target_`
 FOLDERS = {"training": "reference"}  # groups whose options are another group's
 
 
@@ -56,7 +61,10 @@ class RunConfig:
             (`reference=stats reference.stats.path=FILE`); none: they are not written.
         add_results: results.json files of earlier runs, whose cells stand in the table as well.
         training: what the models were trained on, for metrics of memorisation (`reference@training=folder`).
-        model, sampler, prompts, metric, reference, extractor, engine: the chosen options by name.
+        lint: look over the sample sets and the reference before they are scored (evalkit/lint.py).
+        report: write report.html.
+        export: kinds of files that take the cells' images, below `out`/export (evalkit/export.py).
+        model, sampler, prompts, metric, reference, extractor, engine, gate, tracker: the chosen options by name.
     """
 
     name: str = "run"
@@ -73,6 +81,8 @@ class RunConfig:
     baseline: Any = None
     save_stats: str | None = None
     add_results: list[str] = field(default_factory=list)
+    lint: bool = True
+    report: bool = True
     model: dict[str, Any] = field(default_factory=dict)
     sampler: dict[str, Any] = field(default_factory=dict)
     prompts: dict[str, Any] = field(default_factory=dict)
@@ -81,6 +91,9 @@ class RunConfig:
     training: dict[str, Any] = field(default_factory=dict)
     extractor: dict[str, Any] = field(default_factory=dict)
     engine: dict[str, Any] = field(default_factory=dict)
+    gate: dict[str, Any] = field(default_factory=dict)
+    tracker: dict[str, Any] = field(default_factory=dict)
+    export: dict[str, Any] = field(default_factory=dict)
 
 
 class EntryPointSearchPath(SearchPathPlugin):
@@ -131,11 +144,12 @@ def _compose(overrides: Sequence[str], config_dir: str | None = None) -> DictCon
 
 def group_options(group: str, config_dir: str | None = None) -> list[str]:
     """The names of a group's options, those of installed packages and of `config_dir` included."""
-    searchpath = [f"hydra.searchpath=[file://{config_dir}]"] if config_dir else []
+    folder = FOLDERS.get(group, group)
+    own = {path.stem for path in (Path(config_dir) / folder).glob("*.yaml")} if config_dir else set()
     with _hydra():
         loader = GlobalHydra.instance().config_loader()
-        loader.compute_defaults_list("eval", searchpath, RunMode.RUN)  # lets the search path take effect
-        return sorted(loader.get_group_options(FOLDERS.get(group, group)))
+        loader.compute_defaults_list("eval", [], RunMode.RUN)  # lets the search path take effect
+        return sorted({*loader.get_group_options(folder), *own})
 
 
 def explain(error: Exception, overrides: Sequence[str], config_dir: str | None = None) -> ConfigError:
@@ -214,10 +228,10 @@ def _options(group: str, entries: Mapping[str, Any], choices: Mapping[str, Any])
     chosen = str(choices.get(choice, ""))
     kept: dict[str, Any] = {}
     for name, option in entries.items():
-        if isinstance(option, Mapping) and "_target_" in option:
-            kept[name] = option
-        elif option is None:
+        if option is None:
             continue
+        if group in RULES or (isinstance(option, Mapping) and "_target_" in option):
+            kept[name] = option  # of rules, evalkit.gate checks what they hold
         elif name in group_options(group) and not re.search(rf"\b{re.escape(name)}\b", chosen):
             log.debug("%s.%s is set but not chosen: left out", group, name)
         else:

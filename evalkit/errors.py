@@ -33,6 +33,10 @@ class StoreError(EvalkitError):
     """The store cannot be written or holds something that does not belong there."""
 
 
+class ServiceError(EvalkitError):
+    """A service refuses a request, or failed it as often as was allowed."""
+
+
 def nearest(word: str, choices: Iterable[str]) -> str:
     """The tail of an error line: `Did you mean 'fid'?`, or the choices where nothing is near."""
     names = sorted(set(choices))

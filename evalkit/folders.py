@@ -7,14 +7,16 @@ import json
 import os
 import re
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 from evalkit import images
 from evalkit.errors import ConfigError, DataError, nearest
 from evalkit.paths import sha256_bytes, write_text
+from evalkit.pngtext import read_parameters
 from evalkit.prompts import read_table
 
 EXTENSIONS = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".gif")
@@ -31,9 +33,10 @@ class FileRecord:
 
     Attributes:
         width, height: 0 where there is an error.
-        notes: see `evalkit.images`.
+        notes, format, mode: see `evalkit.images`.
         error: why it cannot be read, naming the file; none: it can.
         decoded: whether all of it was decoded, or its header alone.
+        parameters: what a PNG says that it was made with (`evalkit.pngtext`), or none.
     """
 
     size: int
@@ -42,11 +45,16 @@ class FileRecord:
     width: int
     height: int
     notes: tuple[str, ...]
+    format: str
+    mode: str
     error: str | None
     decoded: bool
+    parameters: Mapping[str, Any] | None  # no default: a cache of the time before it is scanned again
 
 
 _SCANNED: dict[str, FileRecord] = {}  # by absolute path, for this process
+_SCANNED_INSIDE: dict[str, dict[str, FileRecord]] = {}  # by absolute path of the archive, then by name in it
+_WAITING = 2048  # images of an archive that wait in the pool at a time: each costs a kilobyte
 
 
 @functools.cache
@@ -127,7 +135,7 @@ def scan(folder: Path, files: Sequence[str], *, decode: bool, cache: Path | None
         cache: a folder that keeps the records for the next process.
     """
     kept = cache / f"scan-{sha256_bytes(str(folder.resolve()).encode())[:16]}.json" if cache else None
-    known = _load(kept) if kept else {}
+    known = load_records(kept) if kept else {}
     root = os.path.realpath(folder)
     paths = [f"{root}/{name}" for name in files]
     records = [
@@ -140,8 +148,46 @@ def scan(folder: Path, files: Sequence[str], *, decode: bool, cache: Path | None
     found = [record for record in records if record is not None]
     _SCANNED.update(zip(paths, found, strict=True))
     if kept and any(known.get(name) != record for name, record in zip(files, found, strict=True)):
-        _save(kept, dict(zip(files, found, strict=True)))
+        save_records(kept, dict(zip(files, found, strict=True)))
     return found
+
+
+def scan_inside(
+    path: Path, names: Sequence[str], load: Callable[[str], bytes], *, decode: bool, cache: Path | None = None
+) -> list[FileRecord]:
+    """As `scan`, of images inside one file: what is known by its path, size and mtime is not read again.
+
+    Args:
+        path: the archive or table.
+        names: of the images in it.
+        load: an image's bytes by its name; called from several threads, `DataError` becomes the record's error.
+        decode, cache: as of `scan`.
+    """
+    stat, real = path.stat(), os.path.realpath(path)
+    stamp = (stat.st_size, stat.st_mtime_ns)
+    kept = cache / f"scan-{sha256_bytes(real.encode())[:16]}.json" if cache else None
+    stored = load_records(kept) if kept else {}
+    known = {
+        name: record
+        for name, record in (stored | _SCANNED_INSIDE.get(real, {})).items()
+        if (record.size, record.mtime_ns) == stamp and (record.decoded or not decode)
+    }
+
+    def look(name: str) -> FileRecord:
+        try:
+            return make_record(load(name), f"{path}: {name}", stamp, decode=decode)
+        except DataError as error:
+            return FileRecord(*stamp, "", 0, 0, (), "", "", str(error), decode, None)
+
+    new = [name for name in names if name not in known]
+    for start in range(0, len(new), _WAITING):
+        block = new[start : start + _WAITING]
+        known.update(zip(block, read_pool().map(look, block), strict=True))
+    found = {name: known[name] for name in names}
+    _SCANNED_INSIDE[real] = found
+    if kept and found != stored:
+        save_records(kept, found)
+    return list(found.values())
 
 
 def _still_valid(path: str, known: Sequence[FileRecord | None], decode: bool) -> FileRecord | None:
@@ -159,23 +205,38 @@ def _still_valid(path: str, known: Sequence[FileRecord | None], decode: bool) ->
 
 
 def _scan_file(path: Path, decode: bool) -> FileRecord:
-    size, mtime_ns, sha256 = -1, 0, ""
     try:
         stat = path.stat()
-        size, mtime_ns = stat.st_size, stat.st_mtime_ns
         data = path.read_bytes()
-        sha256 = sha256_bytes(data)
-        header = images.inspect(data, str(path))
-        if decode:
-            images.decode(data, str(path))
     except OSError as error:
-        return FileRecord(size, mtime_ns, sha256, 0, 0, (), f"{path}: {error.strerror or error}", decode)
+        return FileRecord(-1, 0, "", 0, 0, (), "", "", f"{path}: {error.strerror or error}", decode, None)
+    return make_record(data, str(path), (stat.st_size, stat.st_mtime_ns), decode=decode)
+
+
+def make_record(data: bytes, name: str, stamp: tuple[int, int], *, decode: bool) -> FileRecord:
+    """The record of an image file's bytes; damage becomes its `error`.
+
+    Args:
+        data: the file.
+        name: what errors call it.
+        stamp: size and mtime (ns) of what is looked at to tell whether the record still holds.
+        decode: whether all of it is decoded, or its header alone.
+    """
+    sha256 = sha256_bytes(data)
+    try:
+        header = images.inspect(data, name)
+        if decode:
+            images.decode(data, name)
     except DataError as error:
-        return FileRecord(size, mtime_ns, sha256, 0, 0, (), str(error), decode)
-    return FileRecord(size, mtime_ns, sha256, header.width, header.height, header.notes, None, decode)
+        return FileRecord(*stamp, sha256, 0, 0, (), "", "", str(error), decode, None)
+    size = (header.width, header.height)
+    return FileRecord(
+        *stamp, sha256, *size, header.notes, header.format, header.mode, None, decode, read_parameters(data)
+    )
 
 
-def _load(path: Path) -> dict[str, FileRecord]:
+def load_records(path: Path) -> dict[str, FileRecord]:
+    """What `save_records` kept; empty where there is none."""
     try:
         rows = json.loads(path.read_text(encoding="utf-8"))
         return {name: FileRecord(**{**row, "notes": tuple(row["notes"])}) for name, row in rows.items()}
@@ -183,7 +244,8 @@ def _load(path: Path) -> dict[str, FileRecord]:
         return {}  # none yet, or of another version
 
 
-def _save(path: Path, records: Mapping[str, FileRecord]) -> None:
+def save_records(path: Path, records: Mapping[str, FileRecord]) -> None:
+    """Keeps the records for the next process; files that are too young to be told from a later change are left out."""
     newest = time.time_ns() - _SETTLED_NS
     rows = {name: vars(record) for name, record in records.items() if 0 < record.mtime_ns < newest}
     try:
@@ -192,15 +254,19 @@ def _save(path: Path, records: Mapping[str, FileRecord]) -> None:
         return  # a read-only store: the next process scans again
 
 
-def find_prompts(folder: Path, files: Sequence[str], how: str | None) -> tuple[str | None, ...]:
+def find_prompts(
+    folder: Path, files: Sequence[str], how: str | None, records: Sequence[FileRecord] = ()
+) -> tuple[str | None, ...]:
     """One prompt an image, or none.
 
     Args:
         folder: where the files are.
         files: relative posix paths.
+        records: of the files: what a PNG says of its own prompt.
         how: None: there are none. "sidecar": a .txt of the same name beside each image. A metadata file (.jsonl, .csv,
             .tsv) relative to `folder`, with the columns `file_name` and `prompt` (or text, or caption). "auto": the
-            metadata.jsonl or metadata.csv in the images' folders or above them, else sidecars, else none.
+            metadata.jsonl or metadata.csv in the images' folders or above them, else sidecars, else the PNGs' own
+            texts (AUTOMATIC1111, ComfyUI), else none.
 
     Raises:
         ConfigError: the metadata file is missing.
@@ -210,7 +276,7 @@ def find_prompts(folder: Path, files: Sequence[str], how: str | None) -> tuple[s
     if how is None:
         return (None,) * len(files)
     if how == "auto":
-        return _auto_prompts(folder, files)
+        return _auto_prompts(folder, files, records)
     if how == "sidecar":
         texts = _sidecars(folder, files)
     else:
@@ -226,7 +292,7 @@ def find_prompts(folder: Path, files: Sequence[str], how: str | None) -> tuple[s
     return tuple(texts[name] for name in files)
 
 
-def _auto_prompts(folder: Path, files: Sequence[str]) -> tuple[str | None, ...]:
+def _auto_prompts(folder: Path, files: Sequence[str], records: Sequence[FileRecord]) -> tuple[str | None, ...]:
     inside = {parent for name in files for parent in PurePosixPath(name).parents}
     texts: dict[str, str | None] = {}
     found = False
@@ -237,8 +303,15 @@ def _auto_prompts(folder: Path, files: Sequence[str]) -> tuple[str | None, ...]:
                 texts |= _metadata_prompts(folder, metadata, required=False)
                 break
     if not found:
-        texts = _sidecars(folder, files)
+        texts = own_prompts(files, records) | _sidecars(folder, files)
     return tuple(texts.get(name) for name in files)
+
+
+def own_prompts(files: Sequence[str], records: Sequence[FileRecord]) -> dict[str, str | None]:
+    """The prompts that PNGs hold themselves, by file."""
+    return {
+        name: record.parameters["prompt"] for name, record in zip(files, records, strict=False) if record.parameters
+    }
 
 
 def _sidecars(folder: Path, files: Sequence[str]) -> dict[str, str | None]:

@@ -20,6 +20,7 @@ from evalkit.config import build
 from evalkit.engine import Engine, LocalEngine
 from evalkit.errors import ConfigError, EvalkitError, StoreError
 from evalkit.models.base import Conditioning, Generated, Model, Request, Sampler
+from evalkit.models.kept import forget
 from evalkit.paths import sha256_json
 from evalkit.progress import Progress
 from evalkit.samples import SampleSet, Store, check_whole, image_size, prepare_folder, shard_name
@@ -119,13 +120,16 @@ def run_shard(spec: ShardSpec, store: Store, on_images: OnImages | None = None) 
     tell(cell.name, 0)  # a progress bar's clock starts before the model is loaded
     with _LOCK, devices.MemoryMeter(spec.device) as meter, ShardWriter(final) as writer:
         loaded = _load(cell, spec.device)
-        about = {"device": devices.label(spec.device)}
+        loaded.model.keep_in(folder)
+        remote = loaded.model.remote
+        about = {"device": "service" if remote else devices.label(spec.device)}
         for rows, images in _batches(spec, loaded):
-            peak = {"peak_memory_mb": meter.peak_mb()}
+            peak = {"peak_memory_mb": None if remote else meter.peak_mb()}
             for row, image in zip(rows, images, strict=True):
                 writer.add(row | about | peak, image)
             tell(cell.name, len(rows))
         made = writer.commit()
+        forget(folder, spec.start, spec.stop)
         batch_size = min(spec.batch_size, loaded.largest_batch or spec.batch_size)
     return ShardResult(cell.name, final, count, made, time.monotonic() - began, batch_size)
 
@@ -158,13 +162,25 @@ def _batches(spec: ShardSpec, loaded: _Loaded) -> Iterator[tuple[list[dict[str, 
             batch_size = loaded.largest_batch = count // 2
             log.warning("%s: out of memory with %d images at a time; going on with %d", cell.name, count, batch_size)
             continue
-        latency = (time.perf_counter() - began) / count
-        about = {"latency_s": round(latency, 6), "batch": count, "warmup": loaded.fresh, "nfe": made.nfe}
+        about = {"warmup": loaded.fresh, "nfe": made.nfe}
+        timed = _timed(made, time.perf_counter() - began, count)
         loaded.fresh = False
         kinds = made.warnings or [()] * count
-        rows = [_row(r, p, list(w)) | about for (r, p), w in zip(requests, kinds, strict=True)]
+        rows = [_row(r, p, list(w)) | t | about for (r, p), w, t in zip(requests, kinds, timed, strict=True)]
         yield rows, made.images
         start += count
+
+
+def _timed(made: Generated, seconds: float, count: int) -> list[dict[str, Any]]:
+    """What the lines of metadata.jsonl say of the time that a batch took."""
+    side = made.timing
+    if side is None:
+        return [{"latency_s": round(seconds / count, 6), "batch": count}] * count
+    share = round(seconds / max(count - sum(side.kept), 1), 6)  # of the clock: latencies overlap
+    return [
+        {"latency_s": latency, "clock_s": None if kept else share, "batch": side.together}
+        for latency, kept in zip(side.latencies, side.kept, strict=True)
+    ]
 
 
 def _generate(

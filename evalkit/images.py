@@ -50,11 +50,14 @@ class Header:
     Attributes:
         width, height: in pixels, after EXIF orientation.
         notes: see the module's table.
+        format, mode: as Pillow names them ("PNG", "JPEG"; "RGB", "L", "P", "CMYK").
     """
 
     width: int
     height: int
     notes: tuple[str, ...]
+    format: str
+    mode: str
 
 
 def decode(source: Path | bytes, name: str = "") -> NDArray[np.uint8]:
@@ -91,7 +94,8 @@ def inspect(source: Path | bytes, name: str = "") -> Header:
             width, height = image.size
             if orientation >= 5 and image.format != "TIFF":  # Pillow turns TIFFs itself
                 width, height = height, width
-            return Header(width, height, _notes(image, data, orientation))
+            mode = image.mode  # before the pixels are touched: Pillow then unpacks a GIF's palette
+            return Header(width, height, _notes(image, data, orientation), str(image.format), mode)
     except Exception as error:
         raise _unreadable(name, error) from error
 

@@ -3,24 +3,28 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from evalkit import results
+from evalkit import gate, results
 from evalkit.compare import compare, rename_apart
 from evalkit.config import RunConfig, build
 from evalkit.errors import ConfigError, nearest
+from evalkit.gate import Gate, judge, make_gates
 from evalkit.grid import Cell, find_baseline, make_cells
+from evalkit.lint import Finding, asked_of, lint
 from evalkit.metric import Metric, ReferenceMetric
 from evalkit.models.base import ExistingImages
 from evalkit.moments import Moments, write_moments
 from evalkit.protocol import check_counts, check_moments, check_pairs
 from evalkit.samples import SampleSet, Source, Store
 from evalkit.table import ResultTable
+from evalkit.track import make_trackers, push
 
 if TYPE_CHECKING:
+    from evalkit.export import Export
     from evalkit.extractors.base import Extractor
     from evalkit.scoring import Scored
 
@@ -40,6 +44,8 @@ class Plan:
     training: Source | Moments | None = None
     baseline: str | None = None  # a cell's name
     earlier: tuple[ResultTable, ...] = ()  # results of earlier runs, to stand in the table
+    gates: Mapping[str, Gate] = field(default_factory=dict)
+    exports: Mapping[str, Export] = field(default_factory=dict)
 
 
 def make_plan(config: RunConfig) -> Plan:
@@ -64,6 +70,8 @@ def make_plan(config: RunConfig) -> Plan:
     baseline = find_baseline(cells, config.baseline)
     check_pairs(metrics, baseline)
     earlier = tuple(ResultTable.load(Path(path).expanduser()) for path in config.add_results)
+    gates = make_gates(config.gate, cells, metrics, lint=config.lint)
+    make_trackers(config.tracker)  # each is built anew where it logs, in a process of its own
     return Plan(
         config,
         out,
@@ -76,6 +84,8 @@ def make_plan(config: RunConfig) -> Plan:
         training=sides["training"],
         baseline=baseline,
         earlier=earlier,
+        gates=gates,
+        exports=_build_exports(config),
     )
 
 
@@ -111,6 +121,13 @@ def _build_extractors(config: RunConfig, metrics: Mapping[str, Metric]) -> dict[
     return extractors
 
 
+def _build_exports(config: RunConfig) -> dict[str, Export]:
+    exports: dict[str, Export] = {name: build(option, f"export.{name}") for name, option in config.export.items()}
+    for export in exports.values():
+        export.check()
+    return exports
+
+
 def _open_side(config: RunConfig, side: str, store: Store) -> Source | Moments | None:
     opened: Source | Moments | None = None
     for name, option in getattr(config, side).items():
@@ -127,12 +144,49 @@ def run(plan: Plan, *, command: str = "") -> ResultTable:
     _generate(plan, generated)
     seconds["generate"] = time.time() - started
     sources = {cell.name: open_source(plan, cell) for cell in plan.cells}
+    findings = _lint(plan, sources) if plan.config.lint else []
+    seconds["lint"] = time.time() - started - seconds["generate"]
     scored = _score(plan, sources)
-    seconds["score"] = time.time() - started - seconds["generate"]
-    table = _table(plan, results.run_info(plan, command, seconds), sources, scored)
+    seconds["score"] = time.time() - started - seconds["generate"] - seconds["lint"]
+    table = _table(plan, results.run_info(plan, command, seconds, sources), sources, scored)
+    table = replace(table, lint=tuple(asdict(finding) for finding in findings))
+    if plan.gates:
+        verdict = judge(table, plan.gates, influences=_influences(scored), pairing=results.pairing(plan.cells, sources))
+        table = replace(table, gate=verdict.to_json())
+        gate.write(verdict, plan.out)
+    else:
+        gate.remove(plan.out)
     results.write(plan, table, sources, scored)
     _save_stats(plan)
+    if plan.config.report:
+        from evalkit.report import write_report
+
+        write_report(plan.out)
+    _export(plan, sources)
+    push(plan.config.tracker, plan.out)  # only now: the local results are final
     return table
+
+
+def _export(plan: Plan, sources: Mapping[str, Source]) -> None:
+    """The cells' images for other tools, below `plan.out`/export; what is there already is not written again."""
+    if not plan.exports:
+        return
+    from evalkit.export import Set, write_exports
+
+    names = ("model", "sampler", "prompts", "settings", "seed")
+    sets = {
+        cell.name: Set(
+            sources[cell.name],
+            results.categories(sources[cell.name]),
+            {name: getattr(cell, name) for name in names},
+        )
+        for cell in plan.cells
+    }
+    write_exports(plan.exports, sets, plan.out / "export")
+
+
+def _influences(scored: Mapping[tuple[str, str], Scored]) -> dict[tuple[str, str], Sequence[float]]:
+    return {key: item.score.influence for key, item in scored.items() if item.score.influence is not None}
 
 
 def _save_stats(plan: Plan) -> None:
@@ -160,9 +214,8 @@ def _table(
     taken = {cell.name for cell in plan.cells}
     for earlier in plan.earlier:
         rows += rename_apart(earlier.rows, taken, str(earlier.run.get("name", "earlier")))
-    influences = {key: item.score.influence for key, item in scored.items() if item.score.influence is not None}
     comparisons, best = compare(
-        rows, baseline=plan.baseline, influences=influences, pairing=results.pairing(plan.cells, sources)
+        rows, baseline=plan.baseline, influences=_influences(scored), pairing=results.pairing(plan.cells, sources)
     )
     return ResultTable(run, tuple(rows), tuple(results.notes(sources)), tuple(comparisons), best)
 
@@ -192,6 +245,11 @@ def open_source(plan: Plan, cell: Cell) -> Source:
         source: Source = plan.existing[cell.name].open(cell.num_samples, cache=plan.store.root / "cache")
         return source
     return SampleSet.open(plan.store, cell)
+
+
+def _lint(plan: Plan, sources: Mapping[str, Source]) -> list[Finding]:
+    asked = asked_of(plan.config, plan.cells, sources)
+    return lint(sources, plan.reference, cache=plan.store.root / "lint", asked=asked)
 
 
 def _score(plan: Plan, sources: Mapping[str, Source]) -> Mapping[tuple[str, str], Scored]:

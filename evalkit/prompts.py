@@ -229,7 +229,12 @@ def read_table(file: Path, delimiter: str = "auto") -> Iterator[tuple[int, dict[
     Raises:
         DataError: not UTF-8, a row with another number of cells than the header, a line that is not a JSON object.
     """
-    text = _read_text(file)
+    return parse_table(file, file.read_bytes(), delimiter)
+
+
+def parse_table(file: Path, data: bytes, delimiter: str = "auto") -> Iterator[tuple[int, dict[str, Any]]]:
+    """As `read_table`, of bytes that may lie elsewhere (in an archive): `file` is what errors call them."""
+    text = _decode(file, data)
     kind = _delimiter(file, text, delimiter)
     return _json_rows(file, text) if kind == "jsonl" else _delimited_rows(file, text, kind)
 
@@ -355,7 +360,10 @@ def _existing(path: str | os.PathLike[str]) -> Path:
 
 
 def _read_text(file: Path) -> str:
-    data = file.read_bytes()
+    return _decode(file, file.read_bytes())
+
+
+def _decode(file: Path, data: bytes) -> str:
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:

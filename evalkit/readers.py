@@ -9,8 +9,9 @@ from __future__ import annotations
 import functools
 import hashlib
 import os
+import zipfile
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Protocol
@@ -18,6 +19,7 @@ from typing import TYPE_CHECKING, Literal, Protocol
 from evalkit import images
 from evalkit.errors import ConfigError, DataError, nearest
 from evalkit.folders import EXTENSIONS, FileRecord, find_prompts, list_files, read_pool, scan
+from evalkit.members import MAX_RATIO, RATIO_FROM
 from evalkit.paths import sha256_bytes
 
 if TYPE_CHECKING:
@@ -25,7 +27,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 # Below this many bytes a file, decoding is mostly Python and threads only wait for the GIL (32x32 PNGs: 20 % slower).
-_THREADED_FROM = 16_384
+THREADED_FROM = 16_384
 
 
 class Source(Protocol):
@@ -45,6 +47,10 @@ class Source(Protocol):
 
     def read(self, indices: range) -> list[NDArray[np.uint8]]:
         """Images u8 [H,W,3], verified against what was recorded of them; `DataError` names the file that is not."""
+        ...
+
+    def location(self, index: int) -> str:
+        """Where an image lies, for people and reports: a file's absolute path, or NAME[index] where it has no file."""
         ...
 
     @property
@@ -69,20 +75,28 @@ def read_verified(files: Sequence[tuple[Path, str]], remedy: str) -> list[NDArra
     Raises:
         DataError: a file is missing, changed or damaged; the message names it and ends with `remedy`.
     """
+    loads = [(str(path), sha256, path.read_bytes) for path, sha256 in files]
+    return decode_verified(loads, remedy, threaded=bool(files) and _size(files[0][0]) >= THREADED_FROM)
 
-    def read(item: tuple[Path, str]) -> NDArray[np.uint8]:
-        path, expected = item
+
+def decode_verified(
+    items: Sequence[tuple[str, str, Callable[[], bytes]]], remedy: str, *, threaded: bool
+) -> list[NDArray[np.uint8]]:
+    """As `read_verified`, of anything that gives bytes: what errors call it, its sha256, and what reads it."""
+
+    def read(item: tuple[str, str, Callable[[], bytes]]) -> NDArray[np.uint8]:
+        name, expected, load = item
         try:
-            data = path.read_bytes()
+            data = load()
         except OSError as error:
-            raise DataError(f"{path}: {error.strerror or error}: {remedy}") from error
+            raise DataError(f"{name}: {error.strerror or error}: {remedy}") from error
         if sha256_bytes(data) != expected:
-            raise DataError(f"{path}: altered or half written (its sha256 is not the recorded one): {remedy}")
-        return images.decode(data, str(path))
+            raise DataError(f"{name}: altered or half written (its sha256 is not the recorded one): {remedy}")
+        return images.decode(data, name)
 
-    if len(files) > 1 and (os.cpu_count() or 1) > 1 and _size(files[0][0]) >= _THREADED_FROM:
-        return list(read_pool().map(read, files))
-    return [read(item) for item in files]
+    if threaded and len(items) > 1 and (os.cpu_count() or 1) > 1:
+        return list(read_pool().map(read, items))
+    return [read(item) for item in items]
 
 
 def _size(path: Path) -> int:
@@ -90,6 +104,26 @@ def _size(path: Path) -> int:
         return path.stat().st_size
     except OSError:
         return 0  # reading it gives the error
+
+
+def keep_whole(
+    where: Path, found: Sequence[tuple[str, FileRecord]], on_error: str, *, mixed_sizes: bool
+) -> tuple[list[tuple[str, FileRecord]], tuple[str, ...]]:
+    """The images that can be read, and the names of those that are left out (`on_error="skip"`).
+
+    Raises:
+        DataError: one cannot be read (`on_error="refuse"`), none can, or sizes differ (without `mixed_sizes`).
+    """
+    broken = [(name, record.error) for name, record in found if record.error]
+    if broken and on_error == "refuse":
+        more = f" ({len(broken) - 1} more like it)" if len(broken) > 1 else ""
+        raise DataError(f"{broken[0][1]}{more}: mend or remove it, or leave broken images out with on_error=skip")
+    kept = [(name, record) for name, record in found if not record.error]
+    if not kept:
+        raise DataError(f"{where}: none of its {len(found)} images can be read; the first: {broken[0][1]}")
+    if not mixed_sizes:
+        _check_sizes(where, kept)
+    return kept, tuple(name for name, _ in broken)
 
 
 @dataclass(frozen=True)
@@ -129,7 +163,8 @@ class FolderImages:
                 finished shards are read, each index once.
             recursive: whether folders inside it count.
             prompts: "auto" (metadata.jsonl or .csv in the folder of the images or above, else a .txt beside each
-                image, else none), None, "sidecar", or a metadata file relative to the folder.
+                image, else what the PNGs say themselves, else none), None, "sidecar", or a metadata file relative to
+                the folder.
             on_error: "skip" decodes every file once, leaves broken ones out and counts them ("skipped"); "refuse"
                 finds a broken header at once and damage behind it when the image is read.
             mixed_sizes: whether images of different sizes are accepted.
@@ -144,19 +179,10 @@ class FolderImages:
             raise ConfigError(f"on_error={on_error!r}: {nearest(str(on_error), ('refuse', 'skip'))}")
         files = list_files(folder, extensions, recursive=recursive)
         records = scan(folder, files, decode=on_error == "skip", cache=cache)
-        broken = [name for name, record in zip(files, records, strict=True) if record.error]
-        if broken and on_error == "refuse":
-            more = f" ({len(broken) - 1} more like it)" if len(broken) > 1 else ""
-            error = records[files.index(broken[0])].error
-            raise DataError(f"{error}{more}: mend or remove it, or leave broken images out with on_error=skip")
-        kept = [(name, record) for name, record in zip(files, records, strict=True) if not record.error]
-        if not kept:
-            raise DataError(f"{folder}: none of its {len(files)} images can be read; the first: {records[0].error}")
-        if not mixed_sizes:
-            _check_sizes(folder, kept)
+        kept, broken = keep_whole(folder, list(zip(files, records, strict=True)), on_error, mixed_sizes=mixed_sizes)
         names = tuple(name for name, _ in kept)
-        texts = find_prompts(folder, names, prompts)
-        return cls(folder, names, tuple(record for _, record in kept), texts, tuple(broken))
+        whole = tuple(record for _, record in kept)
+        return cls(folder, names, whole, find_prompts(folder, names, prompts, whole), broken)
 
     @property
     def name(self) -> str:
@@ -172,6 +198,9 @@ class FolderImages:
     def read(self, indices: range) -> list[NDArray[np.uint8]]:
         files = [(self.folder / self.files[i], self.records[i].sha256) for i in indices]
         return read_verified(files, "mend or remove it and start again (on_error=skip leaves broken images out)")
+
+    def location(self, index: int) -> str:
+        return str((self.folder / self.files[index]).absolute())
 
     @property
     def warnings(self) -> Mapping[str, int]:
@@ -222,20 +251,51 @@ class ArrayImages:
 
     @classmethod
     def from_npz(cls, path: Path, array: str = "arr_0") -> ArrayImages:
-        """Images of an .npz (ADM's sample batches); never unpickled.
+        """Images of an .npz (ADM's sample batches), all of them in memory; never unpickled.
 
         Raises:
-            DataError: the file is missing or broken, or has no such array.
+            DataError: the file is missing, broken or a bomb, or has no such array.
         """
         import numpy as np
 
         try:
+            with zipfile.ZipFile(path) as archive:
+                names = [name.removesuffix(".npy") for name in archive.namelist()]
+                if array not in names:
+                    raise DataError(f"{path}: no array '{array}'. {nearest(array, names)}")
+                info = archive.getinfo(f"{array}.npy" if f"{array}.npy" in archive.namelist() else array)
+                if info.file_size > max(RATIO_FROM, MAX_RATIO * info.compress_size):
+                    raise DataError(
+                        f"{path}: '{array}' unpacks to {info.file_size:,} bytes from {info.compress_size:,} (limit "
+                        f"{MAX_RATIO} to 1): a bomb; if not, save it as .npy"
+                    )
             with np.load(path, allow_pickle=False) as file:
-                if array not in file.files:
-                    raise DataError(f"{path}: no array '{array}'. {nearest(array, file.files)}")
                 pixels = file[array]
-        except (OSError, ValueError, EOFError) as error:
-            raise DataError(f"{path}: not a readable .npz: {' '.join(str(error).split())}") from error
+        except FileNotFoundError:
+            raise DataError(f"{path}: not a readable {path.suffix}: there is no such file: check the path") from None
+        except DataError:
+            raise
+        except Exception as error:  # numpy, zipfile and zlib raise anything on damaged files
+            raise DataError(f"{path}: not a readable .npz: {_first_line(error)}") from error
+        return cls(str(path), pixels)
+
+    @classmethod
+    def from_npy(cls, path: Path) -> ArrayImages:
+        """Images of an .npy, u8 [N,H,W,3]; mapped, so that only what is read comes into memory; never unpickled.
+
+        Raises:
+            DataError: the file is missing, broken or cut short, or holds anything else.
+        """
+        import numpy as np
+
+        try:
+            pixels = np.load(path, mmap_mode="r", allow_pickle=False)
+        except FileNotFoundError:
+            raise DataError(f"{path}: not a readable {path.suffix}: there is no such file: check the path") from None
+        except Exception as error:
+            raise DataError(f"{path}: not a readable .npy: {_first_line(error)}") from error
+        if not isinstance(pixels, np.ndarray):
+            raise DataError(f"{path}: not an .npy but an .npz: call it so")
         return cls(str(path), pixels)
 
     def __len__(self) -> int:
@@ -252,6 +312,9 @@ class ArrayImages:
     def read(self, indices: range) -> list[NDArray[np.uint8]]:
         return [self.pixels[i] for i in indices]
 
+    def location(self, index: int) -> str:
+        return f"{self.name}[{index}]"
+
     def head(self, num_samples: int | None) -> ArrayImages:
         """The first `num_samples` images (none: all).
 
@@ -262,6 +325,10 @@ class ArrayImages:
             return self
         _check_count(self.name, len(self), num_samples)
         return ArrayImages(self.name, self.pixels[:num_samples], self.prompts[:num_samples], self.warnings)
+
+
+def _first_line(error: Exception) -> str:
+    return " ".join(str(error).split()) or type(error).__name__
 
 
 def _check_sizes(folder: Path, kept: Sequence[tuple[str, FileRecord]]) -> None:

@@ -13,6 +13,7 @@ from evalkit.paths import resolve_path
 
 if TYPE_CHECKING:
     from evalkit.moments import Moments
+    from evalkit.opening import Opening
     from evalkit.readers import ArrayImages, FolderImages, Source
 
 ON_ERROR = ("refuse", "skip")
@@ -36,10 +37,10 @@ class Reference(ABC):
 
 
 class FolderReference(Reference):
-    """The images of a folder, or of an .npz (array `arr_0`, u8 [N,H,W,3]).
+    """The images of a folder, a .zip, .tar or .parquet, or an .npy or .npz (`arr_0`, u8 [N,H,W,3]), read in place.
 
     Args:
-        path: the folder or the .npz; a cell's folder in a store counts as well.
+        path: where they are; a cell's folder in a store counts as well.
         num_samples: the first images alone, by relative path; none: all.
         recursive: whether folders inside it count.
         on_error: what a broken image does: "refuse", or "skip" (left out and counted).
@@ -65,32 +66,27 @@ class FolderReference(Reference):
         self.mixed_sizes = mixed_sizes
         self.extensions = extensions
 
-    def _is_array(self) -> bool:
-        return self.path.suffix == ".npz"
-
     def check(self) -> None:
-        there = self.path.is_file() if self._is_array() else self.path.is_dir()
-        if not there:
-            what = "file" if self._is_array() else "folder"
-            raise ConfigError(f"there is no {what} of reference images {self.path}: check reference.folder.path")
+        kind = "file" if self._opening().kind else "folder"
+        if not (self.path.is_file() if kind == "file" else self.path.is_dir()):
+            raise ConfigError(f"there is no {kind} of reference images {self.path}: check reference.folder.path")
 
     def open(self, *, cache: Path | None = None) -> FolderImages | ArrayImages:
-        from evalkit.folders import EXTENSIONS
-        from evalkit.readers import ArrayImages, FolderImages
-
         self.check()
-        if self._is_array():
-            return ArrayImages.from_npz(self.path).head(self.num_samples)
-        images = FolderImages.open(
+        return self._opening().open(cache=cache).head(self.num_samples)
+
+    def _opening(self) -> Opening:
+        from evalkit.folders import EXTENSIONS
+        from evalkit.opening import Opening
+
+        return Opening(
             self.path,
-            recursive=self.recursive,
-            prompts=None,  # what they show is not asked for by text
-            on_error=self.on_error,
-            mixed_sizes=self.mixed_sizes,
-            extensions=self.extensions or EXTENSIONS,
-            cache=cache,
+            self.recursive,
+            None,  # what they show is not asked for by text
+            self.on_error,
+            self.mixed_sizes,
+            self.extensions or EXTENSIONS,
         )
-        return images.head(self.num_samples)
 
 
 class DigitsReference(Reference):

@@ -7,11 +7,14 @@ import io
 import platform
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from statistics import fmean, stdev
 from typing import TYPE_CHECKING, Any
 
+from evalkit import lint
+from evalkit.archives import ArchiveImages
 from evalkit.grid import Cell
 from evalkit.moments import Moments
 from evalkit.paths import sha256_json, write_text
@@ -68,6 +71,9 @@ _COSTS = (
 )
 
 
+_UNKNOWN = {False: "these images were not made by evalkit", True: "the model does not tell"}
+
+
 def _cost_rows(about: Mapping[str, Any], source: Source) -> list[Row]:
     """Latency a image and the like; images that were made elsewhere have none."""
     stats = source.stats() if isinstance(source, SampleSet) else None
@@ -88,7 +94,7 @@ def _cost_rows(about: Mapping[str, Any], source: Source) -> list[Row]:
                 better=better,
                 protocol=protocol,
                 protocol_hash=sha256_json(protocol)[:10],
-                note=None if value is not None else "these images were not made by evalkit",
+                note=None if value is not None else _UNKNOWN[stats is not None],
             )
         )
     return rows
@@ -99,6 +105,11 @@ _WARNINGS = {
     "prompt_truncated": "made from a prompt that was longer than the model's context and was cut",
     "alpha_dropped": "with transparency, which was dropped",
     "exif_rotated": "turned as their EXIF orientation says",
+    "retried": "had from the service only after a failed request (429, 5xx, a cut connection, a wrong answer)",
+    "unseeded": "made by a service that takes no seed: they cannot be made again",
+    "seed_ignored": "made from another seed than the service was given",
+    "prompt_revised": "made from a prompt that the service had rewritten",
+    "negative_prompt_ignored": "made without their negative prompt, which has no effect here",
 }
 
 
@@ -111,7 +122,7 @@ def notes(sources: Mapping[str, Source]) -> list[str]:
     ]
 
 
-def run_info(plan: Plan, command: str, seconds: Mapping[str, float]) -> dict[str, Any]:
+def run_info(plan: Plan, command: str, seconds: Mapping[str, float], sources: Mapping[str, Source]) -> dict[str, Any]:
     versions = {}
     for package in _VERSIONS:
         try:
@@ -127,8 +138,12 @@ def run_info(plan: Plan, command: str, seconds: Mapping[str, float]) -> dict[str
         "baseline": plan.baseline,
         "python": platform.python_version(),
         "platform": f"{platform.system()} {platform.machine()}",
+        "store": str(plan.store.root.absolute()),
+        "pairing": pairing(plan.cells, sources),
+        "images": {name: {"count": len(s), "warnings": dict(s.warnings)} for name, s in sources.items()},
         "versions": versions,
         "seconds": {stage: round(value, 2) for stage, value in seconds.items()},
+        "config": asdict(plan.config),
     }
 
 
@@ -146,17 +161,18 @@ def pairing(cells: Sequence[Cell], sources: Mapping[str, Source]) -> dict[str, s
 
 
 def _write_samples(plan: Plan, sources: Mapping[str, Source], scored: Mapping[tuple[str, str], Scored]) -> None:
-    """samples.csv: a line a sample: its prompt, its category, and its value (or influence) of each metric."""
+    """samples.csv: a line a sample: where it lies, its prompt, category and value (or influence) of each metric."""
     names = [
         name for name in plan.metrics if any(scored[cell.name, name].score.influence is not None for cell in plan.cells)
     ]
     heads = [name if plan.metrics[name].per_sample else f"{name}.influence" for name in names]
-    lines: list[list[Any]] = [["cell", "index", "prompt", "category", *heads]]
+    lines: list[list[Any]] = [["cell", "index", "file", "prompt", "category", *heads]]
     for cell in plan.cells:
         source = sources[cell.name]
         columns = [scored[cell.name, name].score.influence for name in names]
         for i, (prompt, category) in enumerate(zip(source.prompts, categories(source), strict=True)):
-            lines.append([cell.name, i, prompt, category, *("" if c is None else f"{c[i]:.6g}" for c in columns)])
+            values = ("" if column is None else f"{column[i]:.6g}" for column in columns)
+            lines.append([cell.name, i, source.location(i), prompt, category, *values])
     _write_csv(plan.out / "samples.csv", lines)
 
 
@@ -206,6 +222,8 @@ def categories(source: Source) -> Sequence[str | None]:
     """Each sample's prompt category; none where its set knows of none."""
     if isinstance(source, SampleSet):
         return [row.get("category") for row in source.rows]
+    if isinstance(source, ArchiveImages):
+        return source.categories
     return [None] * len(source)
 
 
@@ -224,6 +242,8 @@ def write(
             path = plan.out / "sheets" / f"{cell.name}.png"
             sheets.write_sheet(sources[cell.name], path, title=cell.name, count=count)
         sheets.write_overview(sources, plan.out / "overview.png")
+        if plan.reference is not None and not isinstance(plan.reference, Moments):
+            sheets.write_sheet(plan.reference, plan.out / "reference.png", title=plan.reference.name, count=count)
     _write_samples(plan, sources, scored)
     _write_categories(plan, sources, scored)
     _write_nearest(plan, sources, scored)
@@ -242,8 +262,11 @@ def print_results(plan: Plan, table: ResultTable) -> None:
         console.print(comparisons_to_rich(table))
     for note in table.footnotes():
         console.print(note, style="dim", markup=False, highlight=False)
+    for line in lint.lines(table.lint):
+        console.print(line, markup=False, highlight=False)
     console.print(
-        f"results: {plan.out} (results.json, table.md/.csv/.tex, comparison.md, samples.csv, overview.png, sheets/)",
+        f"results: {plan.out} ({'report.html, ' if plan.config.report else ''}results.json, table.md/.csv/.tex, "
+        "comparison.md, samples.csv, overview.png, sheets/)",
         markup=False,
     )
 

@@ -11,7 +11,8 @@ of the versions the shortest that suffices is read, so that a set of N samples s
 
 A shard's folder opens as a Hugging Face imagefolder. Its metadata.jsonl has a line an image: file_name, index, prompt,
 negative_prompt, category, class_id, seed, sha256 (of the file), width, height, latency_s (an image), batch (images made
-together), warmup, nfe, device, peak_memory_mb, warnings.
+together), warmup, nfe, device, peak_memory_mb, warnings. Images that were asked for side by side (of a service) have a
+latency_s of their own, and clock_s: their share of the clock (none for those that an earlier run had fetched).
 """
 
 from __future__ import annotations
@@ -94,13 +95,14 @@ class GenerationStats:
     """What making a sample set cost.
 
     Attributes:
-        latency_p50, latency_p95: seconds an image (a batch's time by its images), over all images but those of the
-            first batch after a model was loaded, which also pays for warming up; over these where there are no others.
+        latency_p50, latency_p95: seconds an image (a batch's time by its images; a service's answer by itself), over
+            all images but those of the first batch after a model was loaded, which also pays for warming up; over these
+            where there are no others.
         images_per_second: over the same images.
         nfe: network evaluations an image (the mean), or none.
         peak_memory_mb: on cuda the device's peak, else that of the whole process; none where it is not known.
         device: such as "cpu" or "cuda (NVIDIA H100)"; joined by " + " where shards were made on several.
-        batch_size: images in the largest batch.
+        batch_size: images in the largest batch; of a service, requests at a time.
         blanked: images that a safety checker made black.
     """
 
@@ -172,6 +174,9 @@ class SampleSet:
         files = [(self.files[i], str(self.rows[i]["sha256"])) for i in indices]
         return read_verified(files, "delete this shard's folder, and the next run makes it again")
 
+    def location(self, index: int) -> str:
+        return str(self.files[index].absolute())
+
     @functools.cached_property
     def prompts(self) -> Sequence[str | None]:
         return tuple(row["prompt"] for row in self.rows)
@@ -183,12 +188,13 @@ class SampleSet:
     def stats(self) -> GenerationStats:
         timed = [row for row in self.rows if not row["warmup"]] or list(self.rows)
         latencies = sorted(float(row["latency_s"]) for row in timed)
+        clock = [float(s) for row in timed if (s := row.get("clock_s", row["latency_s"])) is not None] or latencies
         evaluations = [float(row["nfe"]) for row in self.rows if row["nfe"] is not None]
         peaks = [float(row["peak_memory_mb"]) for row in self.rows if row["peak_memory_mb"] is not None]
         return GenerationStats(
             latency_p50=_percentile(latencies, 0.5),
             latency_p95=_percentile(latencies, 0.95),
-            images_per_second=len(latencies) / max(sum(latencies), 1e-9),
+            images_per_second=len(clock) / max(sum(clock), 1e-9),
             nfe=sum(evaluations) / len(evaluations) if evaluations else None,
             peak_memory_mb=max(peaks) if peaks else None,
             device=" + ".join(sorted({str(row["device"]) for row in self.rows})),

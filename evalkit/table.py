@@ -114,6 +114,8 @@ class ResultTable:
         notes: what a reader must know of the run as a whole (blanked images, truncated prompts, ...).
         comparisons: every cell with the baseline, or with each metric's best cell.
         best: by metric, the best cells: those that are not significantly worse than the best of the same protocol.
+        lint: what was found in the sample sets before scoring (evalkit.lint.Finding, as JSON values).
+        gate: the verdict on the run (evalkit.gate.Verdict, as JSON values); none where no gate was asked for.
     """
 
     run: Mapping[str, Any]
@@ -121,6 +123,8 @@ class ResultTable:
     notes: Sequence[str] = ()
     comparisons: Sequence[Comparison] = ()
     best: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    lint: Sequence[Mapping[str, Any]] = ()
+    gate: Mapping[str, Any] | None = None
     schema: int = SCHEMA
 
     @cached_property
@@ -150,6 +154,8 @@ class ResultTable:
             "rows": [asdict(row) for row in self.rows],
             "comparisons": [asdict(comparison) for comparison in self.comparisons],
             "best": {metric: list(cells) for metric, cells in self.best.items()},
+            "lint": [dict(finding) for finding in self.lint],
+            "gate": None if self.gate is None else dict(self.gate),
         }
 
     @classmethod
@@ -170,6 +176,8 @@ class ResultTable:
                 tuple(data.get("notes", ())),
                 tuple(Comparison(**comparison) for comparison in data.get("comparisons", ())),
                 data.get("best", {}),
+                tuple(data.get("lint", ())),
+                data.get("gate"),
             )
         except FileNotFoundError as error:
             raise DataError(f"{path}: no such file") from error

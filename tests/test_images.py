@@ -216,7 +216,7 @@ def test_png_round_trip(height: int, width: int, seed: int, top: int) -> None:
     for data in (encode_png(pixels), images._encode_pillow(pixels, level=1)):
         np.testing.assert_array_equal(torch_fidelity(data), pixels)
         np.testing.assert_array_equal(decode(data), pixels)
-        assert inspect(data) == images.Header(width, height, ())
+        assert inspect(data) == images.Header(width, height, (), "PNG", "RGB")
 
 
 def test_png_of_views() -> None:

@@ -89,6 +89,9 @@ def test_the_wheel_holds_everything(site: Path) -> None:
         "py.typed",
         "digits/reference.npz",
         "digits/ATTRIBUTION.md",
+        "report/templates/page.html",
+        "report/templates/page.css",
+        "report/templates/page.js",
     ):
         assert (site / "evalkit" / name).is_file(), name
     assert not (site / "tests").exists()
@@ -103,6 +106,7 @@ def test_the_installed_wheel_runs_and_finds_a_third_partys_metric(site: Path, tm
     assert done.returncode == 0, done.stderr
     assert "brightness ↑" in done.stdout
     assert (tmp_path / "runs" / "installed" / "results.json").is_file()
+    assert "installed: evalkit report" in (tmp_path / "runs" / "installed" / "report.html").read_text()
 
 
 def test_a_third_partys_metric_is_offered_where_a_name_is_misspelt(site: Path, tmp_path: Path) -> None:

@@ -35,6 +35,12 @@ class Request:
         state = np.random.SeedSequence((self.seed, self.index)).generate_state(1, np.uint64)
         return torch.Generator("cpu").manual_seed(int(state[0] >> np.uint64(1)))
 
+    def seed32(self) -> int:
+        """The sample's own seed for makers that take a number: unsigned, 32 bit, from SeedSequence((seed, index))."""
+        import numpy as np
+
+        return int(np.random.SeedSequence((self.seed, self.index)).generate_state(1, np.uint32)[0])
+
 
 @dataclass(frozen=True)
 class Sampler:
@@ -52,6 +58,21 @@ class Sampler:
 
 
 @dataclass(frozen=True)
+class SideBySide:
+    """How samples that were asked for one by one, several at a time, took their time.
+
+    Attributes:
+        latencies: seconds of each sample's own call.
+        kept: whether a sample was made in an earlier call, which failed at another one.
+        together: calls at a time.
+    """
+
+    latencies: Sequence[float]
+    kept: Sequence[bool]
+    together: int
+
+
+@dataclass(frozen=True)
 class Generated:
     """What a model made of some requests, in their order.
 
@@ -59,11 +80,13 @@ class Generated:
         images: u8 [B,H,W,3].
         nfe: network evaluations a sample (guidance counts twice), or none where there is no network.
         warnings: one list a sample: "blanked" (a safety checker's black image), "prompt_truncated", ...
+        timing: of samples that were not made as one batch; none: a sample's latency is the batch's by its samples.
     """
 
     images: NDArray[np.uint8]
     nfe: float | None
     warnings: Sequence[Sequence[str]] = ()
+    timing: SideBySide | None = None
 
 
 class Model(ABC):
@@ -71,6 +94,7 @@ class Model(ABC):
 
     conditioning: Conditioning = "none"
     takes_sampler: ClassVar[bool] = False
+    remote: ClassVar[bool] = False  # made elsewhere: this machine's device and memory tell nothing of it
     call_settings: ClassVar[frozenset[str]] = frozenset()  # names in the YAML that go to `generate`, not to __init__
 
     @abstractmethod
@@ -96,6 +120,9 @@ class Model(ABC):
 
     def unload(self) -> None:  # noqa: B027 (a model that holds nothing need not say so)
         """Frees the memory of `load`."""
+
+    def keep_in(self, cell: Path) -> None:  # noqa: B027
+        """Told before each shard: the cell's folder, where a model may keep images that are dear (`models.kept`)."""
 
 
 class ExistingImages(Model):

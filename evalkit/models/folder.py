@@ -1,4 +1,4 @@
-"""A folder of images made elsewhere, as a model like any other: nothing is generated and nothing is copied."""
+"""Images that were made elsewhere, as a model like any other: nothing is generated, unpacked or copied."""
 
 from __future__ import annotations
 
@@ -8,19 +8,21 @@ from pathlib import Path
 from typing import Any, Literal
 
 from evalkit.errors import ConfigError
-from evalkit.folders import EXTENSIONS, list_files
+from evalkit.folders import EXTENSIONS
 from evalkit.models.base import ExistingImages
+from evalkit.opening import Opening
 from evalkit.paths import resolve_path
 from evalkit.readers import ArrayImages, FolderImages
 
 
 class FolderModel(ExistingImages):
-    """Images of a folder in the order of their relative paths, or of an .npz (array `arr_0`, u8 [N,H,W,3]).
+    """Images of a folder, .zip or .tar in the order of their names, of a .parquet, or of an .npy or .npz (`arr_0`).
 
     Args:
-        path: the folder or the .npz; a cell's folder in a store counts as well.
+        path: where they are; a cell's folder in a store counts as well.
         recursive: whether folders inside it count.
-        prompts: where the images' texts are: "auto", None, "sidecar" or a metadata file (`folders.find_prompts`).
+        prompts: where the images' texts are: "auto", None, "sidecar" or a metadata file (`folders.find_prompts`); of a
+            .parquet "auto", None or a column's name.
         on_error: what a broken image does: "refuse", or "skip" (left out, counted as the warning "skipped").
         mixed_sizes: whether images of different sizes are accepted.
         extensions: of the files that count.
@@ -37,32 +39,24 @@ class FolderModel(ExistingImages):
     ) -> None:
         if on_error not in ("refuse", "skip"):
             raise ConfigError(f"on_error={on_error!r}: give refuse or skip")
-        self.path = resolve_path(path)
-        self.recursive = recursive
-        self.prompts = prompts
-        self.on_error = on_error
-        self.mixed_sizes = mixed_sizes
-        self.extensions = tuple(extensions)
+        self.opening = Opening(resolve_path(path), recursive, prompts, on_error, mixed_sizes, tuple(extensions))
 
     def check(self) -> None:
-        """Raises ConfigError where the folder is missing or holds no images."""
-        if not self._is_array():
-            list_files(self.path, self.extensions, recursive=self.recursive)
+        """Raises ConfigError where nothing is there, DataError where an archive is refused."""
+        self.opening.check()
 
     def identity(self) -> dict[str, Any]:
         """Which images are asked for. What they hold is told by `open(...).digest`, which scores and features go by."""
         return {
-            "folder": str(self.path.absolute()),
-            "recursive": self.recursive,
-            "on_error": self.on_error,
-            "extensions": list(self.extensions),
+            "folder": str(self.opening.path.absolute()),
+            "recursive": self.opening.recursive,
+            "on_error": self.opening.on_error,
+            "extensions": list(self.opening.extensions),
         }
 
     def num_available(self) -> int:
         """How many images there are; with on_error="skip", how many can be read."""
-        if self._is_array() or self.on_error == "skip":
-            return len(self.open())
-        return len(list_files(self.path, self.extensions, recursive=self.recursive))
+        return self.opening.count()
 
     def open(self, num_samples: int | None = None, *, cache: Path | None = None) -> FolderImages | ArrayImages:
         """The first `num_samples` images (none: all).
@@ -72,21 +66,7 @@ class FolderModel(ExistingImages):
             cache: a folder that keeps the files' digests for the next process; within one process they are kept anyway.
 
         Raises:
-            ConfigError: the folder is missing or empty, or holds fewer images.
-            DataError: an image is broken, or sizes differ (naming the files).
+            ConfigError: nothing is there, or it holds fewer images.
+            DataError: an image or the archive is broken or refused, or sizes differ (naming the files).
         """
-        if self._is_array():
-            return ArrayImages.from_npz(self.path).head(num_samples)
-        found = FolderImages.open(
-            self.path,
-            recursive=self.recursive,
-            prompts=self.prompts,
-            on_error=self.on_error,
-            mixed_sizes=self.mixed_sizes,
-            extensions=self.extensions,
-            cache=cache,
-        )
-        return found.head(num_samples)
-
-    def _is_array(self) -> bool:
-        return self.path.suffix.lower() == ".npz" and self.path.is_file()
+        return self.opening.open(cache=cache).head(num_samples)

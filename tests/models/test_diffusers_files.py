@@ -296,8 +296,8 @@ def test_model_configs_build_and_name_their_files() -> None:
 
     samplers = {f.stem for f in (ROOT / "configs" / "sampler").glob("*.yaml")}
     for file in sorted((ROOT / "configs" / "model").glob("*.yaml")):
-        if file.stem == "folder":
-            continue
+        if file.stem in ("folder", "callable", "openai_images", "automatic1111", "comfyui"):
+            continue  # no weights of their own
         config: Any = OmegaConf.load(file)
         assert list(config) == [file.stem]
         option: dict[str, Any] = {k: config[file.stem]._get_node(k)._value() for k in config[file.stem]}

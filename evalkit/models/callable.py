@@ -1,0 +1,206 @@
+"""Any Python callable as a model: (prompts, seeds) -> images."""
+
+from __future__ import annotations
+
+import importlib.util
+import inspect
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from evalkit.config import build, locate
+from evalkit.errors import ConfigError, DataError, nearest
+from evalkit.models.base import Conditioning, Generated, Model, Request, Sampler, SideBySide
+from evalkit.models.gan import _source_digest
+from evalkit.models.kept import Fetched, Kept
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+_CONDITIONING = ("text", "class", "none")
+
+
+class CallableModel(Model):
+    """Calls `function(prompts, seeds)`: two lists of one entry a sample; seeds are unsigned 32-bit integers.
+
+    It returns one image a seed: a list of PIL images or of arrays u8 [H,W,3], or one array u8 [B,H,W,3]. Each image may
+    depend on its own prompt and seed alone. A function with a parameter `negative_prompts` is given those as well.
+
+    Args:
+        function: "package.module.name" of a function, or of a class that is built without arguments, once; or a mapping
+            {_target_: package.module.Class, ...} with its arguments. It must be importable (PYTHONPATH).
+        args: further keyword arguments of every call, such as {steps: 4}.
+        conditioning: "text": prompts are texts; "class": class ids; "none": a list of None.
+        version: changes the samples' identity when something changes that the function's own file does not show.
+        keep: true where an image costs money: those of a batch are kept when a later one fails.
+    """
+
+    def __init__(
+        self,
+        function: str | Mapping[str, Any],
+        args: Mapping[str, Any] | None = None,
+        conditioning: Conditioning = "text",
+        version: str | None = None,
+        keep: bool = False,
+    ) -> None:
+        if conditioning not in _CONDITIONING:
+            raise ConfigError(f"conditioning '{conditioning}' is not known. {nearest(conditioning, _CONDITIONING)}")
+        if isinstance(function, Mapping) and not function.get("_target_"):
+            raise ConfigError("function has no _target_: give package.module.name, or {_target_: package.module.Class}")
+        self.function = dict(function) if isinstance(function, Mapping) else str(function)
+        self.args, self.version, self.keep = dict(args or {}), version, keep
+        self.conditioning = conditioning
+        self._call: Any = None
+        self._takes_negative = False
+        self._kept = Kept()
+
+    @property
+    def _target(self) -> str:
+        return str(self.function["_target_"]) if isinstance(self.function, dict) else self.function
+
+    def check(self) -> None:
+        """Looks for the function's package; it is imported by `check_call`, where samples are to be made.
+
+        Raises:
+            ConfigError: there is none.
+        """
+        top, _, rest = self._target.partition(".")
+        if not rest or not top.isidentifier():
+            raise ConfigError(f"function '{self._target}' is not of the form package.module.name")
+        if importlib.util.find_spec(top) is None:
+            raise ConfigError(f"function '{self._target}': there is no package '{top}' (put its folder on PYTHONPATH)")
+
+    def identity(self) -> dict[str, Any]:
+        """The digest of the function's own file, with all that goes into a call."""
+        return {
+            "kind": "callable",
+            "function": self.function,
+            "source": _source_digest(self._target),
+            "args": self.args,
+            "conditioning": self.conditioning,
+            "version": self.version,
+        }
+
+    def check_call(self, sampler: Sampler | None, settings: Mapping[str, Any]) -> None:
+        """Imports the function.
+
+        Raises:
+            ConfigError: it cannot be had, is no callable, or does not take what it is given.
+        """
+        found = locate(self._target)
+        if not callable(found):
+            raise ConfigError(f"function '{self._target}' is a {type(found).__name__}, which cannot be called")
+        if inspect.isclass(found) and "__call__" not in dir(found):
+            raise ConfigError(f"function '{self._target}' is a class without __call__(prompts, seeds)")
+        self._check_signature(found.__call__ if inspect.isclass(found) else found, bound=inspect.isclass(found))
+
+    def _check_signature(self, function: Any, *, bound: bool) -> None:
+        try:
+            signature = inspect.signature(function)
+        except (ValueError, TypeError):  # some builtins have none
+            return
+        negative: dict[str, Any] = {"negative_prompts": []} if "negative_prompts" in signature.parameters else {}
+        self._takes_negative = bool(negative)
+        try:
+            signature.bind(*([None] if bound else []), [], [], **negative, **self.args)
+        except TypeError as error:
+            raise ConfigError(f"function '{self._target}' does not take (prompts, seeds, **args): {error}") from None
+
+    def load(self, device: str) -> None:
+        """Imports the function, or builds the object; `device` is its own matter.
+
+        Raises:
+            ConfigError: as `check_call`; or the class cannot be built.
+        """
+        self.check_call(None, {})
+        found = locate(self._target)
+        if isinstance(self.function, dict):
+            found = build(self.function, f"function '{self._target}'")
+        elif inspect.isclass(found):
+            found = build({"_target_": self._target}, f"function '{self._target}'")
+        self._call = found
+
+    def unload(self) -> None:
+        """Lets go of the object."""
+        import gc
+
+        self._call = None
+        gc.collect()
+
+    def keep_in(self, cell: Path) -> None:
+        """Where finished images are kept until their shard is written, if `keep`."""
+        self._kept = Kept(cell if self.keep else None)
+
+    def generate(
+        self, requests: Sequence[Request], *, sampler: Sampler | None, settings: Mapping[str, Any]
+    ) -> Generated:
+        """One call for all requests whose images are not kept.
+
+        Raises:
+            DataError: a wrong count, size or kind of image; a request lacks its prompt or class.
+        """
+        import time
+
+        import numpy as np
+
+        if self._call is None:
+            raise RuntimeError("load() comes before generate()")
+        found = {request.index: self._kept.get(request.index) for request in requests}
+        todo = [request for request in requests if found[request.index] is None]
+        began = time.perf_counter()
+        made = self._made(todo) if todo else []
+        latency = round((time.perf_counter() - began) / max(len(todo), 1), 6)
+        for request, pixels in zip(todo, made, strict=True):
+            ignored = bool(request.negative_prompt) and not self._takes_negative
+            fresh = Fetched(pixels, latency, ("negative_prompt_ignored",) if ignored else ())
+            self._kept.put(request.index, fresh)
+            found[request.index] = fresh
+        images = [image for request in requests if (image := found[request.index]) is not None]
+        if len({image.pixels.shape for image in images}) > 1:
+            raise DataError(f"function '{self._target}' made images of several sizes: all of a cell have one size")
+        timing = None
+        if len(todo) < len(requests):
+            timing = SideBySide([i.latency for i in images], [i.kept for i in images], max(len(todo), 1))
+        return Generated(np.stack([i.pixels for i in images]), None, [list(i.warnings) for i in images], timing)
+
+    def _made(self, requests: Sequence[Request]) -> list[NDArray[np.uint8]]:
+        named: dict[str, Any] = (
+            {"negative_prompts": [r.negative_prompt for r in requests]} if self._takes_negative else {}
+        )
+        result = self._call(self._asked(requests), [r.seed32() for r in requests], **named, **self.args)
+        shape = getattr(result, "shape", None)
+        if not isinstance(result, list | tuple) and (shape is None or len(shape) != 4):
+            raise DataError(
+                f"function '{self._target}' returned {_kind(result)}: a list of PIL images or uint8 [B,H,W,3] is wanted"
+            )
+        if len(result) != len(requests):
+            raise DataError(f"function '{self._target}' returned {len(result)} images for {len(requests)} prompts")
+        return [self._pixels(image) for image in result]
+
+    def _asked(self, requests: Sequence[Request]) -> list[Any]:
+        if self.conditioning == "none":
+            return [None] * len(requests)
+        wanted = "prompt" if self.conditioning == "text" else "class_id"
+        asked = [getattr(request, wanted) for request in requests]
+        for request, value in zip(requests, asked, strict=True):
+            if value is None:
+                raise DataError(f"function '{self._target}' wants a {wanted}, and sample {request.index} has none")
+        return asked
+
+    def _pixels(self, image: Any) -> NDArray[np.uint8]:
+        import numpy as np
+        from PIL import Image
+
+        array = np.asarray(image.convert("RGB") if isinstance(image, Image.Image) else image)
+        if array.dtype != np.uint8 or array.ndim != 3 or array.shape[2] != 3 or 0 in array.shape:
+            raise DataError(
+                f"function '{self._target}' made {_kind(image)}: a PIL image or an array uint8 [H,W,3] is wanted"
+            )
+        return np.ascontiguousarray(array)
+
+
+def _kind(value: Any) -> str:
+    if hasattr(value, "dtype") and hasattr(value, "shape"):
+        return f"{value.dtype} {list(value.shape)}"
+    return f"a {type(value).__name__}"

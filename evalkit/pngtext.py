@@ -1,0 +1,181 @@
+"""What AUTOMATIC1111 and ComfyUI write into their PNGs' text chunks: prompt, seed, steps, sampler, guidance scale.
+
+AUTOMATIC1111 (and Forge, SD.Next) write one text "parameters": the prompt, a line "Negative prompt: ...", and a last
+line "Steps: 20, Sampler: Euler a, CFG scale: 7, Seed: 1, ...". ComfyUI writes its whole graph of nodes as JSON into
+"prompt"; the values are found by going up from the sampler node along its links.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import struct
+import zlib
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+_MAX_TEXT = 1 << 20  # bytes of a text, unpacked; larger ones are left out
+_SETTING = re.compile(r'\s*([A-Za-z][\w /-]*):\s*("(?:\\.|[^"\\])*"|[^,]*)(?:,|$)')
+_A1111 = {"Seed": "seed", "Steps": "steps", "Sampler": "sampler", "CFG scale": "cfg"}
+_COMFY = {"seed": ("seed", "noise_seed"), "steps": ("steps",), "sampler": ("sampler_name",), "cfg": ("cfg",)}
+_TEXTS = ("text", "text_g", "text_l", "t5xxl", "clip_l", "string", "value", "prompt")
+
+
+def read_parameters(data: bytes) -> dict[str, Any] | None:
+    """What a PNG was made with; none where it does not say so, or is no PNG.
+
+    Returns:
+        `prompt` (str) and, where told, `negative_prompt`, `sampler` (str), `seed`, `steps` (int), `cfg` (float).
+    """
+    texts = dict(_texts(data)) if data.startswith(_SIGNATURE) else {}
+    if "parameters" in texts:
+        return _from_a1111(texts["parameters"])
+    if "prompt" in texts:
+        return _from_comfy(texts["prompt"])
+    return None
+
+
+def _texts(data: bytes) -> Iterator[tuple[str, str]]:
+    """Keyword and text of the chunks before the pixels: tEXt, zTXt (packed), iTXt (UTF-8, maybe packed)."""
+    at = len(_SIGNATURE)
+    while at + 8 <= len(data):
+        length, kind = struct.unpack_from(">L4s", data, at)
+        if kind in (b"IDAT", b"IEND") or at + 12 + length > len(data):
+            return
+        if kind in (b"tEXt", b"zTXt", b"iTXt") and length <= _MAX_TEXT:
+            keyword, _, rest = data[at + 8 : at + 8 + length].partition(b"\0")
+            text = _decode(kind, rest)
+            if text is not None:
+                yield keyword.decode("latin-1"), text
+        at += 12 + length
+
+
+def _decode(kind: bytes, rest: bytes) -> str | None:
+    try:
+        if kind == b"tEXt":
+            return rest.decode("latin-1")
+        if kind == b"zTXt":
+            return _unpack(rest[1:]).decode("latin-1")
+        packed, (_, _, text) = rest[:1] == b"\1", rest[2:].split(b"\0", 2)  # language, translated keyword, text
+        text = text if len(rest) > 2 else b""
+        return (_unpack(text) if packed else text).decode()
+    except (ValueError, zlib.error):  # UnicodeDecodeError is a ValueError
+        return None
+
+
+def _unpack(data: bytes) -> bytes:
+    return zlib.decompressobj().decompress(data, _MAX_TEXT)
+
+
+def _from_a1111(text: str) -> dict[str, Any] | None:
+    lines = text.strip().split("\n")
+    settings: dict[str, str] = {}
+    if re.search(r"\bSteps: ", lines[-1]):
+        settings = {name: value.strip().strip('"') for name, value in _SETTING.findall(lines.pop())}
+    start = next((i for i, line in enumerate(lines) if line.startswith("Negative prompt:")), len(lines))
+    prompt = "\n".join(lines[:start]).strip()
+    negative = "\n".join(lines[start:]).removeprefix("Negative prompt:").strip()
+    found = {"prompt": prompt, "negative_prompt": negative}
+    found |= {ours: settings[theirs] for theirs, ours in _A1111.items() if theirs in settings}
+    return _typed(found)
+
+
+def _from_comfy(text: str) -> dict[str, Any] | None:
+    try:
+        graph = json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+    if not isinstance(graph, dict):
+        return None
+    nodes = {str(name): node for name, node in graph.items() if isinstance(node, dict) and _inputs(node)}
+    sampler = next(
+        (node for node in nodes.values() if {"positive", "guider"} & set(_inputs(node)) and _samples(node)), None
+    )
+    if sampler is None:
+        return None
+    found: dict[str, Any] = {
+        "prompt": _text_above(nodes, sampler, ("positive", "guider", "conditioning")),
+        "negative_prompt": _text_above(nodes, sampler, ("negative", "guider")),
+    }
+    for ours, theirs in _COMFY.items():
+        found[ours] = next(
+            (
+                value
+                for node in _above(nodes, sampler)
+                for name in theirs
+                if _is_value(value := _inputs(node).get(name))
+            ),
+            None,
+        )
+    return _typed(found)
+
+
+def _inputs(node: Mapping[str, Any]) -> Mapping[str, Any]:
+    inputs = node.get("inputs")
+    return inputs if isinstance(inputs, dict) else {}
+
+
+def _samples(node: Mapping[str, Any]) -> bool:
+    return "latent_image" in _inputs(node) or "sampler" in str(node.get("class_type", "")).lower()
+
+
+def _is_value(value: Any) -> bool:
+    return isinstance(value, str | int | float) and not isinstance(value, bool)
+
+
+def _linked(nodes: Mapping[str, Any], value: Any) -> Mapping[str, Any] | None:
+    """The node that an input is linked to, as ["4", 0]."""
+    if isinstance(value, list) and len(value) == 2 and isinstance(value[0], str | int):
+        return nodes.get(str(value[0]))
+    return None
+
+
+def _above(nodes: Mapping[str, Any], start: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
+    """The node and all that feed it, nearest first, each once."""
+    seen, waiting = {id(start)}, [start]
+    while waiting:
+        node = waiting.pop(0)
+        yield node
+        for value in _inputs(node).values():
+            feeder = _linked(nodes, value)
+            if feeder is not None and id(feeder) not in seen:
+                seen.add(id(feeder))
+                waiting.append(feeder)
+
+
+def _text_above(nodes: Mapping[str, Any], sampler: Mapping[str, Any], sides: tuple[str, ...]) -> str | None:
+    """The first text up the links called `sides`, and from there up all links that lead to a text or conditioning."""
+    node, seen, followed = sampler, set[int](), set[str]()
+    while id(node) not in seen:  # through guiders, and ControlNets between the sampler and the texts
+        seen.add(id(node))
+        links = {side: feeder for side in sides if (feeder := _linked(nodes, _inputs(node).get(side))) is not None}
+        if links:
+            side, node = next(iter(links.items()))
+            followed.add(side)
+    if followed <= {"guider"}:  # not linked, or a guider without this side
+        return None
+    for above in _above(nodes, node):
+        for name in _TEXTS:
+            value = _inputs(above).get(name)
+            if isinstance(value, str) and value.strip():
+                return value
+    return None
+
+
+def _typed(found: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Numbers as numbers, what is missing or blank left out; none without a prompt."""
+    result: dict[str, Any] = {}
+    for name, value in found.items():
+        if value is None or value == "":
+            continue
+        if name in ("seed", "steps", "cfg"):
+            try:
+                result[name] = float(value) if name == "cfg" else int(value)
+            except (ValueError, OverflowError):
+                continue
+            if result[name] != result[name] or abs(result[name]) == float("inf"):
+                del result[name]
+        else:
+            result[name] = str(value).strip()
+    return result if result.get("prompt") else None
