@@ -3,7 +3,7 @@
 Hessel et al. 2021, arXiv:2104.08718. `ClipScore` is on the scale of torchmetrics (`functional.multimodal.clip_score`):
 `max(mean(100 cos), 0)`, clamped after the mean, no prefix to the prompt. `HesselClipScore` is the paper's own
 (`jmhessel/clipscore`): `mean(2.5 max(cos, 0))`, each text after "A photo depicts ", which the text's extractor adds.
-`PickScore` and `Hps` are CLIP models tuned to people's choices.
+`PickScore` and `Hps` are CLIP models tuned to people's choices; their authors clamp nothing.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from evalkit.metric import Batch, Rows, SampleMetric, Score
 
-Clamp = Literal["mean", "each"]
+Clamp = Literal["mean", "each", "none"]
 
 
 class ClipScore(SampleMetric):
@@ -21,7 +21,7 @@ class ClipScore(SampleMetric):
     Args:
         image, text: addresses of the two embeddings.
         scale: what the cosine is multiplied with.
-        clamp: whether negative values become 0 after the mean ("mean"), or in each sample ("each").
+        clamp: whether negative values become 0 after the mean ("mean"), in each sample ("each"), or not at all.
         unit: whether the embeddings are brought to length 1; false where the extractor has scaled them.
     """
 
@@ -38,8 +38,8 @@ class ClipScore(SampleMetric):
         clamp: Clamp = "mean",
         unit: bool = True,
     ) -> None:
-        if clamp not in ("mean", "each"):
-            raise ValueError(f"clamp={clamp}: give mean or each")
+        if clamp not in ("mean", "each", "none"):
+            raise ValueError(f"clamp={clamp}: give mean, each or none")
         self.needs = (image, text)
         self.scale = scale
         self.clamp = clamp
@@ -47,7 +47,11 @@ class ClipScore(SampleMetric):
 
     def constants(self) -> dict[str, Any]:
         product = "cos" if self.unit else "dot"
-        formulas = {"mean": f"max(mean(scale * {product}), 0)", "each": f"mean(scale * max({product}, 0))"}
+        formulas = {
+            "mean": f"max(mean(scale * {product}), 0)",
+            "each": f"mean(scale * max({product}, 0))",
+            "none": f"mean(scale * {product})",
+        }
         return {"estimator": formulas[self.clamp], "scale": self.scale}
 
     def observe(self, batch: Batch) -> Rows:
@@ -62,8 +66,10 @@ class ClipScore(SampleMetric):
     def score(self, *, generated: Rows) -> Score:
         each = generated["score"]
         mean, n = float(each.mean()), len(each)
-        note = f"the mean is {mean:.4g}, clamped to 0" if mean < 0 else None
-        return Score(max(mean, 0.0), n, float(each.std(correction=1)) / n**0.5, tuple(each.tolist()), note=note)
+        stderr, note = float(each.std(correction=1)) / n**0.5, None
+        if mean < 0 and self.clamp == "mean":
+            mean, note = 0.0, f"the mean is {mean:.4g}, clamped to 0"
+        return Score(mean, n, stderr, tuple(each.tolist()), note=note)
 
 
 class HesselClipScore(ClipScore):
@@ -87,7 +93,7 @@ class PickScore(ClipScore):
     title = "PickScore"
 
     def __init__(self, image: str = "pickscore/image_unit", text: str = "pickscore/text_logit") -> None:
-        super().__init__(image, text, scale=1.0, unit=False)
+        super().__init__(image, text, scale=1.0, clamp="none", unit=False)
 
 
 class Hps(ClipScore):
@@ -96,4 +102,4 @@ class Hps(ClipScore):
     title = "HPS v2.1"
 
     def __init__(self, image: str = "hpsv2/image", text: str = "hpsv2/text", scale: float = 100.0) -> None:
-        super().__init__(image, text, scale)
+        super().__init__(image, text, scale, clamp="none")

@@ -6,9 +6,30 @@ import os
 from pathlib import Path
 
 import pytest
+from golden import TEST, Golden, Table
 
 # Two workers with two threads each spin against one another on 2 cores. Set before torch is imported.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--golden-table", metavar="FILE", help="write and show all golden values as a Markdown table")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if config.getoption("golden_table") and not hasattr(config, "workerinput"):  # one of xdist's workers has it
+        config.pluginmanager.register(Table(config), "golden-table")
+
+
+def pytest_itemcollected(item: pytest.Item) -> None:
+    if "golden" in getattr(item, "fixturenames", ()):
+        item.user_properties.append(TEST)
+
+
+@pytest.fixture
+def golden(request: pytest.FixtureRequest) -> Golden:
+    """Checks a value against a peer's or a published one; `--golden-table=FILE` lists them all."""
+    return Golden(lambda line: request.node.user_properties.append((TEST[0], line)))
 
 
 @pytest.fixture(scope="session")

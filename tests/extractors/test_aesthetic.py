@@ -9,6 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from golden import RANDOM, Golden
+from options import score_of
 from torch import nn
 
 from evalkit.errors import ConfigError
@@ -60,7 +62,7 @@ def made(folder: Path, **more: str) -> Aesthetic:
     return Aesthetic("aesthetic", f"local-dir:{folder}", **{"head": str(folder / "head.pth"), **more})
 
 
-def test_equals_the_authors_layers(folder: Path) -> None:
+def test_equals_the_authors_layers(folder: Path, golden: Golden) -> None:
     extractor = made(folder)
     extractor.check()
     extractor.load("cpu")
@@ -72,7 +74,11 @@ def test_equals_the_authors_layers(folder: Path) -> None:
     embedding = features["image"].numpy()
     unit = torch.from_numpy(embedding / np.linalg.norm(embedding, axis=1, keepdims=True))
     with torch.no_grad():
-        torch.testing.assert_close(features["score"], theirs.layers(unit), rtol=1e-5, atol=1e-6)
+        expected = theirs.layers(unit)
+    torch.testing.assert_close(features["score"], expected, rtol=1e-5, atol=1e-6)
+    found = score_of("aesthetic", features["score"]).value
+    source = "the authors' layers, the same embeddings"
+    golden("aesthetic", found, expected.mean(), rel=1e-5, source=source, weights=RANDOM)
     assert extractor.layers["score"] == 1
     assert set(extractor(shown, [], ["image"])) == {"image"}
     assert features["score"].std() > 0

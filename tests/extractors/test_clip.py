@@ -11,6 +11,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from golden import RANDOM, Golden
+from options import score_of
 
 from evalkit.errors import ConfigError
 from evalkit.extractors.clip import WEIGHTS_NAME, Clip
@@ -116,6 +118,33 @@ def test_resize_mode(folder: Path) -> None:
     torch.testing.assert_close(found, shortest([framed], [], ["image"])["image"], rtol=1e-4, atol=1e-5)
     with pytest.raises(ConfigError, match="resize_mode=tallest: choices are shortest, longest, squash"):
         Clip("tiny", f"local-dir:{folder}", resize_mode="tallest")
+
+
+def test_hpsv2(folder: Path, golden: Golden) -> None:
+    """The preparation of hpsv2/src/open_clip/transform.py (ResizeMaxSize, written out) around open_clip's network."""
+    import open_clip
+    from PIL import Image
+    from torchvision.transforms import functional as f
+
+    def prepare(image: np.ndarray) -> torch.Tensor:
+        shown = Image.fromarray(image)
+        size = [round(side * 32 / max(shown.size)) for side in (shown.height, shown.width)]
+        shown = f.resize(shown, size, f.InterpolationMode.BICUBIC)
+        down, right = 32 - size[0], 32 - size[1]
+        shown = f.pad(shown, [right // 2, down // 2, right - right // 2, down - down // 2], fill=0)
+        return f.normalize(f.to_tensor(shown), [0.5, 0.4, 0.3], [0.2, 0.3, 0.4])
+
+    net = open_clip.create_model_and_transforms(f"local-dir:{folder}")[0].eval()
+    texts = ["a red seven", "a blue one", "three"]
+    with torch.no_grad():
+        tokens = open_clip.get_tokenizer(f"local-dir:{folder}")(texts)
+        image, text, _ = net(torch.stack([prepare(x) for x in images()]), tokens)
+    expected = 100 * (image * text).sum(1).mean()
+    extractor = load(folder, resize_mode="longest")
+    mine = extractor(images(), [], ["image"]) | extractor([], texts, ["text"])
+    found = score_of("hpsv2", {"hpsv2/image": mine["image"], "hpsv2/text": mine["text"]}).value
+    source = "hpsv2's preparation written out, open_clip's network, from images and texts"
+    golden("hpsv2", found, expected, rel=1e-4, source=source, weights=RANDOM)
 
 
 def test_a_training_checkpoint_of_half_precision(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,6 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from golden import RANDOM, Golden
+from options import score_of
 from seeded_reward import state, write_reward
 
 from evalkit.errors import ConfigError
@@ -40,11 +42,14 @@ def extractor(files: tuple[str, str]) -> ImageReward:
     return found
 
 
-def test_equals_the_authors_package(extractor: ImageReward) -> None:
+def test_equals_the_authors_package(extractor: ImageReward, golden: Golden) -> None:
     """In one batch, padded and cut at 35 tokens: to 1e-5."""
     found = extractor(images(), TEXTS, ["score"])["score"]
     assert found.shape == (3, 1)
     assert found.flatten().tolist() == pytest.approx(REWARDS, abs=1e-5)
+    source = "image-reward 1.5 run beforehand (test_image_reward.py says how), images and texts"
+    mean = score_of("image_reward", found).value
+    golden("image_reward", mean, sum(REWARDS) / 3, abs=1e-5, source=source, weights=RANDOM)
     of_a = extractor(images(), ["a"] * 3, ["score"])["score"]
     assert of_a.flatten().tolist() == pytest.approx(REWARDS_OF_A, abs=1e-5)
 

@@ -11,7 +11,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from golden import PUBLISHED, RANDOM, Golden, peer
 from lpips_weights import seeded_trunk, torchvision_features
+from options import pair_score
 from torch import Tensor
 
 from evalkit.errors import ConfigError, DataError
@@ -46,7 +48,7 @@ def phi(extractor: Lpips, shown: list[np.ndarray]) -> Tensor:
     return extractor(shown, [], ["phi"])["phi"]
 
 
-def test_the_published_distances(shared_data: Path) -> None:
+def test_the_published_distances(shared_data: Path, tmp_path: Path, golden: Golden) -> None:
     """The LPIPS authors' example images with the true AlexNet weights."""
     from PIL import Image
 
@@ -54,10 +56,12 @@ def test_the_published_distances(shared_data: Path) -> None:
     extractor = Lpips("lpips_alex", weights=str(folder / "lpips_alexnet_v0.1.safetensors"))
     extractor.check()
     extractor.load("cpu")
-    shown = [np.asarray(Image.open(folder / f"ex_{name}.png").convert("RGB")) for name in ("ref", "p0", "p1")]
-    found = phi(extractor, shown)
-    distances = (found[1:] - found[0]).double().square().sum(1)
-    assert distances.tolist() == pytest.approx([0.7219, 0.1376], abs=5e-5)
+    ref, *shown = (np.asarray(Image.open(folder / f"ex_{name}.png").convert("RGB")) for name in ("ref", "p0", "p1"))
+    found = pair_score("lpips", tmp_path, shown, [ref, ref], extractor).influence
+    assert found is not None
+    for name, value, expected in zip(("p0", "p1"), found, (0.7219, 0.1376), strict=True):
+        source = f"the LPIPS authors' ex_ref and ex_{name}"
+        golden("lpips", value, expected, abs=5e-5, source=source, weights=PUBLISHED)
 
 
 @pytest.mark.parametrize(("net", "size"), [("alex", (64, 64)), ("alex", (47, 90)), ("vgg", (32, 40))])
@@ -77,6 +81,25 @@ def test_equals_torchmetrics(
     mine = (phi(extractor, a) - phi(extractor, b)).double().square().sum(1)
     assert mine.tolist() == pytest.approx(expected.tolist(), rel=1e-5)
     assert 0 < mine[2] < mine[0] / 5
+
+
+def test_golden(weights: dict[str, Path], monkeypatch: pytest.MonkeyPatch, tmp_path: Path, golden: Golden) -> None:
+    """From images to the mean over pairs: with a baseline's images, and of two samples of each prompt."""
+    import torchmetrics.functional.image.lpips as theirs
+
+    monkeypatch.setattr(theirs, "_get_tv_model_features", lambda name, pretrained: torchvision_features("alex"))
+    a, b = images(3, 64, 64, seed=2), images(3, 64, 64, seed=3)
+    x, y = (torch.from_numpy(np.stack(shown)).permute(0, 3, 1, 2) / 127.5 - 1 for shown in (a, b))
+    expected = float(theirs._LPIPS(net="alex", pnet_rand=True)(x, y).mean())
+    extractor = loaded("alex", weights)
+    mixed = [image for pair in zip(a, b, strict=True) for image in pair]
+    found = {
+        "lpips": pair_score("lpips", tmp_path, a, b, extractor),
+        "lpips_diversity": pair_score("lpips_diversity", tmp_path, mixed, (), extractor),
+    }
+    for name, score in found.items():
+        source = f"{peer('torchmetrics')}, pair by pair"
+        golden(name, score.value, expected, rel=1e-5, source=source, weights=RANDOM)
 
 
 def test_each_image_stands_alone(weights: dict[str, Path]) -> None:

@@ -8,9 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import peers
 import pytest
 import torch
 from fakes import random_images
+from golden import RANDOM, Golden, peer
+from options import metric_of
 
 from evalkit.config import build
 from evalkit.errors import ConfigError
@@ -217,24 +220,22 @@ def test_building_and_checking_import_no_torch(weights: Path) -> None:
     assert done.stdout.strip() == "False"
 
 
-def test_a_frechet_distance_by_config_alone(weights: Path) -> None:
+def test_a_frechet_distance_by_config_alone(weights: Path, golden: Golden) -> None:
     """What YAML gives: an extractor by its name, and a distance on its features (N < D: by singular values)."""
     from evalkit.metric import Batch
 
     options = {"_target_": "evalkit.extractors.timm.Timm", "name": "tiny", "model": "test_resnet", **OPTIONS}
     extractor = build(options | {"weights": str(weights)})
-    metric = build({"_target_": "evalkit.metrics.frechet.FrechetDistance", "features": "tiny/features", "title": "FD"})
+    metric = metric_of("frechet", features="tiny/features")
     extractor.load("cpu")
     states, features = [], []
     for images in (random_images(12), [255 - image for image in random_images(10)]):
         x = torch.cat([extractor(images[i : i + 4], [], ["features"])["features"] for i in range(0, len(images), 4)])
-        features.append(x.double().numpy())
+        features.append(x.numpy())
         states.append(metric.observe(Batch(None, torch.arange(len(x)), len(x), [None] * len(x), {"tiny/features": x})))
     found = metric.score(generated=states[0], reference=states[1])
-    a, b = ((x - x.mean(0)) / (len(x) - 1) ** 0.5 for x in features)
-    exact = np.square(features[0].mean(0) - features[1].mean(0)).sum() + np.square(a).sum() + np.square(b).sum()
-    exact -= 2 * np.linalg.svd(a @ b.T, compute_uv=False).sum()
-    assert found.value == pytest.approx(exact, rel=1e-6)
+    source = f"singular values in float64, the same features of {peer('timm')}'s network"
+    golden("frechet", found.value, peers.frechet(*features), rel=1e-6, source=source, weights=RANDOM)
     assert metric.title == "FD"
 
 

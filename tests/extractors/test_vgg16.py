@@ -1,4 +1,4 @@
-"""VGG16: torch-fidelity's features on the same weights, and files that are not its weights."""
+"""VGG16: torch-fidelity's features, precision and recall on the same weights, and files that are not its weights."""
 
 from __future__ import annotations
 
@@ -9,6 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from golden import RANDOM, Golden, peer
+from options import extractor_of, features_of, score_of
+from whole_path import pixels, write_folders
 
 from evalkit.errors import ConfigError
 from evalkit.extractors.vgg16 import WEIGHTS, Vgg16
@@ -32,23 +35,31 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def test_features_equal_torch_fidelity(weights: Path) -> None:
+def test_equals_torch_fidelity(weights: Path, tmp_path: Path, golden: Golden) -> None:
+    """Features, and precision and recall of them, of small and of large images."""
     from torch_fidelity.feature_extractor_vgg16 import FeatureExtractorVGG16
+    from torch_fidelity.metric_prc import prc_features_to_metric
 
-    theirs = FeatureExtractorVGG16("theirs", ["fc2", "fc2_relu"], feature_extractor_weights_path=str(weights))
-    mine = Vgg16(weights=str(weights))
-    mine.load("cpu")
-    rng = np.random.default_rng(0)
-    small, large = (rng.integers(0, 256, (*size, 3), dtype=np.uint8) for size in ((32, 32), (300, 250)))
-    found = mine([small, large], [], ["fc2", "fc2_relu"])
-    for row, image in enumerate((small, large)):
-        x = torch.from_numpy(image).permute(2, 0, 1)[None]
-        for layer, expected in zip(("fc2", "fc2_relu"), theirs(x), strict=True):
+    network = FeatureExtractorVGG16("theirs", ["fc2", "fc2_relu"], feature_extractor_weights_path=str(weights))
+    extractor = extractor_of("vgg16", weights=str(weights))
+    mine, theirs = [], []
+    for folder in write_folders(tmp_path, 6):
+        images = pixels(folder)
+        mine.append(features_of(extractor, images, "fc2", "fc2_relu"))
+        theirs.append(network(torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2)))
+        for layer, expected in zip(("fc2", "fc2_relu"), theirs[-1], strict=True):
             assert expected.abs().max() > 1e-3
-            error = (found[layer][row : row + 1] - expected).abs().max() / expected.abs().max()
+            error = (mine[-1][layer] - expected).abs().max() / expected.abs().max()
             assert error < 1e-5, f"{layer}: {float(error):.1e}"
-    assert bool((found["fc2"] < 0).any())
-    assert bool((found["fc2_relu"] >= 0).all())
+        assert bool((mine[-1]["fc2"] < 0).any())
+        assert bool((mine[-1]["fc2_relu"] >= 0).all())
+    relu = [features[1] for features in theirs]
+    found = prc_features_to_metric(*relu, verbose=False)
+    for name in ("precision", "recall"):
+        assert 0 < found[name] < 1, "all or nothing would prove little"
+        got = score_of(f"{name}_vgg", mine[0]["fc2_relu"], reference=mine[1]["fc2_relu"]).value
+        source = f"{peer('torch-fidelity')}, from images"
+        golden(f"{name}_vgg", got, found[name], abs=1e-6, source=source, weights=RANDOM)
 
 
 def test_identity_and_label(weights: Path) -> None:

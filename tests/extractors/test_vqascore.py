@@ -14,6 +14,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from golden import Golden
+from options import score_of
 
 from evalkit.errors import ConfigError
 from evalkit.extractors.vqascore import QUESTION, VqaScore
@@ -49,7 +51,9 @@ def package(monkeypatch: pytest.MonkeyPatch) -> None:
     StandIn.calls.clear()
 
 
-def test_pairs_of_images_and_prompts(package: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_pairs_of_images_and_prompts(
+    package: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, golden: Golden
+) -> None:
     """Each image, level for level, with its own prompt, in order; its files are gone afterwards."""
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     extractor = VqaScore("vqascore", model="clip-flant5-xl", cache_dir="weights")
@@ -60,6 +64,8 @@ def test_pairs_of_images_and_prompts(package: None, tmp_path: Path, monkeypatch:
     assert found.dtype == torch.float32
     assert found.shape == (3, 1)
     assert found.flatten().tolist() == pytest.approx([0.01, 0.24, 1.11], rel=1e-6)
+    source = "a stand-in for t2v-metrics' API only: means of known answers"
+    golden("vqascore", score_of("vqascore", found).value, (0.01 + 0.24 + 1.11) / 3, rel=1e-6, source=source)
     expected = {"model": "clip-flant5-xl", "device": "cpu", "cache_dir": "weights", "batch_size": 3}
     assert StandIn.calls == [{**expected, "question_template": QUESTION, "answer_template": "Yes"}]
     assert not list(tmp_path.iterdir())

@@ -9,8 +9,10 @@ from typing import Any
 
 import pytest
 import torch
+from golden import Golden, peer
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from options import score_of
 from torch import Tensor
 
 from evalkit.metric import Batch, Rows
@@ -50,7 +52,7 @@ def test_clamped_after_the_mean() -> None:
     assert f"{100 * (math.sqrt(0.5) - 1) / 2:.4g}" in score.note
 
 
-def test_equals_torchmetrics() -> None:
+def test_equals_torchmetrics(golden: Golden) -> None:
     from torchmetrics.functional.multimodal import clip_score
 
     n = 64
@@ -69,9 +71,8 @@ def test_equals_torchmetrics() -> None:
         return dict.fromkeys(("pixel_values", "input_ids", "attention_mask"), torch.zeros(1))
 
     theirs = clip_score([torch.zeros(3, 4, 4)] * n, ["text"] * n, lambda: (Model(), processor))
-    metric = ClipScore()
-    score = metric.score(generated=metric.observe(batch(image, text)))
-    assert score.value == pytest.approx(float(theirs), rel=1e-6)
+    found = score_of("clip_score", {"clip_vit_b32/image": image, "clip_vit_b32/text": text}).value
+    golden("clip_score", found, theirs, rel=1e-6, source=f"{peer('torchmetrics')}, the same embeddings")
 
 
 @settings(max_examples=20, deadline=None)
@@ -94,7 +95,7 @@ def test_contract() -> None:
     assert metric.needs_prompts
     assert metric.constants() == {"estimator": "max(mean(scale * cos), 0)", "scale": 100.0}
     assert ClipScore.per_sample
-    with pytest.raises(ValueError, match="clamp=both: give mean or each"):
+    with pytest.raises(ValueError, match="clamp=both: give mean, each or none"):
         ClipScore(clamp="both")  # type: ignore[arg-type]
 
 
@@ -110,7 +111,7 @@ def test_hessels_own_by_hand() -> None:
     assert metric.constants() == {"estimator": "mean(scale * max(cos, 0))", "scale": 2.5}
 
 
-def test_equals_hessels_code() -> None:
+def test_equals_hessels_code(golden: Golden) -> None:
     """`get_clip_score` of jmhessel/clipscore on embeddings: w * np.clip(sum(images * candidates), 0, None)."""
     import numpy as np
 
@@ -119,9 +120,9 @@ def test_equals_hessels_code() -> None:
     a, b = (x.numpy() / np.sqrt(np.sum(x.numpy() ** 2, axis=1, keepdims=True)) for x in (image, text))
     expected = 2.5 * np.clip(np.sum(a * b, axis=1), 0, None)
     assert 5 < (expected == 0).sum() < 45
-    metric = HesselClipScore(text="clip_vit_b32/text")
-    score = metric.score(generated=metric.observe(batch(image, text)))
-    assert score.value == pytest.approx(float(np.mean(expected)), rel=1e-6)
+    score = score_of("clip_score_hessel", {"clip_vit_b32/image": image, "clip_vit_b32_hessel/text": text})
+    source = "Hessel's code written out, the same embeddings"
+    golden("clip_score_hessel", score.value, float(np.mean(expected)), rel=1e-6, source=source)
     assert score.influence == pytest.approx(expected.tolist(), rel=1e-4, abs=1e-6)
 
 
@@ -132,5 +133,5 @@ def test_pickscore_takes_the_product_as_it_is() -> None:
     features = {"pickscore/image_unit": image, "pickscore/text_logit": text}
     score = metric.score(generated=metric.observe(Batch(None, torch.arange(2), 2, ["a text"] * 2, features)))
     assert score.influence == pytest.approx((62.4, 83.2), rel=1e-6)
-    assert "dot" in metric.constants()["estimator"]
+    assert metric.constants()["estimator"] == "mean(scale * dot)"
     assert (Hps().needs, Hps().scale, Hps().title) == (("hpsv2/image", "hpsv2/text"), 100.0, "HPS v2.1")

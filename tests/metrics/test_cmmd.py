@@ -5,10 +5,13 @@ from __future__ import annotations
 from itertools import pairwise
 
 import numpy as np
+import peers
 import pytest
 import torch
+from golden import Golden
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from options import score_of
 
 from evalkit.metric import Batch, Rows, Score
 from evalkit.metrics.cmmd import Cmmd
@@ -28,17 +31,6 @@ def normal(n: int, d: int, seed: int, shift: float = 0.0) -> np.ndarray:
     return (np.random.default_rng(seed).standard_normal((n, d)) + shift).astype(np.float32)
 
 
-def reference_formula(x: np.ndarray, y: np.ndarray) -> float:
-    """google-research/cmmd, distance.py, in float64."""
-    x, y = (s.astype(np.float64) / np.linalg.norm(s.astype(np.float64), axis=1, keepdims=True) for s in (x, y))
-
-    def mean(a: np.ndarray, b: np.ndarray) -> float:
-        squares = np.square(a).sum(1)[:, None] + np.square(b).sum(1)[None] - 2 * a @ b.T
-        return float(np.exp(-squares / (2 * 10**2)).mean())
-
-    return 1000 * (mean(x, x) + mean(y, y) - 2 * mean(x, y))
-
-
 def test_by_hand() -> None:
     """All samples along one axis, all references along another: squared distance 2, 1000 * 2 * (1 - exp(-2/200))."""
     x, y = np.tile([[3.0, 0.0]], (5, 1)), np.tile([[0.0, 0.5]], (4, 1))
@@ -48,14 +40,20 @@ def test_by_hand() -> None:
 @pytest.mark.parametrize(("n", "m", "d"), [(300, 200, 64), (50, 400, 8), (100, 100, 768)])
 def test_equals_the_reference_implementation(n: int, m: int, d: int) -> None:
     x, y = normal(n, d, 1, 0.1), normal(m, d, 2)
-    assert score(x, y).value == pytest.approx(reference_formula(x, y), rel=1e-4)
+    assert score(x, y).value == pytest.approx(peers.cmmd(x, y), rel=1e-4)
+
+
+def test_golden(golden: Golden) -> None:
+    x, y = normal(400, 768, 8, 0.1), normal(300, 768, 9)
+    source = "google-research/cmmd's formula in float64, Gaussian embeddings"
+    golden("cmmd", score_of("cmmd", x, reference=y).value, peers.cmmd(x, y), rel=1e-4, source=source)
 
 
 def test_small_distances_keep_their_digits() -> None:
     """CMMD of 1e-3 is 1e-6 of the kernel's means: summed near 1 in float32 little would be left of it."""
     x = normal(200, 16, 3, 2.0)
     y = x + normal(200, 16, 4) * np.float32(0.02)
-    expected = reference_formula(x, y)
+    expected = peers.cmmd(x, y)
     assert expected < 2e-3
     assert score(x, y).value == pytest.approx(expected, rel=2e-2)
     assert score(x, x).value == pytest.approx(0, abs=1e-5)

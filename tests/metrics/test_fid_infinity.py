@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import numpy as np
+import peers
 import pytest
 import torch
+from golden import Golden
+from options import score_of
 
 from evalkit.metric import Batch, Rows, Score
 from evalkit.metrics.fid_infinity import FrechetInfinity
@@ -40,25 +43,12 @@ def test_by_hand() -> None:
     assert found.details["fit_residual"] == pytest.approx(0, abs=1e-12)
 
 
-def test_equals_dgm_eval() -> None:
-    """compute_FD_infinity, written out, with its generator seeded."""
-    from scipy.linalg import sqrtm
-
-    generated, reference = normal(600, 8, 1) * 1.2 + 0.1, normal(700, 8, 2)
-    generated, reference = (x.astype(np.float32).astype(np.float64) for x in (generated, reference))
-    sizes = np.linspace(min(5000, max(600 // 10, 2)), 600, 15).astype("int32")
-    rng = np.random.default_rng(2020)
-    mu1, sigma1 = reference.mean(0), np.cov(reference, rowvar=False)
-    distances = []
-    for size in sizes:
-        part = rng.choice(generated, size, replace=False)
-        mu2, sigma2 = part.mean(0), np.cov(part, rowvar=False)
-        root = np.trace(sqrtm(sigma1 @ sigma2).real)
-        distances.append(np.square(mu1 - mu2).sum() + np.trace(sigma1) + np.trace(sigma2) - 2 * root)
-    design = np.stack([np.ones(15), 1 / sizes], axis=1)
-    expected = np.linalg.lstsq(design, np.array(distances), rcond=None)[0][0]
-    found = score(generated, reference)
-    assert found.value == pytest.approx(expected, rel=1e-9)
+def test_equals_dgm_eval(golden: Golden) -> None:
+    generated, reference = ((normal(600, 8, 1) * 1.2 + 0.1).astype(np.float32), normal(700, 8, 2).astype(np.float32))
+    expected, distances = peers.frechet_infinity(generated, reference)
+    found = score_of("fid_infinity", generated, reference=reference)
+    source = "dgm-eval's computation written out, Gaussian features"
+    golden("fid_infinity", found.value, expected, rel=1e-9, source=source)
     assert [v for k, v in found.details.items() if k.startswith("fd@")] == pytest.approx(distances, rel=1e-9)
 
 

@@ -5,10 +5,13 @@ from __future__ import annotations
 from itertools import pairwise
 
 import numpy as np
+import peers
 import pytest
 import torch
+from golden import Golden, peer
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from options import score_of
 
 from evalkit.metric import Batch, Rows
 from evalkit.metrics.inception_score import InceptionScore
@@ -47,7 +50,7 @@ def test_by_hand() -> None:
     assert metric.score(generated=metric.observe(batch(logits))).value == pytest.approx(expected, rel=1e-6)
 
 
-@pytest.mark.parametrize("n", [10, 11, 47, 500])
+@pytest.mark.parametrize("n", [10, 11, 47])
 def test_equals_torch_fidelity(n: int) -> None:
     from torch_fidelity.metric_isc import isc_features_to_metric
 
@@ -58,6 +61,20 @@ def test_equals_torch_fidelity(n: int) -> None:
     assert score.value == pytest.approx(theirs["inception_score_mean"], rel=1e-12)
     assert score.details["std"] == pytest.approx(theirs["inception_score_std"], rel=1e-9, abs=1e-12)
     assert score.n == n
+
+
+def test_golden(golden: Golden) -> None:
+    """Both options on many logits; of 12,000, ADM's has splits of 5000, 5000 and 2000."""
+    from torch_fidelity.metric_isc import isc_features_to_metric
+
+    logits = random_logits(500)
+    found, theirs = score_of("is", logits), isc_features_to_metric(torch.from_numpy(logits))
+    source = f"{peer('torch-fidelity')}, the same logits"
+    golden("is", found.value, theirs["inception_score_mean"], rel=1e-12, source=source)
+    golden("is, std", found.details["std"], theirs["inception_score_std"], rel=1e-9, source=source)
+    logits = random_logits(12_000)
+    expected, source = peers.inception_score_adm(logits, 5000), "ADM's code written out, the same logits"
+    golden("is_adm", score_of("is_adm", logits).value, expected, rel=1e-9, source=source)
 
 
 @settings(max_examples=25, deadline=None)
@@ -87,24 +104,12 @@ def test_contract() -> None:
             InceptionScore(**wrong)  # type: ignore[arg-type]
 
 
-def adm_score(logits: np.ndarray, split_size: int) -> float:
-    """`Evaluator.compute_inception_score` of openai/guided-diffusion, on the softmax of the logits, in float64."""
-    e = np.exp(logits.astype(np.float64) - logits.max(1, keepdims=True))
-    preds = e / e.sum(1, keepdims=True)
-    scores = []
-    for i in range(0, len(preds), split_size):
-        part = preds[i : i + split_size]
-        kl = part * (np.log(part) - np.log(np.expand_dims(np.mean(part, 0), 0)))
-        scores.append(np.exp(np.mean(np.sum(kl, 1))))
-    return float(np.mean(scores))
-
-
 @pytest.mark.parametrize(("n", "size"), [(60, 20), (47, 20), (30, 5000)])
 def test_equals_adm(n: int, size: int) -> None:
     logits = random_logits(n, classes=6)
     metric = InceptionScore(split_size=size, shuffle=False)
     score = metric.score(generated=metric.observe(batch(logits)))
-    assert score.value == pytest.approx(adm_score(logits, size), rel=1e-9)
+    assert score.value == pytest.approx(peers.inception_score_adm(logits, size), rel=1e-9)
     assert score.details["splits"] == -(-n // size)
 
 

@@ -7,8 +7,10 @@ from itertools import pairwise
 import numpy as np
 import pytest
 import torch
+from golden import Golden, peer
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from options import score_of
 
 from evalkit import blocks
 from evalkit.metric import Batch, Rows, Score
@@ -70,6 +72,18 @@ def test_equals_torch_fidelity(n: int, m: int, d: int, size: int) -> None:
     assert found.value == pytest.approx(theirs["kernel_inception_distance_mean"], abs=1e-6)
     assert found.details["std"] == pytest.approx(theirs["kernel_inception_distance_std"], abs=1e-6)
     assert found.n == n
+
+
+def test_golden(golden: Golden) -> None:
+    """The option as it is: 100 subsets of 1000."""
+    from torch_fidelity.metric_kid import kid_features_to_metric
+
+    x, y = np.maximum(normal(1200, 32, 16, 0.9, 0.3), 0), np.maximum(normal(1100, 32, 17), 0)
+    theirs = kid_features_to_metric(torch.from_numpy(x), torch.from_numpy(y), verbose=False)
+    found = score_of("kid", x, reference=y)
+    source = f"{peer('torch-fidelity')}, the same features"
+    golden("kid", found.value, theirs["kernel_inception_distance_mean"], abs=1e-6, source=source)
+    golden("kid, std", found.details["std"], theirs["kernel_inception_distance_std"], abs=1e-6, source=source)
 
 
 def test_both_ways_of_adding_up_agree() -> None:

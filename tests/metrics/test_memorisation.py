@@ -6,10 +6,13 @@ from itertools import pairwise
 from typing import Any
 
 import numpy as np
+import peers
 import pytest
 import torch
+from golden import Golden
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from options import score_of
 from scipy.stats import mannwhitneyu
 
 from evalkit.metric import Batch, Rows, Score
@@ -100,14 +103,30 @@ def test_authpct_by_hand() -> None:
     assert found.stderr == pytest.approx(np.std([0, 100, 0, 100], ddof=1) / 2)
 
 
-def test_authpct_equals_dgm_eval() -> None:
-    """Its `authpct.py`, on whole matrices of distances."""
+def test_golden(golden: Golden) -> None:
+    """By whole matrices of distances in float64. 30 of the 200 samples are copies."""
     training, samples = normal(300, 20, 11), normal(200, 20, 12, 0.9)
-    t, g = torch.from_numpy(training), torch.from_numpy(samples)
-    own = torch.cdist(t, t).fill_diagonal_(float("inf")).min(0).values
-    nearest = torch.cdist(t, g).min(0)
-    expected = 100 * float((own[nearest.indices] < nearest.values).double().mean())
-    assert score(AuthPct(), samples, training).value == pytest.approx(expected, abs=1e-9)
+    samples[:30] = training[50:80] + normal(30, 20, 30, 0.02)
+    found = score_of("authpct", samples, training=training).value
+    source = "dgm-eval's computation by brute force in float64, Gaussian features"
+    golden("authpct", found, peers.authpct(samples, training), abs=1e-9, source=source)
+    found = score_of("nearest_training", samples, training=training).value
+    source = "the criterion by brute force in float64, Gaussian features"
+    golden("nearest_training", found, peers.memorised(samples, training), abs=1e-9, source=source)
+
+
+def test_golden_c_t(golden: Golden) -> None:
+    """In three clusters so far apart that they are the cells, by whatever k-means."""
+    centres = np.zeros((3, 16), np.float32)
+    centres[[0, 1, 2], [0, 1, 2]] = 50
+    sizes = {"generated": 300, "reference": 330, "training": 600}
+    cells = [np.arange(n) % 3 for n in sizes.values()]
+    sets = [centres[c] + normal(len(c), 16, 31 + i, (0.8, 1, 1)[i]) for i, c in enumerate(cells)]
+    expected, counted = peers.c_t(*sets, cells)
+    found = score_of("c_t", sets[0], reference=sets[1], training=sets[2])
+    source = "data-copying's computation by brute force, Gaussian clusters as cells"
+    golden("c_t", found.value, expected, rel=1e-9, source=source)
+    assert found.details["cells"] == counted == 3
 
 
 def test_mann_whitney_equals_scipy() -> None:
@@ -126,17 +145,10 @@ def test_c_t_equals_the_published_computation(d: int) -> None:
     found = score(DataCopying(), samples, training, held_out)
     cells = partition(torch.from_numpy(training), 3, 64, 2020)
     (g, of_g), (p, of_p) = (cells.place(torch.from_numpy(s)) for s in (samples, held_out))
-    total = weight = 0.0
-    for c in range(3):
-        q, h, t = g[of_g == c], p[of_p == c], cells.x[cells.cell == c]
-        if len(q) <= 20:
-            continue
-        u = mannwhitneyu(*((s[:, None] - t[None]).norm(dim=2).min(1).values for s in (q, h))).statistic
-        m, n = len(q), len(h)
-        total += n * (u - (n * m / 2 - 0.5)) / np.sqrt(n * m * (n + m + 1) / 12)
-        weight += n
-    assert found.value == pytest.approx(total / weight, rel=1e-9)
-    assert found.details["cells"] >= 2
+    where = [c.numpy() for c in (of_g, of_p, cells.cell)]
+    expected, counted = peers.c_t(g.numpy(), p.numpy(), cells.x.numpy(), where)
+    assert found.value == pytest.approx(expected, rel=1e-9)
+    assert found.details["cells"] == counted >= 2
     assert cells.x.shape == (400, min(d, 64))
 
 

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
 import pytest
 import torch
+from golden import Golden, peer
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from options import pair_score
 from torch import Tensor
 
 from evalkit.metric import Batch
@@ -31,7 +34,7 @@ def test_by_hand() -> None:
     assert found.tolist() == pytest.approx([0.0, 20 * math.log10(255), 90.0], abs=1e-5)
 
 
-def test_equals_torchmetrics_pair_by_pair() -> None:
+def test_equals_torchmetrics_pair_by_pair(golden: Golden, tmp_path: Path) -> None:
     from torchmetrics.functional.image import peak_signal_noise_ratio
 
     a, b = pixels(5, 0), pixels(5, 1)
@@ -39,6 +42,9 @@ def test_equals_torchmetrics_pair_by_pair() -> None:
         float(peak_signal_noise_ratio(x.float(), y.float(), data_range=255.0)) for x, y in zip(a, b, strict=True)
     ]
     assert Psnr().distance(batch(a), batch(b)).tolist() == pytest.approx(expected, rel=1e-6)
+    found = pair_score("psnr", tmp_path, *([*x.permute(0, 2, 3, 1).numpy()] for x in (a, b))).value
+    source = f"{peer('torchmetrics')}, pair by pair"
+    golden("psnr", found, sum(expected) / len(expected), rel=1e-6, source=source)
 
 
 @settings(max_examples=20, deadline=None)

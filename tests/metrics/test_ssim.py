@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
+from golden import Golden, peer
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from options import pair_score
 from torch import Tensor
 
 from evalkit.metric import Batch
@@ -35,17 +39,22 @@ def test_flat_images_by_hand() -> None:
     assert float(Ssim().distance(batch(a), batch(b))) == pytest.approx(expected, rel=1e-9)
 
 
-def test_equals_torchmetrics_pair_by_pair() -> None:
+def test_equals_torchmetrics_pair_by_pair(golden: Golden, tmp_path: Path) -> None:
     from torchmetrics.functional.image import multiscale_structural_similarity_index_measure as ms_ssim
     from torchmetrics.functional.image import structural_similarity_index_measure as ssim
 
-    a = smooth(3, 176)
+    a = smooth(2, 176)
     b = noisy(a, 20)
     pairs = [(x[None].double(), y[None].double()) for x, y in zip(a, b, strict=True)]
-    found = Ssim().distance(batch(a), batch(b))
-    assert found.tolist() == pytest.approx([float(ssim(x, y, data_range=255.0)) for x, y in pairs], rel=1e-9)
-    found = MsSsim().distance(batch(a), batch(b))
-    assert found.tolist() == pytest.approx([float(ms_ssim(x, y, data_range=255.0)) for x, y in pairs], rel=1e-9)
+    source = f"{peer('torchmetrics')}, pair by pair"
+    expected = [float(ssim(x, y, data_range=255.0)) for x, y in pairs]
+    assert Ssim().distance(batch(a), batch(b)).tolist() == pytest.approx(expected, rel=1e-9)
+    first, second = ([*x.permute(0, 2, 3, 1).numpy()] for x in (a, b))
+    golden("ssim", pair_score("ssim", tmp_path, first, second).value, sum(expected) / 2, rel=1e-9, source=source)
+    expected = [float(ms_ssim(x, y, data_range=255.0)) for x, y in pairs]
+    mixed = [image for pair in zip(first, second, strict=True) for image in pair]  # two of a prompt beside one another
+    found = pair_score("ms_ssim_diversity", tmp_path, mixed).value
+    golden("ms_ssim_diversity", found, sum(expected) / 2, rel=1e-9, source=source)
 
 
 @settings(max_examples=10, deadline=None)

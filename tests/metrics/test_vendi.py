@@ -6,10 +6,13 @@ import math
 from itertools import pairwise
 
 import numpy as np
+import peers
 import pytest
 import torch
+from golden import Golden
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from options import score_of
 
 from evalkit.metric import Batch, Rows, Score
 from evalkit.metrics.vendi import Vendi, similarities, vendi_of
@@ -39,14 +42,19 @@ def of_kernel(k: np.ndarray) -> float:
     return vendi_of(torch.linalg.eigvalsh(torch.from_numpy(k) / len(k)), 1.0)
 
 
-def test_golden_values_of_the_readme() -> None:
-    """With its kernel exp(-|a - b|) on 0, 0, 10, 10, 20, 20; and its matrix of three samples."""
+def test_golden_values_of_the_readme(golden: Golden) -> None:
+    """With its kernel exp(-|a - b|) on 0, 0, 10, 10, 20, 20, where it cuts digits off; and its matrix of three."""
     samples = np.array([0.0, 0, 10, 10, 20, 20])
-    assert of_kernel(np.exp(-np.abs(samples[:, None] - samples))) == pytest.approx(
-        2.99999, abs=1e-5
-    )  # it cuts digits off
+    found = of_kernel(np.exp(-np.abs(samples[:, None] - samples)))
+    golden("vendi, of a kernel", found, 2.9999, abs=1e-4, source="Vendi-Score's README: 0, 0, 10, 10, 20, 20")
     matrix = np.array([[1.0, 0.9, 0.0], [0.9, 1.0, 0.0], [0.0, 0.0, 1.0]])
-    assert of_kernel(matrix) == pytest.approx(2.1573, abs=5e-5)
+    golden("vendi, of a kernel", of_kernel(matrix), 2.1573, abs=5e-5, source="Vendi-Score's README: a matrix of three")
+
+
+def test_golden(golden: Golden) -> None:
+    x = normal(80, 10, 8, 0.3)
+    source = "the definition by the N x N matrix in float64, Gaussian features"
+    golden("vendi", score_of("vendi", x).value, peers.vendi(x), rel=1e-9, source=source)
 
 
 @pytest.mark.parametrize("order", [0.0, 0.5, 1.0, 2.0, math.inf])
@@ -74,15 +82,7 @@ def test_orders_by_hand() -> None:
 def test_both_matrices_equal_the_definition(n: int, d: int, order: float) -> None:
     """The n x n matrix of float64 cosines, whichever is used."""
     x = normal(n, d, 1, 0.3)
-    unit = x.astype(np.float64) / np.linalg.norm(x.astype(np.float64), axis=1, keepdims=True)
-    eigenvalues = np.linalg.eigvalsh(unit @ unit.T / n)
-    eigenvalues = eigenvalues[eigenvalues > 1e-12]
-    if order == 1:
-        expected = np.exp(-(eigenvalues * np.log(eigenvalues)).sum())
-    else:
-        power = -1 if math.isinf(order) else 1 / (1 - order)
-        expected = (eigenvalues.max() if math.isinf(order) else (eigenvalues**order).sum()) ** power
-    assert value(x, order) == pytest.approx(expected, rel=1e-9)
+    assert value(x, order) == pytest.approx(peers.vendi(x, order), rel=1e-9)
     assert similarities(torch.from_numpy(x)).shape == (min(n, d),) * 2
 
 
