@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+_ALTERED = "are not the recorded ones (sha256): put them back, or delete their shard's folder to make it again"
 _UNTRUE = "scores made from these files are not of the images that were generated: all metrics"
 
 
@@ -69,7 +70,11 @@ def _view(name: str, source: Source, cache: Path, found: list[Finding]) -> View:
     headers = read_headers(source)
     unlike = unlike_metadata(source)
     if unlike:
-        found.append(_unlike(name, source, unlike, "are not what their metadata records (sha256)"))
+        found.append(
+            _unlike(
+                name, source, unlike, "are not what their metadata records (sha256): put them back, or write it anew"
+            )
+        )
     return View(name, source, headers, _measure(name, source, headers, cache, found))
 
 
@@ -81,7 +86,7 @@ def _measure(name: str, source: Source, headers: Headers, cache: Path, found: li
         if isinstance(source, SampleSet) and kept.stamps != now:
             bad = changed(source, kept.stamps, now)
             if bad:
-                _report(_unlike(name, source, bad, "are not the recorded ones (sha256)"), found)
+                _report(_unlike(name, source, bad, _ALTERED), found)
             else:
                 measured.save(cache, source.digest, Kept(kept.measured, now))
         return kept.measured
@@ -91,7 +96,7 @@ def _measure(name: str, source: Source, headers: Headers, cache: Path, found: li
     if unread:
         indices = sorted(unread)
         if all("sha256" in text for text in unread.values()):
-            _report(_unlike(name, source, indices, "are not the recorded ones (sha256)"), found)
+            _report(_unlike(name, source, indices, _ALTERED), found)
         else:
             message = f"{len(indices)} files cannot be read: {unread[indices[0]]}"
             files = locations(source, indices)
@@ -102,7 +107,7 @@ def _measure(name: str, source: Source, headers: Headers, cache: Path, found: li
 
 
 def _unlike(name: str, source: Source, indices: list[int], words: str) -> Finding:
-    message = f"{len(indices)} of {len(source)} files {words}: delete their folder, or put them back"
+    message = f"{len(indices)} of {len(source)} files {words}"
     return Finding("checksum", "error", name, len(indices), locations(source, indices), message, _UNTRUE, len(source))
 
 
