@@ -10,12 +10,13 @@ import time
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from evalkit.errors import ConfigError, DataError, nearest
 from evalkit.models.base import Conditioning, Generated, Model, Request, Sampler, SideBySide
-from evalkit.models.http import Client, ClientOptions, Job, Transient
+from evalkit.models.http import Client, ClientOptions, Job, Stopped, Transient
 from evalkit.models.kept import Fetched, Kept
 from evalkit.models.keys import Key, check_url
 
@@ -150,7 +151,8 @@ class Service(Model):
             running = {pool.submit(self._one, client, request, settings, stop): request for request in todo}
             try:
                 for done in as_completed(running):
-                    found[running[done].index] = done.result()
+                    with suppress(Stopped):  # by another request's error, which comes as well: that one is to be told
+                        found[running[done].index] = done.result()
             except BaseException as error:
                 stop.set()
                 if isinstance(error, KeyboardInterrupt):
