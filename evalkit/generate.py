@@ -206,7 +206,8 @@ def _request(cell: Cell, prompts: PromptSet | None, index: int, conditioning: Co
     prompt = prompts[index]
     # A model that is asked by class alone never sees the text: its samples carry none, and have no CLIP score.
     texts = (prompt.text, prompt.negative) if conditioning == "text" else (None, None)
-    return Request(index, cell.seed, *texts, prompt.class_id), prompt
+    images = (prompt.control, prompt.source, prompt.mask)
+    return Request(index, cell.seed, *texts, prompt.class_id, *images), prompt
 
 
 def _row(request: Request, prompt: Any, warnings: list[str]) -> dict[str, Any]:

@@ -24,6 +24,8 @@ from typing import Any
 from evalkit.errors import ConfigError, DataError, nearest
 from evalkit.paths import resolve_path, sha256_file, sha256_json
 
+IMAGES = ("control", "source", "mask", "target")  # a prompt's fields that are paths of images
+
 
 @dataclass(frozen=True)
 class Prompt:
@@ -34,7 +36,10 @@ class Prompt:
         negative: what is not to be seen; none: the model's own setting.
         category: a heading for breakdowns of the scores; it changes no pixel.
         class_id: for class-conditional models, >= 0.
-        control: path of a control image.
+        control: path of a control image (ControlNet, T2I-Adapter).
+        source: path of the image to start from (image-to-image, inpainting, upscaling, reconstruction).
+        mask: path of an inpainting mask: white is painted anew.
+        target: path of the image that should come out, for metrics of pairs; it changes no pixel.
     """
 
     text: str | None = None
@@ -42,6 +47,9 @@ class Prompt:
     category: str | None = None
     class_id: int | None = None
     control: str | None = None
+    source: str | None = None
+    mask: str | None = None
+    target: str | None = None
 
 
 @dataclass(frozen=True)
@@ -81,11 +89,17 @@ class PromptSet:
         return self.prompts[sample % len(self.prompts)]
 
     def identity(self) -> dict[str, Any]:
-        """All that can change a pixel: texts, negatives, class ids, control images; categories do not (JSON)."""
+        """All that can change a pixel: texts, negatives, class ids, images; categories and targets do not (JSON)."""
         rows = [
-            [p.text, p.negative, p.class_id, sha256_file(Path(p.control)) if p.control else None] for p in self.prompts
+            [p.text, p.negative, p.class_id, _digest(p.control)]
+            + ([_digest(p.source), _digest(p.mask)] if p.source or p.mask else [])
+            for p in self.prompts
         ]
         return {"prompts": len(rows), "sha256": sha256_json(rows)}
+
+
+def _digest(image: str | None) -> str | None:
+    return sha256_file(Path(image)) if image else None
 
 
 class InlinePrompts(PromptSet):
@@ -138,9 +152,9 @@ class TablePrompts(PromptSet):
 
     Args:
         path: the file; `pkg://package/inner/path` is a file inside an installed package.
-        text, negative, category, class_id, control: names of columns. A column that is named must be there. A blank
-            cell means none, except in the text's column, where it is an error. Control images' paths are relative to
-            the file's folder.
+        text, negative, category, class_id, control, source, mask, target: names of columns. A column that is named must
+            be there. A blank cell means none, except in the text's column, where it is an error. Images' paths are
+            relative to the file's folder.
         delimiter: "auto" goes by the suffix (.csv, .tsv, .jsonl), then by the first line; or "," ";" "\\t" "jsonl".
     """
 
@@ -152,12 +166,16 @@ class TablePrompts(PromptSet):
         category: str | None = None,
         class_id: str | None = None,
         control: str | None = None,
+        source: str | None = None,
+        mask: str | None = None,
+        target: str | None = None,
         delimiter: str = "auto",
         samples_per_prompt: int = 1,
         limit: int | None = None,
     ) -> None:
         file = _existing(path)
-        columns = _columns(text=text, negative=negative, category=category, class_id=class_id, control=control)
+        images = {"control": control, "source": source, "mask": mask, "target": target}
+        columns = _columns(text=text, negative=negative, category=category, class_id=class_id, **images)
         rows = read_table(file, delimiter)
         made = tuple(
             _from_row(row, columns, f"{file}:{line}", file.parent) for line, row in itertools.islice(rows, limit)
@@ -300,11 +318,12 @@ def _from_row(row: Mapping[str, Any], columns: Mapping[str, str], where: str, fo
         if column not in row:
             raise ConfigError(f"{where}: no column '{column}' (asked for by {field}={column}). {nearest(column, row)}")
         values[field] = _cell(row[column], field, f"{where}: column '{column}'")
-    if values.get("control"):
-        control = (folder or Path()) / values["control"]
-        if not control.is_file():
-            raise DataError(f"{where}: control image {control} is missing")
-        values["control"] = str(control)
+    for name in IMAGES:
+        if values.get(name):
+            image = (folder or Path()) / values[name]
+            if not image.is_file():
+                raise DataError(f"{where}: {name} image {image} is missing")
+            values[name] = str(image)
     return Prompt(**values)
 
 
@@ -346,8 +365,9 @@ def _inline(item: Any, where: str) -> Prompt:
         values["class_id"] = _class_id(values["class_id"], f"prompts: {where}")
     if values.get("text") is None and values.get("class_id") is None:
         raise ConfigError(f"prompts: {where}: give text or class_id")
-    if values.get("control") is not None and not Path(str(values["control"])).is_file():
-        raise ConfigError(f"prompts: {where}: control image {values['control']} is missing")
+    for name in IMAGES:
+        if values.get(name) is not None and not Path(str(values[name])).is_file():
+            raise ConfigError(f"prompts: {where}: {name} image {values[name]} is missing")
     return Prompt(**values)
 
 

@@ -26,6 +26,9 @@ class Request:
     prompt: str | None = None
     negative_prompt: str | None = None
     class_id: int | None = None
+    control: str | None = None  # paths of the prompt's images
+    source: str | None = None
+    mask: str | None = None
 
     def generator(self) -> torch.Generator:
         """The sample's own CPU generator, from SeedSequence((seed, index)): independent of batch, order and device."""
