@@ -27,7 +27,7 @@ _SHARD = re.compile(r"(\d{5,})(?:-(\d{3}))?")
 _SETTLED_NS = 2_000_000_000  # a file younger than this could change again within one tick of its mtime
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)  # slots: there may be a million
 class FileRecord:
     """What a scan found of one file; valid as long as its size and mtime are the same.
 
@@ -247,7 +247,12 @@ def load_records(path: Path) -> dict[str, FileRecord]:
 def save_records(path: Path, records: Mapping[str, FileRecord]) -> None:
     """Keeps the records for the next process; files that are too young to be told from a later change are left out."""
     newest = time.time_ns() - _SETTLED_NS
-    rows = {name: vars(record) for name, record in records.items() if 0 < record.mtime_ns < newest}
+    heads = FileRecord.__slots__
+    rows = {
+        name: {head: getattr(record, head) for head in heads}
+        for name, record in records.items()
+        if 0 < record.mtime_ns < newest
+    }
     try:
         write_text(path, json.dumps(rows))
     except OSError:

@@ -19,8 +19,11 @@ class NamedSums(Protocol):
 
 def moments(sums: NamedSums, ddof: int = 1) -> tuple[Tensor, Tensor]:
     """Mean f64 [D] and covariance f64 [D,D] of the sums n, sum [D] and outer [D,D]; ddof=1 divides by n - 1."""
+    import torch
+
     n, mean = sums["n"], sums["sum"] / sums["n"]
-    return mean, (sums["outer"] - n * mean.outer(mean)) / (n - ddof)
+    cov = torch.addr(sums["outer"], mean, mean, alpha=-float(n))  # one matrix: at D = 2048 each takes 34 MB
+    return mean, cov.div_(n - ddof)
 
 
 def root_trace(cov1: Tensor, cov2: Tensor, rank1: int, rank2: int) -> Tensor:
@@ -40,18 +43,21 @@ def root_trace(cov1: Tensor, cov2: Tensor, rank1: int, rank2: int) -> Tensor:
     return spectrum[-rank2:].clamp(min=0).sqrt().sum()
 
 
-def transport(cov1: Tensor, cov2: Tensor) -> Tensor:
-    """The optimal transport map T from N(0, S1) to N(0, S2), f64 [D,D]: T S1 T = S2, where S1 is not zero.
+def transport_root(cov1: Tensor, cov2: Tensor) -> tuple[Tensor, Tensor]:
+    """The optimal transport map T from N(0, S1) to N(0, S2), as f64 W [D,K] with T = W W', and Tr(T S1).
 
-    With S1 = A A', it is A^-T (A' S2 A)^(1/2) A^-1; directions in which S1 has nothing but rounding are left out.
+    T S1 T = S2, where S1 is not zero. With S1 = A A' and A' S2 A = Q E Q', it is T = A^-T Q E^(1/2) Q' A^-1, and
+    Tr(T S1) the sum of E^(1/2); directions in which S1 has nothing but rounding are left out. W is enough for y'Ty, and
+    made in place: few matrices of D x D stand at a time.
     """
     import torch
 
-    values, vectors = torch.linalg.eigh(cov1)  # ascending
+    values, basis = torch.linalg.eigh(cov1)  # ascending
     kept = values > values[-1] * len(values) * torch.finfo(values.dtype).eps
-    spread, basis = values[kept].sqrt(), vectors[:, kept]  # [K], [D,K]
-    inner, rotation = torch.linalg.eigh((basis * spread).T @ cov2 @ (basis * spread))
-    root = (rotation * inner.clamp(min=0).sqrt()) @ rotation.T  # [K,K]
-    back = basis / spread  # [D,K]: A^-T
-    found: Tensor = back @ root @ back.T
-    return found
+    values = values[kept]
+    basis = basis[:, kept].mul_(values.sqrt())  # [D,K]: A
+    middle = basis.T @ (cov2 @ basis)  # [K,K]
+    inner, rotation = torch.linalg.eigh(middle)
+    inner = inner.clamp_(min=0).sqrt_()
+    back = basis.div_(values)  # [D,K]: A^-T
+    return back @ rotation.mul_(inner.sqrt()), inner.sum()

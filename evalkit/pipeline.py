@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING
 from evalkit import gate, results
 from evalkit.compare import compare, rename_apart
 from evalkit.config import RunConfig, build
-from evalkit.errors import ConfigError, nearest
+from evalkit.errors import ConfigError, DataError, nearest
 from evalkit.gate import Gate, judge, make_gates
 from evalkit.grid import Cell, find_baseline, make_cells
-from evalkit.lint import Finding, asked_of, lint
+from evalkit.lint import Finding, Watch, asked_of, lint
 from evalkit.metric import Metric, ReferenceMetric
 from evalkit.models.base import ExistingImages
 from evalkit.moments import Moments, write_moments
@@ -144,10 +144,16 @@ def run(plan: Plan, *, command: str = "") -> ResultTable:
     _generate(plan, generated)
     seconds["generate"] = time.time() - started
     sources = {cell.name: open_source(plan, cell) for cell in plan.cells}
-    findings = _lint(plan, sources) if plan.config.lint else []
-    seconds["lint"] = time.time() - started - seconds["generate"]
-    scored = _score(plan, sources)
-    seconds["score"] = time.time() - started - seconds["generate"] - seconds["lint"]
+    watch = Watch(plan.store.root / "lint") if plan.config.lint else None
+    try:
+        scored = _score(plan, sources, watch)
+    except DataError:
+        if watch is not None:
+            _lint(plan, sources, watch)  # names all files that are not as they should be; scoring stopped at the first
+        raise
+    seconds["score"] = time.time() - started - seconds["generate"]
+    findings = _lint(plan, sources, watch) if watch is not None else []
+    seconds["lint"] = time.time() - started - seconds["generate"] - seconds["score"]
     table = _table(plan, results.run_info(plan, command, seconds, sources), sources, scored)
     table = replace(table, lint=tuple(asdict(finding) for finding in findings))
     if plan.gates:
@@ -247,19 +253,24 @@ def open_source(plan: Plan, cell: Cell) -> Source:
     return SampleSet.open(plan.store, cell)
 
 
-def _lint(plan: Plan, sources: Mapping[str, Source]) -> list[Finding]:
+def _lint(plan: Plan, sources: Mapping[str, Source], watch: Watch) -> list[Finding]:
     asked = asked_of(plan.config, plan.cells, sources)
-    return lint(sources, plan.reference, cache=plan.store.root / "lint", asked=asked)
+    return lint(sources, plan.reference, watch=watch, asked=asked)
 
 
-def _score(plan: Plan, sources: Mapping[str, Source]) -> Mapping[tuple[str, str], Scored]:
+def _score(plan: Plan, sources: Mapping[str, Source], watch: Watch | None) -> Mapping[tuple[str, str], Scored]:
+    """All scores; with `watch`, the images are measured for the lint as they are read."""
     from evalkit.scoring import score_sources
 
+    reference = plan.reference
+    if watch is not None:
+        sources = {name: watch.of(source) for name, source in sources.items()}
+        reference = watch.of(reference) if reference and not isinstance(reference, Moments) else reference
     return score_sources(
         sources,
         metrics={name: (plan.config.metric[name], metric) for name, metric in plan.metrics.items()},
         extractors=plan.extractors,
-        reference=plan.reference,
+        reference=reference,
         training=plan.training,
         baseline=plan.baseline,
         store=plan.store,

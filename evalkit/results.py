@@ -6,7 +6,7 @@ import csv
 import io
 import platform
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -166,14 +166,17 @@ def _write_samples(plan: Plan, sources: Mapping[str, Source], scored: Mapping[tu
         name for name in plan.metrics if any(scored[cell.name, name].score.influence is not None for cell in plan.cells)
     ]
     heads = [name if plan.metrics[name].per_sample else f"{name}.influence" for name in names]
-    lines: list[list[Any]] = [["cell", "index", "file", "prompt", "category", *heads]]
-    for cell in plan.cells:
-        source = sources[cell.name]
-        columns = [scored[cell.name, name].score.influence for name in names]
-        for i, (prompt, category) in enumerate(zip(source.prompts, categories(source), strict=True)):
-            values = ("" if column is None else f"{column[i]:.6g}" for column in columns)
-            lines.append([cell.name, i, source.location(i), prompt, category, *values])
-    _write_csv(plan.out / "samples.csv", lines)
+
+    def lines() -> Iterator[list[Any]]:
+        yield ["cell", "index", "file", "prompt", "category", *heads]
+        for cell in plan.cells:
+            source = sources[cell.name]
+            columns = [scored[cell.name, name].score.influence for name in names]
+            for i, (prompt, category) in enumerate(zip(source.prompts, categories(source), strict=True)):
+                values = ("" if column is None else f"{column[i]:.6g}" for column in columns)
+                yield [cell.name, i, source.location(i), prompt, category, *values]
+
+    _write_csv(plan.out / "samples.csv", lines())
 
 
 def _write_categories(plan: Plan, sources: Mapping[str, Source], scored: Mapping[tuple[str, str], Scored]) -> None:
@@ -212,7 +215,7 @@ def _write_nearest(plan: Plan, sources: Mapping[str, Source], scored: Mapping[tu
         _write_csv(plan.out / "nearest.csv", lines)
 
 
-def _write_csv(path: Path, lines: Sequence[Sequence[Any]]) -> None:
+def _write_csv(path: Path, lines: Iterable[Sequence[Any]]) -> None:
     out = io.StringIO()
     csv.writer(out, lineterminator="\n").writerows(lines)
     write_text(path, out.getvalue())
@@ -243,7 +246,8 @@ def write(
             sheets.write_sheet(sources[cell.name], path, title=cell.name, count=count)
         sheets.write_overview(sources, plan.out / "overview.png")
         if plan.reference is not None and not isinstance(plan.reference, Moments):
-            sheets.write_sheet(plan.reference, plan.out / "reference.png", title=plan.reference.name, count=count)
+            path, title = plan.out / "reference.png", plan.reference.name
+            sheets.write_sheet(plan.reference, path, title=title, count=count, spread=True)
     _write_samples(plan, sources, scored)
     _write_categories(plan, sources, scored)
     _write_nearest(plan, sources, scored)

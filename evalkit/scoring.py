@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from evalkit.errors import ConfigError
 from evalkit.extractors.base import Extractor
 from evalkit.features import FeaturePass, ImageSource, Progress, extractor_id, parse
-from evalkit.metric import Batch, Metric, PairMetric, ReferenceMetric, Rows, SampleMetric, Score
+from evalkit.metric import Batch, Metric, PairMetric, ReferenceMetric, Rows, SampleMetric, Score, Sums
 from evalkit.moments import Moments
 from evalkit.paths import sha256_json
 from evalkit.protocol import (
@@ -298,14 +298,17 @@ class _Join:
 
 
 class _Merger:
-    """Adds states up as a balanced tree: one by one, 200 batches of rows would each copy all rows before them."""
+    """Adds states up: rows as a balanced tree (one by one, 200 batches would each copy all rows before them).
+
+    Sums one by one: a tree would hold a state a level, each of D x D.
+    """
 
     def __init__(self) -> None:
         self._parts: list[tuple[int, Any]] = []  # number of batches, their state; numbers fall, all powers of two
 
     def add(self, state: Any, join: _Join) -> None:
         count = 1
-        while self._parts and self._parts[-1][0] == count:
+        while self._parts and (self._parts[-1][0] == count or isinstance(state, Sums)):
             before, other = self._parts.pop()
             state, count = join(other, state), count + before
         self._parts.append((count, state))

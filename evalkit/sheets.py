@@ -15,18 +15,22 @@ TILE = 64  # smallest side of a tile, in pixels: small images are enlarged by wh
 MAX_TILE = 256
 GAP = 4
 INK, PAPER, MUTED = (24, 24, 27), (255, 255, 255), (113, 113, 122)
-VERSION = 1  # a change of the layout remakes the sheets
+VERSION = 2  # a change of the layout remakes the sheets
 
 
-def write_sheet(source: Any, path: Path, *, title: str, count: int, columns: int = 10) -> bool:
-    """Writes a cell's first `count` samples as one PNG; returns whether it was made (false: it was there already)."""
+def write_sheet(source: Any, path: Path, *, title: str, count: int, columns: int = 10, spread: bool = False) -> bool:
+    """Writes a cell's first `count` samples as one PNG; returns whether it was made (false: it was there already).
+
+    `spread` takes them evenly from the whole set: a reference is often sorted by class.
+    """
     count = min(count, len(source))
-    mark = sha256_json([source.digest, title, count, columns, VERSION])
+    mark = sha256_json([source.digest, title, count, columns, spread, VERSION])
     if count < 1 or _mark_of(path) == mark:
         return False
     from PIL import Image, ImageDraw
 
-    tiles = [_tile(image) for image in source.read(range(count))]
+    chosen = [i * len(source) // count if spread else i for i in range(count)]
+    tiles = [_tile(source.read(range(i, i + 1))[0]) for i in chosen]
     columns = min(columns, count)
     side = max(max(tile.size) for tile in tiles)
     rows = -(-count // columns)

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from evalkit.gaussians import moments, root_trace, transport
+from evalkit.gaussians import moments, root_trace, transport_root
 from evalkit.metric import Batch, ReferenceMetric, Score, Sums
 
 if TYPE_CHECKING:
@@ -59,19 +59,18 @@ class FrechetDistance(ReferenceMetric):
 
         The reference counts as fixed; the bias of O(1/N), which equal N share, is not seen.
         """
-        import torch
-
         n, dimension = int(generated["n"]), len(generated["sum"])
         if n < 2 * dimension:
             return f"no standard error: N = {n} is below 2 d = {2 * dimension}"
         mean1, cov1 = moments(generated, self.ddof)
         mean2, cov2 = moments(reference, self.ddof)
-        gradient = torch.eye(dimension, dtype=cov1.dtype) - transport(cov1, cov2)
-        constant = (gradient * cov1).sum()
+        spread = cov1.trace()
+        root, overlap = transport_root(cov1, cov2)  # f64 [D,K]: T = root root'
+        constant = spread - overlap  # Tr(G S1)
 
         def influence(batch: Batch) -> Tensor:
             y = batch.features[self.needs[0]].double() - mean1  # f64 [B,D]
-            influence: Tensor = 2 * y @ (mean1 - mean2) + ((y @ gradient) * y).sum(1) - constant
+            influence: Tensor = 2 * y @ (mean1 - mean2) + y.square().sum(1) - (y @ root).square().sum(1) - constant
             return influence
 
         return influence

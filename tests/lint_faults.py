@@ -11,7 +11,7 @@ import numpy as np
 from pictures import Pixels, jpeg, picture, pictures, resized, save
 from PIL import Image
 
-from evalkit.lint import Finding, lint
+from evalkit.lint import Finding, Watch, lint
 from evalkit.readers import ArrayImages, FolderImages
 
 
@@ -20,7 +20,7 @@ def opened(path: Path, **options: Any) -> FolderImages:
 
 
 def found(source: Any, tmp_path: Path, reference: Any = None, **options: Any) -> list[Finding]:
-    return lint({"cell": source}, reference, cache=tmp_path / "lint", **options)
+    return lint({"cell": source}, reference, watch=Watch(tmp_path / "lint"), **options)
 
 
 def kinds(findings: list[Finding]) -> dict[str, Finding]:

@@ -36,7 +36,7 @@ from lint_faults import (
 )
 from pictures import Pixels, folder, picture, pictures, save
 
-from evalkit.lint import Asked, lint
+from evalkit.lint import Asked, Watch, lint
 from evalkit.reference import DigitsReference
 
 COUNT = 20
@@ -72,7 +72,7 @@ def test_real_photographs_are_left_in_peace(tmp_path: Path, shared_data: Path) -
 
 
 def test_the_digits_of_one_class_look_alike_and_are_left_in_peace(tmp_path: Path) -> None:
-    assert lint({}, DigitsReference().open(), cache=tmp_path) == []
+    assert lint({}, DigitsReference().open(), watch=Watch(tmp_path)) == []
 
 
 # Faults that are planted ---------------------------------------------------------------------------------------------
@@ -191,7 +191,7 @@ def test_values_in_a_part_of_their_range(tmp_path: Path, change: Any, words: str
 def test_two_cells_of_the_same_images(clean: Path, tmp_path: Path) -> None:
     twin = tmp_path / "twin"
     shutil.copytree(clean, twin)
-    findings = lint({"a": opened(clean), "b": opened(twin)}, None, cache=tmp_path / "lint")
+    findings = lint({"a": opened(clean), "b": opened(twin)}, None, watch=Watch(tmp_path / "lint"))
     assert [(f.kind, f.where) for f in findings] == [("same_images", "b")]
     assert "those of a" in findings[0].message
 
@@ -227,7 +227,7 @@ def test_prompts(
 def test_prompts_that_the_other_cells_show_are_missed(tmp_path: Path) -> None:
     whole, short = prompted(["a", "b", "c", "d"]), prompted(["a", "b", "d"])
     strange = prompted(["p", "q"])  # of another set
-    findings = lint({"whole": whole, "short": short, "strange": strange}, None, cache=tmp_path)
+    findings = lint({"whole": whole, "short": short, "strange": strange}, None, watch=Watch(tmp_path))
     prompts = [finding for finding in findings if finding.kind == "prompts"]
     assert [(f.where, f.count) for f in prompts] == [("short", 1)]
     assert "'c'" in prompts[0].message

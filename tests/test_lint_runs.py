@@ -141,9 +141,9 @@ def test_a_finished_look_imports_nothing_heavy(clean: Path, tmp_path: Path) -> N
     copied(clean)
     code = (
         "import sys\nfrom pathlib import Path\n"
-        "from evalkit.lint import lint\nfrom evalkit.readers import FolderImages\n"
+        "from evalkit.lint import Watch, lint\nfrom evalkit.readers import FolderImages\n"
         f"source = FolderImages.open(Path({str(clean)!r}), cache=Path({str(tmp_path / 'scan')!r}))\n"
-        f"found = lint({{'cell': source}}, source, cache=Path({str(tmp_path / 'lint')!r}))\n"
+        f"found = lint({{'cell': source}}, source, watch=Watch(Path({str(tmp_path / 'lint')!r})))\n"
         "print(sorted(finding.kind for finding in found), {'torch', 'numpy', 'PIL'} & set(sys.modules))"
     )
     for path in clean.iterdir():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -49,20 +50,21 @@ def read_headers(source: Source) -> Headers:
         return Headers(
             sizes=[(int(row["width"]), int(row["height"])) for row in source.rows],
             formats=["PNG"] * len(source),
-            kinds=[frozenset(row["warnings"]) for row in source.rows],
+            kinds=[_kinds("RGB", tuple(row["warnings"])) for row in source.rows],
             sha256s=[str(row["sha256"]) for row in source.rows],
         )
     if isinstance(source, FolderImages):
         return Headers(
             sizes=[(record.width, record.height) for record in source.records],
             formats=[record.format for record in source.records],
-            kinds=[_kinds(record.mode, record.notes) for record in source.records],
+            kinds=[_kinds(record.mode, tuple(record.notes)) for record in source.records],
             sha256s=[record.sha256 for record in source.records],
         )
     return Headers()
 
 
-def _kinds(mode: str, notes: Sequence[str]) -> frozenset[str]:
+@functools.cache  # few differ, and there may be a million images
+def _kinds(mode: str, notes: tuple[str, ...]) -> frozenset[str]:
     kinds = set(notes)
     if mode in GREY_MODES or mode.startswith("I;"):
         kinds.add("grey")

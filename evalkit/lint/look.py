@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -34,38 +34,64 @@ NEAR_SPOT = 32.0  # ... and levels that a spot of 1/16 of the side may differ
 ATTEMPTS = 8  # nearest neighbours of an image that are compared in full
 
 
-def look(source: Source, sizes: Counter[tuple[int, int]]) -> tuple[Measured, dict[int, str]]:
-    """Decodes a set, or an evenly spread part of a large one, and measures it.
+class Look:
+    """Measures a set, or an evenly spread part of a large one: of images that are handed to it, then of the rest.
 
     Args:
         source: the images.
         sizes: images by (width, height) as headers tell; empty: all are of one size.
-
-    Returns:
-        What was measured; and by index why an image could not be read.
     """
-    tally = _Tally(len(source), {size for size, _ in sorted(sizes.items(), key=lambda s: (-s[1], s[0]))[:SIZES]})
-    bad: dict[int, str] = {}
-    chosen = _spans(source, bad)
-    for start, stop in chosen:
-        index, images = _read(source, range(start, stop), bad)
+
+    def __init__(self, source: Source, sizes: Counter[tuple[int, int]]) -> None:
+        self.source = source
+        self.bad: dict[int, str] = {}  # by index why an image could not be read
+        self._tally = _Tally(
+            len(source), {size for size, _ in sorted(sizes.items(), key=lambda s: (-s[1], s[0]))[:SIZES]}
+        )
+        self._left: dict[int, int] | None = None  # where the blocks still to measure start -> where they end
+
+    def add(self, indices: range, images: Sequence[U8]) -> None:
+        """Measures those of some images, u8 [H,W,3] each, that are wanted and new: the blocks that lie within them."""
+        left = self._blocks(images[0].nbytes if images else 1)
+        for start in [start for start in left if start in indices and left[start] <= indices.stop]:
+            stop = left.pop(start)
+            self._add(list(range(start, stop)), images[start - indices.start : stop - indices.start])
+
+    def rest(self) -> tuple[Measured, dict[int, str]]:
+        """Decodes what is left, and returns what was measured of all; and by index why an image could not be read."""
+        if self._left is None:
+            _, first = _read(self.source, range(min(1, len(self.source))), self.bad)
+            self._blocks(first[0].nbytes if first else 1)
+        while self._left:
+            start = next(iter(self._left))
+            self._add(*_read(self.source, range(start, self._left.pop(start)), self.bad))
+        return self._tally.measured(), self.bad
+
+    def _add(self, index: list[int], images: Sequence[U8]) -> None:
         for shape in sorted({image.shape for image in images}):
             members = [i for i, image in enumerate(images) if image.shape == shape]
-            tally.add([index[i] for i in members], np.stack([images[i] for i in members]))
-    return tally.measured(), bad
+            self._tally.add([index[i] for i in members], np.stack([images[i] for i in members]))
+
+    def _blocks(self, size: int) -> dict[int, int]:
+        """The blocks of images to measure that are left; an image takes `size` bytes."""
+        if self._left is None:
+            self._left = dict(_spans(len(self.source), size))
+        return self._left
 
 
-def _spans(source: Source, bad: dict[int, str]) -> list[tuple[int, int]]:
-    """The blocks of images to decode, as (start, stop)."""
-    count = len(source)
-    _, first = _read(source, range(min(1, count)), bad)
-    size = first[0].nbytes if first else 1
-    block = max(1, min(BLOCK, BLOCK_BYTES // size))
+def look(source: Source, sizes: Counter[tuple[int, int]]) -> tuple[Measured, dict[int, str]]:
+    """Decodes a set, or an evenly spread part of a large one, and measures it: see `Look`."""
+    return Look(source, sizes).rest()
+
+
+def _spans(count: int, size: int) -> list[tuple[int, int]]:
+    """The blocks of images to decode, as (start, stop); an image takes `size` bytes."""
+    block = 1 << (max(1, min(BLOCK, BLOCK_BYTES // size)).bit_length() - 1)  # blocks lie within the feature pass's
     most = max(block, min(IMAGES, PIXELS * 3 // size))
     if count <= most:
         return [(start, min(start + block, count)) for start in range(0, count, block)]
     blocks = most // block
-    starts = [i * count // blocks for i in range(blocks)]
+    starts = [i * (count // block) // blocks * block for i in range(blocks)]  # whole blocks, as they are read
     return [(start, start + block) for start in starts]
 
 
@@ -135,7 +161,9 @@ class _Tally:
 
     def measured(self) -> Measured:
         found = sorted(pair for seen in self.enlarged.values() for pair in seen.found())
-        near = near_duplicates(np.concatenate(self.thumbs)) if self.thumbs else []
+        order = np.argsort(self.index)  # blocks come in any order
+        index = [self.index[i] for i in order.tolist()]
+        near = near_duplicates(np.concatenate(self.thumbs)[order]) if self.thumbs else []
         return Measured(
             count=len(self.pixels),
             looked=sum(self.sizes.values()),
@@ -149,7 +177,7 @@ class _Tally:
             black=sorted(self.black),
             tiny=sorted(self.tiny),
             enlarged=[[i, factor] for i, factor in found],
-            near=[[self.index[i], self.index[j]] for i, j in near],
+            near=[[index[i], index[j]] for i, j in near],
         )
 
 

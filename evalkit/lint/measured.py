@@ -58,6 +58,11 @@ class Kept:
     stamps: Sequence[Stamp] = field(default_factory=list)
 
 
+def known(cache: Path, digest: str) -> bool:
+    """Whether there is an entry of a set, be it broken."""
+    return _path(cache, digest).is_file()
+
+
 def load(cache: Path, digest: str) -> Kept | None:
     """The entry of a set; none where there is none, or where it is broken or of another version."""
     try:

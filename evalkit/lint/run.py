@@ -6,13 +6,13 @@ import logging
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import asdict
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from evalkit.lint import measured
 from evalkit.lint.finding import REFERENCE, SEVERITIES, Finding, lines, locations
 from evalkit.lint.headers import Headers, changed, read_headers, unlike_metadata
 from evalkit.lint.measured import Kept, Measured
+from evalkit.lint.passing import Watch
 from evalkit.lint.prompts import Asked, check_prompts
 from evalkit.lint.rules import View, check_against, check_alone, check_asked_size, check_range, check_same
 from evalkit.moments import Moments
@@ -31,27 +31,27 @@ def lint(
     sources: Mapping[str, Source],
     reference: Source | Moments | None,
     *,
-    cache: Path,
+    watch: Watch,
     asked: Mapping[str, Asked] | None = None,
 ) -> list[Finding]:
     """Looks over the sample sets and the reference. Findings stop nothing; unreadable files are logged at once.
 
     A set is decoded once, or evenly spread blocks of at most 4,096 images and a gigapixel of a larger one; what was
-    measured is kept in `cache` by content, so that later runs read headers alone.
+    measured is kept in the watch's cache by content, so that later runs read headers alone.
 
     Args:
         sources: each cell's images.
         reference: images, statistics (of which nothing can be told), or none.
-        cache: a folder of the store.
+        watch: the cache, and what was measured while the images were read for their features: the rest is decoded.
         asked: what the cells were asked for (`asked_of`).
 
     Returns:
         The most severe first; within a severity in the order of the cells, the reference last.
     """
     found: list[Finding] = []
-    views = [_view(name, source, cache, found) for name, source in sources.items()]
+    views = [_view(name, source, watch, found) for name, source in sources.items()]
     images = None if reference is None or isinstance(reference, Moments) else reference
-    beside = _view(REFERENCE, images, cache, found) if images is not None else None
+    beside = _view(REFERENCE, images, watch, found) if images is not None else None
     texts = {view.name: frozenset(prompt for prompt in view.source.prompts if prompt is not None) for view in views}
     for view in views:
         wanted = (asked or {}).get(view.name, Asked())
@@ -66,7 +66,7 @@ def lint(
     return sorted(found, key=lambda finding: SEVERITIES.index(finding.severity))
 
 
-def _view(name: str, source: Source, cache: Path, found: list[Finding]) -> View:
+def _view(name: str, source: Source, watch: Watch, found: list[Finding]) -> View:
     headers = read_headers(source)
     unlike = unlike_metadata(source)
     if unlike:
@@ -75,12 +75,12 @@ def _view(name: str, source: Source, cache: Path, found: list[Finding]) -> View:
                 name, source, unlike, "are not what their metadata records (sha256): put them back, or write it anew"
             )
         )
-    return View(name, source, headers, _measure(name, source, headers, cache, found))
+    return View(name, source, headers, _measure(name, source, headers, watch, found))
 
 
-def _measure(name: str, source: Source, headers: Headers, cache: Path, found: list[Finding]) -> Measured | None:
+def _measure(name: str, source: Source, headers: Headers, watch: Watch, found: list[Finding]) -> Measured | None:
     """From the cache, else by decoding. Files that are not the recorded ones become a finding, logged at once."""
-    kept = measured.load(cache, source.digest)
+    kept = measured.load(watch.cache, source.digest)
     now = measured.stamps(source.files) if isinstance(source, SampleSet) else []
     if kept is not None:
         if isinstance(source, SampleSet) and kept.stamps != now:
@@ -88,11 +88,9 @@ def _measure(name: str, source: Source, headers: Headers, cache: Path, found: li
             if bad:
                 _report(_unlike(name, source, bad, _ALTERED), found)
             else:
-                measured.save(cache, source.digest, Kept(kept.measured, now))
+                measured.save(watch.cache, source.digest, Kept(kept.measured, now))
         return kept.measured
-    from evalkit.lint.look import look  # numpy: not needed by a finished run
-
-    seen, unread = look(source, Counter(headers.sizes))
+    seen, unread = watch.look_at(source, Counter(headers.sizes)).rest()
     if unread:
         indices = sorted(unread)
         if all("sha256" in text for text in unread.values()):
@@ -102,7 +100,7 @@ def _measure(name: str, source: Source, headers: Headers, cache: Path, found: li
             files = locations(source, indices)
             _report(Finding("damaged", "error", name, len(indices), files, message, _UNTRUE, len(source)), found)
         return seen if seen.looked else None
-    measured.save(cache, source.digest, Kept(seen, now))
+    measured.save(watch.cache, source.digest, Kept(seen, now))
     return seen
 
 

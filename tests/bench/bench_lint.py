@@ -20,7 +20,7 @@ from PIL import Image, ImageFilter
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from pictures import Pixels, folder, jpeg, picture, resized
 
-from evalkit.lint import lint
+from evalkit.lint import Watch, lint
 from evalkit.lint.enlarged import Enlarged
 from evalkit.lint.look import contrasts, near_duplicates, thumbnails
 from evalkit.readers import FolderImages
@@ -146,7 +146,7 @@ def bench_speed(count: int = 1000, side: int = 256) -> None:
                 for start in range(0, count, 32):
                     source.read(range(start, min(start + 32, count)))
             else:
-                lint({"cell": source}, None, cache=Path(temporary) / "lint")
+                lint({"cell": source}, None, watch=Watch(Path(temporary) / "lint"))
             wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
             each = f"{count / wall:.0f} images/s, {cpu / count * 1e3:.2f} ms CPU each"
             print(f"{count} PNGs of {side}x{side}, {what}: {each}")
