@@ -246,8 +246,8 @@ def cut_prompts(pipeline: Any, prompts: Sequence[str], max_sequence_length: int 
         limit = tokenizer.model_max_length
         if max_sequence_length is not None and "CLIP" not in type(tokenizer).__name__:
             limit = max_sequence_length
-        for i, prompt in enumerate(prompts):
-            lost[i].append(len(tokenizer(prompt, verbose=False).input_ids) > limit)
+        for flags, ids in zip(lost, tokenizer(list(prompts), verbose=False).input_ids, strict=True):
+            flags.append(len(ids) > limit)
     names = ["prompt_truncated_partly", "prompt_truncated"]
     return [names[all(flags)] if any(flags) else None for flags in lost]
 
