@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from evalkit import images
 from evalkit.errors import ConfigError, DataError
 from evalkit.paths import atomic_path, sha256_json, write_json, write_text
+from evalkit.remote import Place, Remote, find_place
 from evalkit.writer import METADATA, writing
 
 if TYPE_CHECKING:
@@ -64,43 +65,74 @@ class Set:
 
 
 class Export(ABC):
-    """A kind of file; its YAML's keys are the constructor's arguments."""
+    """A kind of file; its YAML's keys are the constructor's arguments.
+
+    Args:
+        to: the folder that takes them, which may be an fsspec URL (made here first, then copied there); none:
+            <out>/export.
+    """
 
     ending: ClassVar[str]  # after the cell's name
 
-    def check(self) -> None:  # noqa: B027 (most need nothing)
-        """Raises ConfigError where a package is missing; before any work."""
+    def __init__(self, to: str | None = None) -> None:
+        self.to = find_place(to) if to is not None else None
+
+    def check(self) -> None:
+        """Raises ConfigError where a package is missing or a URL takes no files; before any work."""
+        if isinstance(self.to, Remote):
+            self.to.check_writable()
 
     @abstractmethod
     def write(self, images: Set, path: Path) -> None:
         """Writes the images to `path`, whole or not at all."""
 
 
-def write_exports(exports: Mapping[str, Export], sets: Mapping[str, Set], folder: Path) -> list[Path]:
+def write_exports(exports: Mapping[str, Export], sets: Mapping[str, Set], folder: Path) -> list[Place]:
     """Writes each cell's images in each kind, and returns where.
 
     Args:
         exports: by name.
         sets: by the cell's name.
-        folder: takes <cell><ending>, and the record of what was written.
+        folder: takes <cell><ending> where an export has no folder of its own, and the record of what was written.
 
     Raises:
         StoreError: the disk is full, say.
         DataError: images of different sizes for a kind that cannot hold them.
+        ServiceError: a URL cannot be written; the next run goes on there.
     """
     record = _read_record(folder / RECORD)
-    written = []
+    written: list[Place] = []
     for name, each in sets.items():
         for kind, export in exports.items():
-            path = folder / f"{name}{export.ending}"
-            key = sha256_json([FORMAT, kind, vars(export), each.source.digest, _digest_texts(each), _plain(each.about)])
-            if record.get(path.name) != key or not path.exists():
-                with writing(path):
-                    export.write(each, path)
-                    record[path.name] = key
+            path = (export.to or folder) / f"{name}{export.ending}"
+            title = path.name if export.to is None else str(path)
+            options = {key: value for key, value in vars(export).items() if key != "to"}
+            key = sha256_json([FORMAT, kind, options, each.source.digest, _digest_texts(each), _plain(each.about)])
+            if record.get(title) != key or not path.exists():
+                with writing(folder if isinstance(path, Remote) else path):
+                    if isinstance(path, Remote):
+                        _write_remote(export, each, path, folder)
+                    else:
+                        export.write(each, path)
+                    record[title] = key
                     write_json(folder / RECORD, record)
             written.append(path)
     return written
+
+
+def _write_remote(export: Export, each: Set, place: Remote, folder: Path) -> None:
+    """Made in a temporary folder beside the local exports, then copied: a file at a time, metadata last."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".tmp-export-", dir=folder) as temporary:
+        made = Path(temporary) / (place.name or "export")
+        export.write(each, made)
+        if made.is_file():
+            place.put(made)
+            return
+        place.remove()  # what is there may have more files than what comes
+        files = [file for file in sorted(made.rglob("*")) if file.is_file()]
+        for file in sorted(files, key=lambda file: file.name == METADATA):
+            (place / file.relative_to(made).as_posix()).put(file)
 
 
 def _read_record(path: Path) -> dict[str, str]:
@@ -201,6 +233,7 @@ class ParquetExport(Export):
     ending = "-parquet"
 
     def check(self) -> None:
+        super().check()
         try:
             import pyarrow.parquet  # noqa: F401
         except ImportError:

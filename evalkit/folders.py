@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import json
 import os
 import re
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -18,10 +19,13 @@ from evalkit.errors import ConfigError, DataError, nearest
 from evalkit.paths import sha256_bytes, write_text
 from evalkit.pngtext import read_parameters
 from evalkit.prompts import read_table
+from evalkit.remote import Remote, Stamp
 
 EXTENSIONS = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".gif")
 PROMPT_COLUMNS = ("prompt", "text", "caption")  # of a metadata file; the first that is there
 METADATA_FILES = ("metadata.jsonl", "metadata.csv")
+
+Choose = Callable[[list[str]], list[str]]  # which of the images' sorted names are read, and in which order
 
 _SHARD = re.compile(r"(\d{5,})(?:-(\d{3}))?")
 _SETTLED_NS = 2_000_000_000  # a file younger than this could change again within one tick of its mtime
@@ -61,6 +65,12 @@ _WAITING = 2048  # images of an archive that wait in the pool at a time: each co
 def read_pool() -> ThreadPoolExecutor:
     """Threads that read and decode files, for the whole process."""
     return ThreadPoolExecutor(min(8, os.cpu_count() or 1), thread_name_prefix="evalkit-read")
+
+
+@functools.cache
+def wide_pool() -> ThreadPoolExecutor:
+    """Threads that wait for a network."""
+    return ThreadPoolExecutor(16, thread_name_prefix="evalkit-fetch")
 
 
 def parse_shard(name: str) -> tuple[int, int | None] | None:
@@ -134,7 +144,7 @@ def scan(folder: Path, files: Sequence[str], *, decode: bool, cache: Path | None
         decode: also decodes each, so that damage behind the header is found.
         cache: a folder that keeps the records for the next process.
     """
-    kept = cache / f"scan-{sha256_bytes(str(folder.resolve()).encode())[:16]}.json" if cache else None
+    kept = _cache_file(cache, str(folder.resolve())) if cache else None
     known = load_records(kept) if kept else {}
     root = os.path.realpath(folder)
     paths = [f"{root}/{name}" for name in files]
@@ -153,41 +163,68 @@ def scan(folder: Path, files: Sequence[str], *, decode: bool, cache: Path | None
 
 
 def scan_inside(
-    path: Path, names: Sequence[str], load: Callable[[str], bytes], *, decode: bool, cache: Path | None = None
+    place: Path | Remote,
+    names: Sequence[str],
+    load: Callable[[str], bytes],
+    stamp: Callable[[str], Stamp],
+    *,
+    decode: bool,
+    cache: Path | None = None,
 ) -> list[FileRecord]:
-    """As `scan`, of images inside one file: what is known by its path, size and mtime is not read again.
+    """As `scan`, of images that are not files of this machine: what is known by its name and stamp is not read again.
 
     Args:
-        path: the archive or table.
+        place: the archive, table or remote folder.
         names: of the images in it.
-        load: an image's bytes by its name; called from several threads, `DataError` becomes the record's error.
+        load: an image's bytes by its name; called from several threads. `DataError` becomes the record's error, any
+            other ends the scan; what was found by then is kept.
+        stamp: by its name, what is looked at to tell whether a record still holds.
         decode, cache: as of `scan`.
     """
-    stat, real = path.stat(), os.path.realpath(path)
-    stamp = (stat.st_size, stat.st_mtime_ns)
-    kept = cache / f"scan-{sha256_bytes(real.encode())[:16]}.json" if cache else None
+    real = str(place) if isinstance(place, Remote) else os.path.realpath(place)
+    kept = _cache_file(cache, real) if cache else None
     stored = load_records(kept) if kept else {}
     known = {
         name: record
         for name, record in (stored | _SCANNED_INSIDE.get(real, {})).items()
-        if (record.size, record.mtime_ns) == stamp and (record.decoded or not decode)
+        if record.decoded or not decode
     }
 
     def look(name: str) -> FileRecord:
         try:
-            return make_record(load(name), f"{path}: {name}", stamp, decode=decode)
+            return make_record(load(name), f"{place}: {name}", stamp(name), decode=decode)
         except DataError as error:
-            return FileRecord(*stamp, "", 0, 0, (), "", "", str(error), decode, None)
+            return FileRecord(*stamp(name), "", 0, 0, (), "", "", str(error), decode, None)
 
-    new = [name for name in names if name not in known]
-    for start in range(0, len(new), _WAITING):
-        block = new[start : start + _WAITING]
-        known.update(zip(block, read_pool().map(look, block), strict=True))
-    found = {name: known[name] for name in names}
-    _SCANNED_INSIDE[real] = found
-    if kept and found != stored:
-        save_records(kept, found)
+    new = [name for name in names if name not in known or (known[name].size, known[name].mtime_ns) != stamp(name)]
+    pool, done = wide_pool() if isinstance(place, Remote) else read_pool(), 0
+    try:
+        while done < len(new):
+            block = new[done : done + _WAITING]
+            known.update(zip(block, pool.map(look, block), strict=True))
+            done += len(block)
+    finally:
+        found = {name: known[name] for name in names if name in known} if done == len(new) else known
+        _SCANNED_INSIDE[real] = found
+        if kept and found != stored:
+            save_records(kept, found)
     return list(found.values())
+
+
+def folder_of(name: str) -> str:
+    """The folder that a relative posix path lies in; "." at the top."""
+    return name.rpartition("/")[0] or "."
+
+
+def file_stamp(path: Path) -> Stamp:
+    """Size and mtime of a file. Raises OSError where there is none."""
+    stat = path.stat()
+    return stat.st_size, stat.st_mtime_ns
+
+
+def _cache_file(cache: Path, real: str) -> Path:
+    """Its name tells the version of what is kept: 2 knows of the PNGs' checkpoints."""
+    return cache / f"scan2-{sha256_bytes(real.encode())[:16]}.json"
 
 
 def _still_valid(path: str, known: Sequence[FileRecord | None], decode: bool) -> FileRecord | None:
@@ -310,6 +347,29 @@ def _auto_prompts(folder: Path, files: Sequence[str], records: Sequence[FileReco
     if not found:
         texts = own_prompts(files, records) | _sidecars(folder, files)
     return tuple(texts.get(name) for name in files)
+
+
+def find_classes(folder: Path, files: Sequence[str]) -> dict[str, str]:
+    """By relative path: what the column `category` of the metadata.jsonl or metadata.csv nearest to an image says."""
+    classes: dict[str, str] = {}
+    for parent in sorted({parent for name in files for parent in PurePosixPath(name).parents}):
+        metadata = next((m for m in (folder / parent / name for name in METADATA_FILES) if m.is_file()), None)
+        if metadata is not None:
+            classes |= category_column(read_table(metadata), parent)
+    return classes
+
+
+def category_column(rows: Iterable[tuple[int, Mapping[str, Any]]], parent: PurePosixPath) -> dict[str, str]:
+    """The rows' categories by path; none where they have no such column, or are not to be understood (as prompts are
+    read, that is an error)."""
+    classes: dict[str, str] = {}
+    with contextlib.suppress(DataError, ValueError, RecursionError):
+        for _, row in rows:
+            if "category" not in row or "file_name" not in row:
+                break
+            if row["category"] not in (None, ""):
+                classes[str(parent / str(row["file_name"]))] = str(row["category"])
+    return classes
 
 
 def own_prompts(files: Sequence[str], records: Sequence[FileRecord]) -> dict[str, str | None]:

@@ -15,10 +15,11 @@ import threading
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 from typing import BinaryIO
 
 from evalkit.errors import ConfigError, DataError
+from evalkit.remote import Place, Remote, RemoteFile, Stamp
 
 MAX_FILES = 2_000_000
 MAX_TOTAL_BYTES = 1 << 40  # of all members, unpacked
@@ -52,13 +53,28 @@ class Member:
     method: int
 
 
-def list_members(path: Path) -> dict[str, Member]:
+_LISTED: dict[str, tuple[Stamp, dict[str, Member]]] = {}  # of remote ones by URL: a tar is gone through for its list
+
+
+def list_members(path: Place) -> dict[str, Member]:
     """The files of a .zip or .tar in the archive's order, by their names inside it (posix, without a leading "./").
 
     Raises:
         ConfigError: there is no such file.
         DataError: it is no such archive, is cut short or damaged, or holds what is refused (see the module's text).
+        ServiceError: it is remote, and cannot be reached.
     """
+    if not isinstance(path, Remote):
+        return _list_members(path)
+    stamp = path.stamp()
+    if stamp[1] and path.url in _LISTED and _LISTED[path.url][0] == stamp:
+        return _LISTED[path.url][1]
+    members = _list_members(path)
+    _LISTED[path.url] = (stamp, members)
+    return members
+
+
+def _list_members(path: Place) -> dict[str, Member]:
     members: dict[str, Member] = {}
     total = 0
     try:
@@ -79,7 +95,7 @@ def list_members(path: Path) -> dict[str, Member]:
     return members
 
 
-def read_member(file: BinaryIO, path: Path, name: str, member: Member) -> bytes:
+def read_member(file: BinaryIO, path: Place, name: str, member: Member) -> bytes:
     """A member's bytes. Safe to call from several threads on one open file.
 
     Raises:
@@ -107,6 +123,8 @@ def read_member(file: BinaryIO, path: Path, name: str, member: Member) -> bytes:
 
 def _read_at(file: BinaryIO, start: int, count: int) -> bytes:
     """`count` bytes from `start`, fewer at the file's end; leaves the file's position alone where the system can."""
+    if isinstance(file, RemoteFile):
+        return file.read_at(start, count)
     if not hasattr(os, "pread"):
         with _lock:
             file.seek(start)
@@ -120,14 +138,14 @@ def _read_at(file: BinaryIO, start: int, count: int) -> bytes:
     return data
 
 
-def _damaged(path: Path, what: str) -> DataError:
+def _damaged(path: Place, what: str) -> DataError:
     return DataError(f"{path}: damaged: {what}: copy or pack it again")
 
 
 # Names and limits --------------------------------------------------------------------------------------------------
 
 
-def _safe_name(path: Path, raw: str) -> str:
+def _safe_name(path: Place, raw: str) -> str:
     name = raw.replace("\\", "/")
     if name.startswith("/") or re.match(r"[A-Za-z]:", name):
         raise DataError(f"{path}: the name {raw[:200]!r} is an absolute path: pack it again with relative names")
@@ -144,12 +162,12 @@ def _safe_name(path: Path, raw: str) -> str:
     return "/".join(parts)
 
 
-def _check_folder(path: Path, name: str) -> None:
+def _check_folder(path: Place, name: str) -> None:
     if name.rstrip("/") != ".":  # "./" is what `tar -c .` begins with
         _safe_name(path, name)
 
 
-def _check_limits(path: Path, name: str, member: Member, count: int, total: int) -> None:
+def _check_limits(path: Place, name: str, member: Member, count: int, total: int) -> None:
     if count > MAX_FILES:
         raise _too_many(path)
     if member.size > MAX_MEMBER_BYTES:
@@ -165,11 +183,11 @@ def _check_limits(path: Path, name: str, member: Member, count: int, total: int)
         raise DataError(f"{path}: its files unpack to more than {MAX_TOTAL_BYTES:,} bytes: a bomb; if not, split it")
 
 
-def _too_many(path: Path) -> DataError:
+def _too_many(path: Place) -> DataError:
     return DataError(f"{path}: more than {MAX_FILES:,} files: a bomb; if not, split it")
 
 
-def _check_overlap(path: Path, members: dict[str, Member]) -> None:
+def _check_overlap(path: Place, members: dict[str, Member]) -> None:
     """Members that share bytes are how a small zip unpacks to petabytes at an ordinary ratio."""
     end = 0
     for name, member in sorted(members.items(), key=lambda item: item[1].start):
@@ -181,7 +199,7 @@ def _check_overlap(path: Path, members: dict[str, Member]) -> None:
 # Zip ---------------------------------------------------------------------------------------------------------------
 
 
-def _zip_members(file: BinaryIO, path: Path) -> Iterator[tuple[str, Member]]:
+def _zip_members(file: BinaryIO, path: Place) -> Iterator[tuple[str, Member]]:
     count, start, end, shift = _zip_directory(file, path)
     if count > MAX_FILES:
         raise _too_many(path)
@@ -216,7 +234,7 @@ def _zip_members(file: BinaryIO, path: Path) -> Iterator[tuple[str, Member]]:
         raise _damaged(path, "its directory has another length than is declared")
 
 
-def _zip_directory(file: BinaryIO, path: Path) -> tuple[int, int, int, int]:
+def _zip_directory(file: BinaryIO, path: Place) -> tuple[int, int, int, int]:
     """Number of entries, start and end of the central directory, and what all offsets are to be shifted by."""
     length = file.seek(0, os.SEEK_END)
     tail = _read_at(file, max(0, length - 65_557), 65_557)
@@ -242,7 +260,7 @@ def _zip_directory(file: BinaryIO, path: Path) -> tuple[int, int, int, int]:
     return count, start, end, start - offset
 
 
-def _zip64(path: Path, extra: bytes, size: int, packed: int, offset: int) -> tuple[int, int, int]:
+def _zip64(path: Place, extra: bytes, size: int, packed: int, offset: int) -> tuple[int, int, int]:
     """The true numbers where they do not fit into 32 bits: they stand in an extra field."""
     values = [size, packed, offset]
     if 0xFFFFFFFF not in values:
@@ -268,7 +286,7 @@ def _zip_name(raw: bytes, flags: int) -> str:
         return raw.decode("cp437")
 
 
-def _zip_data(file: BinaryIO, path: Path, name: str, member: Member) -> bytes:
+def _zip_data(file: BinaryIO, path: Place, name: str, member: Member) -> bytes:
     data = _read_at(file, member.start, 30 + _LOCAL_GUESS + member.packed)
     if len(data) < 30 or data[:4] != b"PK\x03\x04":
         raise _damaged(path, f"{name!r} is not where the directory says")
@@ -290,7 +308,7 @@ def _zip_data(file: BinaryIO, path: Path, name: str, member: Member) -> bytes:
 _TAR_KINDS = {b"1": "a link", b"2": "a link", b"3": "a device", b"4": "a device", b"6": "a pipe", b"S": "a sparse file"}
 
 
-def _tar_members(file: BinaryIO, path: Path) -> Iterator[tuple[str, Member]]:
+def _tar_members(file: BinaryIO, path: Place) -> Iterator[tuple[str, Member]]:
     length = file.seek(0, os.SEEK_END)
     at = 0
     long_name, long_size = "", -1  # what a header before a member says of it
@@ -331,7 +349,7 @@ def _tar_members(file: BinaryIO, path: Path) -> Iterator[tuple[str, Member]]:
         at += -(-size // _BLOCK) * _BLOCK
 
 
-def _no_tar(path: Path, head: bytes) -> DataError:
+def _no_tar(path: Place, head: bytes) -> DataError:
     packed = head[:2] == b"\x1f\x8b" or head[:3] in (b"BZh", b"\xfd7z") or head[:4] == b"\x28\xb5\x2f\xfd"
     if packed:
         return DataError(
@@ -340,7 +358,7 @@ def _no_tar(path: Path, head: bytes) -> DataError:
     return DataError(f"{path}: not a tar: give a tar, or name it as what it is (.zip, .npz, .npy, .parquet)")
 
 
-def _tar_header(path: Path, head: bytes, at: int) -> tuple[str, int, bytes]:
+def _tar_header(path: Place, head: bytes, at: int) -> tuple[str, int, bytes]:
     """Name, size and kind of a header block, whose checksum must be right."""
     size, checksum = _tar_number(head[124:136]), _tar_number(head[148:156])
     if size is None or checksum != sum(head[:148]) + 256 + sum(head[156:]):
@@ -367,7 +385,7 @@ def _tar_text(data: bytes) -> str:
         return data.decode("latin-1")
 
 
-def _pax(path: Path, data: bytes, name: str) -> tuple[str, int]:
+def _pax(path: Place, data: bytes, name: str) -> tuple[str, int]:
     """Name and size (-1: not given) of an extended header: records of "LENGTH KEY=VALUE\\n"."""
     size, at = -1, 0
     while at < len(data):
@@ -388,7 +406,7 @@ def _pax(path: Path, data: bytes, name: str) -> tuple[str, int]:
     return name, size
 
 
-def _check_nothing_follows(file: BinaryIO, path: Path, at: int) -> None:
+def _check_nothing_follows(file: BinaryIO, path: Place, at: int) -> None:
     while block := _read_at(file, at, 1 << 20):
         if any(block):
             raise DataError(f"{path}: data after its end mark (tars joined with cat?): give one tar, or pack it again")

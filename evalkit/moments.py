@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from evalkit.errors import ConfigError, DataError
 from evalkit.paths import atomic_path, sha256_bytes
+from evalkit.remote import Place
 
 if TYPE_CHECKING:
     import numpy as np
@@ -51,7 +52,7 @@ class Moments:
     spatial: Moments | None = None
 
 
-def read_moments(path: Path) -> Moments:
+def read_moments(path: Place) -> Moments:
     """Moments of an .npz file. An `arr_0` of images beside them (ADM) is not read.
 
     Raises:
@@ -68,7 +69,7 @@ def read_moments(path: Path) -> Moments:
     if not path.is_file():
         raise ConfigError(f"there is no file of reference statistics {path}: check reference.stats.path")
     try:
-        with np.load(path, allow_pickle=False) as file:
+        with path.open("rb") as holder, np.load(holder, allow_pickle=False) as file:
             names = set(file.files) if isinstance(file, np.lib.npyio.NpzFile) else set()
             held: dict[str, NDArray[Any]] = {
                 k: file[k] for k in ("mu", "sigma", "mu_s", "sigma_s", "n", "protocol") if k in names
@@ -167,7 +168,7 @@ def _short(value: Any) -> str:
 
 
 def _checked(
-    path: Path, mean: NDArray[Any], cov: NDArray[Any], names: tuple[str, str]
+    path: Place, mean: NDArray[Any], cov: NDArray[Any], names: tuple[str, str]
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Mean f64 [D] and covariance f64 [D,D]; DataError where they cannot be that."""
     import numpy as np
@@ -188,7 +189,7 @@ def _checked(
     return mean, cov
 
 
-def _count(path: Path, held: Mapping[str, NDArray[Any]]) -> int | None:
+def _count(path: Place, held: Mapping[str, NDArray[Any]]) -> int | None:
     if "n" not in held:
         return None
     value = held["n"]
@@ -197,7 +198,7 @@ def _count(path: Path, held: Mapping[str, NDArray[Any]]) -> int | None:
     return int(value.reshape(-1)[0])
 
 
-def _read_protocol(path: Path, held: Mapping[str, NDArray[Any]]) -> dict[str, Any]:
+def _read_protocol(path: Place, held: Mapping[str, NDArray[Any]]) -> dict[str, Any]:
     """What our own files say about the extractor; empty for files of others."""
     if "protocol" not in held:
         return {}

@@ -10,23 +10,25 @@ import bisect
 import functools
 import itertools
 import threading
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+import weakref
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
-from evalkit.errors import ConfigError, DataError, nearest
-from evalkit.folders import PROMPT_COLUMNS, own_prompts, scan_inside
+from evalkit.errors import ConfigError, DataError, EvalkitError
+from evalkit.folders import file_stamp
 from evalkit.members import MAX_FILES, MAX_RATIO, RATIO_FROM
-from evalkit.readers import THREADED_FROM, FolderImages, decode_verified, keep_whole
-
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
+from evalkit.remote import Place, Remote, Stamp
+from evalkit.rows import RowImages, open_rows
 
 IMAGE_COLUMNS = ("image", "img", "png", "jpg", "jpeg", "webp", "bytes")  # the first that is there; else the only one
 MAX_GROUP_BYTES = 1 << 30  # of a row group's images, unpacked: what must fit into memory twice
-_GROUPS = 2  # in memory: reading on from one into the next needs both
+_GROUPS = 2  # of a table in memory: reading on from one into the next needs both
+_TABLES = 3  # that keep theirs: of several as one set, and of what it is compared with, a few are read at a time
+
+
+_reading: list[weakref.ref[Table]] = []  # the last used last
+_counting = threading.Lock()
 
 
 class Table:
@@ -37,8 +39,8 @@ class Table:
         DataError: it is no Parquet file, or has no column of images, or row groups beyond the limits.
     """
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    def __init__(self, path: Place) -> None:
+        self.place = path
         self._lock = threading.Lock()
         self.starts: list[int]
         self._loaded: dict[int, Any] = {}  # by row group, the last used last
@@ -56,6 +58,14 @@ class Table:
     def __len__(self) -> int:
         return self.starts[-1]
 
+    def stamp(self) -> Stamp:
+        return self.place.stamp() if isinstance(self.place, Remote) else file_stamp(self.place)
+
+    @functools.cached_property
+    def classes(self) -> Sequence[str | None]:
+        """The texts of the column `category`, as our own exports have it."""
+        return self.strings("category") if "category" in self.texts else ()
+
     def image(self, row: int) -> bytes:
         """A row's file. Raises DataError where there is none, or the row group is damaged."""
         group = bisect.bisect_right(self.starts, row) - 1
@@ -68,11 +78,12 @@ class Table:
                 self._loaded.pop(next(iter(self._loaded)))
             value = column[row - self.starts[group]].as_py()
         if value is None:
-            raise DataError(f"{self.path}: row {row}: no bytes of an image (a path alone is not followed)")
+            raise DataError(f"{self.place}: row {row}: no bytes of an image (a path alone is not followed)")
         return bytes(value)
 
     def _load(self, group: int) -> Any:
-        with _failures(self.path), _open(self.path) as file:
+        _forget_others(self)
+        with _failures(self.place), _open(self.place) as file:
             column = file.read_row_group(group, columns=[self.leaf], use_threads=False).column(0)
             if "." in self.leaf:
                 import pyarrow.compute
@@ -82,87 +93,57 @@ class Table:
 
     def strings(self, name: str) -> list[str | None]:
         """A column of texts; of a list of texts the first."""
-        with _failures(self.path), _open(self.path) as file:
+        with _failures(self.place), _open(self.place) as file:
             values = file.read(columns=[name], use_threads=False).column(0).to_pylist()
         return [(value[0] if value else None) if isinstance(value, list) else value for value in values]
 
 
-@dataclass(frozen=True, eq=False)
-class ParquetImages(FolderImages):
-    """The images of a table in the order of its rows; `folder` is the file, `files` are the rows' numbers.
-
-    Attributes:
-        table: where they lie.
-    """
-
-    table: Table | None = None
-
-    def read(self, indices: range) -> list[NDArray[np.uint8]]:
-        assert self.table is not None
-        items: list[tuple[str, str, Callable[[], bytes]]] = []
-        for i in indices:
-            data = functools.partial(self.table.image, int(self.files[i]))
-            items.append((f"{self.folder}: row {int(self.files[i])}", self.records[i].sha256, data))
-        large = self.records[indices[0]].width * self.records[indices[0]].height >= THREADED_FROM if items else False
-        return decode_verified(items, "write the table again and start again", threaded=large)
-
-    def location(self, index: int) -> str:
-        return f"{self.folder.absolute()}[{int(self.files[index])}]"
+def _forget_others(table: Table) -> None:
+    """Lets go of the row groups of tables that were read longest ago."""
+    with _counting:
+        kept = [ref for ref in _reading if ref() is not None and ref() is not table] + [weakref.ref(table)]
+        for other in (ref() for ref in kept[:-_TABLES]):
+            if other is not None:
+                other._loaded = {}
+        _reading[:] = kept[-_TABLES:]
 
 
-def count_images(path: Path) -> int:
+def count_images(path: Place) -> int:
     """Rows of a table; from its footer alone."""
     return len(Table(path))
 
 
 def open_parquet(
-    path: Path,
+    path: Place,
     *,
     prompts: str | None = "auto",
     on_error: Literal["refuse", "skip"] = "refuse",
     mixed_sizes: bool = False,
     cache: Path | None = None,
-) -> ParquetImages:
-    """The images of a .parquet file.
-
-    Args:
-        prompts: "auto" (the column prompt, text or caption, else the PNGs' own texts, else none), None, or a column.
-        on_error, mixed_sizes, cache: as of `FolderImages.open`.
+) -> RowImages:
+    """The images of a .parquet file; arguments as of `open_rows`.
 
     Raises:
         ConfigError: the file is missing or empty, or has no such column of prompts.
         DataError: it or an image is broken or refused, or sizes differ.
     """
     table = Table(path)
-    rows = [f"{row:08d}" for row in range(len(table))]
-    records = scan_inside(path, rows, lambda name: table.image(int(name)), decode=on_error == "skip", cache=cache)
-    kept, broken = keep_whole(path, list(zip(rows, records, strict=True)), on_error, mixed_sizes=mixed_sizes)
-    files, whole = tuple(name for name, _ in kept), tuple(record for _, record in kept)
-    column = next((name for name in PROMPT_COLUMNS if name in table.texts), None) if prompts == "auto" else prompts
-    texts: Sequence[str | None]
-    if column is not None:
-        if column not in table.texts:
-            raise ConfigError(f"{path}: no column of texts '{column}'. {nearest(column, table.texts)}")
-        strings = table.strings(column)
-        texts = [strings[int(name)] for name in files]
-    else:
-        own = own_prompts(files, whole) if prompts == "auto" else {}
-        texts = [own.get(name) for name in files]
-    return ParquetImages(path, files, whole, tuple(texts), broken, table=table)
+    remedy = "write the table again"
+    return open_rows(table, remedy, prompts=prompts, on_error=on_error, mixed_sizes=mixed_sizes, cache=cache)
 
 
-def _open(path: Path) -> Any:
+def _open(path: Place) -> Any:
     try:
         import pyarrow.parquet
     except ImportError:
         raise ConfigError(f"{path}: reading Parquet needs pyarrow: pip install 'evalkit[parquet]'") from None
-    return pyarrow.parquet.ParquetFile(path)
+    return pyarrow.parquet.ParquetFile(path.open() if isinstance(path, Remote) else path)
 
 
 class _failures:
     """Turns what pyarrow raises on a damaged file into a DataError of one line."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Place) -> None:
         self.path = path
 
     def __enter__(self) -> None:
@@ -171,11 +152,11 @@ class _failures:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
         if isinstance(error, FileNotFoundError):
             raise ConfigError(f"{self.path}: the table of images is missing: check the path") from None
-        if isinstance(error, Exception) and not isinstance(error, ConfigError | DataError):
+        if isinstance(error, Exception) and not isinstance(error, EvalkitError):
             raise DataError(f"{self.path}: not a readable .parquet: {' '.join(str(error).split())[:200]}") from error
 
 
-def _image_column(path: Path, schema: Any) -> tuple[str, str]:
+def _image_column(path: Place, schema: Any) -> tuple[str, str]:
     """The column's name, and the dotted path of the leaf that holds the bytes."""
     import pyarrow.types as types
 
@@ -207,7 +188,7 @@ def _is_text(kind: Any) -> bool:
     return bool(types.is_string(inner) or types.is_large_string(inner))
 
 
-def _check_groups(path: Path, metadata: Any, leaf: str) -> None:
+def _check_groups(path: Place, metadata: Any, leaf: str) -> None:
     for group in range(metadata.num_row_groups):
         row_group = metadata.row_group(group)
         chunks = [row_group.column(i) for i in range(row_group.num_columns)]

@@ -1,4 +1,4 @@
-"""What AUTOMATIC1111 and ComfyUI write into their PNGs' text chunks: prompt, seed, steps, sampler, guidance scale.
+"""What AUTOMATIC1111 and ComfyUI write into their PNGs: prompt, seed, steps, sampler, guidance scale, checkpoint.
 
 AUTOMATIC1111 (and Forge, SD.Next) write one text "parameters": the prompt, a line "Negative prompt: ...", and a last
 line "Steps: 20, Sampler: Euler a, CFG scale: 7, Seed: 1, ...". ComfyUI writes its whole graph of nodes as JSON into
@@ -18,7 +18,15 @@ _SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _MAX_TEXT = 1 << 20  # bytes of a text, unpacked; larger ones are left out
 _SETTING = re.compile(r'\s*([A-Za-z][\w /-]*):\s*("(?:\\.|[^"\\])*"|[^,]*)(?:,|$)')
 _A1111 = {"Seed": "seed", "Steps": "steps", "Sampler": "sampler", "CFG scale": "cfg"}
-_COMFY = {"seed": ("seed", "noise_seed"), "steps": ("steps",), "sampler": ("sampler_name",), "cfg": ("cfg",)}
+_A1111 |= {"Schedule type": "scheduler", "Model": "model"}
+_COMFY = {
+    "seed": ("seed", "noise_seed"),
+    "steps": ("steps",),
+    "sampler": ("sampler_name",),
+    "cfg": ("cfg",),
+    "scheduler": ("scheduler",),
+    "model": ("ckpt_name", "unet_name"),
+}
 _TEXTS = ("text", "text_g", "text_l", "t5xxl", "clip_l", "string", "value", "prompt")
 
 
@@ -26,7 +34,8 @@ def read_parameters(data: bytes) -> dict[str, Any] | None:
     """What a PNG was made with; none where it does not say so, or is no PNG.
 
     Returns:
-        `prompt` (str) and, where told, `negative_prompt`, `sampler` (str), `seed`, `steps` (int), `cfg` (float).
+        `prompt` (str) and, where told, `negative_prompt`, `sampler`, `scheduler`, `model` (str), `seed`, `steps` (int),
+        `cfg` (float).
     """
     texts = dict(_texts(data)) if data.startswith(_SIGNATURE) else {}
     if "parameters" in texts:

@@ -14,13 +14,24 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import TYPE_CHECKING, BinaryIO, Literal, Protocol, Self
 
 from evalkit import images
-from evalkit.errors import ConfigError, DataError, nearest
-from evalkit.folders import EXTENSIONS, FileRecord, find_prompts, list_files, read_pool, scan
+from evalkit.errors import ConfigError, DataError, EvalkitError, nearest
+from evalkit.folders import (
+    EXTENSIONS,
+    Choose,
+    FileRecord,
+    find_classes,
+    find_prompts,
+    folder_of,
+    list_files,
+    read_pool,
+    scan,
+)
 from evalkit.members import MAX_RATIO, RATIO_FROM
 from evalkit.paths import sha256_bytes
+from evalkit.remote import Place, Remote
 
 if TYPE_CHECKING:
     import numpy as np
@@ -107,7 +118,7 @@ def _size(path: Path) -> int:
 
 
 def keep_whole(
-    where: Path, found: Sequence[tuple[str, FileRecord]], on_error: str, *, mixed_sizes: bool
+    where: Place, found: Sequence[tuple[str, FileRecord]], on_error: str, *, mixed_sizes: bool
 ) -> tuple[list[tuple[str, FileRecord]], tuple[str, ...]]:
     """The images that can be read, and the names of those that are left out (`on_error="skip"`).
 
@@ -122,7 +133,7 @@ def keep_whole(
     if not kept:
         raise DataError(f"{where}: none of its {len(found)} images can be read; the first: {broken[0][1]}")
     if not mixed_sizes:
-        _check_sizes(where, kept)
+        check_sizes(where, kept)
     return kept, tuple(name for name, _ in broken)
 
 
@@ -132,17 +143,19 @@ class FolderImages:
 
     Attributes:
         folder: where they are.
-        files: relative posix paths.
+        files: their names in it.
         records: what is known of each.
         prompts: one text an image, or none.
         skipped: broken files that were left out.
+        by_folder: whether an image's class is the folder that it lies in.
     """
 
-    folder: Path
+    folder: Place
     files: tuple[str, ...]
     records: tuple[FileRecord, ...]
     prompts: tuple[str | None, ...]
     skipped: tuple[str, ...] = ()
+    by_folder: bool = False
 
     @classmethod
     def open(
@@ -154,6 +167,7 @@ class FolderImages:
         on_error: Literal["refuse", "skip"] = "refuse",
         mixed_sizes: bool = False,
         extensions: Sequence[str] = EXTENSIONS,
+        choose: Choose = list,
         cache: Path | None = None,
     ) -> FolderImages:
         """Scans a folder: the digest and the header of every file.
@@ -169,6 +183,7 @@ class FolderImages:
                 finds a broken header at once and damage behind it when the image is read.
             mixed_sizes: whether images of different sizes are accepted.
             extensions: of the files that count, in any case.
+            choose: which of them are read, and in which order; the others are not looked at.
             cache: a folder that keeps the scan for the next process (it must not lie below `folder`).
 
         Raises:
@@ -177,7 +192,7 @@ class FolderImages:
         """
         if on_error not in ("refuse", "skip"):
             raise ConfigError(f"on_error={on_error!r}: {nearest(str(on_error), ('refuse', 'skip'))}")
-        files = list_files(folder, extensions, recursive=recursive)
+        files = choose(list_files(folder, extensions, recursive=recursive))
         records = scan(folder, files, decode=on_error == "skip", cache=cache)
         kept, broken = keep_whole(folder, list(zip(files, records, strict=True)), on_error, mixed_sizes=mixed_sizes)
         names = tuple(name for name, _ in kept)
@@ -196,6 +211,7 @@ class FolderImages:
         return content_digest(record.sha256 for record in self.records)
 
     def read(self, indices: range) -> list[NDArray[np.uint8]]:
+        assert isinstance(self.folder, Path)
         files = [(self.folder / self.files[i], self.records[i].sha256) for i in indices]
         return read_verified(files, "mend or remove it and start again (on_error=skip leaves broken images out)")
 
@@ -203,11 +219,24 @@ class FolderImages:
         return str((self.folder / self.files[index]).absolute())
 
     @property
+    def categories(self) -> Sequence[str | None]:
+        """The class of each image as text, or none."""
+        if self.by_folder:
+            parents = map(folder_of, self.files)
+            return [None if parent == "." else parent for parent in parents]
+        return self._classes()
+
+    def _classes(self) -> Sequence[str | None]:
+        """What the files beside the images, or a table's columns, say of them."""
+        found = find_classes(self.folder, self.files) if isinstance(self.folder, Path) else {}
+        return [found.get(name) for name in self.files]
+
+    @property
     def warnings(self) -> Mapping[str, int]:
         counts = Counter(note for record in self.records for note in record.notes)
         return {**counts, "skipped": len(self.skipped)} if self.skipped else dict(counts)
 
-    def head(self, num_samples: int | None) -> FolderImages:
+    def head(self, num_samples: int | None) -> Self:
         """The first `num_samples` images (none: all).
 
         Raises:
@@ -216,11 +245,15 @@ class FolderImages:
         if num_samples is None or num_samples == len(self):
             return self
         _check_count(self.name, len(self), num_samples)
+        return self.take(range(num_samples))
+
+    def take(self, indices: Sequence[int]) -> Self:
+        """Some of the images, in this order."""
         return replace(
             self,
-            files=self.files[:num_samples],
-            records=self.records[:num_samples],
-            prompts=self.prompts[:num_samples],
+            files=tuple(self.files[i] for i in indices),
+            records=tuple(self.records[i] for i in indices),
+            prompts=tuple(self.prompts[i] for i in indices),
         )
 
 
@@ -233,12 +266,14 @@ class ArrayImages:
         pixels: u8 [N,H,W,3].
         prompts: one text an image, or none.
         warnings: counted, as in `Source`.
+        classes: of each image as text, or none.
     """
 
     name: str
     pixels: NDArray[np.uint8]
     prompts: Sequence[str | None] = ()
     warnings: Mapping[str, int] = field(default_factory=dict)
+    classes: Sequence[str | None] = ()
 
     def __post_init__(self) -> None:
         shape, dtype = list(self.pixels.shape), str(self.pixels.dtype)
@@ -250,7 +285,7 @@ class ArrayImages:
             object.__setattr__(self, "prompts", (None,) * len(self.pixels))
 
     @classmethod
-    def from_npz(cls, path: Path, array: str = "arr_0") -> ArrayImages:
+    def from_npz(cls, path: Place, array: str = "arr_0") -> ArrayImages:
         """Images of an .npz (ADM's sample batches), all of them in memory; never unpickled.
 
         Raises:
@@ -259,7 +294,7 @@ class ArrayImages:
         import numpy as np
 
         try:
-            with zipfile.ZipFile(path) as archive:
+            with _opened(path) as holder, zipfile.ZipFile(holder) as archive:
                 names = [name.removesuffix(".npy") for name in archive.namelist()]
                 if array not in names:
                     raise DataError(f"{path}: no array '{array}'. {nearest(array, names)}")
@@ -269,19 +304,19 @@ class ArrayImages:
                         f"{path}: '{array}' unpacks to {info.file_size:,} bytes from {info.compress_size:,} (limit "
                         f"{MAX_RATIO} to 1): a bomb; if not, save it as .npy"
                     )
-            with np.load(path, allow_pickle=False) as file:
+            with _opened(path) as holder, np.load(holder, allow_pickle=False) as file:
                 pixels = file[array]
         except FileNotFoundError:
             raise DataError(f"{path}: not a readable {path.suffix}: there is no such file: check the path") from None
-        except DataError:
+        except EvalkitError:
             raise
         except Exception as error:  # numpy, zipfile and zlib raise anything on damaged files
             raise DataError(f"{path}: not a readable .npz: {_first_line(error)}") from error
         return cls(str(path), pixels)
 
     @classmethod
-    def from_npy(cls, path: Path) -> ArrayImages:
-        """Images of an .npy, u8 [N,H,W,3]; mapped, so that only what is read comes into memory; never unpickled.
+    def from_npy(cls, path: Place) -> ArrayImages:
+        """Images of an .npy, u8 [N,H,W,3]; mapped (a remote one is read whole); never unpickled.
 
         Raises:
             DataError: the file is missing, broken or cut short, or holds anything else.
@@ -289,7 +324,13 @@ class ArrayImages:
         import numpy as np
 
         try:
-            pixels = np.load(path, mmap_mode="r", allow_pickle=False)
+            if isinstance(path, Remote):
+                with path.open() as file:
+                    pixels = np.load(file, allow_pickle=False)
+            else:
+                pixels = np.load(path, mmap_mode="r", allow_pickle=False)
+        except EvalkitError:
+            raise
         except FileNotFoundError:
             raise DataError(f"{path}: not a readable {path.suffix}: there is no such file: check the path") from None
         except Exception as error:
@@ -324,14 +365,29 @@ class ArrayImages:
         if num_samples is None or num_samples == len(self):
             return self
         _check_count(self.name, len(self), num_samples)
-        return ArrayImages(self.name, self.pixels[:num_samples], self.prompts[:num_samples], self.warnings)
+        return replace(
+            self,
+            pixels=self.pixels[:num_samples],
+            prompts=self.prompts[:num_samples],
+            classes=self.classes[:num_samples],
+        )
+
+    @property
+    def categories(self) -> Sequence[str | None]:
+        """The class of each image as text, or none."""
+        return self.classes or [None] * len(self)
+
+
+def _opened(path: Place) -> BinaryIO:
+    return path.open("rb")
 
 
 def _first_line(error: Exception) -> str:
     return " ".join(str(error).split()) or type(error).__name__
 
 
-def _check_sizes(folder: Path, kept: Sequence[tuple[str, FileRecord]]) -> None:
+def check_sizes(folder: Place, kept: Sequence[tuple[str, FileRecord]]) -> None:
+    """Raises DataError where they differ, naming two."""
     first_name, first = kept[0]
     for name, record in kept:
         if (record.width, record.height) != (first.width, first.height):

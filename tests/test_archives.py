@@ -20,7 +20,7 @@ from hostile import HOSTILE, image, pngs, write_tar, write_zip
 from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
 
-from evalkit import folders, members
+from evalkit import folders, members, remote
 from evalkit.config import build, compose, resolve
 from evalkit.errors import ConfigError, DataError
 from evalkit.images import encode_png
@@ -408,7 +408,9 @@ def _mutate(data: bytes, mutations: list[tuple[str, float, float, bytes]], check
 
 
 def test_fuzz_mutated_archives(tmp_path: Path, record_property: Any) -> None:
-    """Whatever is done to an archive's bytes, it is read or refused in one line, at once, and nothing is written.
+    """Whatever is done to an archive's bytes, here or behind a URL, it is read or refused in one line, at once.
+
+    Nothing is written.
 
     EVALKIT_FUZZ_SECONDS=600 runs it for ten minutes.
     """
@@ -429,14 +431,19 @@ def test_fuzz_mutated_archives(tmp_path: Path, record_property: Any) -> None:
         st.lists(_MUTATION, min_size=1, max_size=4),
         st.booleans(),
         st.sampled_from(["refuse", "skip"]),
+        st.booleans(),
     )
-    def refuses_or_reads(start: tuple[str, bytes], mutations: Any, checksums: bool, on_error: Any) -> None:
-        folders._SCANNED_INSIDE.clear()
+    def refuses_or_reads(start: tuple[str, bytes], mutations: Any, checksums: bool, on_error: Any, far: bool) -> None:
+        for kept in (folders._SCANNED_INSIDE, members._LISTED, remote._OPEN):
+            kept.clear()
         path = tmp_path / "in" / f"a{start[0]}"
         path.write_bytes(_mutate(start[1], mutations, checksums and start[0] == ".tar"))
         counts["examples"] += 1
+        place = remote.Remote(f"memory://fuzz/{path.name}") if far else path
+        if isinstance(place, remote.Remote):
+            place.put(path)
         try:
-            read_all(Opening(path, on_error=on_error, mixed_sizes=True))
+            read_all(Opening(place, on_error=on_error, mixed_sizes=True))
             counts["read"] += 1
         except (DataError, ConfigError) as error:
             counts["refused"] += 1

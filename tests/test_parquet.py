@@ -13,8 +13,8 @@ from evalkit import folders, parquet
 from evalkit.errors import ConfigError, DataError
 from evalkit.images import encode_png
 from evalkit.opening import Opening
-from evalkit.parquet import ParquetImages
 from evalkit.readers import FolderImages
+from evalkit.rows import RowImages
 
 pyarrow = pytest.importorskip("pyarrow", reason="pyarrow is not installed")
 
@@ -42,15 +42,15 @@ def test_bytes_and_structs_are_the_folder_they_were_made_of(tmp_path: Path) -> N
         path = write(tmp_path / f"{name}.parquet", {"label": [1] * 5, "image": column, "caption": list("abcde")})
         assert Opening(path).count() == 5
         source = Opening(path).open(cache=tmp_path / "cache")
-        assert isinstance(source, ParquetImages)
+        assert isinstance(source, RowImages)
         assert source.digest == folder.digest
         assert source.prompts == tuple("abcde")
         assert source.location(3) == f"{path}[3]"
         for i in (4, 0, 2, 1, 3):
             np.testing.assert_array_equal(source.read(range(i, i + 1))[0], image(i))
         np.testing.assert_array_equal(source.head(3).read(range(1, 3)), [image(1), image(2)])
-        assert source.table is not None
-        assert len(source.table._loaded) <= 2, "more than two row groups are kept"
+        assert isinstance(source.rows, parquet.Table)
+        assert len(source.rows._loaded) <= 2, "more than two row groups are kept"
 
 
 def test_prompts_of_a_table(tmp_path: Path) -> None:

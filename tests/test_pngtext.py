@@ -72,6 +72,7 @@ def test_automatic1111(packed: bool, international: bool) -> None:
         "steps": 28,
         "sampler": "DPM++ 2M Karras",
         "cfg": 6.5,
+        "model": "sd15",
     }
 
 
@@ -91,6 +92,8 @@ def test_comfyui() -> None:
         "steps": 20,
         "sampler": "euler",
         "cfg": 8.0,
+        "scheduler": "normal",
+        "model": "v1-5.safetensors",
     }
     assert read_parameters(png(prompt=json.dumps(graph()), workflow="{}")) == expected
     control = graph(

@@ -13,6 +13,7 @@ from evalkit.folders import METADATA_FILES
 from evalkit.paths import sha256_file
 from evalkit.prompts import read_table
 from evalkit.readers import FolderImages
+from evalkit.remote import Remote
 from evalkit.samples import SampleSet
 
 if TYPE_CHECKING:
@@ -75,7 +76,7 @@ def _kinds(mode: str, notes: tuple[str, ...]) -> frozenset[str]:
 
 def unlike_metadata(source: Source) -> list[int]:
     """Images of a folder whose sha256 is not the one that a metadata.jsonl or metadata.csv beside them records."""
-    if not isinstance(source, FolderImages):
+    if not isinstance(source, FolderImages) or isinstance(source.folder, Remote):
         return []
     recorded: dict[str, str] = {}
     folders = {PurePosixPath(name.rpartition("/")[0]) for name in source.files}
