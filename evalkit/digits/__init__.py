@@ -3,6 +3,8 @@
 Importing this package is light: no torch, only path helpers. The parts:
 
 * ``data``  - palette, the 560 captions, MNIST reading, colouring, the reference set (numpy only)
+* ``styles`` - ink styles that a LoRA teaches (numpy, scipy)
+* ``conditions`` - outlines, source images and masks of held-out digits (numpy, scipy)
 * ``nets``  - classifier and DCGAN (torch)
 * ``judge`` - what an image shows: digit by the classifier, colours by a pixel rule
 * ``check`` - ``python -m evalkit.digits.check``: are the shipped models good enough
@@ -27,7 +29,8 @@ def weights_path(name: str) -> Path:
     """Path of one shipped model.
 
     Args:
-        name: ``classifier``, ``dcgan`` (safetensors files), ``clip``, ``ldm`` or ``ddpm`` (folders).
+        name: ``classifier``, ``dcgan`` (safetensors files), ``clip``, ``ldm``, ``ddpm``, ``lora_striped`` or
+            ``controlnet`` (folders).
     """
     paths = {
         "classifier": WEIGHTS / "classifier.safetensors",
@@ -35,6 +38,8 @@ def weights_path(name: str) -> Path:
         "clip": WEIGHTS / "clip",
         "ldm": WEIGHTS / "ldm",
         "ddpm": WEIGHTS / "ddpm",
+        "lora_striped": WEIGHTS / "lora_striped",
+        "controlnet": WEIGHTS / "controlnet",
     }
     if name not in paths:
         raise ValueError(f"unknown model {name!r}, expected one of {', '.join(paths)}")

@@ -147,8 +147,8 @@ def reference_digits(path: Path = REFERENCE) -> tuple[U8, U8]:
         return archive["images"], archive["labels"]
 
 
-def reference_images(path: Path = REFERENCE) -> tuple[U8, list[Caption]]:
-    """The reference set, coloured by a fixed rule.
+def reference_images(path: Path = REFERENCE, style: str | None = None) -> tuple[U8, list[Caption]]:
+    """The reference set, coloured by a fixed rule; with `style` (one of `styles.STYLES`), the same digits in that ink.
 
     The i-th digit of its class gets pair ``i % 56`` of a fixed permutation of the 56 colour pairs, so that
     within each class no pair appears more than once oftener than another.
@@ -157,6 +157,10 @@ def reference_images(path: Path = REFERENCE) -> tuple[U8, list[Caption]]:
         images uint8 [5000,3,32,32] and their captions, in the order of the file.
     """
     grey, labels = reference_digits(path)
+    if style is not None:
+        from evalkit.digits.styles import styled
+
+        grey = styled(grey, style)
     order = random.Random(_ORDER_SEED + 1).sample(COLOUR_PAIRS, len(COLOUR_PAIRS))
     seen = dict.fromkeys(range(10), 0)
     captions: list[Caption] = []

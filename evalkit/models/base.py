@@ -14,6 +14,10 @@ if TYPE_CHECKING:
     import torch
     from numpy.typing import NDArray
 
+    from evalkit.prompts import Prompt
+    from evalkit.readers import Source
+    from evalkit.splitting import Part
+
 Conditioning = Literal["text", "class", "none"]
 
 
@@ -108,8 +112,28 @@ class Model(ABC):
     def identity(self) -> dict[str, Any]:
         """All of it that can change a pixel: digests of local weights, or hub id and revision, dtype ... (JSON)."""
 
+    def num_available(self) -> int | None:
+        """How many samples there can be, where that is limited: a run without `num_samples` makes them all."""
+        return None
+
+    def own_images(self, kind: str, num_samples: int, *, cache: Path | None = None) -> Source | None:
+        """What metrics of pairs compare the first samples with, sample by sample, where the model itself knows it.
+
+        Args:
+            kind: "target", "control" or "source".
+            num_samples: how many.
+            cache: a folder that keeps a scan for the next process.
+
+        Returns:
+            As many images; none: the samples go by the images that their prompts name.
+        """
+        return None
+
     def check_call(self, sampler: Sampler | None, settings: Mapping[str, Any]) -> None:  # noqa: B027
         """ConfigError for a sampler or a setting that the model does not take. May import torch; before any sample."""
+
+    def check_prompts(self, prompts: Sequence[Prompt], settings: Mapping[str, Any]) -> None:  # noqa: B027
+        """DataError for a prompt that lacks an image that the model needs, before any sample. May import torch."""
 
     @abstractmethod
     def load(self, device: str) -> None:
@@ -134,6 +158,10 @@ class ExistingImages(Model):
     @abstractmethod
     def num_available(self) -> int:
         """How many images there are."""
+
+    def parts(self, cache: Path | None = None) -> Sequence[Part]:
+        """Where the images are to stand as several cells: what tells them apart; `cache` keeps the scan."""
+        return ()
 
     @abstractmethod
     def open(self, num_samples: int | None = None, *, cache: Path | None = None) -> Any:

@@ -5,12 +5,12 @@ from __future__ import annotations
 import functools
 import inspect
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from evalkit.errors import ConfigError, DataError, nearest
-from evalkit.models.base import Sampler
+from evalkit.models.base import Request, Sampler
 
 if TYPE_CHECKING:
     import numpy as np
@@ -169,6 +169,7 @@ def denoise(
     generators: Sequence[torch.Generator],
     classes: Sequence[int] | None = None,
     eta: float | None = None,
+    swap: Callable[[torch.Tensor], torch.Tensor] | None = None,
 ) -> NDArray[np.float32]:
     """The sampling loop of a `UNet2DModel` in pixel space, for every scheduler.
 
@@ -182,6 +183,7 @@ def denoise(
         generators: one CPU generator a sample.
         classes: class labels; none: a random one a sample, where the UNet knows classes.
         eta: DDIM's share of fresh noise, or none.
+        swap: takes the first noise [B,C,H,W] and gives the one to begin with (evalkit/models/noise.py).
 
     Returns:
         f32 [B,H,W,C] in [0,1].
@@ -202,6 +204,7 @@ def denoise(
     scheduler.set_timesteps(steps, device=unet.device)
     x = randn_tensor(shape, generator=list(generators), device=unet.device, dtype=unet.dtype)
     x = x * scheduler.init_noise_sigma
+    x = x if swap is None else swap(x)
     for t in scheduler.timesteps:
         guess = unet(scheduler.scale_model_input(x, t), t, class_labels=labels).sample
         if guess.shape[1] == 2 * x.shape[1] and "DDPM" not in type(scheduler).__name__:
@@ -250,6 +253,65 @@ def cut_prompts(pipeline: Any, prompts: Sequence[str], max_sequence_length: int 
             flags.append(len(ids) > limit)
     names = ["prompt_truncated_partly", "prompt_truncated"]
     return [names[all(flags)] if any(flags) else None for flags in lost]
+
+
+def add_prompts(pipe: Any, requests: Sequence[Request], call: dict[str, Any], who: str) -> list[list[str]]:
+    """Puts the prompts into a pipeline's call; what is lost of them is told, sample by sample.
+
+    Raises:
+        DataError: a request has no prompt.
+    """
+    takes = inspect.signature(type(pipe).__call__).parameters
+    for request in requests:
+        if request.prompt is None:
+            raise DataError(f"{who} makes images from text, and sample {request.index} has no prompt")
+    if "prompt" not in takes:  # it goes by the prompts' images alone
+        return [[] for _ in requests]
+    call["prompt"] = [request.prompt for request in requests]
+    limit = call.get("max_sequence_length")
+    if limit is None and "max_sequence_length" in takes:
+        limit = takes["max_sequence_length"].default
+    warned = [[name] if name else [] for name in cut_prompts(pipe, [r.prompt or "" for r in requests], limit)]
+    negative = [r.negative_prompt if r.negative_prompt is not None else call.get("negative_prompt") for r in requests]
+    if any(text is not None for text in negative):
+        strength = "true_cfg_scale" if "true_cfg_scale" in takes else "guidance_scale"
+        scale = call.get(strength, takes[strength].default if strength in takes else None)
+        if "negative_prompt" in takes:
+            call["negative_prompt"] = negative
+        if "negative_prompt" not in takes or (isinstance(scale, int | float) and scale <= 1):
+            for names in warned:
+                names.append("negative_prompt_ignored")
+    return warned
+
+
+def class_ids(pipe: Any, requests: Sequence[Request], classes: int | None, who: str) -> list[int]:
+    """The requests' classes; those that name none go through all that the model knows, or `classes` of them.
+
+    Raises:
+        ConfigError: the model knows no classes.
+        DataError: it does not know one of them.
+    """
+    from evalkit.models.efficiency import denoisers
+
+    config: Mapping[str, Any] = next((m.config for m in denoisers(pipe)), {})
+    known = config.get("num_class_embeds") or config.get("num_embeds_ada_norm") or 0
+    if not known and not classes:
+        raise ConfigError(f"{who} knows no classes: set conditioning: none")
+    total = classes or known
+    ids = [r.class_id if r.class_id is not None else r.index % total for r in requests]
+    for request, number in zip(requests, ids, strict=True):
+        if not 0 <= number < total:
+            raise DataError(f"sample {request.index} asks for class {number}; {who} has {total}")
+    return ids
+
+
+def alike(requests: Sequence[Request], settings: Mapping[str, Any]) -> Iterator[list[int]]:
+    """Indices of requests with a negative prompt, and without: pipelines (SDXL) treat "" otherwise than none at all."""
+    default = settings.get("negative_prompt") is not None
+    for wanted in (True, False):
+        group = [i for i, r in enumerate(requests) if (default or r.negative_prompt is not None) is wanted]
+        if group:
+            yield group
 
 
 def one_line(error: BaseException) -> str:

@@ -3,31 +3,36 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from evalkit.errors import ConfigError, DataError, nearest
-from evalkit.models import hub
-from evalkit.models.base import Conditioning, Generated, Model, Request, Sampler
+from evalkit.models import conditions, hub
+from evalkit.models.adapters import Loras, read_vae
+from evalkit.models.base import Conditioning, Generated, Request, Sampler
 from evalkit.models.checkpoint import INDEX, Checkpoint
+from evalkit.models.controls import Controls
+from evalkit.models.efficiency import DENOISERS, Efficiency, denoisers
+from evalkit.models.noise import NoiseModel
 from evalkit.paths import PKG_SCHEME, resolve_path
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from evalkit.prompts import Prompt
+
 DTYPES = ("float32", "float16", "bfloat16", "auto")
 CONDITIONINGS = ("text", "class", "none")
 # Their own loops fit one scheduler alone; ours fits all, and equals theirs where they work.
 _LOOPED = {"DDPMPipeline": 1000, "DDIMPipeline": 50, "PNDMPipeline": 50}  # and their default steps
-_DENOISERS = ("unet", "transformer", "transformer_2", "prior", "decoder")
 # What this class hands to the pipeline itself; settings must not name them.
 _OURS = frozenset({"self", "args", "kwargs", "prompt", "class_labels", "batch_size", "generator", "output_type"})
 _OURS_TOO = frozenset({"return_dict", "num_images_per_prompt", "latents", "callback", "callback_on_step_end"})
 
 
-class DiffusersModel(Model):
+class DiffusersModel(NoiseModel):
     """A pipeline of the diffusers library, from the Hugging Face hub or a local folder; only safetensors are loaded.
 
     Args:
@@ -35,8 +40,19 @@ class DiffusersModel(Model):
         revision: commit, tag or branch of a hub id; pin a commit so that a cell's key means one set of weights.
         variant: "fp16", say: prefers weights named `*.fp16.safetensors`.
         dtype: "float32", "float16", "bfloat16", or "auto": the one that the denoiser's weights are stored in.
-        compile: torch.compile the denoiser.
+        compile: torch.compile the denoiser; true, or a mode ("max-autotune").
         attention_slicing, vae_tiling, vae_slicing: less memory, more time; they change pixels a little.
+        quantize: the denoiser's linear layers by torchao ("int8_weight_only", "int8_dynamic", "fp8_weight_only",
+            "int4_weight_only", "int2_weight_only") or, on CUDA, bitsandbytes ("bnb_int8", "bnb_nf4").
+        attention: a backend of diffusers ("_native_math", "flash", "xformers", ...).
+        cache: "pyramid_attention_broadcast", "faster_cache", "first_block_cache" or "taylorseer", or a mapping of its
+            `name` and options, for transformers that diffusers can cache.
+        lora: a .safetensors file, folder or hub id, a mapping as `adapters.Adapter` (path, weight_name, scale, ...), or
+            a list of those.
+        lora_fused: adds the adapters to the weights; then `lora_scale` is fixed.
+        vae: a folder or hub id of an autoencoder to use instead of the pipeline's own.
+        controlnet, t2i_adapter: a folder or hub id, a mapping of its `path` and `revision`, or a list of ControlNets;
+            the pipeline's class is then that of the same family with it.
         conditioning: "text", "class" or "none" (a UNet2DModel with classes then draws one a sample); none given: told
             from a local folder's model_index.json, else "text".
         pipeline: a pipeline class of diffusers to use instead of the one that model_index.json names.
@@ -44,7 +60,10 @@ class DiffusersModel(Model):
         classes: number of classes to go through where the samples name none; none: all that the model knows.
 
     Call settings: those in `call_settings`, and any other argument of the pipeline's `__call__` under `extra`. One that
-    the pipeline does not take is refused. `num_inference_steps` wins over the sampler's.
+    the pipeline does not take is refused. `num_inference_steps` wins over the sampler's. `lora_scale` (a number, or a
+    list, one an adapter) multiplies the adapters' scales; at 0 the model is exactly the one without them.
+    Source, mask and control images come from the prompts: `evalkit.models.conditions` says which and in which size;
+    `control_from: canny` makes the control image's edge map first.
     """
 
     takes_sampler = True
@@ -62,8 +81,10 @@ class DiffusersModel(Model):
             "max_sequence_length",
             "use_resolution_binning",
             "clean_caption",
+            "lora_scale",
             "extra",
         }
+        | conditions.CALL_SETTINGS
     )
 
     def __init__(
@@ -72,7 +93,7 @@ class DiffusersModel(Model):
         revision: str | None = None,
         variant: str | None = None,
         dtype: str = "float32",
-        compile: bool = False,
+        compile: bool | str = False,
         attention_slicing: bool = False,
         vae_tiling: bool = False,
         vae_slicing: bool = False,
@@ -80,6 +101,14 @@ class DiffusersModel(Model):
         pipeline: str | None = None,
         safety_checker: bool = True,
         classes: int | None = None,
+        quantize: str | None = None,
+        attention: str | None = None,
+        cache: str | Mapping[str, Any] | None = None,
+        lora: Any = None,
+        lora_fused: bool = False,
+        vae: str | Mapping[str, str] | None = None,
+        controlnet: Any = None,
+        t2i_adapter: Any = None,
     ) -> None:
         if dtype not in DTYPES:
             raise ConfigError(f"dtype '{dtype}' is not known. {nearest(dtype, DTYPES)}")
@@ -88,13 +117,9 @@ class DiffusersModel(Model):
                 f"conditioning '{conditioning}' is not known. {nearest(str(conditioning), CONDITIONINGS)}"
             )
         self.path, self.revision, self.variant, self.dtype = path, revision, variant, dtype
-        self.options = {
-            "compile": compile,
-            "attention_slicing": attention_slicing,
-            "vae_tiling": vae_tiling,
-            "vae_slicing": vae_slicing,
-            "safety_checker": safety_checker,
-        }
+        self.efficiency = Efficiency(compile, attention_slicing, vae_tiling, vae_slicing, quantize, attention, cache)
+        self.loras, self.vae = Loras(lora, lora_fused), read_vae(vae)
+        self.safety_checker, self.controls = safety_checker, Controls.of(controlnet, t2i_adapter)
         self.pipeline, self.classes = pipeline, classes
         self.local = path.startswith(PKG_SCHEME) or Path(path).expanduser().is_dir() or not hub.is_hub_id(path)
         self.conditioning = conditioning or "text"
@@ -104,7 +129,7 @@ class DiffusersModel(Model):
         self._own_scheduler: Any = None
 
     def _checkpoint(self, folder: Path | None = None) -> Checkpoint:
-        leave_out = frozenset() if self.options["safety_checker"] else frozenset({"safety_checker"})
+        leave_out = frozenset() if self.safety_checker else frozenset({"safety_checker"})
         return Checkpoint(folder or resolve_path(self.path), self.variant, leave_out)
 
     def check(self) -> None:
@@ -123,6 +148,12 @@ class DiffusersModel(Model):
             self._checkpoint().check()
         else:
             hub.check(self.path, self.revision)
+        base = self._checkpoint() if self.local else None
+        self.efficiency.check(len(self.loras.adapters), self.loras.fused)
+        self.loras.check(f"model '{self.path}'", base)
+        self.controls.check()
+        if self.vae is not None:
+            self.vae.check(f"model '{self.path}'", base)
 
     def identity(self) -> dict[str, Any]:
         """Digest of the local files that are loaded, or hub id and revision, with all options that change pixels."""
@@ -130,7 +161,10 @@ class DiffusersModel(Model):
         if self.local:
             weights = self._checkpoint().digest()
         told = {"variant": self.variant, "dtype": self.dtype, "pipeline": self.pipeline, "classes": self.classes}
-        return {"kind": "diffusers", "weights": weights, "conditioning": self.conditioning, **told, **self.options}
+        told |= {"safety_checker": self.safety_checker, **self.efficiency.identity(), **self.loras.identity()}
+        told |= {"vae": self.vae.identity()} if self.vae else {}
+        told |= self.controls.identity()
+        return {"kind": "diffusers", "weights": weights, "conditioning": self.conditioning, **told}
 
     def load(self, device: str) -> None:
         """Loads the pipeline in evaluation mode.
@@ -154,9 +188,10 @@ class DiffusersModel(Model):
                 if "out of memory" in str(error):
                     raise
                 raise DataError(f"model '{self.path}' cannot be loaded: {one_line(error)}") from error
+            self.loras.load(pipe, f"model '{self.path}'")
             pipe.to(device)
-        pipe.set_progress_bar_config(disable=True)
-        self._apply_options(pipe)
+            pipe.set_progress_bar_config(disable=True)
+            self.efficiency.apply(pipe, device, f"model '{self.path}'")
         self._pipe, self._own_scheduler = pipe, pipe.scheduler
 
     def _pipeline_class(self, checkpoint: Checkpoint) -> Any:
@@ -166,7 +201,7 @@ class DiffusersModel(Model):
         names = [n for n in dir(diffusers) if n.endswith("Pipeline")]
         if not hasattr(diffusers, name):
             raise ConfigError(f"model '{self.path}': diffusers has no pipeline '{name}'. {nearest(name, names)}")
-        return getattr(diffusers, name)
+        return self.controls.pipeline_class(getattr(diffusers, name), f"model '{self.path}'")
 
     def _loading(self, checkpoint: Checkpoint) -> dict[str, Any]:
         import torch
@@ -178,25 +213,11 @@ class DiffusersModel(Model):
         kwargs: dict[str, Any] = {name: dtype, "use_safetensors": True, "local_files_only": True}
         if self.variant:
             kwargs["variant"] = self.variant
-        if not self.options["safety_checker"] and "safety_checker" in checkpoint.index():
+        if not self.safety_checker and "safety_checker" in checkpoint.index():
             kwargs |= {"safety_checker": None, "requires_safety_checker": False}
-        return kwargs
-
-    def _apply_options(self, pipe: Any) -> None:
-        vae = getattr(pipe, "vae", None)
-        if self.options["attention_slicing"]:
-            pipe.enable_attention_slicing()
-        for option, method in (("vae_tiling", "enable_tiling"), ("vae_slicing", "enable_slicing")):
-            if self.options[option]:
-                if not hasattr(vae, method):
-                    raise ConfigError(f"model '{self.path}' has no VAE that takes {option}: set {option}: false")
-                getattr(vae, method)()
-        if self.options["compile"]:
-            import torch
-
-            for module in _denoisers(pipe):
-                # The forward alone: the module keeps its hooks, which count evaluations outside of the compiled code.
-                module.forward = torch.compile(module.forward)
+        if self.vae is not None:
+            kwargs["vae"] = self.vae.load(**{name: dtype, "use_safetensors": True, "local_files_only": True})
+        return kwargs | self.controls.load(kwargs) | self.efficiency.loading(list(checkpoint.index()), dtype)
 
     def unload(self) -> None:
         """Frees the memory of `load`."""
@@ -221,6 +242,9 @@ class DiffusersModel(Model):
 
         from evalkit.models.denoise import build_scheduler
 
+        pipeline = self._pipeline_class(self._checkpoint()) if self.local else None
+        settings = self.loras.check_call(settings, pipeline, f"model '{self.path}'")
+        self.efficiency.check_call(self._denoiser_classes(), f"model '{self.path}'")
         if self._pipe is not None:
             self._plan(type(self._pipe), self._own_scheduler, sampler, settings)
         elif self.local:
@@ -228,7 +252,20 @@ class DiffusersModel(Model):
             own = getattr(diffusers, str(config.get("_class_name")), None)
             if own is not None:
                 own = build_scheduler(None, own, config, f"model '{self.path}'")
-                self._plan(self._pipeline_class(self._checkpoint()), own, sampler, settings)
+                self._plan(pipeline, own, sampler, settings)
+
+    def check_prompts(self, prompts: Sequence[Prompt], settings: Mapping[str, Any]) -> None:
+        """Looks at the images of the prompts; those of a pipeline from the hub, once it is loaded."""
+        if self.local or self._pipe is not None:
+            pipeline = type(self._pipe) if self._pipe is not None else self._pipeline_class(self._checkpoint())
+            want = conditions.wants(pipeline, self.controls.several)
+            conditions.check_prompts(want, prompts, _flat(settings), f"model '{self.path}'")
+
+    def _denoiser_classes(self) -> list[Any]:
+        import diffusers
+
+        parts = self._checkpoint().components() if self.local else []
+        return [c for p in parts if p.name in DENOISERS and (c := getattr(diffusers, p.class_name, None))]
 
     def _plan(
         self, pipeline: Any, own: Any, sampler: Sampler | None, settings: Mapping[str, Any]
@@ -240,12 +277,12 @@ class DiffusersModel(Model):
         scheduler = build_scheduler(sampler, type(own), own.config, who)
         if pipeline.__name__.startswith("LatentConsistency") and type(scheduler).__name__ != "LCMScheduler":
             raise ConfigError(f"sampler: {pipeline.__name__} ({who}) works with LCMScheduler alone; use sampler=lcm")
-        wanted = {k: v for k, v in settings.items() if v is not None and k != "extra"}
-        wanted |= {k: v for k, v in (settings.get("extra") or {}).items() if v is not None}
+        wanted = _flat(settings)
         if sampler is not None and sampler.num_inference_steps is not None:
             wanted.setdefault("num_inference_steps", sampler.num_inference_steps)
         parameters = inspect.signature(pipeline.__call__).parameters
-        known = set(parameters) - _OURS - _OURS_TOO
+        want = conditions.wants(pipeline, self.controls.several)
+        known = (set(parameters) - _OURS - _OURS_TOO - conditions.HANDED) | want.settings()
         if pipeline.__name__ in _LOOPED:
             known = {"num_inference_steps", "eta"}
         for name in wanted:
@@ -258,6 +295,7 @@ class DiffusersModel(Model):
         steps = wanted.get("num_inference_steps", 1)
         if isinstance(steps, bool) or not isinstance(steps, int) or steps < 1:
             raise ConfigError(f"{who}: num_inference_steps={steps!r}: give a whole number >= 1")
+        conditions.check_settings(pipeline, want, wanted, who)
         return scheduler, wanted
 
     def generate(
@@ -272,17 +310,21 @@ class DiffusersModel(Model):
         import numpy as np
         import torch
 
-        from evalkit.models.denoise import Evaluations, one_line, quiet
+        from evalkit.models.denoise import Evaluations, alike, one_line, quiet
 
         if self._pipe is None:
             raise RuntimeError("load() comes before generate()")
+        settings = self.loras.set(self._pipe, settings)
         scheduler_class = type(self._own_scheduler)
-        counter = Evaluations(_denoisers(self._pipe))
+        counter = Evaluations(denoisers(self._pipe))
         images: list[NDArray[np.uint8] | None] = [None] * len(requests)
         warned: list[list[str]] = [[] for _ in requests]
         try:
             with quiet(), torch.no_grad():
-                for indices in _alike(requests, settings):
+                groups = alike(requests, settings)
+                want = conditions.wants(type(self._pipe), self.controls.several)
+                parts = (part for group in groups for part in self.efficiency.groups(group))
+                for indices in (one for part in parts for one in conditions.alone(want, part, _flat(settings))):
                     scheduler, wanted = self._plan(type(self._pipe), self._own_scheduler, sampler, settings)
                     self._refuse_without_effect(wanted)
                     made, told = self._run([requests[i] for i in indices], scheduler, wanted)
@@ -309,23 +351,25 @@ class DiffusersModel(Model):
         self, requests: Sequence[Request], scheduler: Any, wanted: dict[str, Any]
     ) -> tuple[NDArray[np.uint8], list[list[str]]]:
         """Images u8 [B,H,W,3] and warnings of requests that are alike in having a negative prompt or none."""
-        from evalkit.models.denoise import denoise, give_own_noise, to_uint8
+        from evalkit.models.denoise import add_prompts, class_ids, denoise, give_own_noise, to_uint8
 
         pipe, who = self._pipe, f"model '{self.path}'"
         generators = [request.generator() for request in requests]
-        classes = self._class_ids(requests) if self.conditioning == "class" else None
+        classes = class_ids(pipe, requests, self.classes, who) if self.conditioning == "class" else None
         if type(pipe).__name__ in _LOOPED:
             steps = wanted.get("num_inference_steps", _LOOPED[type(pipe).__name__])
             eta = wanted.get("eta")
-            array = denoise(pipe.unet, scheduler, steps=steps, generators=generators, classes=classes, eta=eta)
+            asked: Any = {"classes": classes, "eta": eta, "swap": self.swap}
+            array = denoise(pipe.unet, scheduler, steps=steps, generators=generators, **asked)
             return to_uint8(array, who), [[] for _ in requests]
         give_own_noise(scheduler, generators)
         pipe.scheduler = scheduler
         takes = inspect.signature(type(pipe).__call__).parameters
-        call = {**wanted, "generator": generators, "output_type": "np"}
+        want = conditions.wants(type(pipe), self.controls.several)
+        call = {**conditions.call(want, requests, wanted, pipe, who), "generator": generators, "output_type": "np"}
         warned: list[list[str]] = [[] for _ in requests]
         if self.conditioning == "text":
-            warned = self._add_prompts(requests, call, takes)
+            warned = add_prompts(pipe, requests, call, who)
         elif self.conditioning == "class":
             call["class_labels"] = classes
         if "prompt" not in call and "class_labels" not in call and "batch_size" in takes:
@@ -343,58 +387,8 @@ class DiffusersModel(Model):
             names += ["blanked"] if blanked else []
         return to_uint8(output.images, who), warned
 
-    def _add_prompts(
-        self, requests: Sequence[Request], call: dict[str, Any], takes: Mapping[str, inspect.Parameter]
-    ) -> list[list[str]]:
-        """Puts the prompts into the call; what is lost of them is told, sample by sample."""
-        from evalkit.models.denoise import cut_prompts
 
-        prompts = [request.prompt for request in requests]
-        for request in requests:
-            if request.prompt is None:
-                raise DataError(f"model '{self.path}' makes images from text, and sample {request.index} has no prompt")
-        call["prompt"] = prompts
-        limit = call.get("max_sequence_length")
-        if limit is None and "max_sequence_length" in takes:
-            limit = takes["max_sequence_length"].default
-        warned = [[name] if name else [] for name in cut_prompts(self._pipe, [p or "" for p in prompts], limit)]
-        negative = [
-            r.negative_prompt if r.negative_prompt is not None else call.get("negative_prompt") for r in requests
-        ]
-        if any(text is not None for text in negative):
-            strength = "true_cfg_scale" if "true_cfg_scale" in takes else "guidance_scale"
-            scale = call.get(strength, takes[strength].default if strength in takes else None)
-            if "negative_prompt" in takes:
-                call["negative_prompt"] = negative
-            if "negative_prompt" not in takes or (isinstance(scale, int | float) and scale <= 1):
-                for names in warned:
-                    names.append("negative_prompt_ignored")
-        return warned
-
-    def _class_ids(self, requests: Sequence[Request]) -> list[int]:
-        config: Mapping[str, Any] = next((m.config for m in _denoisers(self._pipe)), {})
-        known = config.get("num_class_embeds") or config.get("num_embeds_ada_norm") or 0
-        if not known and not self.classes:
-            raise ConfigError(f"model '{self.path}' knows no classes: set conditioning: none")
-        total = self.classes or known
-        ids = [r.class_id if r.class_id is not None else r.index % total for r in requests]
-        for request, number in zip(requests, ids, strict=True):
-            if not 0 <= number < total:
-                raise DataError(f"sample {request.index} asks for class {number}; model '{self.path}' has {total}")
-        return ids
-
-
-def _denoisers(pipe: Any) -> list[Any]:
-    import torch
-
-    parts = (getattr(pipe, name, None) for name in _DENOISERS)
-    return [part for part in parts if isinstance(part, torch.nn.Module)]
-
-
-def _alike(requests: Sequence[Request], settings: Mapping[str, Any]) -> Iterator[list[int]]:
-    """Indices of requests with a negative prompt, and without: pipelines (SDXL) treat "" otherwise than none at all."""
-    default = settings.get("negative_prompt") is not None
-    for wanted in (True, False):
-        group = [i for i, r in enumerate(requests) if (default or r.negative_prompt is not None) is wanted]
-        if group:
-            yield group
+def _flat(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings and those under `extra`, without those that are none."""
+    flat = {key: value for key, value in settings.items() if value is not None and key != "extra"}
+    return flat | {key: value for key, value in (settings.get("extra") or {}).items() if value is not None}

@@ -3,25 +3,22 @@
 from __future__ import annotations
 
 import importlib.util
-import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from evalkit.errors import ConfigError, DataError, nearest
-from evalkit.models.base import Generated, Model, Request, Sampler
 from evalkit.models.checkpoint import read_header
+from evalkit.models.latent import GanModel
 from evalkit.paths import resolve_path, sha256_file
 
 if TYPE_CHECKING:
-    import numpy as np
     import torch
-    from numpy.typing import NDArray
 
 _DTYPES = ("float32", "float16", "bfloat16")
 
 
-class TorchModuleModel(Model):
+class TorchModuleModel(GanModel):
     """A generator `forward(z)` or `forward(z, class_labels)`: latents -> images [B,3,H,W] (or grey, [B,1,H,W]).
 
     Args:
@@ -42,8 +39,6 @@ class TorchModuleModel(Model):
     that settings compare sample by sample. None: off.
     """
 
-    call_settings = frozenset({"truncation"})
-
     def __init__(
         self,
         module: str | Mapping[str, Any] | None = None,
@@ -62,23 +57,12 @@ class TorchModuleModel(Model):
             raise ConfigError("a GAN needs either `module` (package.Class) with `weights`, or `torchscript` (a file)")
         if module is not None and weights is None:
             raise ConfigError(f"{module}: give its weights (.safetensors, .pt or .pth)")
-        for name, value, known in (
-            ("latent", latent, ("normal", "uniform")),
-            ("class_input", class_input, ("index", "one_hot")),
-            ("dtype", dtype, _DTYPES),
-        ):
-            if value not in known:
-                raise ConfigError(f"{name} '{value}' is not known. {nearest(value, known)}")
-        if len(output_range) != 2 or not output_range[0] < output_range[1]:
-            raise ConfigError(f"output_range {list(output_range)}: give the darkest and the lightest value, as [-1, 1]")
-        if num_classes is not None and num_classes < 1:
-            raise ConfigError(f"num_classes={num_classes}: give a number >= 1, or null")
+        if dtype not in _DTYPES:
+            raise ConfigError(f"dtype '{dtype}' is not known. {nearest(dtype, _DTYPES)}")
+        super().__init__(latent_dim, latent, num_classes, class_input, output_range)
         self.module, self.module_args = module, dict(module_args or {})
         self.weights, self.weights_key, self.torchscript = weights, weights_key, torchscript
-        self.latent_shape = (latent_dim,) if isinstance(latent_dim, int) else tuple(latent_dim)
-        self.latent, self.num_classes, self.class_input = latent, num_classes, class_input
-        self.output_range, self.dtype = (float(output_range[0]), float(output_range[1])), dtype
-        self.conditioning = "none" if num_classes is None else "class"
+        self.dtype = dtype
         self._net: Any = None
         self._device = "cpu"
 
@@ -114,10 +98,8 @@ class TorchModuleModel(Model):
             "module": dict(self.module) if isinstance(self.module, Mapping) else self.module,
             "module_args": self.module_args,
             "source": _source_digest(self._target) if self.module is not None else None,
-            "latent": [self.latent, *self.latent_shape],
-            "classes": [self.num_classes, self.class_input],
-            "output_range": list(self.output_range),
             "dtype": self.dtype,
+            **self._about_latents(),
         }
 
     def load(self, device: str) -> None:
@@ -191,91 +173,36 @@ class TorchModuleModel(Model):
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
 
-    def check_call(self, sampler: Sampler | None, settings: Mapping[str, Any]) -> None:
-        """Refuses settings that the model does not take.
+    @property
+    def _loaded(self) -> bool:
+        return self._net is not None
+
+    def _output(
+        self, latents: torch.Tensor, labels: torch.Tensor | None, *, space: str, settings: Mapping[str, Any]
+    ) -> Any:
+        return self._evaluate(self._net, latents, labels)
+
+    def _evaluate(self, call: Callable[..., Any], *inputs: torch.Tensor | None, **arguments: Any) -> Any:
+        """One call of (a part of) the module: floating-point inputs in its dtype, none left out.
 
         Raises:
-            ConfigError: an unknown setting, or a truncation that makes no sense.
-        """
-        for name in settings:
-            if name not in self.call_settings:
-                raise ConfigError(f"a GAN takes no setting '{name}'. {nearest(name, self.call_settings)}")
-        limit = settings.get("truncation")
-        if limit is None:
-            return
-        if self.latent != "normal":
-            raise ConfigError("truncation is for normal latents: set truncation: null, or latent: normal")
-        if isinstance(limit, bool) or not isinstance(limit, int | float) or not 0.01 <= limit < math.inf:
-            raise ConfigError(f"truncation={limit!r}: give a number of at least 0.01, or null")
-
-    def generate(
-        self, requests: Sequence[Request], *, sampler: Sampler | None, settings: Mapping[str, Any]
-    ) -> Generated:
-        """Makes one image a request from a latent of the request's own generator, in one network evaluation.
-
-        Raises:
-            ConfigError: a setting, or a shape that `forward` cannot take.
-            DataError: the output is no image, holds NaN, or a sample's class is unknown.
+            ConfigError: it cannot take them.
         """
         import torch
 
-        if self._net is None:
-            raise RuntimeError("load() comes before generate()")
-        self.check_call(sampler, settings)
-        limit = settings.get("truncation")
-        z = torch.stack([self._draw(r.generator(), limit) for r in requests])  # f32 [B, *latent_shape]
-        inputs = [z.to(device=self._device, dtype=getattr(torch, self.dtype))]
-        if self.num_classes is not None:
-            inputs.append(self._labels(requests, self.num_classes).to(self._device))
+        dtype = getattr(torch, self.dtype)
+        given = [x.to(self._device) for x in inputs if x is not None]
+        given = [x.to(dtype) if x.is_floating_point() else x for x in given]
         with torch.no_grad():
             try:
-                output = self._net(*inputs)
+                return call(*given, **arguments)
             except (TypeError, RuntimeError, IndexError) as error:
                 if "out of memory" in str(error):
                     raise
-                shapes = ", ".join(str(list(i.shape)) for i in inputs)
+                shapes = ", ".join(str(list(x.shape)) for x in given)
                 raise ConfigError(
                     f"the generator cannot take {shapes} (latent_dim, num_classes): {_first_line(error)}"
                 ) from error
-        return Generated(self._pixels(output, len(requests)), 1.0, [[] for _ in requests])
-
-    def _draw(self, generator: torch.Generator, limit: float | None) -> torch.Tensor:
-        import torch
-
-        if self.latent == "uniform":
-            return torch.rand(self.latent_shape, generator=generator) * 2 - 1
-        z = torch.randn(self.latent_shape, generator=generator)
-        while limit is not None and (beyond := z.abs() > limit).any():
-            z[beyond] = torch.randn(int(beyond.sum()), generator=generator)
-        return z
-
-    def _labels(self, requests: Sequence[Request], total: int) -> torch.Tensor:
-        import torch
-
-        ids = [r.class_id if r.class_id is not None else r.index % total for r in requests]
-        for request, number in zip(requests, ids, strict=True):
-            if not 0 <= number < total:
-                raise DataError(f"sample {request.index} asks for class {number}; the generator has {total}")
-        labels = torch.tensor(ids)
-        if self.class_input == "one_hot":
-            return torch.nn.functional.one_hot(labels, total).to(getattr(torch, self.dtype))
-        return labels
-
-    def _pixels(self, output: Any, count: int) -> NDArray[np.uint8]:
-        """The module's [B,C,H,W] as u8 [B,H,W,3]."""
-        import torch
-
-        if not isinstance(output, torch.Tensor):
-            raise DataError(f"the generator gave a {type(output).__name__}, not a tensor [B,3,H,W]")
-        if output.ndim != 4 or output.shape[0] != count or output.shape[1] not in (1, 3):
-            raise DataError(f"the generator gave {list(output.shape)} for {count} latents, not [{count},3,H,W]")
-        x = output.cpu().double()
-        if not x.isfinite().all():
-            raise DataError("the generator's output holds NaN or infinite values")
-        low, high = self.output_range
-        x = ((x - low) / (high - low) * 255 + 0.5).floor().clamp(0, 255).to(torch.uint8)
-        pixels: NDArray[np.uint8] = x.expand(-1, 3, -1, -1).permute(0, 2, 3, 1).contiguous().numpy()
-        return pixels
 
 
 def _fill(net: Any, state: Mapping[str, Any], file: Path) -> None:

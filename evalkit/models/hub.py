@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from evalkit.errors import ConfigError
 from evalkit.models.checkpoint import INDEX
 
+_DRY = False  # whether `check` looks in the cache though there may be a network
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 
 
@@ -18,20 +20,31 @@ def is_hub_id(path: str) -> bool:
     return _HUB_ID.fullmatch(path) is not None
 
 
-def check(repo: str, revision: str | None) -> None:
-    """Without a network (HF_HUB_OFFLINE), looks for the pipeline in the cache.
+@contextmanager
+def cache_alone(dry: bool = True) -> Iterator[None]:
+    """Within it, `check` looks in the cache, network or none: a dry run tells what would be fetched."""
+    global _DRY
+    before, _DRY = _DRY, dry
+    try:
+        yield
+    finally:
+        _DRY = before
+
+
+def check(repo: str, revision: str | None, file: str = INDEX) -> None:
+    """Without a network (HF_HUB_OFFLINE), or in a dry run, looks for the pipeline (by one of its files) in the cache.
 
     Raises:
         ConfigError: it is not there.
     """
-    if os.environ.get("HF_HUB_OFFLINE", "").upper() not in ("1", "ON", "YES", "TRUE"):
+    offline = os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE")
+    if not offline and not _DRY:
         return
     from huggingface_hub import try_to_load_from_cache
 
-    if not isinstance(try_to_load_from_cache(repo, INDEX, revision=revision), str):
-        raise ConfigError(
-            f"{_name(repo, revision)} is not in the cache, and HF_HUB_OFFLINE is set. {_by_hand(repo, revision)}"
-        )
+    if not isinstance(try_to_load_from_cache(repo, file, revision=revision), str):
+        reason = ", and HF_HUB_OFFLINE is set" if offline else ": a run fetches it"
+        raise ConfigError(f"{_name(repo, revision)} is not in the cache{reason}. {_by_hand(repo, revision)}")
 
 
 def download(repo: str, revision: str | None, variant: str | None) -> Path:
@@ -45,6 +58,20 @@ def download(repo: str, revision: str | None, variant: str | None) -> Path:
     try:
         return Path(DiffusionPipeline.download(repo, revision=revision, variant=variant, use_safetensors=True))
     except Exception as error:  # requests, httpx, huggingface_hub and diffusers each raise their own
+        raise ConfigError(f"{_name(repo, revision)} {_reason(error, repo, revision)}") from error
+
+
+def files(repo: str, revision: str | None, patterns: Sequence[str]) -> Path:
+    """A folder in the hub's cache that holds a repository's files that match `patterns`; what is missing is fetched.
+
+    Raises:
+        ConfigError: they cannot be had.
+    """
+    from huggingface_hub import snapshot_download
+
+    try:
+        return Path(snapshot_download(repo, revision=revision, allow_patterns=list(patterns)))
+    except Exception as error:  # as in `download`
         raise ConfigError(f"{_name(repo, revision)} {_reason(error, repo, revision)}") from error
 
 

@@ -11,6 +11,7 @@ from evalkit.digits import REFERENCE, WEIGHTS
 # Default training times, for one CPU thread (--threads 1) with two trainings side by side on two cores. docs/digits.md
 # tells what the shipped weights took; nobody ran all of these defaults from end to end.
 MINUTES = {"classifier": 10.0, "clip": 20.0, "ldm": 60.0, "ddpm": 110.0, "dcgan": 10.0}
+MINUTES |= {"lora": 10.0, "controlnet": 13.0}  # for the ldm
 
 
 def parser() -> argparse.ArgumentParser:

@@ -84,14 +84,20 @@ def build_unet() -> UNet2DConditionModel:
     )
 
 
-def latent_pool(autoencoder: AutoencoderKL, digits: Digits, size: int) -> tuple[Tensor, Tensor]:
-    """Scaled latents of random colourings, made once: float [size,4,8,8], and token ids int64 [size,16]."""
+def caption_ids() -> tuple[Tensor, Tensor]:
+    """Token ids of the 560 captions, int64 [560,16], and the caption's row by digit, ink and background, [10,8,8]."""
     tokenizer = tokens.build(LENGTH)
     texts = [p.text for p in data.PROMPTS]
-    ids = tokenizer(texts, padding="max_length", truncation=True, return_tensors="pt").input_ids  # [560,16]
+    ids = tokenizer(texts, padding="max_length", truncation=True, return_tensors="pt").input_ids
     row = torch.zeros(10, len(data.COLOURS), len(data.COLOURS), dtype=torch.long)
     for number, prompt in enumerate(data.PROMPTS):
         row[prompt.digit, prompt.ink_index, prompt.background_index] = number
+    return ids, row
+
+
+def latent_pool(autoencoder: AutoencoderKL, digits: Digits, size: int) -> tuple[Tensor, Tensor]:
+    """Scaled latents of random colourings, made once: float [size,4,8,8], and token ids int64 [size,16]."""
+    ids, row = caption_ids()
     latents, rows = [], []
     for start in range(0, size, 256):
         images, label, ink, background = coloured_batch(digits, min(256, size - start))

@@ -1,0 +1,210 @@
+"""Models whose images come from latents that can be had, moved and rendered: GANs, and the first noise of diffusion."""
+
+from __future__ import annotations
+
+import math
+from abc import abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+from evalkit.errors import ConfigError, DataError, nearest
+from evalkit.models.base import Generated, Model, Request, Sampler
+
+if TYPE_CHECKING:
+    import numpy as np
+    import torch
+    from numpy.typing import NDArray
+
+
+class LatentModel(Model):
+    """A model that gives a sample's latent and makes images of any latent: what walks and path lengths need.
+
+    For each of its spaces, `render(latents(requests))` are the images of `generate(requests)`, before rounding.
+    """
+
+    spaces: ClassVar[tuple[str, ...]] = ()  # "z", "w", "noise"; latents of the first are interpolated on a sphere
+
+    @abstractmethod
+    def latents(
+        self, requests: Sequence[Request], *, space: str, sampler: Sampler | None, settings: Mapping[str, Any]
+    ) -> torch.Tensor:
+        """Each request's own latent, f32 [B, ...] on the CPU, after `load`."""
+
+    @abstractmethod
+    def render(
+        self,
+        latents: torch.Tensor,
+        requests: Sequence[Request],
+        *,
+        space: str,
+        sampler: Sampler | None,
+        settings: Mapping[str, Any],
+    ) -> torch.Tensor:
+        """The images of given latents, with the class, prompt and later noise of their requests.
+
+        Returns:
+            [B,3,H,W], 0 to 255; not rounded, and not clamped, where the model does not do so itself.
+        """
+
+    def settled(self, request: Request) -> Request:
+        """The request, with what the model would read off its index (a class) made explicit."""
+        return request
+
+
+def to_pixels(images: torch.Tensor) -> NDArray[np.uint8]:
+    """What `render` gives as u8 [B,H,W,3]: halves are rounded up, what lies beyond is clamped."""
+    import torch
+
+    whole = (images.cpu().double() + 0.5).floor().clamp(0, 255).to(torch.uint8)
+    pixels: NDArray[np.uint8] = whole.permute(0, 2, 3, 1).contiguous().numpy()
+    return pixels
+
+
+class GanModel(LatentModel):
+    """What all generators share that make an image of a latent in one evaluation; a subclass writes `_output`.
+
+    Args:
+        latent_dim: z is f32 [B, latent_dim], or [B, *latent_dim].
+        latent: "normal", or "uniform" in [-1, 1].
+        num_classes: gives the generator class labels: a sample's own, or its index modulo this.
+        class_input: "index": i64 [B]; "one_hot": f32 [B, num_classes].
+        output_range: what the generator's darkest and lightest value are; beyond it is clamped.
+    """
+
+    call_settings = frozenset({"truncation"})
+    spaces: ClassVar[tuple[str, ...]] = ("z",)
+
+    def __init__(
+        self,
+        latent_dim: int | Sequence[int] = 128,
+        latent: Literal["normal", "uniform"] = "normal",
+        num_classes: int | None = None,
+        class_input: Literal["index", "one_hot"] = "index",
+        output_range: Sequence[float] = (-1, 1),
+    ) -> None:
+        for name, value, known in (
+            ("latent", latent, ("normal", "uniform")),
+            ("class_input", class_input, ("index", "one_hot")),
+        ):
+            if value not in known:
+                raise ConfigError(f"{name} '{value}' is not known. {nearest(value, known)}")
+        if len(output_range) != 2 or not output_range[0] < output_range[1]:
+            raise ConfigError(f"output_range {list(output_range)}: give the darkest and the lightest value, as [-1, 1]")
+        if num_classes is not None and num_classes < 1:
+            raise ConfigError(f"num_classes={num_classes}: give a number >= 1, or null")
+        self.latent_shape = (latent_dim,) if isinstance(latent_dim, int) else tuple(latent_dim)
+        self.latent, self.num_classes, self.class_input = latent, num_classes, class_input
+        self.output_range = (float(output_range[0]), float(output_range[1]))
+        self.conditioning = "none" if num_classes is None else "class"
+
+    def _about_latents(self) -> dict[str, Any]:
+        """What of the above belongs to the identity."""
+        return {
+            "latent": [self.latent, *self.latent_shape],
+            "classes": [self.num_classes, self.class_input],
+            "output_range": list(self.output_range),
+        }
+
+    @property
+    @abstractmethod
+    def _loaded(self) -> bool: ...
+
+    @abstractmethod
+    def _output(
+        self, latents: torch.Tensor, labels: torch.Tensor | None, *, space: str, settings: Mapping[str, Any]
+    ) -> Any:
+        """The generator's own output for latents f32 [B, ...] of a space, and labels i64 [B] or f32 [B, classes]."""
+
+    def check_call(self, sampler: Sampler | None, settings: Mapping[str, Any]) -> None:
+        """Refuses settings that the model does not take.
+
+        Raises:
+            ConfigError: an unknown setting, or a truncation that makes no sense.
+        """
+        for name in settings:
+            if name not in self.call_settings:
+                raise ConfigError(f"a GAN takes no setting '{name}'. {nearest(name, self.call_settings)}")
+        limit = settings.get("truncation")
+        if limit is None:
+            return
+        if self.latent != "normal":
+            raise ConfigError("truncation is for normal latents: set truncation: null, or latent: normal")
+        if isinstance(limit, bool) or not isinstance(limit, int | float) or not 0.01 <= limit < math.inf:
+            raise ConfigError(f"truncation={limit!r}: give a number of at least 0.01, or null")
+
+    def generate(
+        self, requests: Sequence[Request], *, sampler: Sampler | None, settings: Mapping[str, Any]
+    ) -> Generated:
+        """Makes one image a request from a latent of the request's own generator, in one network evaluation.
+
+        Raises:
+            ConfigError: a setting, or a shape that the generator cannot take.
+            DataError: the output is no image, holds NaN, or a sample's class is unknown.
+        """
+        if not self._loaded:
+            raise RuntimeError("load() comes before generate()")
+        self.check_call(sampler, settings)
+        space = self.spaces[0]
+        latents = self.latents(requests, space=space, sampler=sampler, settings=settings)
+        images = self.render(latents, requests, space=space, sampler=sampler, settings=settings)
+        return Generated(to_pixels(images), 1.0, [[] for _ in requests])
+
+    def latents(
+        self, requests: Sequence[Request], *, space: str, sampler: Sampler | None, settings: Mapping[str, Any]
+    ) -> torch.Tensor:
+        import torch
+
+        limit = settings.get("truncation")
+        return torch.stack([self._draw(request.generator(), limit) for request in requests])
+
+    def render(
+        self,
+        latents: torch.Tensor,
+        requests: Sequence[Request],
+        *,
+        space: str,
+        sampler: Sampler | None,
+        settings: Mapping[str, Any],
+    ) -> torch.Tensor:
+        labels = None if self.num_classes is None else self._labels(requests, self.num_classes)
+        return self._scaled(self._output(latents, labels, space=space, settings=settings), len(requests))
+
+    def settled(self, request: Request) -> Request:
+        if self.num_classes is None or request.class_id is not None:
+            return request
+        return replace(request, class_id=request.index % self.num_classes)
+
+    def _draw(self, generator: torch.Generator, limit: float | None) -> torch.Tensor:
+        import torch
+
+        if self.latent == "uniform":
+            return torch.rand(self.latent_shape, generator=generator) * 2 - 1
+        z = torch.randn(self.latent_shape, generator=generator)
+        while limit is not None and (beyond := z.abs() > limit).any():
+            z[beyond] = torch.randn(int(beyond.sum()), generator=generator)
+        return z
+
+    def _labels(self, requests: Sequence[Request], total: int) -> torch.Tensor:
+        import torch
+
+        ids = [int(self.settled(request).class_id or 0) for request in requests]
+        for request, number in zip(requests, ids, strict=True):
+            if not 0 <= number < total:
+                raise DataError(f"sample {request.index} asks for class {number}; the generator has {total}")
+        labels = torch.tensor(ids)
+        return torch.nn.functional.one_hot(labels, total).float() if self.class_input == "one_hot" else labels
+
+    def _scaled(self, output: Any, count: int) -> torch.Tensor:
+        """The generator's [B,C,H,W] as f64 [B,3,H,W] on the CPU, 0 to 255."""
+        import torch
+
+        if not isinstance(output, torch.Tensor):
+            raise DataError(f"the generator gave a {type(output).__name__}, not a tensor [B,3,H,W]")
+        if output.ndim != 4 or output.shape[0] != count or output.shape[1] not in (1, 3):
+            raise DataError(f"the generator gave {list(output.shape)} for {count} latents, not [{count},3,H,W]")
+        x = output.detach().cpu().double()
+        if not x.isfinite().all():
+            raise DataError("the generator's output holds NaN or infinite values")
+        low, high = self.output_range
+        return ((x - low) / (high - low) * 255).expand(-1, 3, -1, -1)

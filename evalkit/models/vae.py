@@ -1,0 +1,281 @@
+"""The autoencoder of a latent diffusion model, alone: what is lost between an image and its reconstruction.
+
+Rombach et al. 2022 (arXiv 2112.10752, table 8) compare first stages so: FID of the reconstructions with the images
+themselves (rFID), and PSNR, SSIM and LPIPS of each with its own.
+"""
+
+from __future__ import annotations
+
+import functools
+import itertools
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from evalkit.errors import ConfigError, DataError, nearest
+from evalkit.models import hub
+from evalkit.models.base import Generated, Model, Request, Sampler
+from evalkit.models.checkpoint import Checkpoint, Component, read_header, read_json
+from evalkit.opening import Opening
+from evalkit.paths import PKG_SCHEME, resolve_path, sha256_file, sha256_json
+
+if TYPE_CHECKING:
+    import numpy as np
+    import torch
+    from numpy.typing import NDArray
+
+    from evalkit.readers import Source
+
+DTYPES = ("float32", "float16", "bfloat16")
+POSTERIORS = ("mode", "sample")
+_CHANNELS = {  # the class in diffusers: its config's list with a number a resolution
+    "AutoencoderKL": "block_out_channels",
+    "AutoencoderKLFlux2": "block_out_channels",
+    "AutoencoderTiny": "encoder_block_out_channels",
+    "AutoencoderDC": "encoder_block_out_channels",
+    "VQModel": "block_out_channels",
+}
+
+
+class VaeReconstruction(Model):
+    """Sample i is image i, encoded and decoded.
+
+    Args:
+        path: a hub id ("owner/name"), a folder, or "pkg://package/folder": of a pipeline, or of the autoencoder itself.
+        subfolder: where the autoencoder lies in it ("vae"); none: `path` is the autoencoder's.
+        images: what is reconstructed: a folder, .zip, .tar, .parquet, .npy or .npz; or {_target_: ...} of a reference;
+            none: the image that the sample's prompt names as its `source`.
+        size: `images` are first brought to size x size: the shorter side resized (Lanczos), the middle cut out. None:
+            they stay as they are, and must be of one size that the autoencoder takes.
+        dtype: "float32", "float16" or "bfloat16".
+        posterior: "mode": the latents' mean; "sample": drawn from the encoder's Gaussian by the sample's own generator.
+        tiling: encodes and decodes large images in tiles: less memory, pixels change a little.
+        revision: commit, tag or branch of a hub id.
+        variant: "fp16", say: prefers weights named `*.fp16.safetensors`.
+    """
+
+    def __init__(
+        self,
+        path: str,
+        subfolder: str | None = None,
+        images: str | Mapping[str, Any] | None = None,
+        size: int | None = None,
+        dtype: str = "float32",
+        posterior: Literal["mode", "sample"] = "mode",
+        tiling: bool = False,
+        revision: str | None = None,
+        variant: str | None = None,
+    ) -> None:
+        for name, value, known in (("dtype", dtype, DTYPES), ("posterior", posterior, POSTERIORS)):
+            if value not in known:
+                raise ConfigError(f"{name} '{value}' is not known. {nearest(value, known)}")
+        if size is not None and images is None:
+            raise ConfigError("size goes with images=PATH; images that prompts name stay as they are")
+        self.path, self.subfolder, self.revision, self.variant = path, subfolder, revision, variant
+        self.images, self.size, self.dtype, self.posterior, self.tiling = images, size, dtype, posterior, tiling
+        self.conditioning = "text" if images is None else "none"
+        self.local = path.startswith(PKG_SCHEME) or Path(path).expanduser().is_dir() or not hub.is_hub_id(path)
+        self._vae: Any = None
+        self._device = "cpu"
+
+    def __str__(self) -> str:
+        return f"model '{self.path}{f'/{self.subfolder}' if self.subfolder else ''}'"
+
+    # ---- the weights
+
+    def check(self) -> None:
+        """Looks for the autoencoder's files, and at the images' size.
+
+        Raises:
+            ConfigError: a file is missing, the class is not known, or the images are of a size that it does not take.
+            DataError: a file is broken, or an archive of images is refused.
+        """
+        if self.local:
+            for file in self._files(resolve_path(self.path))[1:]:
+                read_header(file)
+        else:
+            hub.check(self.path, self.revision, self._inside("config.json"))
+        if isinstance(self.images, str):
+            self._opening().check()
+        if self.local and self.images is not None:
+            height, width = self._source.read(range(1))[0].shape[:2]
+            self._check_size(height, width, self._source.name)
+
+    def _inside(self, name: str) -> str:
+        return f"{self.subfolder}/{name}" if self.subfolder else name
+
+    def _files(self, root: Path) -> list[Path]:
+        """config.json and the weight files."""
+        folder = root / self.subfolder if self.subfolder else root
+        config = folder / "config.json"
+        if not config.is_file():
+            hint = " (of a pipeline the autoencoder is subfolder=vae)" if (root / "vae").is_dir() else ""
+            raise ConfigError(f"{config} is missing: give the folder of an autoencoder{hint}")
+        kind = str(read_json(config).get("_class_name"))
+        if kind not in _CHANNELS:
+            raise ConfigError(f"{config}: {kind} is no autoencoder of images that is known: {', '.join(_CHANNELS)}")
+        part = Component("autoencoder", "diffusers", kind, folder)
+        return [config, *Checkpoint(folder, self.variant).weight_files(part)]
+
+    def identity(self) -> dict[str, Any]:
+        """Digest of the local files, or hub id and revision; digest of the images; all options that change pixels."""
+        weights: Any = {"hub": self.path, "revision": self.revision or "main", "subfolder": self.subfolder}
+        if self.local:
+            weights = sha256_json([[f.name, sha256_file(f)] for f in self._files(resolve_path(self.path))])
+        images = {} if self.images is None else {"images": self._source.digest}
+        options = {"dtype": self.dtype, "posterior": self.posterior, "tiling": self.tiling, "variant": self.variant}
+        return {"kind": "autoencoder", "weights": weights, **images, **options}
+
+    def check_call(self, sampler: Sampler | None, settings: Mapping[str, Any]) -> None:
+        """Refuses tiling where the class knows none, before the weights are loaded (ConfigError). Imports diffusers."""
+        if self.tiling and self.local:
+            config = read_json(self._files(resolve_path(self.path))[0])
+            self._class(str(config["_class_name"]))
+
+    def _class(self, name: str) -> Any:
+        import diffusers
+
+        found = getattr(diffusers, name, None)
+        if found is None:
+            raise ConfigError(f"{self}: diffusers {diffusers.__version__} has no {name}: install a newer one")
+        if self.tiling and not hasattr(found, "_tiled_encode") and not hasattr(found, "tiled_encode"):
+            raise ConfigError(f"{self}: {name} knows no tiling: set tiling: false")
+        return found
+
+    def load(self, device: str) -> None:
+        """Loads the autoencoder in evaluation mode.
+
+        Raises:
+            ConfigError: it cannot be had.
+            DataError: its files do not fit together.
+        """
+        import torch
+        from diffusers.utils import deprecation_utils
+
+        from evalkit.models.denoise import one_line, quiet
+
+        root = resolve_path(self.path) if self.local else self._fetch()
+        config = self._files(root)[0]
+        cls = self._class(str(read_json(config)["_class_name"]))
+        name = "dtype" if hasattr(deprecation_utils, "_resolve_dtype") else "torch_dtype"
+        kwargs = {name: getattr(torch, self.dtype), "use_safetensors": True, "local_files_only": True}
+        with quiet():
+            try:
+                vae = cls.from_pretrained(str(config.parent), variant=self.variant, **kwargs)
+            except (OSError, ValueError, TypeError, AttributeError, ImportError, KeyError, RuntimeError) as error:
+                if "out of memory" in str(error):
+                    raise
+                raise DataError(f"{self} cannot be loaded: {one_line(error)}") from error
+        if self.tiling:
+            vae.enable_tiling()
+        self._vae, self._device = vae.eval().to(device), device
+
+    def _fetch(self) -> Path:
+        return hub.files(self.path, self.revision, [self._inside("config.json"), self._inside("*.safetensors*")])
+
+    def unload(self) -> None:
+        self._vae = None
+
+    # ---- the images
+
+    def _opening(self) -> Opening:
+        assert isinstance(self.images, str)
+        return Opening(resolve_path(self.images), prompts=None, mixed_sizes=self.size is not None)
+
+    @functools.cached_property
+    def _source(self) -> Any:
+        """The images to reconstruct, as the autoencoder is given them."""
+        from evalkit.config import build
+        from evalkit.fitting import Fitted
+
+        assert self.images is not None
+        source: Any = (self._opening() if isinstance(self.images, str) else build(self.images, "images")).open()
+        if not hasattr(source, "head"):
+            raise ConfigError(f"images: {self.images} holds no images")
+        return source if self.size is None else Fitted(source, self.size)
+
+    def num_available(self) -> int | None:
+        """As many as there are images; with prompts as many as they ask for."""
+        return None if self.images is None else len(self._source)
+
+    def own_images(self, kind: str, num_samples: int, *, cache: Path | None = None) -> Source | None:
+        """Each reconstruction's own image is its source and its target."""
+        if self.images is None or kind not in ("target", "source"):
+            return None
+        source: Source = self._source.head(num_samples)
+        return source
+
+    def _check_size(self, height: int, width: int, name: str) -> None:
+        config = read_json(self._files(resolve_path(self.path))[0]) if self._vae is None else self._vae.config
+        kind = str(config["_class_name"]) if self._vae is None else type(self._vae).__name__
+        factor = 2 ** (len(config[_CHANNELS[kind]]) - 1)
+        if height % factor or width % factor:
+            remedy = "size=PIXELS resizes them" if self.images is not None else "resize them"
+            raise ConfigError(
+                f"{name}: images of {width}x{height}, but {self} takes sides that are multiples of {factor}: {remedy}"
+            )
+
+    # ---- the work
+
+    def generate(
+        self, requests: Sequence[Request], *, sampler: Sampler | None, settings: Mapping[str, Any]
+    ) -> Generated:
+        """Encodes and decodes one image a request; with posterior="sample" by the request's own generator.
+
+        Raises:
+            ConfigError: an image is of a size that the autoencoder does not take.
+            DataError: a prompt names no source, sizes differ within a batch, or the output holds NaN.
+        """
+        import numpy as np
+        import torch
+
+        from evalkit.models.denoise import to_uint8
+
+        if self._vae is None:
+            raise RuntimeError("load() comes before generate()")
+        images = self._read(requests)
+        sizes = sorted({image.shape[:2] for image in images})
+        if len(sizes) > 1:
+            shown = ", ".join(f"{width}x{height}" for height, width in sizes[:3])
+            raise DataError(f"{self}: images of different sizes ({shown}): resize them to one")
+        self._check_size(images[0].shape[0], images[0].shape[1], "the images")
+        x = torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).to(self._device)  # NHWC -> NCHW, u8
+        with torch.inference_mode():
+            y = self._reconstruct((x.float() / 127.5 - 1).to(self._vae.dtype), requests)
+        pixels = (y.float() / 2 + 0.5).clamp(0, 1).permute(0, 2, 3, 1).cpu().numpy()  # NCHW -> NHWC
+        return Generated(to_uint8(pixels, str(self)), nfe=1.0)
+
+    def _read(self, requests: Sequence[Request]) -> list[NDArray[np.uint8]]:
+        if self.images is not None:
+            numbers = [request.index for request in requests]
+            if numbers == list(range(numbers[0], numbers[0] + len(numbers))):
+                found: list[NDArray[np.uint8]] = self._source.read(range(numbers[0], numbers[0] + len(numbers)))
+                return found
+            return list(itertools.chain.from_iterable(self._source.read(range(i, i + 1)) for i in numbers))
+        from evalkit.images import decode
+
+        images = []
+        for request in requests:
+            if request.source is None:
+                raise DataError(
+                    f"{self}: the prompt of sample {request.index} names no source image: give a prompt set that does "
+                    "(prompts.table.source=COLUMN), or images=PATH"
+                )
+            images.append(decode(Path(request.source)))
+        return images
+
+    def _reconstruct(self, x: torch.Tensor, requests: Sequence[Request]) -> torch.Tensor:
+        """[B,3,H,W] in [-1,1] -> the same, about."""
+        import torch
+
+        encoded = self._vae.encode(x)
+        if not hasattr(encoded, "latent_dist"):  # AutoencoderDC says latent; the others latents
+            latents = encoded.latent if hasattr(encoded, "latent") else encoded.latents
+        elif self.posterior == "mode":
+            latents = encoded.latent_dist.mode()
+        else:
+            mean, std = encoded.latent_dist.mean, encoded.latent_dist.std
+            noise = [torch.randn(mean.shape[1:], generator=request.generator()) for request in requests]
+            latents = mean + std * torch.stack(noise).to(mean)
+        decoded: torch.Tensor = self._vae.decode(latents).sample
+        return decoded
