@@ -14,8 +14,11 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from evalkit.config import CONFIG_MODULE, explain, register, resolve
-from evalkit.errors import EXIT_DONE, EXIT_ERROR, EXIT_INTERRUPTED, EvalkitError
+from evalkit.config import CONFIG_MODULE, explain, explain_null, register, resolve
+from evalkit.errors import EXIT_CONFIG, EXIT_DONE, EXIT_ERROR, EXIT_INTERRUPTED, EvalkitError
+
+# Where torchao is installed, `import diffusers` warns of what concerns their developers alone.
+_CHATTY = ("torch.utils._pytree", "diffusers.quantizers.torchao.torchao_quantizer")
 
 
 def main() -> None:
@@ -27,6 +30,9 @@ def main() -> None:
         _run()
     except (HydraException, OmegaConfBaseException) as error:
         explained = explain(error, _overrides(), _config_dir())
+        _fail(str(explained), explained.exit_code)
+    except ValueError as error:
+        explained = explain_null(error, _overrides())
         _fail(str(explained), explained.exit_code)
     except KeyboardInterrupt:
         command = shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
@@ -58,7 +64,7 @@ def _evaluate(config: DictConfig) -> None:
     plan = pipeline.make_plan(run_config)
     if run_config.dry_run:
         results.print_plan(plan)
-        return
+        sys.exit(EXIT_CONFIG if plan.missing else EXIT_DONE)
     overrides = [str(override) for override in hydra_config.overrides.task]
     command = shlex.join(["python", "run_eval.py", *overrides])
     table = pipeline.run(plan, command=command)
@@ -99,3 +105,5 @@ def _set_up_logging() -> None:
         logger.addHandler(handler)
         logger.setLevel(logging.INFO)
         logger.propagate = False
+    for name in _CHATTY:
+        logging.getLogger(name).setLevel(logging.ERROR)

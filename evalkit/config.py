@@ -51,7 +51,8 @@ class RunConfig:
         batch_size: samples a generation batch; halved where the device runs out of memory.
         seed: the cells' seed, or `{sweep: [0, 1]}`.
         device: auto, cpu, cuda or mps.
-        dry_run: print the cells, what is there and what is to make; make nothing.
+        dry_run: print the cells, what is there, what is to make and what is missing; make and fetch nothing. Exits
+            with 2 where weights or images are missing.
         selfcheck: compute golden values on this machine and device, print them, and do nothing else.
         exclude: cells to leave out: mappings such as `{sampler: ddim, guidance_scale: [1, 8]}`, all parts must match.
         contact_sheet: samples on each cell's contact sheet; 0: none.
@@ -63,6 +64,7 @@ class RunConfig:
         training: what the models were trained on, for metrics of memorisation (`reference@training=folder`).
         lint: look over the sample sets and the reference before they are scored (evalkit/lint.py).
         report: write report.html.
+        walk: contact sheets of what lies between samples, `{lines: 6}` (evalkit/walk.py says what else it takes).
         export: kinds of files that take the cells' images, below `out`/export (evalkit/export.py).
         model, sampler, prompts, metric, reference, extractor, engine, gate, tracker: the chosen options by name.
     """
@@ -83,6 +85,9 @@ class RunConfig:
     add_results: list[str] = field(default_factory=list)
     lint: bool = True
     report: bool = True
+    walk: dict[str, Any] = field(
+        default_factory=lambda: {"lines": 0, "tiles": 9, "stops": 1, "through": "samples", "space": None}
+    )
     model: dict[str, Any] = field(default_factory=dict)
     sampler: dict[str, Any] = field(default_factory=dict)
     prompts: dict[str, Any] = field(default_factory=dict)
@@ -122,6 +127,18 @@ def compose(overrides: Sequence[str], config_dir: str | None = None) -> DictConf
         return _compose(overrides, config_dir)
     except (HydraException, OmegaConfBaseException) as error:
         raise explain(error, overrides, config_dir) from error
+    except ValueError as error:
+        raise explain_null(error, overrides) from error
+
+
+def explain_null(error: ValueError, overrides: Sequence[str]) -> ConfigError:
+    """Hydra's ValueError for `reference=null`, as one line; any other is raised again."""
+    nulls = [text for text in overrides if text.partition("=")[2].lower() == "null"]
+    if "Config group override" not in str(error) or not nulls:
+        raise error
+    group = nulls[0].partition("=")[0]
+    single = group in ("experiment", "engine", "reference", "training", "reference@training")
+    return ConfigError(f"{nulls[0]}: a group cannot be null: {f'~{group}' if single else f'{group}=[]'} leaves it out")
 
 
 @contextlib.contextmanager

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from evalkit.grid import Cell
-    from evalkit.prompts import PromptSet
+    from evalkit.prompts import Prompt, PromptSet
 
 log = logging.getLogger(__name__)
 
@@ -241,12 +241,30 @@ def _load(cell: Cell, device: str) -> _Loaded:
     return _HELD[0]
 
 
+def hold(cell: Cell, device: str) -> Model:
+    """The cell's model, loaded and held until another one is, or `unload`; for what asks it for more than samples."""
+    with _LOCK:
+        return _load(cell, device).model
+
+
+def make_requests(cell: Cell, indices: Sequence[int], conditioning: Conditioning) -> list[Request]:
+    """The requests of some samples, as they are made from."""
+    prompts = _prompts(cell)
+    return [_request(cell, prompts, index, conditioning)[0] for index in indices]
+
+
 def unload() -> None:
     """Lets go of the model that this process holds."""
     with _LOCK:
         if _HELD:
             _HELD.pop().model.unload()
             devices.free_memory()
+
+
+def asked_prompts(cell: Cell) -> list[Prompt]:
+    """The prompts that a cell's samples are made from, each once; none where the model takes none."""
+    prompts = _prompts(cell)
+    return [] if prompts is None else [prompts[i] for i in range(min(cell.num_samples, len(prompts.prompts)))]
 
 
 _PROMPTS: dict[str, PromptSet] = {}  # the set of the last cell: a table is not read once a shard

@@ -6,18 +6,23 @@ import itertools
 import logging
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from evalkit.config import RunConfig, build, locate
-from evalkit.errors import ConfigError, nearest
+from evalkit.dry_run import Missing
+from evalkit.errors import ConfigError, EvalkitError, nearest
 from evalkit.models.base import ExistingImages, Model
 from evalkit.paths import sha256_json
+from evalkit.splitting import Part
 
 log = logging.getLogger(__name__)
 
 DEFAULT_NUM_SAMPLES = 1000  # a cell without prompts in a run without prompt sets
 _SHORT = {"num_inference_steps": "steps", "guidance_scale": "cfg"}
+_SHORT |= {"controlnet_conditioning_scale": "control", "adapter_conditioning_scale": "adapter"}
+_SHORT |= dict.fromkeys(("dtype", "quantize", "attention", "cache"), "")  # the value says it all
 
 Option = Mapping[str, Any]
 
@@ -107,6 +112,7 @@ class _BuiltModel:
     model: Model
     call_settings: Mapping[str, Any]
     samplers: Sequence[str] | None
+    made_by: str | None = None  # the sampler that existing images say they are of
 
 
 def _build_model(variant: _Variant) -> _BuiltModel:
@@ -123,6 +129,21 @@ def _build_model(variant: _Variant) -> _BuiltModel:
     return _BuiltModel(variant, option, model, {k: v for k, v in call_settings.items() if v is not None}, samplers)
 
 
+def _parts(built: _BuiltModel, config: RunConfig, missing: Missing) -> list[_BuiltModel]:
+    """A model whose existing images are told apart by what made them, once for each; any other model as it is."""
+    cache = None if config.dry_run else Path(config.store).expanduser() / "cache"
+    parts: Sequence[Part] = ()
+    with missing.noted(f"model.{built.variant.name}"):
+        parts = built.model.parts(cache) if isinstance(built.model, ExistingImages) else ()
+    each = []
+    for part in parts:
+        option = {**built.option, "split_by": None, "where": {**(built.option.get("where") or {}), **part.where}}
+        variant = replace(built.variant, swept={**built.variant.swept, **part.settings})
+        model = build(option, f"model.{variant.name}")
+        each.append(replace(built, variant=variant, option=option, model=model, made_by=part.sampler))
+    return each or [built]
+
+
 def _seeds(seed: Any) -> list[int]:
     seeds = seed["sweep"] if isinstance(seed, Mapping) and set(seed) == {"sweep"} else seed
     seeds = seeds if isinstance(seeds, list) else [seeds]
@@ -131,12 +152,17 @@ def _seeds(seed: Any) -> list[int]:
     return seeds
 
 
-def make_cells(config: RunConfig) -> list[Cell]:
+def make_cells(config: RunConfig, missing: Missing | None = None) -> list[Cell]:
     """The grid's cells, sorted by model so that each is loaded once. What is left out is logged with the reason.
+
+    Args:
+        config: the run's.
+        missing: of a dry run: notes the models whose files are missing; their cells' keys are not the real ones.
 
     Raises:
         ConfigError: an option cannot be built, a file is missing, or no cell is left.
     """
+    missing = missing or Missing()
     if not config.model:
         raise ConfigError("model: none is chosen. Give one, such as model=[digits_ldm].")
     if config.num_samples is not None and config.num_samples < 1:
@@ -157,7 +183,8 @@ def make_cells(config: RunConfig) -> list[Cell]:
         found = [
             cell
             for variant in expand(name, option)
-            for cell in _model_cells(_build_model(variant), samplers, prompt_sets, seeds, config)
+            for built in _parts(_build_model(variant), config, missing)
+            for cell in _model_cells(built, samplers, prompt_sets, seeds, config, missing)
         ]
         kept = [cell for cell in found if not any(matches(cell, rule, "exclude") for rule in config.exclude)]
         if len(kept) < len(found):
@@ -178,15 +205,18 @@ def _model_cells(
     prompt_sets: Mapping[str, tuple[_Variant, Any]],
     seeds: Sequence[int],
     config: RunConfig,
+    missing: Missing,
 ) -> Iterator[Cell]:
     name = built.variant.name
-    built.model.check()
-    identity = built.model.identity()
+    there = False
+    with missing.noted(f"model.{name}"):
+        built.model.check()
+        there = True
+    identity, available = _known(built, there)
     asked = built.model.conditioning != "none"
     if built.model.conditioning == "text" and not prompt_sets:
         raise ConfigError(f"model.{name} makes images from text: choose prompts, such as prompts=[digits]")
     prompt_names: list[str | None] = list(prompt_sets) if asked and prompt_sets else [None]
-    available = built.model.num_available() if isinstance(built.model, ExistingImages) else None
     for sampler, prompts, seed in itertools.product(_samplers_for(built, samplers), prompt_names, seeds):
         prompt_set = prompt_sets[prompts][1] if prompts else None
         num_samples = config.num_samples or _default_num_samples(prompt_set, prompt_sets)
@@ -226,9 +256,21 @@ def _model_cells(
         )
 
 
+def _known(built: _BuiltModel, there: bool) -> tuple[Mapping[str, Any], int | None]:
+    """A model's identity, and how many images it has where that is limited; of one that is not there what is known."""
+    try:
+        return built.model.identity(), built.model.num_available()
+    except (EvalkitError, OSError):
+        if there:
+            raise
+        return {"missing": dict(built.option)}, None
+
+
 def _samplers_for(built: _BuiltModel, samplers: Sequence[_Variant]) -> list[_Variant | None]:
     """The samplers that apply to a model; a model without a sampler has one cell where others have many."""
     name = built.variant.name
+    if built.made_by is not None:
+        return [_Variant(built.made_by, {}, {})]
     if not built.model.takes_sampler:
         if samplers:
             log.info("%s takes no sampler: it stands once, not once a sampler", name)
@@ -287,7 +329,10 @@ def find_baseline(cells: Sequence[Cell], wanted: Any) -> str | None:
 
 
 def _slug(key: str, value: Any) -> str:
-    text = f"{value:g}" if isinstance(value, float) else str(value)
+    if isinstance(value, Mapping):  # an adapter, a cache: by its name or file
+        value = value.get("name") or value.get("path") or value
+    values = value if isinstance(value, list) else [value]
+    text = "+".join(f"{v:g}" if isinstance(v, float) else str(v) for v in values)
     name = _SHORT.get(key, key.rpartition(".")[2])
     return re.sub(r"[^A-Za-z0-9._+]+", "_", f"{name}{text}")[:40]
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, TypeVar
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -105,7 +105,7 @@ class Score:
 
 
 class Metric(ABC):
-    """What all metrics share. Subclass `SampleMetric`, `ReferenceMetric` or `PairMetric`, not this."""
+    """What all metrics share. Subclass `SampleMetric`, `ReferenceMetric`, `PairMetric` or `ModelMetric`, not this."""
 
     title: str
     better: Better
@@ -173,7 +173,8 @@ class ReferenceMetric(Metric):
         raise NotImplementedError
 
 
-Pairing = Literal["baseline", "prompt", "any"]
+OwnImage = Literal["target", "control", "source"]  # the images that a prompt may name for its samples
+Pairing = Literal["baseline", "prompt", "any", "target", "control", "source"]
 
 
 class PairMetric(Metric):
@@ -182,16 +183,54 @@ class PairMetric(Metric):
     Attributes:
         pairs: "baseline": each sample with the baseline cell's of the same prompt and seed. "prompt": two samples of
             one prompt (of no prompt at all, where the model takes none). "any": two samples of the set. Pairs within
-            a set are disjoint and seeded, so that they are independent.
+            a set are disjoint and seeded, so that they are independent. "target", "control", "source": each sample
+            with the image that its own prompt names as such.
+        resize_own: whether a prompt's image of another size than the sample is resized to it (Pillow, Lanczos), else it
+            is refused.
         max_pairs: of pairs within a set: as many at most.
         seed: of the drawing of pairs within a set.
     """
 
     per_sample = True
     pairs: Pairing = "baseline"
+    resize_own: bool = False
     max_pairs: int | None = None
     seed: int = 2020
 
     @abstractmethod
     def distance(self, first: Batch, second: Batch) -> Tensor:
         """Of each pair, f64 [B]. Both batches hold the images, of one size, and the features that `needs` names."""
+
+
+class Generator(Protocol):
+    """A cell's model in the hands of a `ModelMetric`; samples are meant by their indices, as everywhere."""
+
+    @property
+    def spaces(self) -> Sequence[str]:
+        """The kinds of latents that it has ("z", "w", "noise"); none: it shows no latents."""
+
+    def latents(self, indices: Sequence[int], like: Sequence[int], space: str) -> Tensor:
+        """Latents f32 [B, ...]: the noise of samples `indices` (any number >= 0), mapped for the classes of `like`."""
+
+    def images(self, latents: Tensor, like: Sequence[int], space: str) -> Tensor:
+        """Their images [B,3,H,W], 0 to 255, neither rounded nor clamped, with the prompts and classes of `like`."""
+
+    def features(self, images: Tensor, address: str) -> Tensor:
+        """Features f32 [B,D] of such images, for an address in `needs`."""
+
+    def progress(self, done: int, total: int) -> None:
+        """Shows how far a measurement is."""
+
+
+class ModelMetric(Metric):
+    """A metric of the model itself, where rounded images do not do: its author writes `measure` alone.
+
+    The model is loaded again for it where its score is not cached; a cell of images that exist has no score.
+    """
+
+    @abstractmethod
+    def measure(self, generator: Generator, n: int) -> Score:
+        """The score of a cell of `n` samples; one without a value, and a note, where it does not apply.
+
+        An influence has one value a sample of the cell.
+        """

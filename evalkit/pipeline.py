@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -10,18 +11,23 @@ from typing import TYPE_CHECKING
 
 from evalkit import gate, results
 from evalkit.compare import compare, rename_apart
-from evalkit.config import RunConfig, build
+from evalkit.config import RunConfig, build, locate
+from evalkit.dry_run import Missing
 from evalkit.errors import ConfigError, DataError, nearest
 from evalkit.gate import Gate, judge, make_gates
 from evalkit.grid import Cell, find_baseline, make_cells
 from evalkit.lint import Finding, Watch, asked_of, lint
-from evalkit.metric import Metric, ReferenceMetric
+from evalkit.metric import Metric, PairMetric, ReferenceMetric
+from evalkit.models import hub
 from evalkit.models.base import ExistingImages
 from evalkit.moments import Moments, write_moments
-from evalkit.protocol import check_counts, check_moments, check_pairs
+from evalkit.pairs import OWN, Own
+from evalkit.prompt_images import own_images
+from evalkit.protocol import check_counts, check_models, check_moments, check_pairs
 from evalkit.samples import SampleSet, Source, Store
 from evalkit.table import ResultTable
 from evalkit.track import make_trackers, push
+from evalkit.walk import Walk, check_walk, make_walk, write_walks
 
 if TYPE_CHECKING:
     from evalkit.export import Export
@@ -43,32 +49,49 @@ class Plan:
     reference: Source | Moments | None
     training: Source | Moments | None = None
     baseline: str | None = None  # a cell's name
+    own: Mapping[str, Own] = field(default_factory=dict)  # by cell: the images that its prompts name
+    missing: tuple[str, ...] = ()  # of a dry run: a line for each thing that a run would stop for, or fetch
     earlier: tuple[ResultTable, ...] = ()  # results of earlier runs, to stand in the table
     gates: Mapping[str, Gate] = field(default_factory=dict)
     exports: Mapping[str, Export] = field(default_factory=dict)
+    walk: Walk = field(default_factory=Walk)
 
 
 def make_plan(config: RunConfig) -> Plan:
     """Builds and checks everything that the configuration names; nothing is generated or written.
+
+    A dry run fetches nothing, and goes on where weights or images are missing: they are noted in the plan.
 
     Raises:
         ConfigError: anything that would fail later for want of an option, a file or samples.
     """
     store = Store(Path(config.store).expanduser())
     out = Path(config.out).expanduser() if config.out else store.root / config.name
-    cells = make_cells(config)
+    missing = Missing(config.dry_run)
+    with hub.cache_alone(config.dry_run):
+        cells = make_cells(config, missing)
     existing = {
         cell.name: model
         for cell in cells
         if isinstance(model := build(cell.options["model"] or {}), ExistingImages)  # building is cheap
     }
     metrics = _build_metrics(config)
-    extractors = _build_extractors(config, metrics)
-    sides = {side: _open_side(config, side, store) for side in ("reference", "training")}
-    check_counts(metrics, {cell.name: cell.num_samples for cell in cells}, sides)
-    check_moments(metrics, extractors, sides)
+    sides: dict[str, Source | Moments | None] = {"reference": None, "training": None}
+    for side in sides:
+        with missing.noted(side):
+            sides[side] = _open_side(config, side, store)
+    extractors = _build_extractors(config, metrics, missing)
+    if not missing.of(*sides):
+        check_counts(metrics, {cell.name: cell.num_samples for cell in cells}, sides)
     baseline = find_baseline(cells, config.baseline)
-    check_pairs(metrics, baseline)
+    own: dict[str, Own] = {}
+    if not missing.lines:  # these read the files
+        check_moments(metrics, extractors, sides)
+        own = _own_images(config, cells, metrics, store)
+        check_pairs(metrics, baseline, own)
+    check_models(metrics, extractors)
+    walk = make_walk(config.walk)
+    check_walk(walk, [cell for cell in cells if cell.name not in existing])
     earlier = tuple(ResultTable.load(Path(path).expanduser()) for path in config.add_results)
     gates = make_gates(config.gate, cells, metrics, lint=config.lint)
     make_trackers(config.tracker)  # each is built anew where it logs, in a process of its own
@@ -83,9 +106,12 @@ def make_plan(config: RunConfig) -> Plan:
         sides["reference"],
         training=sides["training"],
         baseline=baseline,
+        own=own,
+        missing=tuple(missing.lines),
         earlier=earlier,
         gates=gates,
         exports=_build_exports(config),
+        walk=walk,
     )
 
 
@@ -99,7 +125,7 @@ def _build_metrics(config: RunConfig) -> dict[str, Metric]:
     return metrics
 
 
-def _build_extractors(config: RunConfig, metrics: Mapping[str, Metric]) -> dict[str, Extractor]:
+def _build_extractors(config: RunConfig, metrics: Mapping[str, Metric], missing: Missing) -> dict[str, Extractor]:
     extractors: dict[str, Extractor] = {}
     for metric_name, metric in metrics.items():
         for address in metric.needs:
@@ -110,15 +136,31 @@ def _build_extractors(config: RunConfig, metrics: Mapping[str, Metric]) -> dict[
                     + nearest(name, config.extractor)
                 )
             if name not in extractors:
-                extractors[name] = build(config.extractor[name], f"extractor.{name}")
+                option = dict(config.extractor[name])
+                takes = inspect.signature(locate(str(option["_target_"]))).parameters
+                if missing.dry and "download" in (*option, *takes):
+                    option["download"] = False
+                extractors[name] = build(option, f"extractor.{name}")
             if layer not in extractors[name].layers:
                 raise ConfigError(
                     f"metric.{metric_name} needs '{address}', but extractor '{name}' has no layer '{layer}'. "
                     + nearest(layer, extractors[name].layers)
                 )
-    for extractor in extractors.values():
-        extractor.check()
+    for name, extractor in extractors.items():
+        with missing.noted(f"extractor.{name}"):
+            extractor.check()
     return extractors
+
+
+def _own_images(
+    config: RunConfig, cells: Sequence[Cell], metrics: Mapping[str, Metric], store: Store
+) -> dict[str, Own]:
+    """By cell: the images of its prompts that the chosen metrics of pairs compare with."""
+    kinds = dict.fromkeys(m.pairs for m in metrics.values() if isinstance(m, PairMetric) and m.pairs in OWN)
+    if not kinds:
+        return {}
+    cache = None if config.dry_run else store.root / "cache"
+    return {cell.name: own_images(cell, build(cell.options["model"] or {}), kinds, cache) for cell in cells}
 
 
 def _build_exports(config: RunConfig) -> dict[str, Export]:
@@ -164,6 +206,10 @@ def run(plan: Plan, *, command: str = "") -> ResultTable:
         gate.remove(plan.out)
     results.write(plan, table, sources, scored)
     _save_stats(plan)
+    if plan.walk.lines:
+        made = [cell for cell in plan.cells if cell.name not in plan.existing]
+        config = plan.config
+        write_walks(plan.walk, made, plan.out / "sheets", device=config.device, batch_size=config.batch_size)
     if plan.config.report:
         from evalkit.report import write_report
 
@@ -230,11 +276,13 @@ def _generate(plan: Plan, cells: list[Cell]) -> None:
     wanting = [cell for cell in cells if SampleSet.missing(plan.store, cell)]
     if not wanting:
         return
+    from evalkit.generate import asked_prompts, generate_cells
+
     for cell in wanting:
         sampler = build(cell.options["sampler"]) if cell.options["sampler"] else None
-        build(cell.options["model"] or {}).check_call(sampler, cell.call_settings)
-    from evalkit.generate import generate_cells
-
+        model = build(cell.options["model"] or {})
+        model.check_call(sampler, cell.call_settings)
+        model.check_prompts(asked_prompts(cell), cell.call_settings)
     engines = [build(option, f"engine.{name}") for name, option in plan.config.engine.items()]
     generate_cells(
         cells,
@@ -260,19 +308,24 @@ def _lint(plan: Plan, sources: Mapping[str, Source], watch: Watch) -> list[Findi
 
 def _score(plan: Plan, sources: Mapping[str, Source], watch: Watch | None) -> Mapping[tuple[str, str], Scored]:
     """All scores; with `watch`, the images are measured for the lint as they are read."""
+    from evalkit.generators import CellGenerator, released
     from evalkit.scoring import score_sources
 
+    made = [cell for cell in plan.cells if cell.name not in plan.existing]
     reference = plan.reference
     if watch is not None:
         sources = {name: watch.of(source) for name, source in sources.items()}
         reference = watch.of(reference) if reference and not isinstance(reference, Moments) else reference
-    return score_sources(
-        sources,
-        metrics={name: (plan.config.metric[name], metric) for name, metric in plan.metrics.items()},
-        extractors=plan.extractors,
-        reference=reference,
-        training=plan.training,
-        baseline=plan.baseline,
-        store=plan.store,
-        device=plan.config.device,
-    )
+    with released():
+        return score_sources(
+            sources,
+            metrics={name: (plan.config.metric[name], metric) for name, metric in plan.metrics.items()},
+            extractors=plan.extractors,
+            reference=reference,
+            training=plan.training,
+            baseline=plan.baseline,
+            own=plan.own,
+            generators={cell.name: CellGenerator(cell, plan.config.device, plan.extractors) for cell in made},
+            store=plan.store,
+            device=plan.config.device,
+        )

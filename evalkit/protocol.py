@@ -11,13 +11,13 @@ from typing import Any, get_args
 from evalkit.errors import ConfigError, DataError, nearest
 from evalkit.extractors.base import Extractor
 from evalkit.features import ImageSource
-from evalkit.metric import Metric, Pairing, PairMetric, ReferenceMetric
+from evalkit.metric import Metric, ModelMetric, OwnImage, Pairing, PairMetric, ReferenceMetric
 from evalkit.moments import Moments, moments_for
 from evalkit.paths import sha256_file, sha256_json
 
 Side = ImageSource | Moments  # what samples are compared with: images, or published statistics
 
-SHARED_NUMERICS = ("blocks", "gaussians", "pairs")
+SHARED_NUMERICS = ("blocks", "edges", "gaussians", "pairs")
 
 _GIVE = {
     "reference": "reference=folder reference.folder.path=DIR",
@@ -48,8 +48,14 @@ def check_counts(metrics: Mapping[str, Metric], counts: Mapping[str, int], sides
                 _check_side(name, metric, side, sides.get(side))
 
 
-def check_pairs(metrics: Mapping[str, Metric], baseline: str | None) -> None:
-    """Refuses metrics of pairs that pair in no known way, or with a baseline that is not chosen (ConfigError)."""
+def check_pairs(metrics: Mapping[str, Metric], baseline: str | None, own: Mapping[str, Mapping[str, Any]]) -> None:
+    """Refuses metrics of pairs that pair in no known way, or with images that no cell has (ConfigError).
+
+    Args:
+        metrics: by name.
+        baseline: the baseline cell, or none.
+        own: by cell and kind: the images that the prompts name, or the reason why there are none.
+    """
     for name, metric in metrics.items():
         if not isinstance(metric, PairMetric):
             continue
@@ -57,6 +63,23 @@ def check_pairs(metrics: Mapping[str, Metric], baseline: str | None) -> None:
             raise ConfigError(f"metric.{name}.pairs={metric.pairs}: {nearest(str(metric.pairs), get_args(Pairing))}")
         if metric.pairs == "baseline" and baseline is None:
             raise ConfigError(f"metric '{name}' compares each cell with the baseline: give baseline=CELL")
+        if metric.pairs in get_args(OwnImage) and all(isinstance(o.get(metric.pairs, ""), str) for o in own.values()):
+            raise ConfigError(
+                f"metric '{name}' compares each sample with its prompt's {metric.pairs} image, but no cell has any: "
+                f"give a prompt set that names them (prompts.table.{metric.pairs}=COLUMN)"
+            )
+
+
+def check_models(metrics: Mapping[str, Metric], extractors: Mapping[str, Extractor]) -> None:
+    """Refuses metrics of models whose extractor takes rounded images alone (ConfigError)."""
+    for name, metric in metrics.items():
+        for address in metric.needs if isinstance(metric, ModelMetric) else ():
+            extractor = extractors[address.partition("/")[0]]
+            if type(extractor).embed is Extractor.embed:
+                raise ConfigError(
+                    f"metric.{name} needs '{address}' of images that are not rounded, and that extractor takes 8-bit "
+                    "images alone: use lpips_vgg/phi, lpips_alex/phi or digits/features"
+                )
 
 
 @contextmanager
@@ -107,8 +130,12 @@ def select_moments(given: Moments, metric: Metric, extractors: Mapping[str, Extr
 def column_label(metric: Metric, extractors: Mapping[str, Extractor]) -> str:
     """The metric's title; with the extractor's label where it is not the one that the bare title stands for.
 
-    The bare title needs the addresses that the metric has by default, and the published weights behind them.
+    The bare title needs the addresses that the metric has by default, and the published weights behind them. Metrics
+    of pairs with a prompt's own images say with which: "PSNR (target)".
     """
+    title = metric.title
+    if isinstance(metric, PairMetric) and metric.pairs in get_args(OwnImage):
+        title = f"{title} ({metric.pairs})"
     usual = [p.default for p in inspect.signature(type(metric)).parameters.values()]
     tags = []
     for address in metric.needs:
@@ -118,7 +145,7 @@ def column_label(metric: Metric, extractors: Mapping[str, Extractor]) -> str:
             tags.append(extractor.label())
         elif address not in usual and metric.title == type(metric).title:  # a title of its own names the features too
             tags.append(f"{extractor.label()}/{layer}")
-    return f"{metric.title} [{', '.join(dict.fromkeys(tags))}]" if tags else metric.title
+    return f"{title} [{', '.join(dict.fromkeys(tags))}]" if tags else title
 
 
 def make_protocol(
@@ -127,6 +154,7 @@ def make_protocol(
     n: int,
     sides: Mapping[str, Side | None],
     baseline: ImageSource | None = None,
+    own: Mapping[str, ImageSource | str] | None = None,
 ) -> dict[str, Any]:
     """All that must agree for scores to be compared. A metric whose numbers change raises its class's `revision`."""
     kind = type(metric)
@@ -141,11 +169,21 @@ def make_protocol(
     if isinstance(metric, ReferenceMetric):
         protocol |= {side: _describe(given) for side in metric.sides if (given := sides.get(side)) is not None}
     if isinstance(metric, PairMetric):
-        within = {"max_pairs": metric.max_pairs, "seed": metric.seed}
-        protocol["pairs"] = {"of": metric.pairs, **({} if metric.pairs == "baseline" else within)}
-        if metric.pairs == "baseline" and baseline is not None:
-            protocol["baseline"] = _describe(baseline)
+        protocol |= _describe_pairs(metric, baseline, own or {})
     return protocol
+
+
+def _describe_pairs(
+    metric: PairMetric, baseline: ImageSource | None, own: Mapping[str, ImageSource | str]
+) -> dict[str, Any]:
+    if metric.pairs == "baseline":
+        compared = {"baseline": _describe(baseline)} if baseline is not None else {}
+        return {"pairs": {"of": metric.pairs}, **compared}
+    if metric.pairs in get_args(OwnImage):
+        images = own.get(metric.pairs)
+        compared = {metric.pairs: _describe(images)} if images is not None and not isinstance(images, str) else {}
+        return {"pairs": {"of": metric.pairs} | ({"resized": True} if metric.resize_own else {}), **compared}
+    return {"pairs": {"of": metric.pairs, "max_pairs": metric.max_pairs, "seed": metric.seed}}
 
 
 def _describe(given: Side) -> dict[str, Any]:
@@ -163,4 +201,5 @@ def code_digest(metric: Metric) -> str:
             digests.append(sha256_file(Path(inspect.getfile(kind))))
         except (OSError, TypeError):  # a class of an interactive session has no file
             digests.append(kind.__qualname__)
-    return sha256_json([*digests, *(sha256_file(Path(__file__).with_name(f"{leaf}.py")) for leaf in SHARED_NUMERICS)])
+    leaves = (*SHARED_NUMERICS, "interpolation") if isinstance(metric, ModelMetric) else SHARED_NUMERICS
+    return sha256_json([*digests, *(sha256_file(Path(__file__).with_name(f"{leaf}.py")) for leaf in leaves)])

@@ -14,11 +14,10 @@ from statistics import fmean, stdev
 from typing import TYPE_CHECKING, Any
 
 from evalkit import lint
-from evalkit.archives import ArchiveImages
 from evalkit.grid import Cell
 from evalkit.moments import Moments
 from evalkit.paths import sha256_json, write_text
-from evalkit.samples import SampleSet, Source
+from evalkit.samples import ArrayImages, FolderImages, SampleSet, Source
 from evalkit.table import ResultTable, Row
 
 if TYPE_CHECKING:
@@ -225,7 +224,7 @@ def categories(source: Source) -> Sequence[str | None]:
     """Each sample's prompt category; none where its set knows of none."""
     if isinstance(source, SampleSet):
         return [row.get("category") for row in source.rows]
-    if isinstance(source, ArchiveImages):
+    if isinstance(source, FolderImages | ArrayImages):
         return source.categories
     return [None] * len(source)
 
@@ -276,15 +275,17 @@ def print_results(plan: Plan, table: ResultTable) -> None:
 
 
 def print_plan(plan: Plan) -> None:
-    """Prints the cells, what of each is there, and how many samples are to make."""
+    """Prints the cells, what of each is there and to make, and a line for each thing that is missing."""
     from rich.table import Table
+
+    from evalkit.generate import bytes_per_image
 
     view = Table(title=f"{plan.config.name}: {len(plan.cells)} cells", title_justify="left")
     for head in ("cell", "key"):
         view.add_column(head, overflow="fold")
-    for head in ("samples", "there", "to make"):
+    for head in ("samples", "there", "to make", "about MB"):
         view.add_column(head, justify="right")
-    total = 0
+    total, size = 0, 0
     for cell in plan.cells:
         missing = (
             0
@@ -292,12 +293,19 @@ def print_plan(plan: Plan) -> None:
             else sum(stop - start for start, stop in SampleSet.missing(plan.store, cell))
         )
         total += missing
+        size += missing * bytes_per_image(cell)
         there = max(0, cell.num_samples - missing)
-        view.add_row(cell.name, cell.key[:8], str(cell.num_samples), str(there), str(missing))
+        megabytes = f"{missing * bytes_per_image(cell) / 1e6:,.0f}"
+        view.add_row(cell.name, cell.key[:8], str(cell.num_samples), str(there), str(missing), megabytes)
     console = _console()
     console.print(view)
     names = ", ".join(plan.metrics) or "none"
-    console.print(f"{total} samples to make. Metrics: {names}. Results would go to {plan.out}.", markup=False)
+    console.print(
+        f"{total} samples to make, about {size / 1e6:,.0f} MB. Metrics: {names}. Results would go to {plan.out}.",
+        markup=False,
+    )
+    for line in plan.missing:
+        console.print(f"missing: {line}", markup=False, highlight=False, soft_wrap=True)
 
 
 def _console() -> Any:

@@ -9,13 +9,26 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from evalkit.errors import ConfigError
+from evalkit import devices
+from evalkit.errors import ConfigError, EvalkitError
 from evalkit.extractors.base import Extractor
 from evalkit.features import FeaturePass, ImageSource, Progress, extractor_id, parse
-from evalkit.metric import Batch, Metric, PairMetric, ReferenceMetric, Rows, SampleMetric, Score, Sums
+from evalkit.metric import (
+    Batch,
+    Generator,
+    Metric,
+    ModelMetric,
+    PairMetric,
+    ReferenceMetric,
+    Rows,
+    SampleMetric,
+    Score,
+    Sums,
+)
 from evalkit.moments import Moments
 from evalkit.paths import sha256_json
 from evalkit.protocol import (
@@ -40,6 +53,15 @@ class Folders(Protocol):
     def features(self) -> Path: ...
     @property
     def scores(self) -> Path: ...
+
+
+class KeyedGenerator(Generator, Protocol):
+    """A cell's generator, and the digest of all that its samples depend on (`evalkit.generators.CellGenerator`)."""
+
+    show: Callable[[int, int], None] | None
+
+    @property
+    def key(self) -> str: ...
 
 
 @dataclass(frozen=True)
@@ -70,6 +92,8 @@ def score_sources(
     store: Folders,
     training: Side | None = None,
     baseline: str | None = None,
+    own: Mapping[str, Mapping[str, ImageSource | str]] | None = None,
+    generators: Mapping[str, KeyedGenerator] | None = None,
     device: str = "auto",
     progress: Progress | None = None,
 ) -> dict[tuple[str, str], Scored]:
@@ -83,6 +107,8 @@ def score_sources(
         store: where features and scores are kept.
         training: the images that the models were trained on, for metrics of memorisation.
         baseline: the name of the source that metrics of pairs compare with.
+        own: by source and kind ("target", ...) the images that its samples' own prompts name, or why there are none.
+        generators: by source: the models behind the samples, for metrics of models; none for images made elsewhere.
         device: auto, cpu, cuda or mps.
         progress: called as progress(source name, images done, images to do) while features are computed; none: a bar on
             the terminal.
@@ -108,7 +134,8 @@ def score_sources(
         run = _Run(metrics, features, sides, base, ScoreCache(store.scores))
         results: dict[tuple[str, str], Scored] = {}
         for cell, source in sources.items():
-            for name, scored in run.score(source).items():
+            run.generator = (generators or {}).get(cell)
+            for name, scored in run.score(source, (own or {}).get(cell, {})).items():
                 results[cell, name] = scored
     return results
 
@@ -137,20 +164,21 @@ class _Run:
         self.sides = sides
         self.baseline = baseline
         self.cache = cache
+        self.generator: KeyedGenerator | None = None  # of the source that is being scored
         self._side_states: dict[tuple[str, str], Any] = {}  # (side, metric) -> state
         self._labels = {name: column_label(metric, features.extractors) for name, (_, metric) in metrics.items()}
 
-    def score(self, source: ImageSource) -> dict[str, Scored]:
+    def score(self, source: ImageSource, own: Mapping[str, ImageSource | str]) -> dict[str, Scored]:
         """All metrics of one source; only what is not cached is computed."""
         scored: dict[str, Scored] = {}
         keys: dict[str, dict[str, Any]] = {}
         for name, (option, metric) in self.metrics.items():
-            protocol = make_protocol(metric, self.features.extractors, len(source), self.sides, self.baseline)
+            protocol = make_protocol(metric, self.features.extractors, len(source), self.sides, self.baseline, own)
             scored[name] = Scored(Score(None, len(source)), protocol, sha256_json(protocol)[:10], self._labels[name])
             keys[name] = self._key(option, metric, source, protocol)
         found = {name: self.cache.find(key) for name, key in keys.items()}
         pending = {name: self.metrics[name][1] for name in keys if found[name] is None}
-        for name, score in self._compute(source, pending).items():
+        for name, score in self._compute(source, pending, own).items():
             found[name] = score
             self.cache.keep(keys[name], score)
         return {
@@ -168,11 +196,13 @@ class _Run:
             "code": code_digest(metric),
             "protocol": protocol,
             "extractors": [extractor_id(self.features.extractors[name]) for name in names],
-            "source": source.digest,
+            "source": self.generator.key if self.generator and isinstance(metric, ModelMetric) else source.digest,
             "prompts": sha256_json(list(source.prompts)),
         }
 
-    def _compute(self, source: ImageSource, metrics: Mapping[str, Metric]) -> dict[str, Score]:
+    def _compute(
+        self, source: ImageSource, metrics: Mapping[str, Metric], own: Mapping[str, ImageSource | str]
+    ) -> dict[str, Score]:
         scores: dict[str, Score] = {}
         absent = sum(text is None for text in source.prompts)
         for name, metric in metrics.items():
@@ -184,9 +214,26 @@ class _Run:
         if pairs:
             from evalkit.pairs import score_pairs
 
-            scores |= score_pairs(pairs, source, self.baseline, self.features)
-        scores |= self._score_states(source, {n: m for n, m in applying.items() if n not in pairs})
+            scores |= score_pairs(pairs, source, self.baseline, self.features, own)
+        for name, metric in applying.items():
+            if isinstance(metric, ModelMetric):
+                scores[name] = self._measure(source, name, metric)
+        done = scores.keys() | pairs.keys()
+        scores |= self._score_states(source, {n: m for n, m in applying.items() if n not in done})
         return {name: self._warn(source, metrics[name], finite(score)) for name, score in scores.items()}
+
+    def _measure(self, source: ImageSource, name: str, metric: ModelMetric) -> Score:
+        if self.generator is None:
+            return Score(None, len(source), note="these images were not made by evalkit: there is no model to measure")
+        tell = self.features.progress
+        self.generator.show = partial(tell, f"{source.name} ({name})") if tell is not None else None
+        try:
+            with metric_errors(name):
+                return metric.measure(self.generator, len(source))
+        except Exception as error:
+            if not devices.is_out_of_memory(error):
+                raise
+            raise EvalkitError(f"metric '{name}' ran out of memory: lower metric.{name}.batch_size") from error
 
     def _warn(self, source: ImageSource, metric: Metric, score: Score) -> Score:
         """The score, with a note on prompts that the text encoder cut."""

@@ -97,6 +97,31 @@ def write_pairs(
     return True
 
 
+def is_marked(path: Path, mark: str) -> bool:
+    """Whether a sheet is there, made from what `mark` is the digest of."""
+    return _mark_of(path) == mark
+
+
+def write_lines(lines: Mapping[str, Sequence[Any]], path: Path, *, title: str, mark: str) -> None:
+    """Writes one PNG of labelled lines of images u8 [H,W,3]; `mark` says what they were made from."""
+    from PIL import Image, ImageDraw
+
+    tiles = {name: [_tile(image) for image in images] for name, images in lines.items()}
+    side = max(max(tile.size) for line in tiles.values() for tile in line)
+    font, small, head = _font(14), _font(10), 30
+    label, columns = 110, max(len(line) for line in tiles.values())
+    width = max(label + columns * (side + GAP) + GAP, int(font.getlength(title)) + 2 * GAP + 4)
+    sheet = Image.new("RGB", (width, head + len(tiles) * (side + GAP) + GAP), PAPER)
+    draw = ImageDraw.Draw(sheet)
+    draw.text((GAP + 2, 8), title, fill=INK, font=font)
+    for row, (name, line) in enumerate(tiles.items()):
+        y = head + row * (side + GAP)
+        draw.multiline_text((8, y + 4), _wrapped(name, small, label - 14), fill=MUTED, font=small, spacing=1)
+        for column, tile in enumerate(line):
+            sheet.paste(tile, (label + column * (side + GAP), y))
+    _save(sheet, path, mark)
+
+
 def _captions(sources: Sequence[Any], columns: int) -> list[str]:
     """The prompts above the overview's columns, where the cells that have prompts agree on them."""
     heads = {tuple(source.prompts[:columns]) for source in sources if any(source.prompts[:columns])}

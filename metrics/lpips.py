@@ -15,7 +15,7 @@ class Lpips(PairMetric):
 
     Args:
         features: address of features whose squared Euclidean distance is LPIPS (evalkit.extractors.lpips).
-        pairs, max_pairs, seed: see PairMetric.
+        pairs, max_pairs, seed, resize_own: see PairMetric.
     """
 
     title = "LPIPS"
@@ -27,9 +27,11 @@ class Lpips(PairMetric):
         pairs: Pairing = "baseline",
         max_pairs: int | None = None,
         seed: int = 2020,
+        resize_own: bool = False,
     ) -> None:
         self.needs = (features,)
         self.pairs = pairs
+        self.resize_own = resize_own
         self.max_pairs = max_pairs
         self.seed = seed
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from evalkit.metric import Batch, PairMetric
+from evalkit.metric import Batch, Pairing, PairMetric
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -20,13 +20,16 @@ class Psnr(PairMetric):
     Args:
         cap: the most that a pair counts, in dB. One level in every value is 48 dB; one level in one value of a
             512x512 image 107 dB.
+        pairs, resize_own: see PairMetric.
     """
 
     title = "PSNR"
     better = "higher"
 
-    def __init__(self, cap: float = 100.0) -> None:
+    def __init__(self, cap: float = 100.0, pairs: Pairing = "baseline", resize_own: bool = False) -> None:
         self.cap = cap
+        self.pairs = pairs
+        self.resize_own = resize_own
 
     def constants(self) -> dict[str, Any]:
         return {"estimator": "mean of min(psnr, cap)", "data_range": 255, "cap_db": self.cap}

@@ -14,6 +14,7 @@ from omegaconf import OmegaConf
 from evalkit.config import build
 from evalkit.extractors.base import Extractor
 from evalkit.metric import Batch, Score
+from evalkit.pairs import OWN
 from evalkit.scoring import score_sources
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
@@ -68,17 +69,21 @@ def score_of(name: str, generated: Any, changes: Mapping[str, Any] | None = None
 def pair_score(
     name: str, folder: Path, images: Sequence[np.ndarray], other: Sequence[np.ndarray] = (), *extractors: Extractor
 ) -> Score:
-    """The score of a metric of pairs: of the images with `other`, the baseline; else of two by two, one prompt each."""
+    """The score of a metric of pairs: of the images with `other`, which are the baseline or the prompts' own images, as
+    the metric pairs; without `other` of two by two, one prompt each."""
     sources = {"cell": MemorySource(images, [f"prompt {i // 2}" for i in range(len(images))])}
-    if other:
+    metric = metric_of(name)
+    own = {"cell": {metric.pairs: MemorySource(other)}} if metric.pairs in OWN else None
+    if other and own is None:
         sources["other"] = MemorySource(other, sources["cell"].prompts)
     found = score_sources(
         sources,
-        metrics={name: (option("metric", name), metric_of(name))},
+        metrics={name: (option("metric", name), metric)},
         extractors={extractor.name: extractor for extractor in extractors},
         reference=None,
         store=Folders(folder),
-        baseline="other" if other else None,
+        baseline="other" if "other" in sources else None,
+        own=own,
         device="cpu",
         progress=lambda name, done, total: None,
     )

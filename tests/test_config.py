@@ -1,5 +1,6 @@
 """Composition: every shipped YAML is composed and built, and every wrong name is one clear line."""
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +39,11 @@ def test_every_option_composes_under_its_own_name_and_builds(group: str, option:
 
 @pytest.mark.parametrize("experiment", EXPERIMENTS)
 def test_every_experiment_composes(experiment: str) -> None:
-    assert resolve(compose([f"experiment={experiment}"])).model
+    composed = compose([f"experiment={experiment}"])
+    own = OmegaConf.masked_copy(composed, [str(key) for key in composed if key != "hydra"])
+    for key in OmegaConf.missing_keys(own):  # the files that it asks the user for
+        OmegaConf.update(composed, key, "FILE")
+    assert resolve(composed).model
 
 
 @pytest.mark.parametrize(
@@ -96,3 +101,12 @@ def test_what_cannot_be_built_says_why(option: dict[str, Any], message: str) -> 
         build(option, "model.x")
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("group", "mend"), [("experiment", "~experiment"), ("reference", "~reference"), ("gate", "gate=[]")]
+)
+def test_a_group_that_is_null(group: str, mend: str) -> None:
+    with pytest.raises(ConfigError, match=re.escape(f"{group}=null: a group cannot be null: {mend} leaves it out")):
+        compose([f"{group}=null"])
+    compose([mend])

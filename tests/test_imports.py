@@ -9,7 +9,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 LEAVES = {"errors", "paths", "devices"}  # may be imported from anywhere but metric.py
-MATHS = {"gaussians", "blocks"}  # numerics that plugins share; they import nothing of ours
+MATHS = {"gaussians", "blocks", "edges", "interpolation"}  # numerics that plugins share; they import nothing of ours
 MODULES = {
     path.relative_to(ROOT / "evalkit").with_suffix("").as_posix().replace("/", "."): path
     for path in (ROOT / "evalkit").rglob("*.py")

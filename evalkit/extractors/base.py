@@ -96,6 +96,13 @@ class Extractor(ABC):
             By layer, f32 [B,D] on the CPU: B images, or B prompts for a text layer.
         """
 
+    def embed(self, images: Tensor, layer: str) -> Tensor:
+        """Features f32 [B,D] of a layer, of images [B,3,H,W] from 0 to 255 that are not rounded; after `load`.
+
+        For metrics of models alone (`metric.ModelMetric`); an extractor that cannot leaves this as it is.
+        """
+        raise NotImplementedError
+
     def prompt_warnings(self, prompts: Sequence[str]) -> dict[str, int]:
         """Counted warnings about texts ("prompt_truncated"), after `load`."""
         return {}

@@ -81,6 +81,16 @@ class Digits(NetworkExtractor):
             reason = " ".join(str(error).split())[:200]
             raise ConfigError(f"extractor '{self.name}': {file} is not the digit classifier: {reason}") from error
 
+    def embed(self, images: Tensor, layer: str) -> Tensor:
+        from torch.nn import functional
+
+        assert self._net is not None, "load() comes first"
+        x = images.to(self._device).float()
+        if tuple(x.shape[2:]) != (SIZE, SIZE):
+            x = functional.interpolate(x, (SIZE, SIZE), mode="bilinear", antialias=True)
+        with exact_float32():
+            return self._net(x / 127.5 - 1)[layer].float().cpu()  # type: ignore[no-any-return]
+
     def __call__(
         self, images: Sequence[NDArray[np.uint8]], prompts: Sequence[str], layers: Sequence[str]
     ) -> dict[str, Tensor]:

@@ -138,9 +138,7 @@ class Lpips(NetworkExtractor):
         mend = f"give extractor.{self.name}.resize=SIZE"
         if len(sizes) > 1:
             raise DataError(f"{self._where} needs images of one size, not {sizes[:3]}: {mend}")
-        if min(sizes[0]) < SMALLEST[self.net]:
-            least = f"{self.net} needs images of {SMALLEST[self.net]} pixels or more"
-            raise DataError(f"{self._where}: {least}, not {sizes[0][0]}x{sizes[0][1]}: {mend}")
+        self._check_size(sizes[0])
         x = torch.empty(len(images), 3, *sizes[0], device=self._device)
         for size, positions in groups.items():
             same = to_tensor([images[i] for i in positions]).to(self._device).float()  # f32 [b,3,H,W]
@@ -148,6 +146,24 @@ class Lpips(NetworkExtractor):
                 same = functional.interpolate(same, sizes[0], mode="bilinear", antialias=True)
             x[positions] = same
         return x
+
+    def embed(self, images: Tensor, layer: str) -> Tensor:
+        from torch.nn import functional
+
+        assert self._net is not None, "load() comes first"
+        x = images.to(self._device).float()
+        if self.resize is not None and tuple(x.shape[2:]) != (self.resize, self.resize):
+            x = functional.interpolate(x, (self.resize, self.resize), mode="bilinear", antialias=True)
+        self._check_size(tuple(x.shape[2:]))
+        with exact_float32():
+            return self._net(x).cpu()  # type: ignore[no-any-return]
+
+    def _check_size(self, size: tuple[int, ...]) -> None:
+        if min(size) < SMALLEST[self.net]:
+            raise DataError(
+                f"{self._where}: {self.net} needs images of {SMALLEST[self.net]} pixels or more, not "
+                f"{size[0]}x{size[1]}: give extractor.{self.name}.resize=SIZE"
+            )
 
     def __call__(
         self, images: Sequence[NDArray[np.uint8]], prompts: Sequence[str], layers: Sequence[str]

@@ -84,7 +84,7 @@ def test_equals_torchmetrics(
 
 
 def test_golden(weights: dict[str, Path], monkeypatch: pytest.MonkeyPatch, tmp_path: Path, golden: Golden) -> None:
-    """From images to the mean over pairs: with a baseline's images, and of two samples of each prompt."""
+    """From images to the mean over pairs: with a baseline's or the targets, and of two samples of each prompt."""
     import torchmetrics.functional.image.lpips as theirs
 
     monkeypatch.setattr(theirs, "_get_tv_model_features", lambda name, pretrained: torchvision_features("alex"))
@@ -95,6 +95,7 @@ def test_golden(weights: dict[str, Path], monkeypatch: pytest.MonkeyPatch, tmp_p
     mixed = [image for pair in zip(a, b, strict=True) for image in pair]
     found = {
         "lpips": pair_score("lpips", tmp_path, a, b, extractor),
+        "lpips_target": pair_score("lpips_target", tmp_path, a, b, extractor),
         "lpips_diversity": pair_score("lpips_diversity", tmp_path, mixed, (), extractor),
     }
     for name, score in found.items():

@@ -20,6 +20,7 @@ from evalkit.readers import ArrayImages
 from evalkit.scoring import score_sources
 
 OPTIONS = sorted(path.stem for path in (Path(__file__).parents[2] / "configs/metric").glob("*_digits.yaml"))
+OPTIONS.remove("ppl_digits")  # of a model, not of images: tests/metrics/test_path_length.py
 N = 600  # images in each of the four sets
 
 
@@ -51,6 +52,7 @@ def scores(sets: dict[str, ArrayImages], tmp_path_factory: pytest.TempPathFactor
         extractors={name: extractor_of(name) for name in ("digits", "digits_clip")},
         reference=sets["reference"],
         training=sets["training"],
+        own={"generated": {"target": sets["reference"]}},
         store=Folders(tmp_path_factory.mktemp("store")),
         device="cpu",
         progress=lambda name, done, total: None,
@@ -121,6 +123,11 @@ def test_golden(scores: dict[str, Any], features: dict[str, Any], golden: Golden
         "authpct_digits": (peers.authpct(g, t), 1e-9, f"dgm-eval's, {force}"),
         "c_t_digits": (peers.c_t(g, r, t, where)[0], 1e-5, f"data-copying's, in the same cells, {force}"),
         "nearest_training_digits": (peers.memorised(g, t), 1e-9, f"the criterion, {force}"),
+        "feature_distance_target_digits": (
+            float(np.square(g.astype(np.float64) - r).sum(1).mean()),
+            1e-5,
+            "squared distances in float64, pair by pair, from images",
+        ),
         "feature_diversity_digits": (
             float(np.square(g[0::2].astype(np.float64) - g[1::2]).sum(1).mean()),
             1e-5,

@@ -45,6 +45,8 @@ def test_equals_torchmetrics_pair_by_pair(golden: Golden, tmp_path: Path) -> Non
     found = pair_score("psnr", tmp_path, *([*x.permute(0, 2, 3, 1).numpy()] for x in (a, b))).value
     source = f"{peer('torchmetrics')}, pair by pair"
     golden("psnr", found, sum(expected) / len(expected), rel=1e-6, source=source)
+    found = pair_score("psnr_target", tmp_path, *([*x.permute(0, 2, 3, 1).numpy()] for x in (a, b))).value
+    golden("psnr_target", found, sum(expected) / len(expected), rel=1e-6, source=source)
 
 
 @settings(max_examples=20, deadline=None)

@@ -50,7 +50,8 @@ def test_equals_torchmetrics_pair_by_pair(golden: Golden, tmp_path: Path) -> Non
     expected = [float(ssim(x, y, data_range=255.0)) for x, y in pairs]
     assert Ssim().distance(batch(a), batch(b)).tolist() == pytest.approx(expected, rel=1e-9)
     first, second = ([*x.permute(0, 2, 3, 1).numpy()] for x in (a, b))
-    golden("ssim", pair_score("ssim", tmp_path, first, second).value, sum(expected) / 2, rel=1e-9, source=source)
+    for name in ("ssim", "ssim_target"):
+        golden(name, pair_score(name, tmp_path, first, second).value, sum(expected) / 2, rel=1e-9, source=source)
     expected = [float(ms_ssim(x, y, data_range=255.0)) for x, y in pairs]
     mixed = [image for pair in zip(first, second, strict=True) for image in pair]  # two of a prompt beside one another
     found = pair_score("ms_ssim_diversity", tmp_path, mixed).value
