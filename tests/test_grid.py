@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from evalkit.config import RunConfig
 from evalkit.errors import ConfigError
-from evalkit.grid import Cell, expand, make_cells
+from evalkit.grid import Cell, _slug, expand, make_cells
 
 SAMPLER = {"_target_": "evalkit.models.base.Sampler", "scheduler": "DDIMScheduler", "num_inference_steps": 10}
 OTHER = {**SAMPLER, "scheduler": "HeunDiscreteScheduler"}
@@ -137,3 +137,16 @@ def test_expanding_gives_each_combination_once(axes: dict[str, list[int]]) -> No
     for variant in variants:
         assert all(variant.option["deep"][name] in values for name, values in axes.items())
         assert len(variant.swept) == len(axes)
+
+
+def test_swept_values_in_a_cells_name() -> None:
+    """A name says what a reader needs: no key where the value says it all, lists and mappings in short."""
+    swept = {"dtype": "bfloat16", "quantize": "int8_dynamic", "lora_scale": [1, 0.5], "lora.scale": 0.25}
+    assert [_slug(key, value) for key, value in swept.items()] == [
+        "bfloat16",
+        "int8_dynamic",
+        "lora_scale1+0.5",
+        "scale0.25",
+    ]
+    assert _slug("cache", {"name": "taylorseer", "cache_interval": 2}) == "taylorseer"
+    assert _slug("lora", {"path": "a/style.safetensors"}) == "loraa_style.safetensors"

@@ -1,0 +1,46 @@
+"""The recipes `lora_style` and `ab_quantised` from the command line, small."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from command import evalkit, results
+
+FEW = ("num_samples=32", "batch_size=32", "device=cpu", "report=false")
+
+
+def by_cell(folder: Path, metric: str) -> dict[str, Any]:
+    return {row["cell"]: row for row in results(folder)["rows"] if row["metric"] == metric}
+
+
+def test_lora_style(tmp_path: Path) -> None:
+    done = evalkit("experiment=lora_style", *FEW, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    run = tmp_path / "runs" / "lora_style"
+    none, half, full = (f"digits_ldm-ddim-lora_scale{s}-cfg4-steps8" for s in ("0", "0.5", "1"))
+    fused = "digits_ldm_fused-ddim-cfg4-steps8"
+    fid = {cell: row["value"] for cell, row in by_cell(run, "fid_digits").items()}
+    assert set(fid) == {none, half, full, fused}
+    assert fid[full] < fid[half] < fid[none], "to the style's own images"
+    assert abs(fid[fused] - fid[full]) < 0.02 * fid[full]
+    psnr = {cell: row["value"] for cell, row in by_cell(run, "psnr").items()}
+    assert psnr[none] is None, "it is the baseline"
+    assert psnr[full] < psnr[half]
+    assert abs(psnr[fused] - psnr[full]) < 0.1
+    assert "Traceback" not in done.stderr
+
+
+def test_ab_quantised(tmp_path: Path) -> None:
+    few = "model.digits_ldm.quantize={sweep: [null, int8_weight_only, int4_weight_only]}"
+    done = evalkit("experiment=ab_quantised", few, *FEW, cwd=tmp_path)
+    assert done.returncode in (0, 3, 4), done.stderr  # the gate's verdict on 32 samples
+    assert "Traceback" not in done.stderr
+    run = tmp_path / "runs" / "ab_quantised"
+    psnr = {cell: row["value"] for cell, row in by_cell(run, "psnr").items()}
+    assert len(psnr) == 4
+    (base,) = [cell for cell, value in psnr.items() if value is None]
+    assert "float32" in base
+    assert all(value > 20 for value in psnr.values() if value is not None), "near float32's images"
+    assert all(value < 99 for value in psnr.values() if value is not None), "but not equal to them"
+    assert "ab_quantised" in (run / "gate.md").read_text()
