@@ -30,6 +30,8 @@ class NoiseModel(LatentModel):
     """
 
     spaces = ("noise",)
+    classes: int | None = None
+    _pipe: Any = None
     swap: Swap | None = None  # what `denoise` and `prepare_latents` hand their noise to, while a call lasts
 
     def latents(
@@ -79,16 +81,16 @@ class NoiseModel(LatentModel):
         return torch.from_numpy(made.images).permute(0, 3, 1, 2)
 
     def settled(self, request: Request) -> Request:
+        """With the class that `generate` gives it, where it names none."""
+        from evalkit.models.denoise import class_ids
+
         if self.conditioning != "class" or request.class_id is not None:
             return request
-        return replace(request, class_id=self._class_ids([request])[0])
-
-    def _class_ids(self, requests: Sequence[Request]) -> list[int]:
-        raise NotImplementedError
+        return replace(request, class_id=class_ids(self._pipe, [request], self.classes, "the model")[0])
 
     @contextmanager
     def _swapping(self, swap: Swap) -> Iterator[None]:
-        pipe = getattr(self, "_pipe", None)
+        pipe = self._pipe
         if pipe is None:
             raise RuntimeError("load() comes before latents() and render()")
         prepare = getattr(pipe, "prepare_latents", None)

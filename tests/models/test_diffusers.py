@@ -199,6 +199,8 @@ def test_class_labels(loaded: Loaded) -> None:
     by_index = make(model, [Request(13, 0)]).images
     assert (make(model, [Request(13, 0, class_id=3)]).images == by_index).all()
     assert (make(model, [Request(13, 0, class_id=4)]).images != by_index).any()
+    assert model.settled(Request(13, 0)).class_id == 3  # of a walk, which moves the noise alone
+    assert model.settled(Request(13, 0, class_id=4)).class_id == 4
     with pytest.raises(DataError, match=r"sample 0 asks for class 10; .* has 10"):
         make(model, [Request(0, 0, class_id=10)])
     dit = loaded("dit")
