@@ -3,9 +3,9 @@
     python tests/bench/bench_fid.py [--images 1000] [--size 256] [--repeats 1] [--weights FILE]
 
 Prints the seconds of each whole process (interpreter start, imports, decoding, network, estimators), the ratios of one
-interleaved run, and the relative differences of the scores. "alone": without the lint and the report, which the peer has
-not; else as a user runs it. Without --weights a seeded random file stands in: the
-scores mean nothing then, but both sides compute the same ones.
+interleaved run, and the relative differences of the scores. "alone": without the lint and the report, which the peer
+has not; else as a user runs it. Without --weights a seeded random file stands in: the scores mean nothing then, but
+both sides compute the same ones.
 """
 
 from __future__ import annotations
@@ -109,9 +109,9 @@ def main() -> None:
             for precision, alone in (("float32", True), ("bf16", True), ("bf16", False), ("float32", False)):
                 mine, seconds = by_evalkit(folder, weights, subset, precision, alone, run)
                 differences = ", ".join(f"{name} {abs(mine[name] / theirs[name] - 1):.1e}" for name in theirs)
+                name = f"{precision} alone" if alone else precision
                 print(
-                    f"evalkit {precision:8s}{'alone' if alone else '':6s}{seconds:8.1f} s  {peer / seconds:5.2f}x   differs by {differences}",
-                    flush=True,
+                    f"evalkit {name:14s}{seconds:8.1f} s  {peer / seconds:5.2f}x   differs by {differences}", flush=True
                 )
 
 
