@@ -62,7 +62,7 @@ class RunConfig:
             (`reference=stats reference.stats.path=FILE`); none: they are not written.
         add_results: results.json files of earlier runs, whose cells stand in the table as well.
         training: what the models were trained on, for metrics of memorisation (`reference@training=folder`).
-        lint: look over the sample sets and the reference before they are scored (evalkit/lint.py).
+        lint: look over the sample sets and the reference, while their features are computed (evalkit/lint/).
         report: write report.html.
         walk: contact sheets of what lies between samples, `{lines: 6}` (evalkit/walk.py says what else it takes).
         export: kinds of files that take the cells' images, below `out`/export (evalkit/export.py).

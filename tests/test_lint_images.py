@@ -45,7 +45,7 @@ def test_an_enlarged_set_is_found(factor: float, side: int, kernel: Image.Resamp
     side += side % 2  # 2.5 times an even side is whole
     factor = round(factor) if kernel == Image.Resampling.NEAREST else factor
     images = [resized(picture((seed + i) % 2**32, side), round(side * factor), kernel) for i in range(16)]
-    measured, _ = looking.look(arrays(images), looking.Counter())
+    measured, _ = looking.Look(arrays(images), looking.Counter()).rest()
     assert len(measured.enlarged) >= 15
     assert sum(found == factor for _, found in measured.enlarged) >= 15
 
@@ -147,7 +147,7 @@ def test_the_order_of_the_images_changes_no_count(order: list[int]) -> None:
     images = [*base, *near, base[2], np.zeros_like(base[0]), resized(picture(50, 24), 48)]
     views = []
     for chosen in (range(14), order):
-        measured, bad = looking.look(arrays([images[i] for i in chosen]), looking.Counter())
+        measured, bad = looking.Look(arrays([images[i] for i in chosen]), looking.Counter()).rest()
         assert bad == {}
         names = [list(chosen)[int(i)] for i, _ in measured.enlarged]
         views.append((len(measured.near), sorted(measured.pixels), len(measured.black), names, measured.zeros))

@@ -40,7 +40,7 @@ def read_all(source: Any, blocks: list[range]) -> None:
 @pytest.mark.parametrize("size", [64, 33, 150])
 def test_blocks_in_any_order_measure_the_same(tmp_path: Path, size: int) -> None:
     source = images()
-    alone, _ = looking.look(source, Counter())
+    alone, _ = looking.Look(source, Counter()).rest()
     watch = Watch(tmp_path)
     passing = watch.of(source)
     blocks = [range(i, min(i + size, 150)) for i in range(0, 150, size)]

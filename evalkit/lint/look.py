@@ -79,11 +79,6 @@ class Look:
         return self._left
 
 
-def look(source: Source, sizes: Counter[tuple[int, int]]) -> tuple[Measured, dict[int, str]]:
-    """Decodes a set, or an evenly spread part of a large one, and measures it: see `Look`."""
-    return Look(source, sizes).rest()
-
-
 def _spans(count: int, size: int) -> list[tuple[int, int]]:
     """The blocks of images to decode, as (start, stop); an image takes `size` bytes."""
     block = 1 << (max(1, min(BLOCK, BLOCK_BYTES // size)).bit_length() - 1)  # blocks lie within the feature pass's
