@@ -85,6 +85,18 @@ def test_singular_covariances_give_the_exact_value(n: int, m: int) -> None:
     assert distance(a, b) == pytest.approx(exact, rel=1e-7)
 
 
+@pytest.mark.parametrize(("n", "m"), [(150, 150), (150, 1000), (1000, 150), (201, 201)])
+def test_a_steep_spectrum_is_exact_too(n: int, m: int) -> None:
+    """Variances from 1 to 1e-14, as of real features: the roots of small eigenvalues count, rounding does not."""
+    fall = np.logspace(0, -7, 200)
+    mix = np.linalg.qr(np.random.default_rng(98).standard_normal((200, 200)))[0]
+    a, b = (np.random.default_rng(seed).standard_normal((k, 200)) * fall @ mix for seed, k in ((15, n), (16, m)))
+    rows = [(x - x.mean(0)) / (len(x) - 1) ** 0.5 for x in (a, b)]
+    exact = np.linalg.svd(rows[0] @ rows[1].T, compute_uv=False).sum()
+    covariances = [torch.from_numpy(x.T @ x) for x in rows]
+    assert float(root_trace(*covariances, n - 1, m - 1)) == pytest.approx(exact, rel=1e-11)
+
+
 def test_dead_dimensions() -> None:
     """A feature that is always zero (a dead ReLU) makes the covariance singular at any N."""
     a, b = normal(300, 16, 5), normal(300, 16, 6, scale=1.2)
