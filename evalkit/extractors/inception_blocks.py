@@ -40,6 +40,7 @@ class Conv(nn.Module):
         self.bn: nn.Module = nn.BatchNorm2d(out, eps=0.001)
         self.stride = [int(s) for s in self.conv.stride]
         self.padding = [int(p) for p in self.conv.padding]
+        self.packed: Tensor | None = None
 
     def finish(self) -> None:
         """Puts the batch norm's scale and shift into the convolution; computed in float64, rounded once."""
@@ -55,9 +56,13 @@ class Conv(nn.Module):
         self.bn = nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
-        if x.device.type == "cpu" and _ONEDNN:  # what torch.compile emits for this pair
+        if x.device.type == "cpu" and _ONEDNN:  # what torch.compile emits for this pair, with frozen weights
+            where = self.padding, self.stride, [1, 1], 1
+            if self.packed is None:  # in oneDNN's own order, for full parts: else it reorders all weights for each part
+                shape = [PART, *x.shape[1:]]
+                self.packed = torch.ops.mkldnn._reorder_convolution_weight(self.conv.weight, *where, shape)
             fused: Tensor = torch.ops.mkldnn._convolution_pointwise(
-                x, self.conv.weight, self.conv.bias, self.padding, self.stride, [1, 1], 1, "relu", [], ""
+                x, self.packed, self.conv.bias, *where, "relu", [], ""
             )
             return fused
         return F.conv2d(x, self.conv.weight, self.conv.bias, self.stride, self.padding).relu_()
