@@ -66,17 +66,27 @@ def transport_root(cov1: Tensor, cov2: Tensor) -> tuple[Tensor, Tensor]:
     """The optimal transport map T from N(0, S1) to N(0, S2), as f64 W [D,K] with T = W W', and Tr(T S1).
 
     T S1 T = S2, where S1 is not zero. With S1 = A A' and A' S2 A = Q E Q', it is T = A^-T Q E^(1/2) Q' A^-1, and
-    Tr(T S1) the sum of E^(1/2); directions in which S1 has nothing but rounding are left out. W is enough for y'Ty, and
-    made in place: few matrices of D x D stand at a time.
+    Tr(T S1) the sum of E^(1/2); directions in which S1 has nothing but rounding are left out. W is enough for y'Ty.
+    Both matrices are overwritten: at D = 2048 each takes 34 MB, and few stand at a time.
     """
     import torch
 
-    values, basis = torch.linalg.eigh(cov1)  # ascending
-    kept = values > values[-1] * len(values) * torch.finfo(values.dtype).eps
-    values = values[kept]
-    basis = basis[:, kept].mul_(values.sqrt())  # [D,K]: A
-    middle = basis.T @ (cov2 @ basis)  # [K,K]
-    inner, rotation = torch.linalg.eigh(middle)
+    values, basis = _eigen(cov1)
+    first = int((values <= values[-1] * len(values) * torch.finfo(values.dtype).eps).sum())
+    values, basis = values[first:], basis[:, first:]
+    basis.mul_(values.sqrt())  # [D,K]: A
+    middle = cov2.view(-1)[: len(values) ** 2].view(len(values), len(values))  # [K,K], where S2 was
+    torch.mm(basis.T, cov2 @ basis, out=middle)
+    inner, rotation = _eigen(middle)
     inner = inner.clamp_(min=0).sqrt_()
     back = basis.div_(values)  # [D,K]: A^-T
     return back @ rotation.mul_(inner.sqrt()), inner.sum()
+
+
+def _eigen(matrix: Tensor) -> tuple[Tensor, Tensor]:
+    """Eigenvalues, ascending, and eigenvectors of a symmetric matrix, in its own memory (torch's eigh makes a copy)."""
+    import torch
+    from scipy.linalg import eigh
+
+    values, vectors = eigh(matrix.numpy().T, driver="evd", overwrite_a=True, check_finite=False)
+    return torch.from_numpy(values), torch.from_numpy(vectors)

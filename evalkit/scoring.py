@@ -277,13 +277,13 @@ class _Run:
         if not influences:
             return {}
         addresses = [address for name in influences for address in self.metrics[name][1].needs]
-        parts: dict[str, list[Tensor]] = {name: [] for name in influences}
+        # in place: small tensors that stay would lie between the large ones that go, and memory would grow with N
+        values = {name: torch.empty(len(source), dtype=torch.float64) for name in influences}
         for batch in self.features.batches(source, addresses):
             for name, influence in influences.items():
-                parts[name].append(influence(batch))
+                values[name][batch.index] = influence(batch)
         found: dict[str, Score] = {}
-        for name, values in parts.items():
-            each = torch.cat(values)  # f64 [N]
+        for name, each in values.items():
             stderr = float(each.std(correction=1)) / len(each) ** 0.5
             found[name] = replace(scores[name], stderr=stderr, influence=tuple(each.tolist()))
         return found
