@@ -7,6 +7,7 @@ import functools
 import json
 import os
 import re
+import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -16,7 +17,7 @@ from typing import Any
 
 from evalkit import images
 from evalkit.errors import ConfigError, DataError, nearest
-from evalkit.paths import sha256_bytes, write_text
+from evalkit.paths import atomic_path, sha256_bytes
 from evalkit.pngtext import read_parameters
 from evalkit.prompts import read_table
 from evalkit.remote import Remote, Stamp
@@ -58,7 +59,7 @@ class FileRecord:
 
 _SCANNED: dict[str, FileRecord] = {}  # by absolute path, for this process
 _SCANNED_INSIDE: dict[str, dict[str, FileRecord]] = {}  # by absolute path of the archive, then by name in it
-_WAITING = 2048  # images of an archive that wait in the pool at a time: each costs a kilobyte
+_WAITING = 2048  # images that wait in the pool at a time: each costs a kilobyte
 
 
 @functools.cache
@@ -153,8 +154,12 @@ def scan(folder: Path, files: Sequence[str], *, decode: bool, cache: Path | None
         for path, name in zip(paths, files, strict=True)
     ]
     new = [i for i, record in enumerate(records) if record is None]
-    for i, record in zip(new, read_pool().map(lambda i: _scan_file(folder / files[i], decode), new), strict=True):
-        records[i] = record
+    for start in range(0, len(new), _WAITING):
+        block = new[start : start + _WAITING]
+        for i, record in zip(
+            block, read_pool().map(lambda i: _scan_file(folder / files[i], decode), block), strict=True
+        ):
+            records[i] = record
     found = [record for record in records if record is not None]
     _SCANNED.update(zip(paths, found, strict=True))
     if kept and any(known.get(name) != record for name, record in zip(files, found, strict=True)):
@@ -223,8 +228,8 @@ def file_stamp(path: Path) -> Stamp:
 
 
 def _cache_file(cache: Path, real: str) -> Path:
-    """Its name tells the version of what is kept: 2 knows of the PNGs' checkpoints."""
-    return cache / f"scan2-{sha256_bytes(real.encode())[:16]}.json"
+    """Its name tells the version of what is kept: 3 has a line an image."""
+    return cache / f"scan3-{sha256_bytes(real.encode())[:16]}.jsonl"
 
 
 def _still_valid(path: str, known: Sequence[FileRecord | None], decode: bool) -> FileRecord | None:
@@ -273,25 +278,29 @@ def make_record(data: bytes, name: str, stamp: tuple[int, int], *, decode: bool)
 
 
 def load_records(path: Path) -> dict[str, FileRecord]:
-    """What `save_records` kept; empty where there is none."""
+    """What `save_records` kept; empty where there is none. By lines: one text of all would take more than the rest."""
+    found = {}
     try:
-        rows = json.loads(path.read_text(encoding="utf-8"))
-        return {name: FileRecord(**{**row, "notes": tuple(row["notes"])}) for name, row in rows.items()}
-    except (OSError, ValueError, TypeError, AttributeError, KeyError):
+        with path.open(encoding="utf-8") as lines:
+            for line in lines:
+                name, *values = json.loads(line)
+                row = dict(zip(FileRecord.__slots__, values, strict=True))
+                row |= {"notes": tuple(row["notes"]), **{key: sys.intern(row[key]) for key in ("format", "mode")}}
+                found[name] = FileRecord(**row)
+    except (OSError, ValueError, TypeError):
         return {}  # none yet, or of another version
+    return found
 
 
 def save_records(path: Path, records: Mapping[str, FileRecord]) -> None:
     """Keeps the records for the next process; files that are too young to be told from a later change are left out."""
     newest = time.time_ns() - _SETTLED_NS
     heads = FileRecord.__slots__
-    rows = {
-        name: {head: getattr(record, head) for head in heads}
-        for name, record in records.items()
-        if 0 < record.mtime_ns < newest
-    }
     try:
-        write_text(path, json.dumps(rows))
+        with atomic_path(path) as temporary, temporary.open("w", encoding="utf-8") as lines:
+            for name, record in records.items():
+                if 0 < record.mtime_ns < newest:
+                    lines.write(json.dumps([name, *(getattr(record, head) for head in heads)]) + "\n")
     except OSError:
         return  # a read-only store: the next process scans again
 

@@ -32,13 +32,14 @@ def root_trace(cov1: Tensor, cov2: Tensor, rank1: int, rank2: int) -> Tensor:
     With S1 = A A', it is the sum of the square roots of the eigenvalues of A' S2 A, the smaller the lower the rank of
     S1: so the two change places where S2's is lower. A comes from Cholesky (against the peers' ways:
     tests/bench/bench_frechet.py). Eigenvalues beyond the other's rank are rounding alone, and count as zero.
+    Both matrices may be overwritten.
     """
     import torch
 
     if rank2 < rank1:
         cov1, cov2, rank1, rank2 = cov2, cov1, rank2, rank1
     factor = cholesky_factor(cov1, rank1)
-    spectrum: Tensor = torch.linalg.eigvalsh(factor.T @ cov2 @ factor)
+    spectrum: Tensor = torch.linalg.eigvalsh(_seen_from(factor, cov2))
     return spectrum[-rank2:].clamp(min=0).sqrt().sum()
 
 
@@ -67,7 +68,7 @@ def transport_root(cov1: Tensor, cov2: Tensor) -> tuple[Tensor, Tensor]:
 
     T S1 T = S2, where S1 is not zero. With S1 = A A' and A' S2 A = Q E Q', it is T = A^-T Q E^(1/2) Q' A^-1, and
     Tr(T S1) the sum of E^(1/2); directions in which S1 has nothing but rounding are left out. W is enough for y'Ty.
-    Both matrices are overwritten: at D = 2048 each takes 34 MB, and few stand at a time.
+    Both matrices are overwritten.
     """
     import torch
 
@@ -75,12 +76,19 @@ def transport_root(cov1: Tensor, cov2: Tensor) -> tuple[Tensor, Tensor]:
     first = int((values <= values[-1] * len(values) * torch.finfo(values.dtype).eps).sum())
     values, basis = values[first:], basis[:, first:]
     basis.mul_(values.sqrt())  # [D,K]: A
-    middle = cov2.view(-1)[: len(values) ** 2].view(len(values), len(values))  # [K,K], where S2 was
-    torch.mm(basis.T, cov2 @ basis, out=middle)
-    inner, rotation = _eigen(middle)
+    inner, rotation = _eigen(_seen_from(basis, cov2))
     inner = inner.clamp_(min=0).sqrt_()
     back = basis.div_(values)  # [D,K]: A^-T
     return back @ rotation.mul_(inner.sqrt()), inner.sum()
+
+
+def _seen_from(factor: Tensor, cov2: Tensor) -> Tensor:
+    """A' S2 A f64 [K,K] of A [D,K], in the memory of S2: at D = 2048 a matrix takes 34 MB, and few stand at a time."""
+    import torch
+
+    rank = factor.shape[1]
+    middle: Tensor = cov2.contiguous().view(-1)[: rank * rank].view(rank, rank)
+    return torch.mm(factor.T, cov2 @ factor, out=middle)
 
 
 def _eigen(matrix: Tensor) -> tuple[Tensor, Tensor]:

@@ -27,7 +27,6 @@ from evalkit.metric import (
     Rows,
     SampleMetric,
     Score,
-    Sums,
 )
 from evalkit.moments import Moments
 from evalkit.paths import sha256_json
@@ -317,55 +316,60 @@ class _Run:
         """The metrics' states of a whole source: its features are read once, in index order."""
         addresses = [address for metric in metrics.values() for address in metric.needs]
         self.features.compute(source, addresses)
-        states = {name: _Merger() for name in metrics}
+        states = _States(len(source))
         pixels = any(not metric.needs for metric in metrics.values())
         for batch in self.features.batches(source, addresses, images=pixels):
-            join = _Join()
+            seen: dict[str, Any] = {}
             for name, metric in metrics.items():
                 with metric_errors(name):
-                    states[name].add(metric.observe(batch), join)
-        join = _Join()
-        return {name: merger.total(join) for name, merger in states.items()}
+                    seen[name] = metric.observe(batch)
+                    states.check(seen[name], batch)
+            states.add(seen)
+        return states.total()
 
 
-class _Join:
-    """`a + b`, computed once where several metrics keep the very same rows: five of them then hold one copy."""
+class _States:
+    """The metrics' states of one source, batch by batch: sums add up, rows are written where they stay.
 
-    def __init__(self) -> None:
-        self._done: dict[tuple[Any, ...], tuple[Any, Any, Any]] = {}  # the operands are kept: ids stay theirs
-
-    def __call__(self, a: Any, b: Any) -> Any:
-        if not isinstance(a, Rows):
-            return a + b
-        parts = [part for rows in (a, b) for part in (rows.index, *rows.values.values())]
-        key = (*a.values, *b.values, *map(id, parts))
-        if key not in self._done:
-            self._done[key] = (a, b, a + b)
-        return self._done[key][2]
-
-
-class _Merger:
-    """Adds states up: rows as a balanced tree (one by one, 200 batches would each copy all rows before them).
-
-    Sums one by one: a tree would hold a state a level, each of D x D.
+    To join rows would hold all of them twice, and once more for each metric that keeps the very same ones: here a
+    column is one tensor of the whole set's length, and such metrics share it.
     """
 
-    def __init__(self) -> None:
-        self._parts: list[tuple[int, Any]] = []  # number of batches, their state; numbers fall, all powers of two
+    def __init__(self, total: int) -> None:
+        self._total = total
+        self._columns: dict[str, dict[str, Tensor]] = {}  # by metric, then by name: [total, ...]
+        self._sums: dict[str, Any] = {}
 
-    def add(self, state: Any, join: _Join) -> None:
-        count = 1
-        while self._parts and (self._parts[-1][0] == count or isinstance(state, Sums)):
-            before, other = self._parts.pop()
-            state, count = join(other, state), count + before
-        self._parts.append((count, state))
+    def check(self, state: Any, batch: Batch) -> None:
+        """Raises ValueError for rows that are not the batch's samples."""
+        if isinstance(state, Rows) and state.index.tolist() != batch.index.tolist():
+            raise ValueError(f"{len(state)} rows for a batch of {len(batch.index)}: give one a sample, in its order")
 
-    def total(self, join: _Join) -> Any:
-        _, state = self._parts.pop()
-        while self._parts:
-            _, other = self._parts.pop()
-            state = join(other, state)
-        return state
+    def add(self, states: Mapping[str, Any]) -> None:
+        homes: dict[int, Tensor] = {}  # of the batch's tensors, by id: the column that each has gone to
+        written: dict[int, Tensor] = {}  # the columns, by id: what went there
+        for name, state in states.items():
+            if not isinstance(state, Rows):
+                self._sums[name] = self._sums[name] + state if name in self._sums else state
+                continue
+            columns = self._columns.setdefault(name, {})
+            for key, value in state.values.items():
+                column = columns.get(key)
+                if column is None:
+                    column = homes.get(id(value))
+                    column = value.new_empty(self._total, *value.shape[1:]) if column is None else column
+                elif written.get(id(column), value) is not value:
+                    column = column.clone()  # was the same as another metric's up to here
+                columns[key] = homes[id(value)] = column
+                if id(column) not in written:
+                    column[state.index] = value
+                    written[id(column)] = value
+
+    def total(self) -> dict[str, Any]:
+        import torch
+
+        index = torch.arange(self._total)
+        return self._sums | {name: Rows(index, columns) for name, columns in self._columns.items()}
 
 
 @contextmanager

@@ -121,5 +121,6 @@ def fit(x: Tensor) -> Gaussian:
 
 
 def frechet(a: Gaussian, b: Gaussian) -> float:
-    root = root_trace(b.cov, a.cov, b.rank, a.rank)
-    return float((a.mean - b.mean).square().sum() + a.cov.trace() + b.cov.trace() - 2 * root)
+    """Their Frechet distance; the first one's covariance is spent."""
+    spread = (a.mean - b.mean).square().sum() + a.cov.trace() + b.cov.trace()
+    return float(spread - 2 * root_trace(b.cov.clone(), a.cov, b.rank, a.rank))

@@ -50,8 +50,8 @@ class FrechetDistance(ReferenceMetric):
         mean1, cov1 = moments(generated, self.ddof)
         mean2, cov2 = moments(reference, self.ddof)
         n1, n2 = int(generated["n"]), int(reference["n"])
-        root = root_trace(cov1, cov2, n1 - 1, n2 - 1)
-        value = float((mean1 - mean2).square().sum() + cov1.trace() + cov2.trace() - 2 * root)
+        spread = (mean1 - mean2).square().sum() + cov1.trace() + cov2.trace()
+        value = float(spread - 2 * root_trace(cov1, cov2, n1 - 1, n2 - 1))
         return Score(max(value, 0.0), n1)  # rounding may put equal sets a little below zero
 
     def influence(self, *, generated: Sums, reference: Sums) -> Callable[[Batch], Tensor] | str:

@@ -19,7 +19,7 @@ from evalkit.metrics.clip_score import ClipScore
 from evalkit.metrics.frechet import FrechetDistance
 from evalkit.metrics.inception_score import InceptionScore
 from evalkit.protocol import check_counts, column_label
-from evalkit.scoring import _Join, _Merger, score_sources
+from evalkit.scoring import _States, score_sources
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -230,29 +230,29 @@ def test_labels() -> None:
     assert column_label(ClipScore("digits/image", "digits/text"), extractors) == "CLIP score [digits]"
 
 
-def test_states_merge_as_a_balanced_tree() -> None:
-    """Each batch is in about log2(n) merges, and the order is kept."""
-    for n in (1, 2, 3, 7, 8, 13):
-        merger = _Merger()
-        for i in range(n):
-            merger.add([i], _Join())
-        assert len(merger._parts) == n.bit_count()
-        assert merger.total(_Join()) == list(range(n))
-
-
 def test_metrics_that_keep_the_same_rows_share_one_copy() -> None:
     x = torch.arange(40.0).reshape(20, 2)
-    mergers = [_Merger() for _ in range(3)]
+    states = _States(20)
     for start in range(0, 20, 3):
-        join, index = _Join(), torch.arange(start, min(start + 3, 20))
+        index = torch.arange(start, min(start + 3, 20))
         part, other = x[index], x[index] + 1
-        for merger, values in zip(mergers, (part, part, other), strict=True):
-            merger.add(Rows(index, {"x": values}), join)
-    join = _Join()
-    first, second, third = (merger.total(join) for merger in mergers)
-    assert first["x"] is second["x"]
-    assert torch.equal(first["x"], x)
-    assert torch.equal(third["x"], x + 1)
+        late = part if start < 9 else other  # the same as the first's for a while
+        given = {"first": part, "second": part, "third": other, "fourth": late}
+        states.add({name: Rows(index, {"x": values}) for name, values in given.items()})
+    done = states.total()
+    assert done["first"]["x"] is done["second"]["x"]
+    assert torch.equal(done["first"]["x"], x)
+    assert torch.equal(done["third"]["x"], x + 1)
+    assert torch.equal(done["fourth"]["x"], torch.cat([x[:9], x[9:] + 1]))
+    assert torch.equal(done["first"].index, torch.arange(20))
+
+
+def test_rows_that_are_not_the_samples_are_told() -> None:
+    states, batch = _States(4), Batch(None, torch.arange(2, 4), 4, [None] * 2, {})
+    states.check(Rows(torch.tensor([2, 3]), {}), batch)
+    for index in ([2], [3, 2], [0, 1]):
+        with pytest.raises(ValueError, match="give one a sample"):
+            states.check(Rows(torch.tensor(index), {}), batch)
 
 
 CACHED_RUN = """
