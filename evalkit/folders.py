@@ -10,10 +10,10 @@ import re
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, TypeVar
 
 from evalkit import images
 from evalkit.errors import ConfigError, DataError, nearest
@@ -26,6 +26,7 @@ EXTENSIONS = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".gif")
 PROMPT_COLUMNS = ("prompt", "text", "caption")  # of a metadata file; the first that is there
 METADATA_FILES = ("metadata.jsonl", "metadata.csv")
 
+Item = TypeVar("Item")
 Choose = Callable[[list[str]], list[str]]  # which of the images' sorted names are read, and in which order
 
 _SHARD = re.compile(r"(\d{5,})(?:-(\d{3}))?")
@@ -154,12 +155,8 @@ def scan(folder: Path, files: Sequence[str], *, decode: bool, cache: Path | None
         for path, name in zip(paths, files, strict=True)
     ]
     new = [i for i, record in enumerate(records) if record is None]
-    for start in range(0, len(new), _WAITING):
-        block = new[start : start + _WAITING]
-        for i, record in zip(
-            block, read_pool().map(lambda i: _scan_file(folder / files[i], decode), block), strict=True
-        ):
-            records[i] = record
+    for i, record in _mapped(read_pool(), lambda i: _scan_file(folder / files[i], decode), new):
+        records[i] = record
     found = [record for record in records if record is not None]
     _SCANNED.update(zip(paths, found, strict=True))
     if kept and any(known.get(name) != record for name, record in zip(files, found, strict=True)):
@@ -202,18 +199,25 @@ def scan_inside(
             return FileRecord(*stamp(name), "", 0, 0, (), "", "", str(error), decode, None)
 
     new = [name for name in names if name not in known or (known[name].size, known[name].mtime_ns) != stamp(name)]
-    pool, done = wide_pool() if isinstance(place, Remote) else read_pool(), 0
+    pool, done = wide_pool() if isinstance(place, Remote) else read_pool(), False
     try:
-        while done < len(new):
-            block = new[done : done + _WAITING]
-            known.update(zip(block, pool.map(look, block), strict=True))
-            done += len(block)
+        known.update(_mapped(pool, look, new))
+        done = True
     finally:
-        found = {name: known[name] for name in names if name in known} if done == len(new) else known
+        found = {name: known[name] for name in names if name in known} if done else known
         _SCANNED_INSIDE[real] = found
         if kept and found != stored:
             save_records(kept, found)
     return list(found.values())
+
+
+def _mapped(
+    pool: Executor, function: Callable[[Item], FileRecord], items: Sequence[Item]
+) -> Iterator[tuple[Item, FileRecord]]:
+    """Each item and its result, in order; few wait in the pool at a time."""
+    for start in range(0, len(items), _WAITING):
+        block = items[start : start + _WAITING]
+        yield from zip(block, pool.map(function, block), strict=True)
 
 
 def folder_of(name: str) -> str:
@@ -278,14 +282,15 @@ def make_record(data: bytes, name: str, stamp: tuple[int, int], *, decode: bool)
 
 
 def load_records(path: Path) -> dict[str, FileRecord]:
-    """What `save_records` kept; empty where there is none. By lines: one text of all would take more than the rest."""
+    """What `save_records` kept; empty where there is none."""
     found = {}
     try:
         with path.open(encoding="utf-8") as lines:
             for line in lines:
                 name, *values = json.loads(line)
                 row = dict(zip(FileRecord.__slots__, values, strict=True))
-                row |= {"notes": tuple(row["notes"]), **{key: sys.intern(row[key]) for key in ("format", "mode")}}
+                row["notes"] = tuple(row["notes"])
+                row["format"], row["mode"] = sys.intern(row["format"]), sys.intern(row["mode"])
                 found[name] = FileRecord(**row)
     except (OSError, ValueError, TypeError):
         return {}  # none yet, or of another version

@@ -38,16 +38,16 @@ def root_trace(cov1: Tensor, cov2: Tensor, rank1: int, rank2: int) -> Tensor:
 
     if rank2 < rank1:
         cov1, cov2, rank1, rank2 = cov2, cov1, rank2, rank1
-    factor = cholesky_factor(cov1, rank1)
+    factor = _factor(cov1, rank1)
     spectrum: Tensor = torch.linalg.eigvalsh(_seen_from(factor, cov2))
     return spectrum[-rank2:].clamp(min=0).sqrt().sum()
 
 
-def cholesky_factor(cov: Tensor, rank: int) -> Tensor:
+def _factor(cov: Tensor, rank: int) -> Tensor:
     """A f64 [D,K] with A A' = S and K <= rank; of a singular S by pivots, so that rounding stays small.
 
-    Eigenvectors times the roots of eigenvalues would do as well, three times as slow, and off by up to 1e-8 where the
-    spectrum is steep: the error of a small eigenvalue is that of the largest.
+    Eigenvectors times the roots of eigenvalues would cost more, and be off where the spectrum is steep: the error of a
+    small eigenvalue is that of the largest (tests/metrics/test_frechet.py has such spectra).
     """
     import torch
     from scipy.linalg import lapack

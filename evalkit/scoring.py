@@ -342,7 +342,9 @@ class _States:
 
     def check(self, state: Any, batch: Batch) -> None:
         """Raises ValueError for rows that are not the batch's samples."""
-        if isinstance(state, Rows) and state.index.tolist() != batch.index.tolist():
+        import torch
+
+        if isinstance(state, Rows) and not torch.equal(state.index, batch.index):
             raise ValueError(f"{len(state)} rows for a batch of {len(batch.index)}: give one a sample, in its order")
 
     def add(self, states: Mapping[str, Any]) -> None:
