@@ -15,7 +15,7 @@ if (_ROOT / "configs" / "eval.yaml").is_file() and str(_ROOT) not in __path__:
 
 if TYPE_CHECKING:
     from evalkit.api import evaluate
-    from evalkit.table import ResultTable
+    from evalkit.results.table import ResultTable
 
 __all__ = ["ResultTable", "__version__", "evaluate"]
 
@@ -26,7 +26,7 @@ def __getattr__(name: str) -> Any:
 
         return evaluate
     if name == "ResultTable":
-        from evalkit.table import ResultTable
+        from evalkit.results.table import ResultTable
 
         return ResultTable
     raise AttributeError(f"module 'evalkit' has no attribute '{name}'")

@@ -9,9 +9,10 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from evalkit import pipeline
-from evalkit.config import compose, resolve
+from evalkit.config.compose import compose, resolve
 from evalkit.errors import ConfigError
-from evalkit.table import ResultTable
+from evalkit.plan.plan import make_plan
+from evalkit.results.table import ResultTable
 
 
 def evaluate(
@@ -61,7 +62,7 @@ def evaluate(
         if OmegaConf.select(config, key, default=_ABSENT) is _ABSENT:
             raise ConfigError(f"settings: there is no '{key}' in the configuration")
         OmegaConf.update(config, key, value)
-    return pipeline.run(pipeline.make_plan(resolve(config)), command="evalkit.evaluate(...)")
+    return pipeline.run(make_plan(resolve(config)), command="evalkit.evaluate(...)")
 
 
 _ABSENT = object()

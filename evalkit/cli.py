@@ -14,7 +14,8 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from evalkit.config import CONFIG_MODULE, explain, explain_null, register, resolve
+from evalkit.config.compose import explain, explain_null, register, resolve
+from evalkit.config.schema import CONFIG_MODULE
 from evalkit.errors import EXIT_CONFIG, EXIT_DONE, EXIT_ERROR, EXIT_INTERRUPTED, EvalkitError
 
 # Where torchao is installed, `import diffusers` warns of what concerns their developers alone.
@@ -59,16 +60,19 @@ def _evaluate(config: DictConfig) -> None:
         from evalkit.selfcheck import print_selfcheck
 
         sys.exit(EXIT_DONE if print_selfcheck(run_config.device) else EXIT_ERROR)
-    from evalkit import pipeline, results
+    from evalkit import pipeline
+    from evalkit.plan.plan import make_plan
+    from evalkit.plan.show import print_plan
+    from evalkit.results.terminal import print_results
 
-    plan = pipeline.make_plan(run_config)
+    plan = make_plan(run_config)
     if run_config.dry_run:
-        results.print_plan(plan)
+        print_plan(plan)
         sys.exit(EXIT_CONFIG if plan.missing else EXIT_DONE)
     overrides = [str(override) for override in hydra_config.overrides.task]
     command = shlex.join(["python", "run_eval.py", *overrides])
     table = pipeline.run(plan, command=command)
-    results.print_results(plan, table)
+    print_results(table, plan.out, against_baseline=plan.baseline is not None, report=plan.config.report)
     if table.gate is not None:
         from evalkit.gate import Verdict, announce
 

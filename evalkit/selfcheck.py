@@ -13,11 +13,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from evalkit.config import RunConfig, build, compose, resolve
+from evalkit.config.build import build
+from evalkit.config.compose import compose, resolve
+from evalkit.config.schema import RunConfig
 from evalkit.metric import Batch, Score
 
 if TYPE_CHECKING:
-    from evalkit.samples import ArrayImages
+    from evalkit.data.arrays import ArrayImages
 
 SAMPLES, OTHERS = slice(0, None, 5), slice(1, None, 5)  # of the 5,000 reference digits: 1,000 each
 
@@ -87,8 +89,8 @@ def digit_sources() -> tuple[ArrayImages, ArrayImages]:
     """Samples (every fifth reference digit, blended with its mirror image) and references (the digits beside them)."""
     import numpy as np
 
-    from evalkit.reference import DigitsReference
-    from evalkit.samples import ArrayImages
+    from evalkit.data.arrays import ArrayImages
+    from evalkit.data.reference import DigitsReference
 
     images = DigitsReference().open()
     pixels = images.pixels[SAMPLES]  # u8 [1000,32,32,3]
@@ -125,8 +127,8 @@ def _check_gaussians(config: RunConfig) -> Iterator[Checked]:
 
 
 def _check_digits(config: RunConfig, device: str) -> Iterator[Checked]:
-    from evalkit.samples import Store
-    from evalkit.scoring import score_sources
+    from evalkit.samples.store import Store
+    from evalkit.scoring.scoring import score_sources
 
     samples, reference = digit_sources()
     metrics = {golden.metric: build(config.metric[golden.metric]) for golden in DIGITS}
@@ -158,7 +160,7 @@ def print_selfcheck(device: str) -> bool:
     from rich.console import Console
     from rich.table import Table
 
-    from evalkit.devices import pick_device
+    from evalkit.utils.devices import pick_device
 
     device = pick_device(device)
     view = Table(title=f"selfcheck on {device}", title_justify="left")

@@ -4,15 +4,15 @@ Jayasumana et al. 2024, arXiv:2401.09603. Conventions of google-research/cmmd (`
 (CLIP ViT-L/14@336), sigma = 10, the biased estimator, times 1000. The kernel is near 1 throughout (distances are at
 most 2), so its difference from 1 is summed: the three ones cancel exactly, and no digits are lost to them.
 
-Standard error: of drawing other generated samples, the reference held fixed (`evalkit.blocks.mmd_spread`).
+Standard error: of drawing other generated samples, the reference held fixed (`evalkit.numerics.kernels.mmd_spread`).
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from evalkit.blocks import kernel_product, mmd_spread
 from evalkit.metric import Batch, ReferenceMetric, Rows, Score
+from evalkit.numerics.kernels import kernel_product, mmd_spread
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -1,18 +1,19 @@
 """How well samples follow the edges that they were given: the control recomputed from each sample, and compared.
 
-Edges by Canny of the sample (`evalkit.edges`) against the prompt's control image. `EdgeF1` is the boundary F1 of Csurka
-et al. 2013 ("What is a good evaluation measure for semantic segmentation?", after Martin et al. 2004) with a tolerance
-in pixels: precision, the share of the sample's edge pixels that lie near an edge of the control; recall, the share of
-the control's that lie near one of the sample's. Several edge pixels may lie near the same one (no matching one to one).
-`EdgeSsim` is the SSIM of the two maps. The control image may be the edge map itself, or any image to take edges of.
+Edges by Canny of the sample (`evalkit.numerics.canny`) against the prompt's control image. `EdgeF1` is the boundary F1
+of Csurka et al. 2013 ("What is a good evaluation measure for semantic segmentation?", after Martin et al. 2004) with a
+tolerance in pixels: precision, the share of the sample's edge pixels that lie near an edge of the control; recall, the
+share of the control's that lie near one of the sample's. Several edge pixels may lie near the same one (no matching one
+to one). `EdgeSsim` is the SSIM of the two maps. The control image may be the edge map itself, or any image to take
+edges of.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Literal
 
-from evalkit.edges import HIGH, LOW, SIGMA, canny
 from evalkit.metric import Batch, Pairing, PairMetric
+from evalkit.numerics.canny import HIGH, LOW, SIGMA, canny
 
 if TYPE_CHECKING:
     import numpy as np
@@ -30,7 +31,7 @@ class EdgeF1(PairMetric):
         control: what the control images are: "edges", maps with light edges on black, or "image": their edges are taken
             as the sample's are.
         tolerance: how far apart two edge pixels may lie and be the same, in pixels along each axis, >= 0.
-        sigma, low, high: of Canny, see evalkit.edges.
+        sigma, low, high: of Canny, see evalkit.numerics.canny.
         pairs: "control", or another image to compare the edges with ("source", "target", "baseline").
     """
 

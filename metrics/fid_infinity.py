@@ -15,8 +15,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from evalkit.gaussians import root_trace
 from evalkit.metric import Batch, ReferenceMetric, Rows, Score
+from evalkit.numerics.gaussians import root_trace
 
 if TYPE_CHECKING:
     from torch import Tensor

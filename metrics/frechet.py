@@ -10,8 +10,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from evalkit.gaussians import moments, root_trace, transport_root
 from evalkit.metric import Batch, ReferenceMetric, Score, Sums
+from evalkit.numerics.gaussians import moments, root_trace, transport_root
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -5,18 +5,18 @@ subsets of 1000, drawn without replacement by RandomState(2020), generated befor
 with the kernel (x.y/d + 1)^3; spread over subsets with ddof=0. Equal to it to 1e-6 on the same features. With `clamp`,
 a subset is no larger than the smaller set, as in clean-fid and stylegan3 (which draw without a seed).
 
-Standard error: of drawing other generated samples and other subsets, the reference held fixed. The variance of the
-full U-statistic (`evalkit.blocks.mmd_spread`) plus the observed variance of the subsets over their number: given the
-samples, they are independent draws whose mean is the full U-statistic. In simulation 0.9 to 1.1 times the true spread,
-also where both sets have the same distribution.
+Standard error: of drawing other generated samples and other subsets, the reference held fixed. The variance of the full
+U-statistic (`evalkit.numerics.kernels.mmd_spread`) plus the observed variance of the subsets over their number: given
+the samples, they are independent draws whose mean is the full U-statistic. In simulation 0.9 to 1.1 times the true
+spread, also where both sets have the same distribution.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from evalkit.blocks import kernel_diagonal, kernel_product, mmd_spread
 from evalkit.metric import Batch, ReferenceMetric, Rows, Score
+from evalkit.numerics.kernels import kernel_diagonal, kernel_product, mmd_spread
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -13,8 +13,8 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from evalkit.blocks import nearest_in, nearest_others
 from evalkit.metric import Batch, ReferenceMetric, Rows, Score
+from evalkit.numerics.neighbours import nearest_in, nearest_others
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -10,8 +10,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Literal
 
-from evalkit.interpolation import lerp, slerp
 from evalkit.metric import Better, Generator, ModelMetric, Score
+from evalkit.numerics.interpolation import lerp, slerp
 
 if TYPE_CHECKING:
     import torch

@@ -15,8 +15,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from evalkit.blocks import ball_counts, held, knn_radii, nearest_in, nearest_others
 from evalkit.metric import Batch, ReferenceMetric, Rows, Score
+from evalkit.numerics.neighbours import ball_counts, held, knn_radii, nearest_in, nearest_others
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -1,4 +1,6 @@
-"""Who may import whom (DESIGN): data flows one way, and nothing heavy is imported before it is used."""
+"""Who may import whom: data flows one way, there is no circle, and nothing heavy is imported before it is used."""
+
+from __future__ import annotations
 
 import ast
 import subprocess
@@ -7,108 +9,124 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parent.parent
-LEAVES = {"errors", "paths", "devices"}  # may be imported from anywhere but metric.py
-MATHS = {"gaussians", "blocks", "edges", "interpolation"}  # numerics that plugins share; they import nothing of ours
+ROOT = Path(__file__).resolve().parents[1]
+PACKAGE = ROOT / "evalkit"
+
+# In the order in which data flows: each may import what stands to its right only (and modules of its own).
+FOLDERS = [
+    *("plan", "report", "gate", "trackers", "results", "lint", "samples", "scoring", "models", "features", "prompts"),
+    *("extractors", "data", "config", "digits", "numerics", "utils"),
+]
+LEFT = ["__init__", "cli", "api", "selfcheck", "pipeline"]  # modules at the root that no folder imports
+RIGHT = ["cell", "metric", "errors"]  # modules at the root that any folder may import
+ORDER = [*LEFT, *FOLDERS, *RIGHT]
+
 MODULES = {
-    path.relative_to(ROOT / "evalkit").with_suffix("").as_posix().replace("/", "."): path
-    for path in (ROOT / "evalkit").rglob("*.py")
+    path.relative_to(PACKAGE).with_suffix("").as_posix().replace("/", ".").removesuffix(".__init__"): path
+    for path in PACKAGE.rglob("*.py")
 }
-PLUGINS = {f"metrics.{path.stem}": path for path in (ROOT / "metrics").glob("*.py")}
+PLUGINS = {path.stem: path for path in (ROOT / "metrics").glob("*.py")}
 
 
-def imports_of(path: Path) -> set[str]:
-    """Names below `evalkit` that a file imports when it runs (imports for type checking alone do not count)."""
-    tree = ast.parse(path.read_text())
+def imports_of(path: Path, *, typing_too: bool = False) -> set[str]:
+    """The modules below `evalkit` that a file imports; by default when it runs, not for type checking alone."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
     typing_only = {
         id(node)
         for branch in ast.walk(tree)
-        if isinstance(branch, ast.If) and "TYPE_CHECKING" in ast.unparse(branch.test)
+        if isinstance(branch, ast.If) and "TYPE_CHECKING" in ast.unparse(branch.test) and not typing_too
         for node in ast.walk(branch)
     }
     names: set[str] = set()
     for node in ast.walk(tree):
         if id(node) in typing_only:
             continue
-        if isinstance(node, ast.ImportFrom) and node.module:
-            if node.module == "evalkit":
-                names |= {alias.name for alias in node.names}
-            elif node.module.startswith("evalkit."):
-                names.add(node.module.removeprefix("evalkit."))
+        if isinstance(node, ast.ImportFrom) and node.module and f"{node.module}.".startswith("evalkit."):
+            module = node.module.removeprefix("evalkit").removeprefix(".")
+            names |= {_module(module, alias.name) for alias in node.names}
         elif isinstance(node, ast.Import):
             names |= {a.name.removeprefix("evalkit.") for a in node.names if a.name.startswith("evalkit.")}
     return names
 
 
-def below(name: str, package: str) -> bool:
-    return name == package or name.startswith(f"{package}.")
+def _module(module: str, name: str) -> str:
+    """What `from module import name` imports: the module `name` in it, where there is one."""
+    inner = f"{module}.{name}".removeprefix(".")
+    return inner if inner in MODULES or not module else module
 
 
-def test_metric_imports_nothing_of_ours() -> None:
-    assert imports_of(MODULES["metric"]) == set()
+def room(module: str) -> str:
+    """The folder or root module that a module belongs to."""
+    return module.partition(".")[0]
+
+
+def find_circle(graph: dict[str, set[str]]) -> list[str]:
+    """One circle of a graph, first module again at its end; empty where there is none."""
+    done: set[str] = set()
+
+    def visit(module: str, path: list[str]) -> list[str]:
+        if module in path:
+            return [*path[path.index(module) :], module]
+        if module in done:
+            return []
+        for other in sorted(graph.get(module, ())):
+            circle = visit(other, [*path, module])
+            if circle:
+                return circle
+        done.add(module)
+        return []
+
+    for module in sorted(graph):
+        circle = visit(module, [])
+        if circle:
+            return circle
+    return []
+
+
+def test_every_module_has_its_place_in_the_order() -> None:
+    assert {room(module) for module in MODULES} == set(ORDER)
+    assert len(list(PACKAGE.glob("*.py"))) <= 8
+
+
+@pytest.mark.parametrize("folder", ORDER)
+def test_imports_go_to_the_right(folder: str) -> None:
+    allowed = {folder, *ORDER[ORDER.index(folder) + 1 :]}
+    wrong = [
+        f"{module} imports {name}"
+        for module, path in MODULES.items()
+        if room(module) == folder
+        for name in sorted(imports_of(path, typing_too=True))
+        if room(name) not in allowed and name != "__version__"
+    ]
+    assert not wrong
+
+
+def test_there_is_no_circle() -> None:
+    assert find_circle({module: imports_of(path) for module, path in MODULES.items()}) == []
+    assert find_circle({"a": {"b"}, "b": {"c"}, "c": {"b"}}) == ["b", "c", "b"]
 
 
 @pytest.mark.parametrize("plugin", sorted(PLUGINS))
-def test_plugins_know_the_contract_alone(plugin: str) -> None:
-    assert imports_of(PLUGINS[plugin]) <= {"metric", "errors", *MATHS}
+def test_plugins_know_the_contract_and_the_numerics_alone(plugin: str) -> None:
+    assert {room(name) for name in imports_of(PLUGINS[plugin])} <= {"metric", "errors", "numerics"}
 
 
-@pytest.mark.parametrize("leaf", sorted(MATHS))
-def test_shared_numerics_import_nothing_of_ours(leaf: str) -> None:
-    assert imports_of(MODULES[leaf]) == set()
+def test_nobody_imports_a_plugin() -> None:
+    users = [m for m, path in MODULES.items() if any(room(name) == "metrics" for name in imports_of(path))]
+    assert not users, "only YAML names a metric"
 
 
-@pytest.mark.parametrize("module", sorted(m for m in MODULES if m == "features" or below(m, "extractors")))
-def test_features_and_extractors_know_little(module: str) -> None:
-    allowed = {"metric", "features", *LEAVES}
-    for name in imports_of(MODULES[module]):
-        assert name in allowed or below(name, "extractors") or below(name, "digits"), f"{module} imports {name}"
-
-
-def test_engine_knows_callables_only() -> None:
-    assert imports_of(MODULES["engine"]) <= LEAVES
-
-
-@pytest.mark.parametrize("module", sorted(MODULES))
-def test_nobody_imports_cli_nor_the_plugins(module: str) -> None:
-    for name in imports_of(MODULES[module]):
-        assert not below(name, "cli"), f"{module} imports cli"
-        assert not below(name, "metrics"), f"{module} imports a plugin: only YAML names a metric"
-
-
-@pytest.mark.parametrize("owner", ["samples", "table"])
-def test_who_imports_the_stores(owner: str) -> None:
-    allowed = {
-        "samples": {
-            "generate",
-            "selfcheck",
-            "scoring",
-            "pipeline",
-            "results",
-            "reference",
-            "readers",
-            "samples",
-            "lint.headers",
-            "lint.prompts",
-            "lint.run",
-            "__init__",
-            "models.folder",
-        },
-        "table": {"report", "gate", "track", "pipeline", "results", "render", "compare", "api", "cli", "__init__"},
-    }[owner]
-    users = {module for module, path in MODULES.items() if owner in imports_of(path)}
-    others = sorted(user for user in users if not any(below(user, name) for name in allowed))
-    assert not others, f"{others} import {owner}"
+def run(code: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=False)
 
 
 def test_help_and_config_import_nothing_heavy() -> None:
-    code = (
+    done = run(
         "import sys; sys.argv = ['evalkit', '--cfg', 'job']\n"
         "from evalkit.cli import main\n"
         "try:\n    main()\nexcept SystemExit:\n    pass\n"
         "heavy = {'torch', 'diffusers', 'transformers', 'open_clip', 'pandas', 'scipy'} & set(sys.modules)\n"
         "sys.exit(str(heavy) if heavy else 0)"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=False)
     assert done.returncode == 0, done.stderr
     assert "digits_ldm" in done.stdout

@@ -2,8 +2,7 @@
 
 Importing this package is light: no torch, only path helpers. The parts:
 
-* ``data``  - palette, the 560 captions, MNIST reading, colouring, the reference set (numpy only)
-* ``styles`` - ink styles that a LoRA teaches (numpy, scipy)
+* ``data``  - palette, the 560 captions, MNIST reading, colouring, ink styles, the reference set (numpy, scipy)
 * ``conditions`` - outlines, source images and masks of held-out digits (numpy, scipy)
 * ``nets``  - classifier and DCGAN (torch)
 * ``judge`` - what an image shows: digit by the classifier, colours by a pixel rule

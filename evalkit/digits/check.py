@@ -185,15 +185,15 @@ def check_ldm(settings: Settings) -> Iterator[Row]:
 
 
 def sample_ddpm(pipeline: Any, scheduler: Any, steps: int, indices: range) -> data.U8:
-    """Samples of random classes, as a run of evalkit makes them: u8 [B,3,32,32]."""
+    """Samples of random classes, each of its own seed: u8 [B,3,32,32]."""
     import torch
+    from diffusers import DDPMPipeline
 
-    from evalkit.models.base import Request
-    from evalkit.models.denoise import denoise
-
-    with torch.inference_mode():
-        generators = [Request(index, SEED).generator() for index in indices]
-        pixels = denoise(pipeline.unet, scheduler, steps=steps, generators=generators)  # [B,32,32,3] in [0,1]
+    pipe = DDPMPipeline(pipeline.unet, scheduler)  # its loop takes any scheduler
+    pipe.set_progress_bar_config(disable=True)
+    generators = [torch.Generator().manual_seed(SEED + index) for index in indices]
+    made = pipe(len(indices), generator=generators, num_inference_steps=steps, output_type="np")
+    pixels = made.images  # [B,32,32,3] in [0,1]
     return np.ascontiguousarray((pixels * 255).round().astype(np.uint8).transpose(0, 3, 1, 2))
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from evalkit.digits import data
-from evalkit.edges import canny
+from evalkit.numerics.canny import canny
 
 COLUMNS = ("prompt", "category", "class_id", "control")
 SOURCES = ("source", "mask", "target")

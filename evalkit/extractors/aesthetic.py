@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 from evalkit.errors import ConfigError
 from evalkit.extractors.base import exact_float32
 from evalkit.extractors.clip import Clip
-from evalkit.extractors.published import Published, read_state
-from evalkit.paths import sha256_file
+from evalkit.extractors.weights import Published, read_state
+from evalkit.utils.files import sha256_file
 
 if TYPE_CHECKING:
     import numpy as np

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from evalkit.errors import ConfigError
-from evalkit.paths import sha256_file
+from evalkit.utils.files import sha256_file
 
 if TYPE_CHECKING:
     import numpy as np

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from evalkit.errors import ConfigError
 from evalkit.extractors.base import DECODER, NetworkExtractor, by_size, check_sha256, exact_float32, to_tensor
-from evalkit.paths import resolve_path, sha256_file
+from evalkit.utils.files import resolve_path, sha256_file
 
 if TYPE_CHECKING:
     from pathlib import Path

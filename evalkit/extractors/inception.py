@@ -8,14 +8,14 @@ well (tests/metrics/test_frechet_presets.py).
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from evalkit.errors import ConfigError, nearest
 from evalkit.extractors.base import DECODER, NetworkExtractor, by_size, check_sha256, exact_float32, to_tensor
-from evalkit.paths import atomic_path, resolve_path, sha256_file
+from evalkit.extractors.weights import fetch, hub_folder
+from evalkit.utils.files import resolve_path, sha256_file
 
 if TYPE_CHECKING:
     import numpy as np
@@ -177,28 +177,3 @@ class Inception(NetworkExtractor):
             x[positions] = resize(same, INPUT_SIZE, self.resize)
         found: dict[str, Tensor] = self._net(x, layers)
         return found
-
-
-def hub_folder() -> Path:
-    """Where torch.hub keeps checkpoints: `torch.hub.get_dir()`/checkpoints, without importing torch."""
-    cache = Path(os.environ.get("XDG_CACHE_HOME", "~/.cache"))
-    home = Path(os.environ.get("TORCH_HOME", cache / "torch"))
-    return home.expanduser() / "hub" / "checkpoints"
-
-
-def fetch(url: str, target: Path, sha256: str) -> None:
-    """Fetches a file, checks how its sha256 begins, and puts it in place whole or not at all.
-
-    Raises:
-        OSError: no connection, no such file, nowhere to write, or another sha256 than asked for.
-    """
-    import shutil
-    import urllib.request
-
-    log.warning("fetching %s", url)
-    with atomic_path(target) as temporary:
-        with urllib.request.urlopen(url, timeout=30) as source, temporary.open("wb") as file:
-            shutil.copyfileobj(source, file)
-        found = sha256_file(temporary)
-        if not found.startswith(sha256):
-            raise OSError(f"what came has sha256 {found[:8]}..., not {sha256}")

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 from evalkit.errors import ConfigError, DataError, nearest
 from evalkit.extractors.base import DECODER, NetworkExtractor, by_size, exact_float32, to_tensor
-from evalkit.extractors.published import Published
-from evalkit.paths import resolve_path, sha256_file
+from evalkit.extractors.weights import Published
+from evalkit.utils.files import resolve_path, sha256_file
 
 if TYPE_CHECKING:
     import numpy as np

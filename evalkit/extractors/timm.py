@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 from evalkit.errors import ConfigError, nearest
 from evalkit.extractors.base import DECODER, NetworkExtractor, check_sha256, exact_float32
-from evalkit.extractors.published import HubFile, read_state
-from evalkit.paths import PKG_SCHEME, resolve_path, sha256_file
+from evalkit.extractors.weights import HubFile, read_state
+from evalkit.utils.files import PKG_SCHEME, resolve_path, sha256_file
 
 if TYPE_CHECKING:
     import numpy as np

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import NormalDist, fmean, stdev
 
-from evalkit.stats import difference
+from evalkit.results.stats import difference
 
 CONFIDENCE = 0.95  # of each bound by itself: one-sided
 POWER = 0.8  # with which `needed_n` samples decide

@@ -9,10 +9,10 @@ from dataclasses import dataclass, field
 from datetime import date
 from typing import Any, Literal
 
+from evalkit.cell import Cell, find_baseline, matches
 from evalkit.errors import ConfigError, nearest
-from evalkit.gate.earlier import Earlier, is_file
-from evalkit.grid import Cell, find_baseline, matches
-from evalkit.table import COSTS
+from evalkit.gate.baseline import Earlier, is_file
+from evalkit.results.table import COSTS
 
 Kind = Literal["max", "min", "no_worse_than"]
 BOUNDS: tuple[Kind, ...] = ("max", "min", "no_worse_than")
@@ -156,7 +156,7 @@ class _Run:
         if name is None:
             raise ConfigError(f"{where}: no metric is named. Choices: {', '.join(known)}.")
         if name not in known:
-            from evalkit.config import group_options, register
+            from evalkit.config.compose import group_options, register
 
             register()
             if name in group_options("metric"):

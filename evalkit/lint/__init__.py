@@ -6,8 +6,8 @@ both into findings. Docs: docs/lint.md.
 """
 
 from evalkit.lint.finding import Finding, lines
-from evalkit.lint.passing import Watch
 from evalkit.lint.prompts import Asked, asked_of
 from evalkit.lint.run import lint
+from evalkit.lint.watch import Watch
 
 __all__ = ["Asked", "Finding", "Watch", "asked_of", "lines", "lint"]

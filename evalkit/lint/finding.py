@@ -8,7 +8,7 @@ from pathlib import PurePath
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from evalkit.readers import Source
+    from evalkit.data.source import Source
 
 SEVERITIES = ("error", "warning", "note")
 REFERENCE = "reference"  # `where` of what is found in the reference

@@ -8,17 +8,17 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
+from evalkit.data.remote import Remote
+from evalkit.data.scan import METADATA_FILES
+from evalkit.data.source import FolderImages
 from evalkit.errors import EvalkitError
-from evalkit.folders import METADATA_FILES
-from evalkit.paths import sha256_file
-from evalkit.prompts import read_table
-from evalkit.readers import FolderImages
-from evalkit.remote import Remote
-from evalkit.samples import SampleSet
+from evalkit.samples.store import SampleSet
+from evalkit.utils.files import sha256_file
+from evalkit.utils.tables import read_table
 
 if TYPE_CHECKING:
-    from evalkit.lint.measured import Stamp
-    from evalkit.readers import Source
+    from evalkit.data.source import Source
+    from evalkit.lint.cache import Stamp
 
 LOSSY = frozenset({"JPEG", "MPO", "WEBP", "JPEG2000", "AVIF"})
 GREY_MODES = frozenset({"1", "L", "LA", "La", "I"})

@@ -7,13 +7,15 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from evalkit.config import RunConfig, build
-from evalkit.grid import Cell, expand
+from evalkit.cell import Cell
+from evalkit.config.build import build
+from evalkit.config.schema import RunConfig
+from evalkit.config.sweep import expand
 from evalkit.lint.finding import Finding, locations
-from evalkit.samples import SampleSet, image_size
+from evalkit.samples.store import SampleSet, image_size
 
 if TYPE_CHECKING:
-    from evalkit.readers import Source
+    from evalkit.data.source import Source
 
 _RELATED = 0.5  # of a set's prompts: sets that share so many show the same prompts
 _EFFECT = "CLIP score, category means and paired comparisons weigh the prompts by what is there"

@@ -7,13 +7,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from evalkit.data.source import FolderImages
+from evalkit.lint.cache import Measured
 from evalkit.lint.finding import REFERENCE, Finding, locations
 from evalkit.lint.headers import LOSSY, Headers
-from evalkit.lint.measured import Measured
-from evalkit.readers import FolderImages
 
 if TYPE_CHECKING:
-    from evalkit.readers import Source
+    from evalkit.data.source import Source
 
 MOST = 0.5  # of a set: more than that, and its scores mean nothing
 FEW = 0.01  # real data holds some duplicates

@@ -8,18 +8,18 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
-from evalkit.lint import measured
+from evalkit.data.moments import Moments
+from evalkit.lint import cache
+from evalkit.lint.cache import Kept, Measured
 from evalkit.lint.finding import REFERENCE, SEVERITIES, Finding, lines, locations
 from evalkit.lint.headers import Headers, changed, read_headers, unlike_metadata
-from evalkit.lint.measured import Kept, Measured
-from evalkit.lint.passing import Watch
 from evalkit.lint.prompts import Asked, check_prompts
 from evalkit.lint.rules import View, check_against, check_alone, check_asked_size, check_range, check_same
-from evalkit.moments import Moments
-from evalkit.samples import SampleSet
+from evalkit.lint.watch import Watch
+from evalkit.samples.store import SampleSet
 
 if TYPE_CHECKING:
-    from evalkit.readers import Source
+    from evalkit.data.source import Source
 
 log = logging.getLogger(__name__)
 
@@ -80,15 +80,15 @@ def _view(name: str, source: Source, watch: Watch, found: list[Finding]) -> View
 
 def _measure(name: str, source: Source, headers: Headers, watch: Watch, found: list[Finding]) -> Measured | None:
     """From the cache, else by decoding. Files that are not the recorded ones become a finding, logged at once."""
-    kept = measured.load(watch.cache, source.digest)
-    now = measured.stamps(source.files) if isinstance(source, SampleSet) else []
+    kept = cache.load(watch.cache, source.digest)
+    now = cache.stamps(source.files) if isinstance(source, SampleSet) else []
     if kept is not None:
         if isinstance(source, SampleSet) and kept.stamps != now:
             bad = changed(source, kept.stamps, now)
             if bad:
                 _report(_unlike(name, source, bad, _ALTERED), found)
             else:
-                measured.save(watch.cache, source.digest, Kept(kept.measured, now))
+                cache.save(watch.cache, source.digest, Kept(kept.measured, now))
         return kept.measured
     seen, unread = watch.look_at(source, Counter(headers.sizes)).rest()
     if unread:
@@ -100,7 +100,7 @@ def _measure(name: str, source: Source, headers: Headers, watch: Watch, found: l
             files = locations(source, indices)
             _report(Finding("damaged", "error", name, len(indices), files, message, _UNTRUE, len(source)), found)
         return seen if seen.looked else None
-    measured.save(watch.cache, source.digest, Kept(seen, now))
+    cache.save(watch.cache, source.digest, Kept(seen, now))
     return seen
 
 

@@ -14,9 +14,9 @@ if TYPE_CHECKING:
     import torch
     from numpy.typing import NDArray
 
-    from evalkit.prompts import Prompt
-    from evalkit.readers import Source
-    from evalkit.splitting import Part
+    from evalkit.data.source import Source
+    from evalkit.data.split import Part
+    from evalkit.prompts.sets import Prompt
 
 Conditioning = Literal["text", "class", "none"]
 

@@ -8,11 +8,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from evalkit.config import build, locate
+from evalkit.config.build import build, locate
 from evalkit.errors import ConfigError, DataError, nearest
 from evalkit.models.base import Conditioning, Generated, Model, Request, Sampler, SideBySide
-from evalkit.models.gan import _source_digest
-from evalkit.models.kept import Fetched, Kept
+from evalkit.models.gan import source_digest
+from evalkit.models.services.kept import Fetched, Kept
 
 if TYPE_CHECKING:
     import numpy as np
@@ -76,7 +76,7 @@ class CallableModel(Model):
         return {
             "kind": "callable",
             "function": self.function,
-            "source": _source_digest(self._target),
+            "source": source_digest(self._target),
             "args": self.args,
             "conditioning": self.conditioning,
             "version": self.version,

@@ -6,10 +6,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from evalkit.hf_datasets import DatasetOpening
+from evalkit.data.arrays import ArrayImages
+from evalkit.data.containers.hf_dataset import DatasetOpening
+from evalkit.data.containers.torchvision_dataset import VisionOpening
+from evalkit.data.source import FolderImages
 from evalkit.models.base import ExistingImages
-from evalkit.readers import ArrayImages, FolderImages
-from evalkit.vision_sets import VisionOpening
 
 
 class _Opened(ExistingImages):

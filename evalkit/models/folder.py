@@ -8,14 +8,15 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
+from evalkit.data.arrays import ArrayImages
+from evalkit.data.frames import Frames
+from evalkit.data.open import Opening
+from evalkit.data.remote import find_place
+from evalkit.data.scan import EXTENSIONS
+from evalkit.data.source import FolderImages
+from evalkit.data.split import Part, check_keys, pick, split
 from evalkit.errors import ConfigError
-from evalkit.folders import EXTENSIONS
-from evalkit.frames import Frames
 from evalkit.models.base import ExistingImages
-from evalkit.opening import Opening
-from evalkit.readers import ArrayImages, FolderImages
-from evalkit.remote import find_place
-from evalkit.splitting import Part, check_keys, pick, split
 
 
 class FolderModel(ExistingImages):
@@ -30,7 +31,7 @@ class FolderModel(ExistingImages):
         mixed_sizes: whether images of different sizes are accepted.
         extensions: of the files that count.
         categories: of the images: "auto" (what the files beside them say), or "folder" (the folder that each lies in).
-        split_by: what the images say of their making, or "folder": each combination is a cell (`evalkit.splitting`).
+        split_by: what the images say of their making, or "folder": each combination is a cell (`evalkit.data.split`).
         where: only images that say all of this, such as {sampler: Euler a, steps: 20}.
     """
 

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from evalkit.errors import ConfigError, DataError, nearest
-from evalkit.models.checkpoint import read_header
+from evalkit.models.diffusers.checkpoint import read_header
 from evalkit.models.latent import GanModel
-from evalkit.paths import resolve_path, sha256_file
+from evalkit.utils.files import resolve_path, sha256_file
 
 if TYPE_CHECKING:
     import torch
@@ -97,7 +97,7 @@ class TorchModuleModel(GanModel):
             "weights_key": self.weights_key,
             "module": dict(self.module) if isinstance(self.module, Mapping) else self.module,
             "module_args": self.module_args,
-            "source": _source_digest(self._target) if self.module is not None else None,
+            "source": source_digest(self._target) if self.module is not None else None,
             "dtype": self.dtype,
             **self._about_latents(),
         }
@@ -126,7 +126,7 @@ class TorchModuleModel(GanModel):
     def _build(self) -> Any:
         import torch
 
-        from evalkit.config import build
+        from evalkit.config.build import build
 
         option = self.module if isinstance(self.module, Mapping) else {"_target_": self.module, **self.module_args}
         net = build(option, f"module '{self._target}'")
@@ -219,7 +219,7 @@ def _fill(net: Any, state: Mapping[str, Any], file: Path) -> None:
     net.load_state_dict(state)
 
 
-def _source_digest(target: str) -> str | None:
+def source_digest(target: str) -> str | None:
     """Digest of the source file that defines a class, found without importing it (its package may import torch)."""
     top, *rest = target.split(".")
     spec = importlib.util.find_spec(top)

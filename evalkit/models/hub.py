@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from evalkit.errors import ConfigError
-from evalkit.models.checkpoint import INDEX
+from evalkit.models.diffusers.checkpoint import INDEX
 
 _DRY = False  # whether `check` looks in the cache though there may be a network
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
@@ -90,7 +90,7 @@ def _reason(error: Exception, repo: str, revision: str | None) -> str:
             f"diffusers.DiffusionPipeline.from_pretrained('{repo}', use_safetensors=False).save_pretrained(FOLDER), "
             "then path=FOLDER"
         )
-    from evalkit.models.denoise import one_line
+    from evalkit.utils.text import one_line
 
     return f"cannot be fetched from the hub ({one_line(error)}). {_by_hand(repo, revision)}"
 

@@ -12,19 +12,19 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from evalkit.data.open import Opening
 from evalkit.errors import ConfigError, DataError, nearest
 from evalkit.models import hub
 from evalkit.models.base import Generated, Model, Request, Sampler
-from evalkit.models.checkpoint import Checkpoint, Component, read_header, read_json
-from evalkit.opening import Opening
-from evalkit.paths import PKG_SCHEME, resolve_path, sha256_file, sha256_json
+from evalkit.models.diffusers.checkpoint import Checkpoint, Component, read_header, read_json
+from evalkit.utils.files import PKG_SCHEME, resolve_path, sha256_file, sha256_json
 
 if TYPE_CHECKING:
     import numpy as np
     import torch
     from numpy.typing import NDArray
 
-    from evalkit.readers import Source
+    from evalkit.data.source import Source
 
 DTYPES = ("float32", "float16", "bfloat16")
 POSTERIORS = ("mode", "sample")
@@ -152,7 +152,8 @@ class VaeReconstruction(Model):
         import torch
         from diffusers.utils import deprecation_utils
 
-        from evalkit.models.denoise import one_line, quiet
+        from evalkit.models.diffusers.sampling import quiet
+        from evalkit.utils.text import one_line
 
         root = resolve_path(self.path) if self.local else self._fetch()
         config = self._files(root)[0]
@@ -185,8 +186,8 @@ class VaeReconstruction(Model):
     @functools.cached_property
     def _source(self) -> Any:
         """The images to reconstruct, as the autoencoder is given them."""
-        from evalkit.config import build
-        from evalkit.fitting import Fitted
+        from evalkit.config.build import build
+        from evalkit.data.center_crop import Fitted
 
         assert self.images is not None
         source: Any = (self._opening() if isinstance(self.images, str) else build(self.images, "images")).open()
@@ -229,7 +230,7 @@ class VaeReconstruction(Model):
         import numpy as np
         import torch
 
-        from evalkit.models.denoise import to_uint8
+        from evalkit.models.diffusers.sampling import to_uint8
 
         if self._vae is None:
             raise RuntimeError("load() comes before generate()")
@@ -252,7 +253,7 @@ class VaeReconstruction(Model):
                 found: list[NDArray[np.uint8]] = self._source.read(range(numbers[0], numbers[0] + len(numbers)))
                 return found
             return list(itertools.chain.from_iterable(self._source.read(range(i, i + 1)) for i in numbers))
-        from evalkit.images import decode
+        from evalkit.data.codec import decode
 
         images = []
         for request in requests:

@@ -7,8 +7,8 @@ import sys
 from pathlib import Path
 
 from evalkit.errors import EXIT_DONE, EXIT_ERROR, EvalkitError
-from evalkit.report import NAME, write_page
-from evalkit.report.data import Run
+from evalkit.report.run_folder import Run
+from evalkit.report.write import NAME, write_page
 
 
 def main(arguments: list[str] | None = None) -> int:

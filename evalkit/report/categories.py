@@ -7,10 +7,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean, stdev
 
-from evalkit.render import format_value
-from evalkit.report.data import Run, Samples
 from evalkit.report.gallery import Scale, make_scale
+from evalkit.report.run_folder import Run, Samples
 from evalkit.report.summary import signed
+from evalkit.results.render import format_value
 
 Z95 = 1.96
 

@@ -7,11 +7,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from evalkit.report.data import Run, Samples, sign
-from evalkit.report.images import Shelf, Thumb
-from evalkit.report.inside import Inside
+from evalkit.report.run_folder import Run, Samples, sign
+from evalkit.report.stored_samples import Inside
 from evalkit.report.summary import ranked
-from evalkit.table import Column
+from evalkit.report.thumbnails import Shelf, Thumb
+from evalkit.results.table import Column
 
 FIRST, WORST, LOWEST = 24, 24, 12  # prompts to embed: the first, the largest drops, the lowest scores
 PER_CELL = 3  # of the last two at least so many a cell, though no more than LIMIT prompts in all

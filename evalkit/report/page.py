@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from evalkit.report import categories, gallery, images, plots, summary, view
-from evalkit.report.data import Run, clean, nearest_sheets, short
+from evalkit.report import categories, gallery, plots, summary, tables, thumbnails
+from evalkit.report.run_folder import Run, clean, nearest_sheets, short
 
 if TYPE_CHECKING:
     import jinja2
@@ -23,13 +23,13 @@ MAX_SHEETS = 12  # of nearest training images
 class Sheet:
     """A picture of the run with its caption."""
 
-    image: images.Thumb
+    image: thumbnails.Thumb
     caption: str
 
 
 def make_page(run: Run, mark: str) -> str:
     """The report as HTML; `mark` stands in its head, with the number of cells whose images are gone."""
-    shelf = images.Shelf(images=gallery.LIMIT * max(len(run.table.cells), 1))
+    shelf = thumbnails.Shelf(images=gallery.LIMIT * max(len(run.table.cells), 1))
     shown = gallery.make_gallery(run, shelf)
     won = summary.winners(run)
     context = {
@@ -41,17 +41,17 @@ def make_page(run: Run, mark: str) -> str:
         "winners": won,
         "headline": summary.headline(run, won),
         "warnings": summary.warnings(run),
-        "table": view.make_table(run),
+        "table": tables.make_table(run),
         "plots": plots.make_plots(run),
         "gallery": shown,
         "script_data": {"gallery": shown.script(run.keys)},
         "reference": _sheet(run, "reference.png"),
         "nearest": _nearest(run),
         "maps": categories.make_maps(run),
-        "gate": view.make_gate(run),
-        "findings": view.make_findings(run),
+        "gate": tables.make_gate(run),
+        "findings": tables.make_findings(run),
         "linted": isinstance(config := run.table.run.get("config"), dict) and bool(config.get("lint")),
-        "made": view.make_made(run),
+        "made": tables.make_made(run),
         "css": _text("page.css"),
         "js": _text("page.js"),
         "js_hash": base64.b64encode(hashlib.sha256(_text("page.js").encode()).digest()).decode(),
@@ -86,9 +86,9 @@ def _environment() -> jinja2.Environment:
     return environment
 
 
-def _sheet(run: Run, name: str) -> images.Thumb | None:
+def _sheet(run: Run, name: str) -> thumbnails.Thumb | None:
     path = run.file(name)
-    return images.sheet(path) if path is not None else None
+    return thumbnails.sheet(path) if path is not None else None
 
 
 def _nearest(run: Run) -> list[Sheet]:
@@ -96,7 +96,7 @@ def _nearest(run: Run) -> list[Sheet]:
     labels = {row.metric: row.label for row in run.table.rows}
     sheets = []
     for cell, metric, path in nearest_sheets(run)[:MAX_SHEETS]:
-        image = images.sheet(path, 60_000)
+        image = thumbnails.sheet(path, 60_000)
         if image is not None:
             caption = f"{run.keys.get(cell, '')}  {short(cell)}: {short(labels.get(metric, metric), 40)}"
             sheets.append(Sheet(image, caption))

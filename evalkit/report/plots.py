@@ -10,11 +10,11 @@ from typing import Any
 
 from markupsafe import Markup
 
-from evalkit.render import format_value
-from evalkit.report.data import Run, finite, short, sign
-from evalkit.report.draw import Figured, Line, Point, draw, legend_mark
+from evalkit.report.figure import Figured, Line, Point, draw, legend_mark
+from evalkit.report.run_folder import Run, finite, short, sign
 from evalkit.report.summary import brief, by_size, first_rows, is_frechet
-from evalkit.table import Column, Row
+from evalkit.results.render import format_value
+from evalkit.results.table import Column, Row
 
 MAX_PLOTS = 60  # along swept axes: a page of 30 metrics and 4 axes would take half a minute
 Z95 = 1.96

@@ -8,9 +8,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from evalkit.render import format_value
-from evalkit.report.data import Run, finite, short, sign
-from evalkit.table import Column, Comparison, Row
+from evalkit.report.run_folder import Run, finite, short, sign
+from evalkit.results.render import format_value
+from evalkit.results.table import Column, Comparison, Row
 
 SMALL_N = 10_000  # below it FID is commonly not trusted against other papers: its bias is of O(1/N)
 

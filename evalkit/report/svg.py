@@ -12,7 +12,7 @@ from xml.etree import ElementTree
 
 from markupsafe import Markup
 
-from evalkit.report.data import clean
+from evalkit.report.run_folder import clean
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

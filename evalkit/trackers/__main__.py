@@ -1,31 +1,8 @@
-"""The process that hands one run to one tracker: a job comes on standard input, its answer goes to a file.
+"""`python -m evalkit.trackers RUN_FOLDER`: pushes a finished run."""
 
-Run by `evalkit.track.push`; people use `python -m evalkit.track`.
-"""
-
-from __future__ import annotations
-
-import json
 import sys
-import traceback
-from pathlib import Path
 
-from evalkit.config import build
-from evalkit.paths import write_json
-from evalkit.track import FinishedRun
-
-
-def main() -> None:
-    """Builds the tracker that the job describes and logs the run; what goes wrong becomes the answer."""
-    job = json.load(sys.stdin)
-    try:
-        run = FinishedRun.load(Path(job["out"]))
-        answer = {"place": build(job["option"], f"tracker.{job['name']}").log(run)}
-    except BaseException as error:  # a tracker may also exit
-        traceback.print_exc()
-        answer = {"error": f"{type(error).__name__}: {error}"}
-    write_json(Path(job["answer"]), answer)
-
+from evalkit.trackers.push import main
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -13,7 +13,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from evalkit.errors import ConfigError
-from evalkit.track import FinishedRun, Tracker, environment, installed
+from evalkit.trackers.base import FinishedRun, Tracker, environment, installed
 
 _SQLITE = "sqlite:///"  # then a path: relative, or with a fourth slash absolute
 _SERVERS = ("http", "https", "databricks")

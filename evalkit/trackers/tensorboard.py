@@ -11,8 +11,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from evalkit.paths import atomic_path
-from evalkit.track import FinishedRun, Tracker
+from evalkit.trackers.base import FinishedRun, Tracker
+from evalkit.utils.files import atomic_path
 
 _SUFFIX = ".evalkit"  # an event file of ours, which may be replaced
 

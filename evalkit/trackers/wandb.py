@@ -17,7 +17,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from evalkit.errors import ConfigError, nearest
-from evalkit.track import FinishedRun, Tracker, environment
+from evalkit.trackers.base import FinishedRun, Tracker, environment
 
 _MODES = ("offline", "online")
 

@@ -31,7 +31,7 @@ def write(root: Path, count: int, size: int) -> None:
     import numpy as np
     from PIL import Image
 
-    from evalkit.images import encode_png
+    from evalkit.data.codec import encode_png
 
     rng = np.random.default_rng(0)
     pngs = []
@@ -70,8 +70,8 @@ def turn(path: Path) -> None:
     import numpy  # noqa: F401
     import PIL.Image  # noqa: F401
 
-    from evalkit import archives  # noqa: F401
-    from evalkit.opening import Opening
+    from evalkit.data.containers import archive  # noqa: F401
+    from evalkit.data.open import Opening
 
     if path.suffix == ".parquet":
         import pyarrow.parquet  # noqa: F401

@@ -11,7 +11,7 @@ import argparse
 import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "helpers"))
 
 from coverage_simulation import CLIP_SCORE, FRECHET, HEADING, digits_clip_scores, digits_gan, simulate, synthetic
 

@@ -15,11 +15,12 @@ from pathlib import Path
 
 import torch
 
-from evalkit.config import compose, resolve
+from evalkit.cell import Cell
+from evalkit.config.compose import compose, resolve
 from evalkit.digits import check, data
-from evalkit.generate import ShardSpec, run_shard, unload
-from evalkit.grid import Cell, make_cells
-from evalkit.samples import SHARD_SAMPLES, Store
+from evalkit.plan.grid import make_cells
+from evalkit.samples.generate import ShardSpec, run_shard, unload
+from evalkit.samples.store import SHARD_SAMPLES, Store
 
 
 def bare(pipeline: object, prompts: list[str], batch: int) -> float:

@@ -17,14 +17,14 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageFilter
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "helpers"))
 from pictures import Pixels, folder, jpeg, picture, resized
 
+from evalkit.data.reference import DigitsReference
+from evalkit.data.source import FolderImages
 from evalkit.lint import Watch, lint
-from evalkit.lint.enlarged import Enlarged
-from evalkit.lint.look import contrasts, near_duplicates, thumbnails
-from evalkit.readers import FolderImages
-from evalkit.reference import DigitsReference
+from evalkit.lint.pixels import contrasts, near_duplicates, thumbnails
+from evalkit.lint.upscaling import Enlarged
 
 KERNELS = {
     "nearest": Image.Resampling.NEAREST,

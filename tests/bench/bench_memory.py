@@ -17,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
-from evalkit.images import encode_png
+from evalkit.data.codec import encode_png
 
 ROOT = Path(__file__).resolve().parents[2]
 GROUPS = {"moments": ["frechet"], "neighbours": ["precision", "recall", "density", "coverage", "kid"]}

@@ -28,10 +28,11 @@ from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from evalkit.blocks import ball_counts, kernel_diagonal, kernel_product, knn_radii
 from evalkit.metric import Rows
 from evalkit.metrics.cmmd import Cmmd
 from evalkit.metrics.kernel_distance import KernelDistance, cubic
+from evalkit.numerics.kernels import kernel_diagonal, kernel_product
+from evalkit.numerics.neighbours import ball_counts, knn_radii
 
 Values = dict[str, float]
 

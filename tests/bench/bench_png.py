@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageFilter
 
-from evalkit.images import encode_png
+from evalkit.data.codec import encode_png
 
 U8 = NDArray[np.uint8]
 

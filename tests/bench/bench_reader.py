@@ -19,9 +19,10 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from evalkit.features import BLOCK, _read_ahead
-from evalkit.images import encode_png
-from evalkit.readers import FolderImages
+from evalkit.data.codec import encode_png
+from evalkit.data.source import FolderImages
+from evalkit.features.feature_pass import _read_ahead
+from evalkit.features.store import BLOCK
 
 BYTES = 48_000_000  # of pixels a turn
 

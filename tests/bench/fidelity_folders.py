@@ -19,7 +19,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # tests/
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "helpers"))  # tests/
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # the checkout
 
 
@@ -46,11 +46,12 @@ def by_torch_fidelity(generated: Path, reference: Path, weights: Path) -> dict[s
 
 
 def by_evalkit(generated: Path, reference: Path, weights: Path, store: Path) -> dict[str, float]:
+    from evalkit.data.source import FolderImages
     from evalkit.extractors.inception import Inception
     from evalkit.metrics.frechet import FrechetDistance
     from evalkit.metrics.inception_score import InceptionScore
-    from evalkit.samples import FolderImages, Store
-    from evalkit.scoring import score_sources
+    from evalkit.samples.store import Store
+    from evalkit.scoring.scoring import score_sources
 
     results = score_sources(
         {"generated": FolderImages.open(generated, prompts=None)},

@@ -5,10 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from evalkit.digits.data import reference_digits, reference_images
-from evalkit.digits.styles import STYLES, styled
+from evalkit.data.reference import DigitsReference
+from evalkit.digits.data import STYLES, reference_digits, reference_images, styled
 from evalkit.errors import ConfigError
-from evalkit.reference import DigitsReference
 
 
 def test_striped_ink_is_bold_and_has_gaps() -> None:

@@ -17,7 +17,7 @@ from evalkit.errors import ConfigError
 from evalkit.extractors import aesthetic
 from evalkit.extractors.aesthetic import HEAD, Aesthetic
 from evalkit.extractors.clip import WEIGHTS_NAME
-from evalkit.paths import sha256_file
+from evalkit.utils.files import sha256_file
 
 CONFIG = {
     "embed_dim": 24,

@@ -16,7 +16,7 @@ from options import score_of
 
 from evalkit.errors import ConfigError
 from evalkit.extractors.clip import WEIGHTS_NAME, Clip
-from evalkit.paths import resolve_path
+from evalkit.utils.files import resolve_path
 
 CONFIG = {
     "embed_dim": 24,

@@ -13,7 +13,7 @@ from seeded_reward import state, write_reward
 
 from evalkit.errors import ConfigError
 from evalkit.extractors.image_reward import ImageReward
-from evalkit.paths import sha256_file
+from evalkit.utils.files import sha256_file
 
 # What image-reward 1.5 gives for these weights, images and texts, each pair alone: its `ImageReward.score` on the CPU,
 # run with transformers 4.40.2 and timm 0.6.13, `seeded_reward.state()` loaded, its tokenizer on the same vocabulary.

@@ -13,7 +13,8 @@ import torch
 
 from evalkit.errors import ConfigError
 from evalkit.extractors import inception
-from evalkit.extractors.inception import CANONICAL_SHA256, FILE_NAMES, URL, Inception, fetch, hub_folder
+from evalkit.extractors.inception import CANONICAL_SHA256, FILE_NAMES, URL, Inception
+from evalkit.extractors.weights import fetch, hub_folder
 
 pytestmark = pytest.mark.xdist_group("inception")
 LAYERS = ["pool3", "logits_unbiased", "logits"]

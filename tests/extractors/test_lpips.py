@@ -17,9 +17,10 @@ from options import pair_score
 from torch import Tensor
 
 from evalkit.errors import ConfigError, DataError
-from evalkit.extractors import lpips, published
+from evalkit.extractors import lpips
+from evalkit.extractors import weights as weights_files
 from evalkit.extractors.lpips import SMALLEST, TRUNKS, Lpips
-from evalkit.paths import sha256_file
+from evalkit.utils.files import sha256_file
 
 pytestmark = pytest.mark.xdist_group("lpips")
 
@@ -218,7 +219,7 @@ def test_pickled_code_is_not_run(tmp_path: Path) -> None:
 
     torch.save({"features.0.weight": Trap()}, tmp_path / "trap.pth")
     with pytest.raises(ConfigError, match="cannot be read as a state dict"):
-        published.read_state(tmp_path / "trap.pth", "here")
+        weights_files.read_state(tmp_path / "trap.pth", "here")
     assert not (tmp_path / "sprung").exists()
 
 

@@ -15,10 +15,10 @@ from fakes import random_images
 from golden import RANDOM, Golden, peer
 from options import metric_of
 
-from evalkit.config import build
+from evalkit.config.build import build
 from evalkit.errors import ConfigError
 from evalkit.extractors.timm import Timm, dinov2_positions
-from evalkit.paths import sha256_file
+from evalkit.utils.files import sha256_file
 
 timm = pytest.importorskip("timm", reason="timm is not installed")
 OPTIONS: dict[str, Any] = {"size": 64, "batch_size": 4}

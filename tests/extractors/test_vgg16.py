@@ -15,7 +15,7 @@ from whole_path import pixels, write_folders
 
 from evalkit.errors import ConfigError
 from evalkit.extractors.vgg16 import WEIGHTS, Vgg16
-from evalkit.paths import sha256_file
+from evalkit.utils.files import sha256_file
 
 pytestmark = pytest.mark.xdist_group("vgg16")
 

@@ -17,10 +17,10 @@ from scipy import ndimage
 
 from evalkit.digits.conditions import digits_of
 from evalkit.digits.data import PROMPTS, colourise
-from evalkit.edges import canny
 from evalkit.metric import Batch
 from evalkit.metrics.control_adherence import EdgeF1, EdgeSsim
-from evalkit.scoring import score_sources
+from evalkit.numerics.canny import canny
+from evalkit.scoring.scoring import score_sources
 
 
 def batch(images: np.ndarray) -> Batch:

@@ -13,11 +13,11 @@ from fakes import Folders
 from golden import SHIPPED, Golden, peer
 from options import extractor_of, metric_of, option
 
+from evalkit.data.arrays import ArrayImages
 from evalkit.digits.data import reference_images
 from evalkit.digits.nets import load_classifier
 from evalkit.metrics.memorisation import partition
-from evalkit.readers import ArrayImages
-from evalkit.scoring import score_sources
+from evalkit.scoring.scoring import score_sources
 
 OPTIONS = sorted(path.stem for path in (Path(__file__).parents[2] / "configs/metric").glob("*_digits.yaml"))
 OPTIONS.remove("ppl_digits")  # of a model, not of images: tests/metrics/test_path_length.py
@@ -66,7 +66,7 @@ def features(sets: dict[str, ArrayImages]) -> dict[str, Any]:
     import open_clip
     from PIL import Image
 
-    from evalkit.paths import resolve_path
+    from evalkit.utils.files import resolve_path
 
     where = f"local-dir:{resolve_path('pkg://evalkit.digits/weights/clip')}"
     clip, _, prepare = open_clip.create_model_and_transforms(where)

@@ -12,9 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from options import score_of
 
-from evalkit import blocks
 from evalkit.metric import Batch, Rows, Score
 from evalkit.metrics.kernel_distance import KernelDistance, cubic, subset_sums
+from evalkit.numerics import blockwise
 
 
 def rows(x: np.ndarray, start: int = 0) -> Rows:
@@ -176,7 +176,7 @@ def test_any_block_size(monkeypatch: pytest.MonkeyPatch) -> None:
     x, y = normal(150, 9, 14), normal(130, 9, 15)
     metric = KernelDistance(subset_size=60, subsets=7)
     whole = score(metric, x, y)
-    monkeypatch.setattr(blocks, "BLOCK_BYTES", 4000)
+    monkeypatch.setattr(blockwise, "BLOCK_BYTES", 4000)
     cut = score(metric, x, y)
     assert cut.value == pytest.approx(whole.value, abs=1e-7)
     assert cut.stderr == pytest.approx(whole.stderr, rel=1e-5)

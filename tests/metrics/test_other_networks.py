@@ -14,7 +14,7 @@ from golden import RANDOM, Golden, peer
 from options import extractor_of, features_of, metric_of, option, score_of
 from whole_path import pixels
 
-from evalkit.config import build
+from evalkit.config.build import build
 from evalkit.extractors.clip import WEIGHTS_NAME, Clip
 from evalkit.metrics.frechet import FrechetDistance
 

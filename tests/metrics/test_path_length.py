@@ -19,7 +19,7 @@ from torch import Tensor
 
 from evalkit.metric import Score
 from evalkit.metrics.path_length import PerceptualPathLength, trimmed
-from evalkit.scoring import Scored, score_sources
+from evalkit.scoring.scoring import Scored, score_sources
 
 PAIRS = 24
 
@@ -275,8 +275,8 @@ def test_w_and_z_against_nvlabs_formula(
 
 
 def digits_cell(**overrides: Any) -> Any:
-    from evalkit.config import compose, resolve
-    from evalkit.grid import make_cells
+    from evalkit.config.compose import compose, resolve
+    from evalkit.plan.grid import make_cells
 
     overrides = {"model": "[digits_dcgan]", "prompts": "[digits]", "sampler": "[]", "num_samples": PAIRS} | overrides
     return make_cells(resolve(compose([f"{key}={value}" for key, value in overrides.items()])))[0]
@@ -299,8 +299,8 @@ def scored(folder: Path, generators: Any, name: str = "ppl_digits") -> Scored:
 
 def test_the_digits_gan_from_the_cell_to_the_cached_score(tmp_path: Path, golden: Golden) -> None:
     from evalkit.digits.nets import load_classifier, load_dcgan
-    from evalkit.generators import CellGenerator, released
     from evalkit.models.base import Request
+    from evalkit.samples.cell_generator import CellGenerator, released
 
     cell, extractors = digits_cell(), {"digits": extractor_of("digits")}
     with released():
@@ -309,7 +309,7 @@ def test_the_digits_gan_from_the_cell_to_the_cached_score(tmp_path: Path, golden
     assert (found.cached, again.cached) == (False, True)
     assert again.score.value == found.score.value
     assert found.label == "PPL z end [digits]"
-    from evalkit.config import build
+    from evalkit.config.build import build
 
     prompts = build(cell.options["prompts"])
     net, eye = load_dcgan(), load_classifier()
@@ -332,7 +332,7 @@ def test_the_digits_gan_from_the_cell_to_the_cached_score(tmp_path: Path, golden
 
 
 def test_images_that_exist_and_other_models_have_a_note(tmp_path: Path) -> None:
-    from evalkit.generators import CellGenerator
+    from evalkit.samples.cell_generator import CellGenerator
 
     assert scored(tmp_path, None).score.note == ("these images were not made by evalkit: there is no model to measure")
     cell = digits_cell(model="[digits_ldm]", sampler="[ddim]")
@@ -342,10 +342,10 @@ def test_images_that_exist_and_other_models_have_a_note(tmp_path: Path) -> None:
 
 def test_extractors_of_rounded_images_alone_are_refused() -> None:
     from evalkit.errors import ConfigError
-    from evalkit.protocol import check_models
+    from evalkit.scoring.checks import check_models
 
     metric = metric_of("ppl", features="inception/pool3")
-    from evalkit.config import build
+    from evalkit.config.build import build
 
     inception = build(option("extractor", "inception"))
     with pytest.raises(ConfigError, match="8-bit images alone: use lpips_vgg/phi"):

@@ -16,9 +16,9 @@ import torch
 from golden import PUBLISHED, Golden
 from options import extractor_of, score_of
 
-from evalkit.devices import pick_device
 from evalkit.errors import ConfigError
 from evalkit.extractors.base import Extractor
+from evalkit.utils.devices import pick_device
 
 pytestmark = [pytest.mark.xdist_group("inception"), pytest.mark.timeout(7200)]
 FIDELITY = "torch-fidelity's tests: CIFAR-10"

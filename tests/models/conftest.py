@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from model_calls import Loaded, Saved
 
-from evalkit.models.diffusers import DiffusersModel
+from evalkit.models.diffusers.model import DiffusersModel
 
 
 @pytest.fixture(scope="session")

@@ -11,11 +11,11 @@ import own_makers
 import pytest
 from service_calls import PROMPTS, cell_of, make, pixels
 
-from evalkit import generate
 from evalkit.errors import ConfigError, DataError
 from evalkit.models.base import Request
 from evalkit.models.callable import CallableModel
-from evalkit.samples import Store
+from evalkit.samples import generate
+from evalkit.samples.store import Store
 
 
 @pytest.fixture(autouse=True)

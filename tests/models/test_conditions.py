@@ -14,9 +14,9 @@ from PIL import Image
 
 from evalkit.errors import ConfigError, DataError
 from evalkit.models.base import Generated, Request, Sampler
-from evalkit.models.conditions import Wants, call, check_prompts, wants
-from evalkit.models.diffusers import DiffusersModel
-from evalkit.prompts import Prompt
+from evalkit.models.diffusers.condition_images import Wants, call, check_prompts, wants
+from evalkit.models.diffusers.model import DiffusersModel
+from evalkit.prompts.sets import Prompt
 
 pytestmark = pytest.mark.xdist_group("diffusers")  # one worker pays for the import of diffusers
 
@@ -243,7 +243,7 @@ def test_images_of_two_sizes_are_one_line(models: Models, pictures: dict[str, li
 
 def test_canny_of_the_control_or_the_source(models: Models, pictures: dict[str, list[str]], tmp_path: Path) -> None:
     """`control_from: canny` gives what a map made beforehand gives."""
-    from evalkit.edges import canny
+    from evalkit.numerics.canny import canny
 
     photo = np.asarray(Image.open(pictures["source"][0]))
     Image.fromarray(canny(photo[None])[0]).save(tmp_path / "map.png")

@@ -12,7 +12,7 @@ from model_calls import ROOT, SETTINGS, SMALL, Loaded, Saved, ask, make, sampler
 
 from evalkit.errors import ConfigError, DataError
 from evalkit.models.base import Request, Sampler
-from evalkit.models.diffusers import DiffusersModel
+from evalkit.models.diffusers.model import DiffusersModel
 
 pytestmark = pytest.mark.xdist_group("diffusers")  # one worker pays for the import of diffusers
 
@@ -141,7 +141,7 @@ def test_own_loop_is_right_for_schedulers_that_scale(saved: Saved) -> None:
     """With an exact denoiser of one known image, every deterministic sampler ends at that image."""
     import torch
 
-    from evalkit.models.denoise import build_scheduler, denoise
+    from evalkit.models.diffusers.sampling import build_scheduler, denoise
 
     target = torch.linspace(-0.8, 0.8, 3 * 64).reshape(1, 3, 8, 8)
 
@@ -173,7 +173,7 @@ def test_the_noise_schedule_a_model_was_trained_on_is_kept() -> None:
     import torch
     from diffusers import DDPMScheduler, HeunDiscreteScheduler
 
-    from evalkit.models.denoise import build_scheduler
+    from evalkit.models.diffusers.sampling import build_scheduler
 
     own = DDPMScheduler()
     assert not torch.equal(HeunDiscreteScheduler.from_config(own.config).betas, own.betas)

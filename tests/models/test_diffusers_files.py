@@ -15,7 +15,7 @@ from model_calls import ROOT, Saved, make, sampler_config
 
 from evalkit.errors import ConfigError, DataError, EvalkitError
 from evalkit.models.base import Request
-from evalkit.models.diffusers import DiffusersModel
+from evalkit.models.diffusers.model import DiffusersModel
 
 pytestmark = pytest.mark.xdist_group("diffusers")  # one worker pays for the import of diffusers
 
@@ -291,9 +291,9 @@ def test_load_and_unload_leave_no_trace(saved: Saved, capfd: pytest.CaptureFixtu
 def test_model_configs_build_and_name_their_files() -> None:
     from omegaconf import OmegaConf
 
-    from evalkit.config import build, locate
+    from evalkit.config.build import build, locate
     from evalkit.models.base import ExistingImages, Model
-    from evalkit.models.service import Service
+    from evalkit.models.services.base import Service
 
     samplers = {f.stem for f in (ROOT / "configs" / "sampler").glob("*.yaml")}
     for file in sorted((ROOT / "configs" / "model").glob("*.yaml")):

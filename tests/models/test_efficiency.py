@@ -10,9 +10,9 @@ import pytest
 from model_calls import SETTINGS, Saved, ask, make
 
 from evalkit.errors import ConfigError
-from evalkit.models import efficiency
 from evalkit.models.base import Request, Sampler
-from evalkit.models.diffusers import DiffusersModel
+from evalkit.models.diffusers import optimize
+from evalkit.models.diffusers.model import DiffusersModel
 
 pytestmark = pytest.mark.xdist_group("diffusers")  # one worker pays for the import of diffusers
 
@@ -90,7 +90,7 @@ def test_what_cannot_be_quantised_is_refused(saved: Saved, monkeypatch: pytest.M
         raise RuntimeError("no kernel\nfor this CPU")
 
     with monkeypatch.context() as patch:
-        patch.setattr(efficiency, "_quantize", broken)
+        patch.setattr(optimize, "_quantize", broken)
         said = refusal(saved, quantize="fp8_weight_only")
     assert said == "quantize: fp8_weight_only does not run on this machine's cpu: no kernel for this CPU"
     with monkeypatch.context() as patch:
@@ -114,14 +114,14 @@ def test_bitsandbytes_is_told_what_to_quantise(monkeypatch: pytest.MonkeyPatch) 
 
     monkeypatch.setattr(diffusers, "BitsAndBytesConfig", dict)
     monkeypatch.setattr(quantizers, "PipelineQuantizationConfig", dict)
-    told = efficiency.Efficiency(quantize="bnb_nf4").loading(["unet", "vae", "text_encoder"], torch.float16)
+    told = optimize.Efficiency(quantize="bnb_nf4").loading(["unet", "vae", "text_encoder"], torch.float16)
     assert set(told["quantization_config"]["quant_mapping"]) == {"unet"}
     assert told["quantization_config"]["quant_mapping"]["unet"] == {
         "load_in_4bit": True,
         "bnb_4bit_quant_type": "nf4",
         "bnb_4bit_compute_dtype": torch.float16,
     }
-    assert efficiency.Efficiency(quantize="int8_dynamic").loading(["unet"], torch.float16) == {}
+    assert optimize.Efficiency(quantize="int8_dynamic").loading(["unet"], torch.float16) == {}
 
 
 @pytest.mark.gpu

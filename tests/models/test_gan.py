@@ -343,7 +343,7 @@ def test_identity_follows_weights_arguments_and_source(tmp_path: Path, monkeypat
 def test_digits_dcgan() -> None:
     from omegaconf import OmegaConf
 
-    from evalkit.config import build
+    from evalkit.config.build import build
 
     file = Path(__file__).resolve().parents[2] / "configs" / "model" / "digits_dcgan.yaml"
     option: Any = OmegaConf.to_container(OmegaConf.load(file))["digits_dcgan"]  # type: ignore[index]

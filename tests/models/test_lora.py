@@ -14,7 +14,7 @@ from model_calls import Saved, ask, make, sampler_config
 
 from evalkit.errors import ConfigError, DataError, EvalkitError
 from evalkit.models.base import Request, Sampler
-from evalkit.models.diffusers import DiffusersModel
+from evalkit.models.diffusers.model import DiffusersModel
 
 pytestmark = pytest.mark.xdist_group("diffusers")  # one worker pays for the import of diffusers
 

@@ -15,10 +15,10 @@ from command import environment
 from omegaconf import OmegaConf
 from torch import Tensor, nn
 
-from evalkit.config import build
+from evalkit.config.build import build
 from evalkit.errors import ConfigError, DataError
 from evalkit.models.base import Request, Sampler
-from evalkit.models.onnx import OnnxDenoiser, OnnxModel
+from evalkit.models.onnx.model import OnnxDenoiser, OnnxModel
 
 pytestmark = pytest.mark.xdist_group("onnx")
 pytest.importorskip("onnxruntime", reason="onnxruntime is not installed")
@@ -36,7 +36,7 @@ def digits_option() -> dict[str, Any]:
 @pytest.fixture(scope="module")
 def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The shipped digits generator as one .onnx file, by the command."""
-    from evalkit.models.onnx_export import main
+    from evalkit.models.onnx.export import main
 
     file = tmp_path_factory.mktemp("onnx") / "g.onnx"
     assert main(["digits_dcgan", str(file)]) == 0
@@ -105,7 +105,7 @@ def test_classes_latents_and_path_lengths(exported: Path) -> None:
 def test_the_export_command(exported: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     import onnx
 
-    from evalkit.models.onnx_export import OPSET, main
+    from evalkit.models.onnx.export import OPSET, main
 
     graph = onnx.load(str(exported))
     onnx.checker.check_model(graph)
@@ -143,7 +143,7 @@ class Pair(nn.Module):
 
 @pytest.fixture(scope="module")
 def pair(tmp_path_factory: pytest.TempPathFactory) -> tuple[Pair, Path]:
-    from evalkit.models.onnx_export import export_onnx
+    from evalkit.models.onnx.export import export_onnx
 
     torch.manual_seed(0)
     net, file = Pair(), tmp_path_factory.mktemp("pair") / "pair.onnx"
@@ -238,8 +238,8 @@ def test_a_denoiser_equals_the_pipeline(tmp_path: Path) -> None:
     """A small UNet2DModel with classes, exported, under two samplers: as the same UNet in a diffusers folder."""
     from diffusers import DDPMPipeline, DDPMScheduler, UNet2DModel
 
-    from evalkit.models.diffusers import DiffusersModel
-    from evalkit.models.onnx_export import export_onnx
+    from evalkit.models.diffusers.model import DiffusersModel
+    from evalkit.models.onnx.export import export_onnx
 
     torch.manual_seed(0)
     unet = UNet2DModel(

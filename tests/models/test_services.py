@@ -17,10 +17,10 @@ import pytest
 from fake_services import KEY, FakeService, serving
 from service_calls import PROMPTS, all_text, cell_of, expected, make, option, pixels
 
-from evalkit import generate
 from evalkit.errors import ConfigError, EvalkitError, ServiceError
 from evalkit.models.base import Request
-from evalkit.samples import SampleSet, Store
+from evalkit.samples import generate
+from evalkit.samples.store import SampleSet, Store
 
 KINDS = ("openai", "webui", "comfy")
 
@@ -166,7 +166,7 @@ def test_nothing_is_lost_and_nothing_made_twice_over_failing_runs(
     kind: str, service: FakeService, store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Whatever the run dies of, what was delivered is in the store or kept; the next runs ask for the rest alone."""
-    monkeypatch.setattr("evalkit.samples.SHARD_SAMPLES", 8)
+    monkeypatch.setattr("evalkit.samples.store.SHARD_SAMPLES", 8)
     cell = cell_of(option(kind, service, tmp_path, client={"retries": 0, "concurrency": 3}), 20)
     failures = 0
     service.faults = dict.fromkeys((2, 5, 6, 11, 15, 19), "500")
@@ -255,7 +255,7 @@ def test_ctrl_c_keeps_what_is_under_way(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr("evalkit.models.service.as_completed", interrupted)
+        patch.setattr("evalkit.models.services.base.as_completed", interrupted)
         with pytest.raises(KeyboardInterrupt):
             make(cell, store)
     assert len(service.asked) == 2

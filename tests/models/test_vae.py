@@ -12,8 +12,8 @@ import pytest
 import torch
 from diffusers import AutoencoderDC, AutoencoderKL, AutoencoderKLFlux2, AutoencoderTiny, VQModel
 
+from evalkit.data.codec import encode_png
 from evalkit.errors import ConfigError, DataError
-from evalkit.images import encode_png
 from evalkit.models.base import Request
 from evalkit.models.vae import VaeReconstruction
 
@@ -137,7 +137,7 @@ def test_the_images_that_prompts_name(saved: Callable[[str], Path], tmp_path: Pa
 
 def test_each_reconstruction_belongs_to_its_own_image(saved: Callable[[str], Path], tmp_path: Path) -> None:
     """With `size` the images are those that the network was given; the reference of that size is the very same set."""
-    from evalkit.reference import FolderReference
+    from evalkit.data.reference import FolderReference
 
     wide, tall = pictures(2, 24, 40), pictures(2, 41, 25, seed=1)
     folder = write(tmp_path / "images", wide + tall)
@@ -266,7 +266,7 @@ def test_prompts_of_different_sizes_in_a_batch(saved: Callable[[str], Path], tmp
 
 def test_the_digits_own_autoencoder() -> None:
     """Trained to reconstruct: far nearer to its own image than to the next one."""
-    images: Any = {"_target_": "evalkit.reference.DigitsReference"}
+    images: Any = {"_target_": "evalkit.data.reference.DigitsReference"}
     model = loaded("pkg://evalkit.digits/weights/ldm", subfolder="vae", images=images)
     assert model.num_available() == 5000
     own = model.own_images("target", 32)

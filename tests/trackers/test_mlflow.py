@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 from finished_run import NAMED, REPORT, SHEETS, make_folder, make_table
 
-from evalkit import render
-from evalkit.config import build
+from evalkit.config.build import build
 from evalkit.errors import ConfigError
-from evalkit.track import FinishedRun
+from evalkit.results import render
+from evalkit.trackers.base import FinishedRun
 
 pytest.importorskip("mlflow", reason="the extra 'mlflow' is not installed")
 pytest.importorskip("sqlalchemy", reason="mlflow-skinny alone is installed")

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from finished_run import NAMED, REPORT, SHEETS
 
-from evalkit.track import push
+from evalkit.trackers.push import push
 
 pytest.importorskip("tensorboard", reason="the extra 'tensorboard' is not installed")
 
@@ -59,8 +59,8 @@ def test_a_run_is_there_once_however_often_it_is_pushed(
 
 
 def test_by_default_it_stays_in_the_runs_folder(finished: Path, home: Path) -> None:
-    from evalkit.config import build
-    from evalkit.track import FinishedRun
+    from evalkit.config.build import build
+    from evalkit.trackers.base import FinishedRun
 
     run = FinishedRun.load(finished)
     place = build(OPTION).log(run)

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 from finished_run import CONFIG, NAMED, REPORT, SHEETS
 
-from evalkit.config import build
+from evalkit.config.build import build
 from evalkit.errors import ConfigError
-from evalkit.track import FinishedRun
+from evalkit.trackers.base import FinishedRun
 
 pytest.importorskip("wandb", reason="the extra 'wandb' is not installed")
 pytestmark = pytest.mark.xdist_group("wandb")

@@ -26,7 +26,7 @@ from evalkit.digits.train.common import (
 )
 from evalkit.digits.train.ldm import LENGTH, build_scheduler, caption_ids
 from evalkit.digits.train.tokens import build as build_tokenizer
-from evalkit.edges import canny
+from evalkit.numerics.canny import canny
 
 BATCH = 64
 RATE = 1e-3

@@ -13,16 +13,7 @@ from transformers import CLIPTextConfig, CLIPTextModel
 
 from evalkit.digits import data
 from evalkit.digits.train import tokens, vae
-from evalkit.digits.train.common import (
-    Budget,
-    Digits,
-    Ema,
-    Options,
-    coloured_batch,
-    descend,
-    replace_folder,
-    set_rate,
-)
+from evalkit.digits.train.common import Budget, Digits, Ema, Options, coloured_batch, descend, replace_folder, set_rate
 
 BATCH = 64
 RATE = 1e-3

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from transformers import CLIPTextModel
 
 from evalkit.digits import data, weights_path
-from evalkit.digits.styles import styled
+from evalkit.digits.data import styled
 from evalkit.digits.train import tokens, vae
 from evalkit.digits.train.common import Budget, Options, colour, descend, random_colours, replace_folder, set_rate
 from evalkit.digits.train.ldm import DROPOUT, LENGTH, build_scheduler

@@ -1,0 +1,77 @@
+"""A cell of the grid: one combination of model, sampler, settings, prompts and seed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from evalkit.errors import ConfigError, nearest
+
+Option = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One combination of the grid.
+
+    Attributes:
+        model, sampler, prompts: the chosen options' names (none where the axis does not apply).
+        settings: what a reader wants to know of it: steps, call settings, swept values (JSON values).
+        seed: the samples' seed; sample i depends on (cell, seed, i) alone.
+        num_samples: samples asked for; not part of `key`, so that more samples extend a cell.
+        key: sha256 of `identity`.
+        name: for people; safe as a file name; unique within a run.
+        options: "model", "sampler", "prompts" -> the plain option to build it from (or none).
+        call_settings: what goes to `Model.generate(settings=...)`.
+        identity: everything that can change a pixel.
+    """
+
+    model: str
+    sampler: str | None
+    prompts: str | None
+    settings: Mapping[str, Any]
+    seed: int
+    num_samples: int
+    key: str
+    name: str
+    options: Mapping[str, Option | None]
+    call_settings: Mapping[str, Any]
+    identity: Mapping[str, Any]
+
+    def spec(self) -> dict[str, Any]:
+        """The cell as a JSON value."""
+        return {name: getattr(self, name) for name in self.__dataclass_fields__}
+
+
+def matches(cell: Cell, rule: Any, where: str) -> bool:
+    """Whether all parts of a rule such as `{sampler: ddim, guidance_scale: [1, 8]}` hold for a cell.
+
+    Raises:
+        ConfigError: the rule is not a mapping.
+    """
+    known = {"model": cell.model, "sampler": cell.sampler, "prompts": cell.prompts, "seed": cell.seed, **cell.settings}
+    if not isinstance(rule, Mapping) or not rule:
+        raise ConfigError(f"{where}: {rule!r} is not a mapping such as {{sampler: ddim, guidance_scale: [1, 8]}}")
+    return all(
+        key in known and known[key] in (value if isinstance(value, list) else [value]) for key, value in rule.items()
+    )
+
+
+def find_baseline(cells: Sequence[Cell], wanted: Any) -> str | None:
+    """The name of the cell that a run's `baseline` picks, none where none is asked for.
+
+    Raises:
+        ConfigError: no cell, or several, are meant.
+    """
+    if wanted is None:
+        return None
+    if isinstance(wanted, str):
+        found = [cell.name for cell in cells if cell.name == wanted]
+        if not found:
+            raise ConfigError(f"baseline={wanted}: no such cell. {nearest(wanted, [cell.name for cell in cells])}")
+        return found[0]
+    found = [cell.name for cell in cells if matches(cell, wanted, "baseline")]
+    if len(found) != 1:
+        raise ConfigError(f"baseline={wanted} picks {len(found)} cells ({', '.join(found[:4])}): it must pick one")
+    return found[0]

@@ -1,0 +1,65 @@
+"""Builds an option's object: the only call to Hydra's instantiate."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+from collections.abc import Mapping
+from typing import Any
+
+from hydra.errors import InstantiationException
+from hydra.utils import instantiate
+
+from evalkit.errors import ConfigError, EvalkitError, nearest
+
+
+def locate(target: str) -> Any:
+    """The class or function that a `_target_` names, as "package.module.Name".
+
+    Raises:
+        ConfigError: no such module or name.
+    """
+    module_name, _, name = target.rpartition(".")
+    try:
+        module = importlib.import_module(module_name)
+    except ImportError as error:
+        raise ConfigError(f"_target_ '{target}' cannot be imported: {error}") from error
+    except ValueError as error:
+        raise ConfigError(f"_target_ '{target}' is not of the form package.module.Name") from error
+    if not hasattr(module, name):
+        names = [n for n in vars(module) if not n.startswith("_")]
+        raise ConfigError(f"_target_ '{target}': '{module_name}' has no '{name}'. {nearest(name, names)}")
+    return getattr(module, name)
+
+
+def build(option: Mapping[str, Any], where: str = "") -> Any:
+    """Builds the object that an option describes: its `_target_`, called with the option's other keys.
+
+    Nested mappings stay plain (a model may build its own parts, when it loads). This is the only call to Hydra's
+    instantiate.
+
+    Raises:
+        ConfigError: the target is missing or does not take a key (the nearest name is offered), or refuses a value.
+    """
+    target = option.get("_target_")
+    where = where or str(target)
+    if not target:
+        raise ConfigError(f"{where} has no _target_, so there is nothing to build")
+    factory = locate(str(target))
+    parameters = inspect.signature(factory).parameters
+    takes_any = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
+    for key in option:
+        if not key.startswith("_") and key not in parameters and not takes_any:
+            raise ConfigError(f"{where}.{key}: {target} takes no '{key}'. {nearest(key, parameters)}")
+    needed = [p.name for p in parameters.values() if p.default is p.empty and p.kind is not p.VAR_KEYWORD]
+    for name in needed:
+        if name not in option and parameters[name].kind is not inspect.Parameter.VAR_POSITIONAL:
+            raise ConfigError(f"{where}.{name} is not set: give {where}.{name}=VALUE")
+    try:
+        return instantiate(dict(option), _convert_="all", _recursive_=False)
+    except InstantiationException as error:
+        cause = error.__cause__
+        if isinstance(cause, EvalkitError):
+            raise cause from error
+        text = " ".join(str(cause or error).split())
+        raise ConfigError(f"{where}: {text}") from error

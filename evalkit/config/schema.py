@@ -1,0 +1,82 @@
+"""The structured root of the configuration, and its groups."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+CONFIG_MODULE = "evalkit.configs"
+
+
+GROUPS = (
+    *("model", "sampler", "prompts", "metric", "reference", "training", "extractor", "engine"),
+    *("gate", "tracker", "export"),
+)
+
+
+RULES = ("gate",)  # groups whose options are rules, not objects to build: they have no `_target_`
+
+
+FOLDERS = {"training": "reference"}  # groups whose options are another group's
+
+
+@dataclass
+class RunConfig:
+    """The root of the configuration; an unknown key is refused.
+
+    Attributes:
+        name: the run's name; its results go to `out`.
+        out: folder of this run's results; none: `<store>/<name>`.
+        store: folder of samples, features and scores, shared by runs.
+        num_samples: samples a cell; none: as many as its prompt set holds (times samples_per_prompt).
+        batch_size: samples a generation batch; halved where the device runs out of memory.
+        seed: the cells' seed, or `{sweep: [0, 1]}`.
+        device: auto, cpu, cuda or mps.
+        dry_run: print the cells, what is there, what is to make and what is missing; make and fetch nothing. Exits
+            with 2 where weights or images are missing.
+        selfcheck: compute golden values on this machine and device, print them, and do nothing else.
+        exclude: cells to leave out: mappings such as `{sampler: ddim, guidance_scale: [1, 8]}`, all parts must match.
+        contact_sheet: samples on each cell's contact sheet; 0: none.
+        baseline: the cell that all others are compared with: its name, or a mapping such as `{sampler: ddim}` that
+            picks one; none: each metric's best.
+        save_stats: a folder that takes the reference's statistics of each Frechet metric, to be shared
+            (`reference=stats reference.stats.path=FILE`); none: they are not written.
+        add_results: results.json files of earlier runs, whose cells stand in the table as well.
+        training: what the models were trained on, for metrics of memorisation (`reference@training=folder`).
+        lint: look over the sample sets and the reference, while their features are computed (evalkit/lint/).
+        report: write report.html.
+        walk: contact sheets of what lies between samples, `{lines: 6}` (see evalkit/results/latent_walk.py).
+        export: kinds of files that take the cells' images, below `out`/export (evalkit/results/export.py).
+        model, sampler, prompts, metric, reference, extractor, engine, gate, tracker: the chosen options by name.
+    """
+
+    name: str = "run"
+    out: str | None = None
+    store: str = "runs"
+    num_samples: int | None = None
+    batch_size: int = 64
+    seed: Any = 0
+    device: str = "auto"
+    dry_run: bool = False
+    selfcheck: bool = False
+    exclude: list[Any] = field(default_factory=list)
+    contact_sheet: int = 40
+    baseline: Any = None
+    save_stats: str | None = None
+    add_results: list[str] = field(default_factory=list)
+    lint: bool = True
+    report: bool = True
+    walk: dict[str, Any] = field(
+        default_factory=lambda: {"lines": 0, "tiles": 9, "stops": 1, "through": "samples", "space": None}
+    )
+    model: dict[str, Any] = field(default_factory=dict)
+    sampler: dict[str, Any] = field(default_factory=dict)
+    prompts: dict[str, Any] = field(default_factory=dict)
+    metric: dict[str, Any] = field(default_factory=dict)
+    reference: dict[str, Any] = field(default_factory=dict)
+    training: dict[str, Any] = field(default_factory=dict)
+    extractor: dict[str, Any] = field(default_factory=dict)
+    engine: dict[str, Any] = field(default_factory=dict)
+    gate: dict[str, Any] = field(default_factory=dict)
+    tracker: dict[str, Any] = field(default_factory=dict)
+    export: dict[str, Any] = field(default_factory=dict)

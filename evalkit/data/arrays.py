@@ -1,0 +1,144 @@
+"""Images that are in memory, or in an .npy or .npz."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import zipfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, BinaryIO
+
+from evalkit.data.containers.archive_index import MAX_RATIO, RATIO_FROM
+from evalkit.data.remote import Place, Remote
+from evalkit.data.source import _first_line, check_count
+from evalkit.errors import DataError, EvalkitError, nearest
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+
+@dataclass(frozen=True, eq=False)
+class ArrayImages:
+    """Images that are in memory.
+
+    Attributes:
+        name: what messages call it.
+        pixels: u8 [N,H,W,3].
+        prompts: one text an image, or none.
+        warnings: counted, as in `Source`.
+        classes: of each image as text, or none.
+    """
+
+    name: str
+    pixels: NDArray[np.uint8]
+    prompts: Sequence[str | None] = ()
+    warnings: Mapping[str, int] = field(default_factory=dict)
+    classes: Sequence[str | None] = ()
+
+    def __post_init__(self) -> None:
+        shape, dtype = list(self.pixels.shape), str(self.pixels.dtype)
+        if dtype != "uint8" or len(shape) != 4 or shape[3] != 3 or 0 in shape:
+            raise DataError(f"{self.name}: images must be uint8 [N,H,W,3] with N >= 1, not {dtype} {shape}")
+        if self.prompts and len(self.prompts) != len(self.pixels):
+            raise DataError(f"{self.name}: {len(self.prompts)} prompts for {len(self.pixels)} images")
+        if not self.prompts:
+            object.__setattr__(self, "prompts", (None,) * len(self.pixels))
+
+    @classmethod
+    def from_npz(cls, path: Place, array: str = "arr_0") -> ArrayImages:
+        """Images of an .npz (ADM's sample batches), all of them in memory; never unpickled.
+
+        Raises:
+            DataError: the file is missing, broken or a bomb, or has no such array.
+        """
+        import numpy as np
+
+        try:
+            with _opened(path) as holder, zipfile.ZipFile(holder) as archive:
+                names = [name.removesuffix(".npy") for name in archive.namelist()]
+                if array not in names:
+                    raise DataError(f"{path}: no array '{array}'. {nearest(array, names)}")
+                info = archive.getinfo(f"{array}.npy" if f"{array}.npy" in archive.namelist() else array)
+                if info.file_size > max(RATIO_FROM, MAX_RATIO * info.compress_size):
+                    raise DataError(
+                        f"{path}: '{array}' unpacks to {info.file_size:,} bytes from {info.compress_size:,} (limit "
+                        f"{MAX_RATIO} to 1): a bomb; if not, save it as .npy"
+                    )
+            with _opened(path) as holder, np.load(holder, allow_pickle=False) as file:
+                pixels = file[array]
+        except FileNotFoundError:
+            raise DataError(f"{path}: not a readable {path.suffix}: there is no such file: check the path") from None
+        except EvalkitError:
+            raise
+        except Exception as error:  # numpy, zipfile and zlib raise anything on damaged files
+            raise DataError(f"{path}: not a readable .npz: {_first_line(error)}") from error
+        return cls(str(path), pixels)
+
+    @classmethod
+    def from_npy(cls, path: Place) -> ArrayImages:
+        """Images of an .npy, u8 [N,H,W,3]; mapped (a remote one is read whole); never unpickled.
+
+        Raises:
+            DataError: the file is missing, broken or cut short, or holds anything else.
+        """
+        import numpy as np
+
+        try:
+            if isinstance(path, Remote):
+                with path.open() as file:
+                    pixels = np.load(file, allow_pickle=False)
+            else:
+                pixels = np.load(path, mmap_mode="r", allow_pickle=False)
+        except EvalkitError:
+            raise
+        except FileNotFoundError:
+            raise DataError(f"{path}: not a readable {path.suffix}: there is no such file: check the path") from None
+        except Exception as error:
+            raise DataError(f"{path}: not a readable .npy: {_first_line(error)}") from error
+        if not isinstance(pixels, np.ndarray):
+            raise DataError(f"{path}: not an .npy but an .npz: call it so")
+        return cls(str(path), pixels)
+
+    def __len__(self) -> int:
+        return len(self.pixels)
+
+    @functools.cached_property
+    def digest(self) -> str:
+        import numpy as np
+
+        state = hashlib.sha256(f"u8 {list(self.pixels.shape)}".encode())
+        state.update(np.ascontiguousarray(self.pixels).data)
+        return state.hexdigest()
+
+    def read(self, indices: range) -> list[NDArray[np.uint8]]:
+        return [self.pixels[i] for i in indices]
+
+    def location(self, index: int) -> str:
+        return f"{self.name}[{index}]"
+
+    def head(self, num_samples: int | None) -> ArrayImages:
+        """The first `num_samples` images (none: all).
+
+        Raises:
+            ConfigError: there are fewer.
+        """
+        if num_samples is None or num_samples == len(self):
+            return self
+        check_count(self.name, len(self), num_samples)
+        return replace(
+            self,
+            pixels=self.pixels[:num_samples],
+            prompts=self.prompts[:num_samples],
+            classes=self.classes[:num_samples],
+        )
+
+    @property
+    def categories(self) -> Sequence[str | None]:
+        """The class of each image as text, or none."""
+        return self.classes or [None] * len(self)
+
+
+def _opened(path: Place) -> BinaryIO:
+    return path.open("rb")

@@ -1,0 +1,1 @@
+"""What holds images: a folder, an archive, a remote folder, a table."""

@@ -1,0 +1,205 @@
+"""Images in a .parquet file (Hugging Face's image datasets), read in place, a row group at a time. Needs pyarrow.
+
+The images' column holds a file's bytes, or Hugging Face's struct {bytes, path}; paths are never followed. At most two
+row groups are in memory.
+"""
+
+from __future__ import annotations
+
+import bisect
+import functools
+import itertools
+import threading
+import weakref
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from evalkit.data.containers.archive_index import MAX_FILES, MAX_RATIO, RATIO_FROM
+from evalkit.data.remote import Place, Remote, Stamp
+from evalkit.data.rows import RowImages, open_rows
+from evalkit.data.scan import file_stamp
+from evalkit.errors import ConfigError, DataError, EvalkitError
+
+IMAGE_COLUMNS = ("image", "img", "png", "jpg", "jpeg", "webp", "bytes")  # the first that is there; else the only one
+MAX_GROUP_BYTES = 1 << 30  # of a row group's images, unpacked: what must fit into memory twice
+_GROUPS = 2  # of a table in memory: reading on from one into the next needs both
+_TABLES = 3  # that keep theirs: of several as one set, and of what it is compared with, a few are read at a time
+
+
+_reading: list[weakref.ref[Table]] = []  # the last used last
+_counting = threading.Lock()
+
+
+class Table:
+    """The images' column of a file: how many rows, and the bytes of each. Safe to use from several threads.
+
+    Raises:
+        ConfigError: the file is missing, or pyarrow is.
+        DataError: it is no Parquet file, or has no column of images, or row groups beyond the limits.
+    """
+
+    def __init__(self, path: Place) -> None:
+        self.place = path
+        self._lock = threading.Lock()
+        self.starts: list[int]
+        self._loaded: dict[int, Any] = {}  # by row group, the last used last
+        with _failures(path), _open(path) as file:
+            self.column, self.leaf = _image_column(path, file.schema_arrow)
+            counts = [file.metadata.row_group(i).num_rows for i in range(file.num_row_groups)]
+            self.starts = list(itertools.accumulate(counts, initial=0))
+            self.texts = [name for name in file.schema_arrow.names if _is_text(file.schema_arrow.field(name).type)]
+            _check_groups(path, file.metadata, self.leaf)
+        if not len(self):
+            raise ConfigError(f"{path}: no rows in it")
+        if len(self) > MAX_FILES:
+            raise DataError(f"{path}: more than {MAX_FILES:,} rows: a bomb; if not, split it")
+
+    def __len__(self) -> int:
+        return self.starts[-1]
+
+    def stamp(self) -> Stamp:
+        return self.place.stamp() if isinstance(self.place, Remote) else file_stamp(self.place)
+
+    @functools.cached_property
+    def classes(self) -> Sequence[str | None]:
+        """The texts of the column `category`, as our own exports have it."""
+        return self.strings("category") if "category" in self.texts else ()
+
+    def image(self, row: int) -> bytes:
+        """A row's file. Raises DataError where there is none, or the row group is damaged."""
+        group = bisect.bisect_right(self.starts, row) - 1
+        with self._lock:
+            column = self._loaded.pop(group, None)
+            if column is None:
+                column = self._load(group)
+            self._loaded[group] = column
+            while len(self._loaded) > _GROUPS:
+                self._loaded.pop(next(iter(self._loaded)))
+            value = column[row - self.starts[group]].as_py()
+        if value is None:
+            raise DataError(f"{self.place}: row {row}: no bytes of an image (a path alone is not followed)")
+        return bytes(value)
+
+    def _load(self, group: int) -> Any:
+        _forget_others(self)
+        with _failures(self.place), _open(self.place) as file:
+            column = file.read_row_group(group, columns=[self.leaf], use_threads=False).column(0)
+            if "." in self.leaf:
+                import pyarrow.compute
+
+                column = pyarrow.compute.struct_field(column, "bytes")
+            return column
+
+    def strings(self, name: str) -> list[str | None]:
+        """A column of texts; of a list of texts the first."""
+        with _failures(self.place), _open(self.place) as file:
+            values = file.read(columns=[name], use_threads=False).column(0).to_pylist()
+        return [(value[0] if value else None) if isinstance(value, list) else value for value in values]
+
+
+def _forget_others(table: Table) -> None:
+    """Lets go of the row groups of tables that were read longest ago."""
+    with _counting:
+        kept = [ref for ref in _reading if ref() is not None and ref() is not table] + [weakref.ref(table)]
+        for other in (ref() for ref in kept[:-_TABLES]):
+            if other is not None:
+                other._loaded = {}
+        _reading[:] = kept[-_TABLES:]
+
+
+def count_images(path: Place) -> int:
+    """Rows of a table; from its footer alone."""
+    return len(Table(path))
+
+
+def open_parquet(
+    path: Place,
+    *,
+    prompts: str | None = "auto",
+    on_error: Literal["refuse", "skip"] = "refuse",
+    mixed_sizes: bool = False,
+    cache: Path | None = None,
+) -> RowImages:
+    """The images of a .parquet file; arguments as of `open_rows`.
+
+    Raises:
+        ConfigError: the file is missing or empty, or has no such column of prompts.
+        DataError: it or an image is broken or refused, or sizes differ.
+    """
+    table = Table(path)
+    remedy = "write the table again"
+    return open_rows(table, remedy, prompts=prompts, on_error=on_error, mixed_sizes=mixed_sizes, cache=cache)
+
+
+def _open(path: Place) -> Any:
+    try:
+        import pyarrow.parquet
+    except ImportError:
+        raise ConfigError(f"{path}: reading Parquet needs pyarrow: pip install 'evalkit[parquet]'") from None
+    return pyarrow.parquet.ParquetFile(path.open() if isinstance(path, Remote) else path)
+
+
+class _failures:
+    """Turns what pyarrow raises on a damaged file into a DataError of one line."""
+
+    def __init__(self, path: Place) -> None:
+        self.path = path
+
+    def __enter__(self) -> None:
+        return
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
+        if isinstance(error, FileNotFoundError):
+            raise ConfigError(f"{self.path}: the table of images is missing: check the path") from None
+        if isinstance(error, Exception) and not isinstance(error, EvalkitError):
+            raise DataError(f"{self.path}: not a readable .parquet: {' '.join(str(error).split())[:200]}") from error
+
+
+def _image_column(path: Place, schema: Any) -> tuple[str, str]:
+    """The column's name, and the dotted path of the leaf that holds the bytes."""
+    import pyarrow.types as types
+
+    found: dict[str, str] = {}
+    for field in schema:
+        if _is_binary(field.type):
+            found[field.name] = field.name
+        elif types.is_struct(field.type) and any(f.name == "bytes" and _is_binary(f.type) for f in field.type):
+            found[field.name] = f"{field.name}.bytes"
+    names = [name for name in IMAGE_COLUMNS if name in found] or list(found)
+    if not names or (len(names) > 1 and names[0] not in IMAGE_COLUMNS):
+        what = f"several columns of bytes ({', '.join(names)})" if names else f"no column of bytes among {schema.names}"
+        raise DataError(
+            f"{path}: {what}: call the images' column 'image' (a file's bytes, or a struct {{bytes, path}})"
+        )
+    return names[0], found[names[0]]
+
+
+def _is_binary(kind: Any) -> bool:
+    import pyarrow.types as types
+
+    return bool(types.is_binary(kind) or types.is_large_binary(kind))
+
+
+def _is_text(kind: Any) -> bool:
+    import pyarrow.types as types
+
+    inner = kind.value_type if types.is_list(kind) or types.is_large_list(kind) else kind
+    return bool(types.is_string(inner) or types.is_large_string(inner))
+
+
+def _check_groups(path: Place, metadata: Any, leaf: str) -> None:
+    for group in range(metadata.num_row_groups):
+        row_group = metadata.row_group(group)
+        chunks = [row_group.column(i) for i in range(row_group.num_columns)]
+        chunk = next(chunk for chunk in chunks if chunk.path_in_schema == leaf)
+        unpacked, packed = chunk.total_uncompressed_size, chunk.total_compressed_size
+        if unpacked > MAX_GROUP_BYTES:
+            raise DataError(
+                f"{path}: row group {group} holds {unpacked:,} bytes of images (limit {MAX_GROUP_BYTES:,}): write it "
+                "again with smaller ones (row_group_size=1000)"
+            )
+        if unpacked > RATIO_FROM and unpacked > MAX_RATIO * packed:
+            raise DataError(
+                f"{path}: row group {group} unpacks {unpacked:,} bytes from {packed:,} (limit {MAX_RATIO} to 1)"
+            )

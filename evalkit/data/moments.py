@@ -1,0 +1,216 @@
+"""Published statistics of reference images: the mean and covariance of features, read and written as .npz.
+
+Read: pytorch-fid's, clean-fid's and EDM's files (`mu`, `sigma`), ADM's (`mu_s` and `sigma_s` as well, of the spatial
+features), and our own, which also say how many images and which extractor are behind them. Never a pickle.
+"""
+
+from __future__ import annotations
+
+import json
+import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from evalkit.data.remote import Place
+from evalkit.errors import ConfigError, DataError
+from evalkit.utils.files import atomic_path, sha256_bytes
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+SCHEMA = 1
+SPATIAL_LAYER = "mixed6_conv7"  # whose moments ADM's mu_s and sigma_s are
+ASYMMETRY = 1e-4  # of the largest entry: published float32 covariances are not symmetric to the last bit
+PICKLES = (".pkl", ".pickle", ".pt", ".pth")
+
+
+@dataclass(frozen=True, eq=False)
+class Moments:
+    """Mean and covariance of the features of a set of images.
+
+    Attributes:
+        name: for messages: the file.
+        mean: f64 [D].
+        cov: f64 [D,D].
+        n: number of images behind them, or none where the file does not say.
+        features: the address of the features ("inception/pool3"), or none where the file does not say.
+        digest: of the numbers and of what the file says about them.
+        extractor: the identity of the extractor that they were made with, or none where the file does not say.
+        spatial: ADM's second pair, of the layer mixed6_conv7, where the file has it.
+    """
+
+    name: str
+    mean: NDArray[np.float64]
+    cov: NDArray[np.float64]
+    n: int | None
+    features: str | None
+    digest: str
+    extractor: Mapping[str, Any] | None = None
+    spatial: Moments | None = None
+
+
+def read_moments(path: Place) -> Moments:
+    """Moments of an .npz file. An `arr_0` of images beside them (ADM) is not read.
+
+    Raises:
+        ConfigError: there is no such file, or it is a pickle.
+        DataError: it is no .npz of moments, or they are not a mean [D] and a finite, symmetric covariance [D,D].
+    """
+    import numpy as np
+
+    if path.suffix in PICKLES:
+        raise ConfigError(
+            f"{path} is a pickle, which runs code as it is read: give the statistics as an .npz "
+            "(np.savez(FILE, mu=..., sigma=...)); EDM publishes theirs as .npz too"
+        )
+    if not path.is_file():
+        raise ConfigError(f"there is no file of reference statistics {path}: check reference.stats.path")
+    try:
+        with path.open("rb") as holder, np.load(holder, allow_pickle=False) as file:
+            names = set(file.files) if isinstance(file, np.lib.npyio.NpzFile) else set()
+            held: dict[str, NDArray[Any]] = {
+                k: file[k] for k in ("mu", "sigma", "mu_s", "sigma_s", "n", "protocol") if k in names
+            }
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile, AttributeError, TypeError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise DataError(f"{path} cannot be read as an .npz of statistics: {reason}") from error
+    if not {"mu", "sigma"} <= held.keys():
+        found = ", ".join(sorted(names)) or "no named array"
+        raise DataError(f"{path} holds no statistics: 'mu' and 'sigma' are wanted, it has {found}")
+    said = _read_protocol(path, held)
+    n = _count(path, held)
+    spatial = None
+    if {"mu_s", "sigma_s"} <= held.keys():
+        mean, cov = _checked(path, held["mu_s"], held["sigma_s"], ("mu_s", "sigma_s"))
+        address = f"inception/{SPATIAL_LAYER}"
+        spatial = Moments(str(path), mean, cov, n, address, _digest(mean, cov, n, {"features": address}))
+    mean, cov = _checked(path, held["mu"], held["sigma"], ("mu", "sigma"))
+    digest = _digest(mean, cov, n, said)
+    return Moments(str(path), mean, cov, n, said.get("features"), digest, said.get("extractor"), spatial)
+
+
+def write_moments(
+    path: Path,
+    mean: NDArray[np.float64],
+    cov: NDArray[np.float64],
+    *,
+    n: int | None,
+    features: str,
+    extractor: Mapping[str, Any],
+) -> None:
+    """Writes moments whole or not at all; pytorch-fid, clean-fid and ADM read `mu` and `sigma` from it.
+
+    Args:
+        path: an .npz.
+        mean: f64 [D].
+        cov: f64 [D,D], ddof=1.
+        n: number of images.
+        features: the address of the features.
+        extractor: `Extractor.identity()`.
+
+    Raises:
+        ConfigError: the name does not end in .npz, by which readers know the format.
+        DataError: they are not a mean and a covariance.
+    """
+    import numpy as np
+
+    if path.suffix != ".npz":
+        raise ConfigError(f"statistics are written as .npz, but the file is to be {path}")
+    mean, cov = _checked(path, mean, cov, ("mu", "sigma"))
+    protocol = {"schema": SCHEMA, "features": features, "extractor": dict(extractor)}
+    arrays: dict[str, Any] = {"mu": mean, "sigma": cov, "protocol": np.array(json.dumps(protocol, sort_keys=True))}
+    if n is not None:
+        arrays["n"] = np.array(n, dtype=np.int64)
+    with atomic_path(path) as temporary, temporary.open("wb") as file:
+        np.savez(file, **arrays)
+
+
+def moments_for(moments: Moments, address: str, identity: Mapping[str, Any], width: int | None) -> Moments:
+    """The pair of moments that belongs to a feature address, checked to be of the extractor in use.
+
+    Args:
+        moments: of a file.
+        address: what a metric needs ("inception/pool3").
+        identity: the extractor's in use.
+        width: of the layer in use; none where it is not known.
+
+    Raises:
+        ConfigError: the file is of another layer, another extractor (the first thing that differs is named) or another
+            width. Where the file says nothing of its extractor, only the width can be checked.
+    """
+    layer = address.partition("/")[2]
+    if layer == SPATIAL_LAYER and moments.spatial is not None:
+        moments = moments.spatial
+    where = f"the reference statistics {moments.name}"
+    mend = "give statistics made with this extractor, or the images themselves (reference=folder)"
+    if moments.features is not None and moments.features.partition("/")[2] != layer:
+        raise ConfigError(f"{where} are of {moments.features}, but {address} is asked for: {mend}")
+    if width is not None and width != len(moments.mean):
+        raise ConfigError(f"{where} have {len(moments.mean)} dimensions, but {address} has {width}: {mend}")
+    if moments.extractor is not None:
+        mine = json.loads(json.dumps(identity))
+        for key in sorted(mine.keys() | moments.extractor.keys()):
+            theirs, ours = moments.extractor.get(key), mine.get(key)
+            if theirs != ours:
+                raise ConfigError(
+                    f"{where} were made with another extractor than {address}: {key} was {_short(theirs)}, "
+                    f"and is {_short(ours)}: {mend}"
+                )
+    return moments
+
+
+def _short(value: Any) -> str:
+    text = json.dumps(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+def _checked(
+    path: Place, mean: NDArray[Any], cov: NDArray[Any], names: tuple[str, str]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Mean f64 [D] and covariance f64 [D,D]; DataError where they cannot be that."""
+    import numpy as np
+
+    mu, sigma = names
+    if mean.dtype.kind != "f" or cov.dtype.kind != "f":
+        raise DataError(f"{path}: '{mu}' and '{sigma}' must be floats, but are {mean.dtype} and {cov.dtype}")
+    if mean.ndim != 1 or cov.shape != (len(mean), len(mean)) or len(mean) == 0:
+        raise DataError(f"{path}: '{mu}' must be [D] and '{sigma}' [D,D], but they are {mean.shape} and {cov.shape}")
+    mean, cov = mean.astype(np.float64), cov.astype(np.float64)
+    if not (np.isfinite(mean).all() and np.isfinite(cov).all()):
+        raise DataError(f"{path}: '{mu}' or '{sigma}' holds values that are not finite")
+    largest = float(np.abs(cov).max())
+    if float(np.abs(cov - cov.T).max()) > ASYMMETRY * largest:
+        raise DataError(f"{path}: '{sigma}' is not symmetric, so it is no covariance")
+    if float(cov.diagonal().min()) < -ASYMMETRY * largest:
+        raise DataError(f"{path}: '{sigma}' has a negative variance on its diagonal, so it is no covariance")
+    return mean, cov
+
+
+def _count(path: Place, held: Mapping[str, NDArray[Any]]) -> int | None:
+    if "n" not in held:
+        return None
+    value = held["n"]
+    if value.size != 1 or value.dtype.kind not in "iu" or int(value.reshape(-1)[0]) < 2:
+        raise DataError(f"{path}: 'n' must be the number of images, 2 or more")
+    return int(value.reshape(-1)[0])
+
+
+def _read_protocol(path: Place, held: Mapping[str, NDArray[Any]]) -> dict[str, Any]:
+    """What our own files say about the extractor; empty for files of others."""
+    if "protocol" not in held:
+        return {}
+    try:
+        said: dict[str, Any] = json.loads(str(held["protocol"]))
+        if said["schema"] != SCHEMA:
+            raise ValueError(f"schema {said['schema']}, and {SCHEMA} is known here")
+        return {"features": str(said["features"]), "extractor": dict(said["extractor"])}
+    except (ValueError, KeyError, TypeError) as error:
+        raise DataError(f"{path}: its 'protocol' cannot be read: {' '.join(str(error).split())[:200]}") from error
+
+
+def _digest(mean: NDArray[np.float64], cov: NDArray[np.float64], n: int | None, said: Mapping[str, Any]) -> str:
+    head = json.dumps({"n": n, **said}, sort_keys=True).encode()
+    return sha256_bytes(head + mean.tobytes() + cov.tobytes())

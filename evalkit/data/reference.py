@@ -1,0 +1,250 @@
+"""What generated samples are compared with: a folder of images, the embedded digits, statistics, or nothing."""
+
+from __future__ import annotations
+
+import os
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from evalkit.data.remote import find_place
+from evalkit.errors import ConfigError, nearest
+
+if TYPE_CHECKING:
+    from evalkit.data.arrays import ArrayImages
+    from evalkit.data.containers.hf_dataset import DatasetOpening
+    from evalkit.data.containers.torchvision_dataset import VisionOpening
+    from evalkit.data.moments import Moments
+    from evalkit.data.open import Opening
+    from evalkit.data.source import Source
+
+ON_ERROR = ("refuse", "skip")
+
+
+class Reference(ABC):
+    """Where reference images come from. Building one is cheap; its YAML's keys are the constructor's arguments."""
+
+    @abstractmethod
+    def check(self) -> None:
+        """Raises ConfigError, in one line, where the images are not there. Cheap; before any work."""
+
+    @abstractmethod
+    def open(self, *, cache: Path | None = None) -> Source | Moments | None:
+        """The images; their statistics for `StatsReference`; none for `NoReference`.
+
+        Raises:
+            ConfigError: as `check`.
+            DataError: an image, or the file of statistics, is broken.
+        """
+
+
+class FolderReference(Reference):
+    """The images of a folder, a .zip, .tar or .parquet, or an .npy or .npz (`arr_0`, u8 [N,H,W,3]), read in place.
+
+    Args:
+        path: where they are; a cell's folder in a store counts as well. An fsspec URL, or a pattern of several.
+        num_samples: the first images alone, by relative path; none: all.
+        recursive: whether folders inside it count.
+        on_error: what a broken image does: "refuse", or "skip" (left out and counted).
+        mixed_sizes: whether images of different sizes are accepted.
+        extensions: of the files that count; none: the usual image files.
+        size: every image is resized (its shorter side, Lanczos) and its middle cut out, size x size; none: as they are.
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        num_samples: int | None = None,
+        recursive: bool = True,
+        on_error: Literal["refuse", "skip"] = "refuse",
+        mixed_sizes: bool = False,
+        extensions: Sequence[str] | None = None,
+        size: int | None = None,
+    ) -> None:
+        if on_error not in ON_ERROR:
+            raise ConfigError(f"reference.folder.on_error={on_error}: {nearest(str(on_error), ON_ERROR)}")
+        self.path = find_place(path)
+        self.num_samples = num_samples
+        self.recursive = recursive
+        self.on_error: Literal["refuse", "skip"] = on_error
+        self.mixed_sizes = mixed_sizes
+        self.extensions = extensions
+        self.size = size
+
+    def check(self) -> None:
+        from evalkit.data.concat import expand
+
+        if not isinstance(self.path, Path) or expand(self.path) is not None:
+            self._opening().check()
+            return
+        kind = "file" if self._opening().kind else "folder"
+        if not (self.path.is_file() if kind == "file" else self.path.is_dir()):
+            raise ConfigError(f"there is no {kind} of reference images {self.path}: check reference.folder.path")
+
+    def open(self, *, cache: Path | None = None) -> Source:
+        from evalkit.data.center_crop import Fitted
+
+        if isinstance(self.path, Path):  # a remote one is listed once: opening it says the same
+            self.check()
+        source = self._opening().open(cache=cache).head(self.num_samples)
+        return source if self.size is None else Fitted(source, self.size)
+
+    def _opening(self) -> Opening:
+        from evalkit.data.open import Opening
+        from evalkit.data.scan import EXTENSIONS
+
+        return Opening(
+            self.path,
+            self.recursive,
+            None,  # what they show is not asked for by text
+            self.on_error,
+            self.mixed_sizes or self.size is not None,
+            self.extensions or EXTENSIONS,
+        )
+
+
+class FramesReference(FolderReference):
+    """Video frames: each sub-folder is a clip, its files are numbered frames, read in natural order.
+
+    Args:
+        path: a folder of clips, or a .zip or .tar of such folders; an fsspec URL, or a pattern of several.
+        every: each k-th frame of a clip.
+        frames: at most so many of these a clip; none: all.
+        num_samples, on_error, mixed_sizes, extensions: as of `FolderReference`.
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        every: int = 1,
+        frames: int | None = None,
+        num_samples: int | None = None,
+        on_error: Literal["refuse", "skip"] = "refuse",
+        mixed_sizes: bool = False,
+        extensions: Sequence[str] | None = None,
+    ) -> None:
+        from evalkit.data.frames import Frames
+
+        super().__init__(path, num_samples, True, on_error, mixed_sizes, extensions)
+        self.frames = Frames(every, frames)
+
+    def _opening(self) -> Opening:
+        return replace(super()._opening(), frames=self.frames, by_folder=True)
+
+
+class _OpenedReference(Reference):
+    """A dataset's images."""
+
+    opening: DatasetOpening | VisionOpening
+    num_samples: int | None
+
+    def check(self) -> None:
+        self.opening.check()
+
+    def open(self, *, cache: Path | None = None) -> Source:
+        return self.opening.open(cache=cache).head(self.num_samples)
+
+
+class DatasetReference(_OpenedReference):
+    """Images of a Hugging Face dataset (`pip install 'evalkit[datasets]'`): arguments as of `DatasetOpening`, and
+    `num_samples`: the first images alone."""
+
+    def __init__(
+        self,
+        name: str,
+        split: str = "train",
+        image: str | None = None,
+        config: str | None = None,
+        revision: str | None = None,
+        num_samples: int | None = None,
+        on_error: Literal["refuse", "skip"] = "refuse",
+        mixed_sizes: bool = False,
+    ) -> None:
+        from evalkit.data.containers.hf_dataset import DatasetOpening
+
+        self.opening = DatasetOpening(name, split, image, None, "auto", config, revision, on_error, mixed_sizes)
+        self.num_samples = num_samples
+
+
+class VisionReference(_OpenedReference):
+    """Images of a torchvision dataset: arguments as of `VisionOpening`, and `num_samples`: the first images alone."""
+
+    def __init__(
+        self,
+        name: str,
+        root: str | None = None,
+        split: str | None = None,
+        download: bool = False,
+        options: Mapping[str, Any] | None = None,
+        num_samples: int | None = None,
+        on_error: Literal["refuse", "skip"] = "refuse",
+        mixed_sizes: bool = False,
+    ) -> None:
+        from evalkit.data.containers.torchvision_dataset import VisionOpening
+
+        self.opening = VisionOpening(name, root, split, download, dict(options or {}), on_error, mixed_sizes)
+        self.num_samples = num_samples
+
+
+class DigitsReference(Reference):
+    """The 5,000 held-out captioned digits that ship with the package, u8 [32,32,3], with their captions.
+
+    Args:
+        style: the same digits in an ink style (evalkit/digits/data.py); none: plain.
+    """
+
+    def __init__(self, style: str | None = None) -> None:
+        self.style = style
+
+    def check(self) -> None:
+        from evalkit.digits import REFERENCE
+        from evalkit.digits.data import STYLES
+
+        if self.style not in (None, *STYLES):
+            raise ConfigError(f"reference: the digits have no style '{self.style}'. {nearest(str(self.style), STYLES)}")
+        if not REFERENCE.is_file():
+            raise ConfigError(f"the embedded reference {REFERENCE} is missing: install evalkit again")
+
+    def open(self, *, cache: Path | None = None) -> ArrayImages:
+        import numpy as np
+
+        from evalkit.data.arrays import ArrayImages
+        from evalkit.digits.data import reference_images
+
+        self.check()
+        images, captions = reference_images(style=self.style)  # u8 [N,3,32,32]
+        pixels = np.ascontiguousarray(images.transpose(0, 2, 3, 1))  # NCHW -> NHWC
+        name = "the digits reference" + (f" ({self.style})" if self.style else "")
+        return ArrayImages(name, pixels, tuple(caption.text for caption in captions))
+
+
+class StatsReference(Reference):
+    """Published statistics, mean and covariance, of the reference's features: for Frechet distances alone.
+
+    Args:
+        path: an .npz of pytorch-fid, clean-fid, EDM (`mu`, `sigma`), ADM (`mu_s`, `sigma_s` as well) or evalkit;
+            an fsspec URL counts as well.
+    """
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.path = find_place(path)
+
+    def check(self) -> None:
+        self.open()
+
+    def open(self, *, cache: Path | None = None) -> Moments:
+        from evalkit.data.moments import read_moments
+
+        return read_moments(self.path)
+
+
+class NoReference(Reference):
+    """No reference images: only metrics of the generated samples alone apply."""
+
+    def check(self) -> None:
+        return
+
+    def open(self, *, cache: Path | None = None) -> None:
+        return None

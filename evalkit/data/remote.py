@@ -1,0 +1,349 @@
+"""Files and folders behind fsspec URLs (s3://, gs://, hf://, https:// ...), as far as readers and exports need them.
+
+A file is read in place, through a cache of blocks; nothing of it is copied to this machine. A failed read is tried
+again with growing waits; what still fails is one line (ConfigError: nothing is there, a package is missing;
+ServiceError: it cannot be reached). Keys come from the environment or fsspec's own configuration, never from a URL:
+URLs are written into results.
+"""
+
+from __future__ import annotations
+
+import functools
+import io
+import os
+import re
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any, BinaryIO, TypeVar, cast
+from urllib.parse import parse_qsl, urlsplit
+
+from evalkit.errors import ConfigError, DataError, EvalkitError, ServiceError, nearest
+from evalkit.utils.files import resolve_path, sha256_json
+
+BLOCK = 4 << 20  # bytes of a block
+BLOCKS = 8  # kept of a file
+OPEN_FILES = 4  # kept open, so that at most OPEN_FILES * BLOCKS * BLOCK bytes are in memory
+WAITS = (0.5, 2.0)  # seconds before the second and the third try
+
+_URL = re.compile(r"([a-z][a-z0-9+.-]*)(?:://|::)")
+_LOCAL = ("file", "local")
+_UNPACKING = ("zip", "tar", "libarchive")
+_READ_ONLY = ("http", "https")
+_KEYS = re.compile(r"sig$|signature|token|key|secret|credential|passw|^auth", re.IGNORECASE)
+_QUERY = re.compile(r"(https?://[^\s'\"?]+)\?[^\s'\"]*")  # a server may redirect to a URL that is signed
+_PACKAGES = {
+    **dict.fromkeys(("s3", "s3a"), "s3fs"),
+    **dict.fromkeys(("gs", "gcs"), "gcsfs"),
+    **dict.fromkeys(("abfs", "az", "adl"), "adlfs"),
+    **dict.fromkeys(("http", "https"), "aiohttp"),
+    **dict.fromkeys(("sftp", "ssh"), "paramiko"),
+    "hf": "huggingface-hub",
+    "webdav": "webdav4",
+    "smb": "smbprotocol",
+    "oss": "ossfs",
+}
+_CHANGES = ("ETag", "etag", "mtime", "LastModified", "last_modified", "Last-Modified", "updated", "created", "blob_id")
+
+T = TypeVar("T")
+Stamp = tuple[int, int]  # size, and a number that changes with the content (0: nothing tells)
+
+
+@dataclass(frozen=True)
+class Remote:
+    """A file or folder behind a URL, with what readers use of a `Path`."""
+
+    url: str
+
+    def __str__(self) -> str:
+        return self.url
+
+    def __truediv__(self, inner: str) -> Remote:
+        return Remote(f"{self.url.rstrip('/')}/{inner}")
+
+    @property
+    def name(self) -> str:
+        inner = self.url.rpartition("::")[2].partition("://")[2]
+        return PurePosixPath(inner.partition("?")[0] if _scheme(self.url) in _READ_ONLY else inner).name
+
+    @property
+    def suffix(self) -> str:
+        return PurePosixPath(self.name).suffix
+
+    def absolute(self) -> Remote:
+        return self
+
+    def is_file(self) -> bool:
+        return self._call(lambda fs, path: bool(fs.isfile(path)))
+
+    def is_dir(self) -> bool:
+        return self._call(lambda fs, path: bool(fs.isdir(path)))
+
+    def exists(self) -> bool:
+        return self._call(lambda fs, path: bool(fs.exists(path)))
+
+    def stamp(self) -> Stamp:
+        """Its size, and a number that changes with it; blocks of a file that was another are forgotten."""
+        found = _stamp(self._call(lambda fs, path: fs.info(path)))
+        with _opening:
+            if self.url in _OPEN and _OPEN[self.url].stamp != found:
+                del _OPEN[self.url]
+        return found
+
+    def list_files(self) -> dict[str, Stamp]:
+        """All files below a folder by relative posix path, in no order."""
+
+        def find(fs: Any, path: str) -> dict[str, Stamp]:
+            found: Mapping[str, Any] = fs.find(path, detail=True)
+            start = len(path.rstrip("/")) + 1
+            return {str(name)[start:]: _stamp(info) for name, info in found.items()}
+
+        return self._call(find)
+
+    def glob(self) -> list[Remote]:
+        """What fits the pattern that the URL is, in no order."""
+        chain, joint, pattern = self.url.rpartition("::")
+
+        def match(fs: Any, path: str) -> list[Remote]:
+            return [Remote(f"{chain}{joint}{fs.unstrip_protocol(name)}") for name in fs.glob(path)]
+
+        return Remote(pattern)._call(match)
+
+    def open(self, mode: str = "rb") -> BinaryIO:
+        """Its bytes, by position; the file behind is opened once and shared, and safe to use from several threads."""
+        assert mode == "rb"
+        return cast("BinaryIO", RemoteFile(self))
+
+    def read_bytes(self) -> bytes:
+        return self._call(lambda fs, path: bytes(fs.cat_file(path)))
+
+    def read_inside(self, name: str) -> bytes:
+        """A file below a folder."""
+        return self._call(lambda fs, path: bytes(fs.cat_file(f"{path.rstrip('/')}/{name}")), str(self / name))
+
+    def put(self, file: Path) -> None:
+        """Copies a local file there, over what is there."""
+
+        def copy(fs: Any, path: str) -> None:
+            fs.makedirs(fs._parent(path), exist_ok=True)
+            fs.put_file(str(file), path)
+
+        self._call(copy)
+
+    def check_writable(self) -> None:
+        """Raises ConfigError where the URL's kind takes no files, or its package is missing. Nothing is written."""
+        scheme = _scheme(self.url)
+        if scheme in _READ_ONLY:
+            raise ConfigError(f"{self.url}: {scheme}:// takes no files: give a folder, or s3://, gs://, hf:// ...")
+        _filesystem(self.url)
+
+    def remove(self) -> None:
+        """Removes a file or a folder, if it is there."""
+
+        def remove(fs: Any, path: str) -> None:
+            if fs.exists(path):
+                fs.rm(path, recursive=True)
+
+        self._call(remove)
+
+    def _call(self, action: Callable[[Any, str], T], name: str = "") -> T:
+        fs, path = _filesystem(self.url)
+        return _persist(name or self.url, lambda: action(fs, path))
+
+
+Place = Path | Remote
+
+
+def find_place(path: str | os.PathLike[str]) -> Place:
+    """A path as `resolve_path` reads it, or a URL; building either is cheap, and nothing is looked at.
+
+    Raises:
+        ConfigError: the URL holds a password or a key, or unpacks an archive (its own URL is wanted).
+    """
+    text = os.fspath(path)
+    match = _URL.match(text)
+    if match is None or text.startswith("pkg://"):
+        return resolve_path(text)
+    if match[1] in _LOCAL:
+        return resolve_path(text.partition("://")[2])
+    parts = urlsplit(text.rpartition("::")[2])
+    if parts.password or any(_KEYS.search(name) for name, _ in parse_qsl(parts.query, keep_blank_values=True)):
+        where = f"{parts.scheme}://{parts.hostname or ''}{parts.path}"
+        raise ConfigError(
+            f"{where}: the URL holds a key, which would be written into the results: give it in the environment, or in "
+            "fsspec's configuration (docs/formats.md)"
+        )
+    if match[1] in _UNPACKING:
+        raise ConfigError(f"{text}: give the archive's own URL ({text.rpartition('::')[2]}): it is read in place")
+    return Remote(text)
+
+
+class RemoteFile(io.RawIOBase):
+    """A position in a remote file. Closing it leaves the shared file behind it open for the next."""
+
+    def __init__(self, remote: Remote) -> None:
+        super().__init__()
+        self.remote = remote
+        self._at = 0
+        self._shared = _shared(remote)
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self._at
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        base = {os.SEEK_SET: 0, os.SEEK_CUR: self._at, os.SEEK_END: self._shared.size}[whence]
+        self._at = max(0, base + offset)
+        return self._at
+
+    def readinto(self, buffer: Any) -> int:
+        view = memoryview(buffer).cast("B")
+        data = self.read_at(self._at, len(view))
+        view[: len(data)] = data
+        self._at += len(data)
+        return len(data)
+
+    def read_at(self, start: int, count: int) -> bytes:
+        """`count` bytes from `start`, fewer at the file's end; the position stays."""
+        return self._shared.read_at(start, count)
+
+
+class _Shared:
+    """One fsspec file, read by position; one read at a time."""
+
+    def __init__(self, remote: Remote) -> None:
+        self.url = remote.url
+        self._lock = threading.Lock()
+        self._file: Any = None
+        about = remote._call(lambda fs, path: fs.info(path))
+        if about.get("size") is None:
+            raise DataError(f"{self.url}: the server does not tell its size: {_whole(self.url)}")
+        self.stamp = _stamp(about)
+        self.size = self.stamp[0]
+
+    def read_at(self, start: int, count: int) -> bytes:
+        count = max(0, min(count, self.size - start))
+        if not count:
+            return b""
+        with self._lock:
+            return _persist(self.url, lambda: self._read(start, count))
+
+    def _read(self, start: int, count: int) -> bytes:
+        try:
+            if self._file is None:
+                fs, path = _filesystem(self.url)
+                about = {"block_size": BLOCK, "cache_type": "blockcache", "cache_options": {"maxblocks": BLOCKS}}
+                self._file = fs.open(path, "rb", **about)
+            self._file.seek(start)
+            data = bytes(self._file.read(count))
+            while data and len(data) < count:
+                more = self._file.read(count - len(data))
+                if not more:
+                    break
+                data += more
+        except Exception:
+            self._file = None  # a cut connection may leave it in any state
+            raise
+        return data
+
+
+_OPEN: OrderedDict[str, _Shared] = OrderedDict()  # by URL, the last used last
+_opening = threading.Lock()
+
+
+def _shared(remote: Remote) -> _Shared:
+    with _opening:
+        found = _OPEN.pop(remote.url, None)
+    if found is None:
+        found = _Shared(remote)
+    with _opening:
+        _OPEN[remote.url] = found
+        while len(_OPEN) > OPEN_FILES:
+            _OPEN.popitem(last=False)
+    return found
+
+
+@functools.lru_cache(maxsize=64)
+def _filesystem(url: str) -> tuple[Any, str]:
+    """fsspec's file system and the path in it."""
+    import fsspec
+
+    try:
+        fs, path = fsspec.core.url_to_fs(url)
+    except Exception as error:  # whatever building a client raises: no credentials, no package, no such protocol
+        raise _explain(url, error) from error
+    return fs, str(path)
+
+
+def _persist(url: str, action: Callable[[], T]) -> T:
+    """What `action` returns; failures that may pass are tried again."""
+    for wait in (*WAITS, None):
+        try:
+            return action()
+        except EvalkitError:
+            raise
+        except Exception as error:  # file systems raise whatever their clients do
+            explained = _explain(url, error)
+            if wait is None or not isinstance(explained, ServiceError) or _is_final(error):
+                raise explained from error
+            time.sleep(wait)
+    raise AssertionError
+
+
+def _is_final(error: Exception) -> bool:
+    """Whether a server refused: asking again gives the same answer."""
+    status = getattr(error, "status", getattr(error.__cause__, "status", None))
+    return isinstance(status, int) and 400 <= status < 500 and status not in (408, 425, 429)
+
+
+def _explain(url: str, error: Exception) -> EvalkitError:
+    scheme, said = _scheme(url), _QUERY.sub(r"\1", " ".join(str(error).split()))[:200] or type(error).__name__
+    if isinstance(error, EvalkitError):
+        return error
+    if isinstance(error, ImportError):
+        package = _PACKAGES.get(scheme)
+        how = f"pip install {package}" if package else said
+        return ConfigError(f"{url}: {scheme}:// needs a package that is not installed: {how}")
+    if isinstance(error, ValueError) and "rotocol not known" in said:
+        from fsspec.registry import known_implementations
+
+        return ConfigError(f"{url}: no such protocol. {nearest(scheme, known_implementations)}")
+    hidden = error.__cause__  # fsspec says of a server that does not answer that the file is not there
+    if isinstance(error, FileNotFoundError) and isinstance(hidden, Exception) and not _is_absence(hidden):
+        return _explain(url, hidden)
+    if isinstance(error, FileNotFoundError | NotADirectoryError):
+        return ConfigError(f"{url}: nothing is there (no such file, folder or bucket): check the URL")
+    if isinstance(error, IsADirectoryError):
+        return ConfigError(f"{url}: is a folder, not a file: check the URL")
+    if isinstance(error, PermissionError) or "Credentials" in type(error).__name__:
+        return ConfigError(f"{url}: access is refused: {said}: check the keys in the environment")
+    if isinstance(error, ValueError) and ("range requests" in said or "streaming HTTP" in said):
+        return DataError(f"{url}: the server cannot give parts of a file: {_whole(url)}")
+    return ServiceError(f"{url}: cannot be read or written: {said}: run again when it can; what is finished is kept")
+
+
+def _is_absence(error: Exception) -> bool:
+    return isinstance(error, FileNotFoundError | KeyError) or getattr(error, "status", None) in (404, 410)
+
+
+def _whole(url: str) -> str:
+    return f"download it, or give simplecache::{url.rpartition('::')[2]}, which does so"
+
+
+def _scheme(url: str) -> str:
+    """The last one of a chain such as simplecache::s3://...: what is asked over the network."""
+    match = _URL.match(url.rpartition("::")[2])
+    return match[1] if match else url.partition("::")[0]
+
+
+def _stamp(info: Mapping[str, Any]) -> Stamp:
+    told = {name: str(info[name]) for name in _CHANGES if info.get(name)}
+    return int(info.get("size") or 0), int(sha256_json(told)[:12], 16) + 1 if told else 0

@@ -1,0 +1,79 @@
+"""The feature store's names and sizes."""
+
+from __future__ import annotations
+
+import time
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from evalkit.errors import StoreError
+from evalkit.extractors.base import MAX_BATCH, Extractor
+from evalkit.utils.files import atomic_path, sha256_bytes, sha256_json
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+
+CHUNK = 256  # rows a file: what a kill can cost, at most
+
+
+BLOCK = MAX_BATCH  # images decoded at a time; divides CHUNK
+
+
+LEFTOVER_SECONDS = 3600
+
+
+@dataclass(frozen=True)
+class Column:
+    """The stored features of one layer: `rows` rows, in files of CHUNK rows."""
+
+    folder: Path
+    rows: int
+
+    @property
+    def chunks(self) -> list[range]:
+        return [range(start, min(start + CHUNK, self.rows)) for start in range(0, self.rows, CHUNK)]
+
+    def file(self, chunk: range) -> Path:
+        return self.folder / f"{chunk.start // CHUNK:05d}.safetensors"
+
+    def load(self, chunk: range) -> tuple[NDArray[np.float32], dict[str, str]] | None:
+        """Features f32 [rows,D] and metadata of a chunk; none where the file is missing, truncated or altered."""
+        from safetensors import SafetensorError, safe_open
+
+        try:
+            with safe_open(self.file(chunk), framework="np") as file:
+                metadata = dict(file.metadata() or {})
+                features: NDArray[np.float32] = file.get_tensor("features")
+        except (OSError, SafetensorError):
+            return None
+        if len(features) != len(chunk) or metadata.get("sha256") != sha256_bytes(features.tobytes()):
+            return None
+        return features, metadata
+
+    def save(self, chunk: range, features: NDArray[np.float32], **metadata: str) -> None:
+        from safetensors.numpy import save
+
+        data = save({"features": features}, metadata={**metadata, "sha256": sha256_bytes(features.tobytes())})
+        try:
+            with atomic_path(self.file(chunk)) as temporary:
+                temporary.write_bytes(data)
+        except OSError as error:
+            mend = "mend this, or give another store=FOLDER; what is finished is kept"
+            raise StoreError(f"cannot write features to {self.folder}: {error.strerror or error}: {mend}") from error
+
+    def sweep(self) -> None:
+        """Removes what killed processes left half written; what is younger than an hour may be at work."""
+        for path in self.folder.glob(".tmp-*"):
+            with suppress(OSError):  # another process may sweep as well
+                if time.time() - path.stat().st_mtime > LEFTOVER_SECONDS:
+                    path.unlink()
+
+
+def extractor_id(extractor: Extractor) -> str:
+    """Names the extractor's folder in the store: digest of all that its features depend on, besides the images."""
+    digest = sha256_json({"identity": extractor.identity(), "batch_size": extractor.batch_size, "block": BLOCK})
+    return f"{extractor.name}-{digest[:12]}"

@@ -1,0 +1,94 @@
+"""An earlier run's results, as a gate compares with them: its results.json, and the samples.csv beside it."""
+
+from __future__ import annotations
+
+import csv
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from evalkit.cell import Cell
+from evalkit.errors import ConfigError, DataError, nearest
+from evalkit.results.table import ResultTable
+
+log = logging.getLogger(__name__)
+
+Influences = Mapping[tuple[str, str], Sequence[float]]
+
+
+def is_file(text: str) -> bool:
+    """Whether a baseline is meant as a path: no cell's name holds a slash or ends so."""
+    return text.endswith(".json") or "/" in text or Path(text).exists()
+
+
+@dataclass(frozen=True)
+class Earlier:
+    """A results.json and the influences of its samples, both read when the run is planned: nothing changes under it."""
+
+    table: ResultTable
+    influences: Influences
+
+    @property
+    def pairing(self) -> Mapping[str, str]:
+        """By cell the digest of its prompts and seed; a file without them is compared as independent."""
+        pairing: Mapping[str, str] = self.table.run.get("pairing", {})
+        return pairing
+
+    @classmethod
+    def load(cls, path: str, where: str) -> Earlier:
+        """Reads a results.json, or the one in a run's folder.
+
+        Raises:
+            ConfigError: it cannot be read, or is none.
+        """
+        file = Path(path).expanduser()
+        file = file / "results.json" if file.is_dir() else file
+        try:
+            table = ResultTable.load(file)
+            return cls(table, _read_influences(file.with_name("samples.csv"), table))
+        except (DataError, OSError, ValueError, csv.Error) as error:
+            raise ConfigError(f"{where}: {error}") from error
+
+    def find(self, cell: Cell, named: Any, metric: str, where: str) -> str:
+        """The cell that a cell is compared with: `named`, else the one of the same name.
+
+        Raises:
+            ConfigError: it is not there, or has no such score.
+        """
+        wanted = cell.name if named is None else named
+        if wanted not in self.table.cells:
+            near = nearest(str(wanted), self.table.cells)
+            raise ConfigError(f"{where}: the baseline's file has no cell '{wanted}'; name one with cell: NAME. {near}")
+        rows = {row.metric: row for row in self.table.rows if row.cell == wanted}
+        if metric not in rows:
+            raise ConfigError(f"{where}: the baseline's file has no {metric} of {wanted}. {nearest(metric, rows)}")
+        if rows[metric].n != cell.num_samples:
+            log.warning(
+                "%s: the baseline's %s is of %d samples, %s has %d: they cannot be compared",
+                *(where, metric, rows[metric].n, cell.name, cell.num_samples),
+            )
+        return str(wanted)
+
+
+def _read_influences(path: Path, table: ResultTable) -> dict[tuple[str, str], list[float]]:
+    """samples.csv's columns of metrics by (cell, metric); empty where there is no such file.
+
+    A column counts only if it is complete. Six digits are kept there, which is plenty for a standard error.
+    """
+    if not path.is_file():
+        return {}
+    metrics = {row.metric for row in table.rows}
+    found: dict[tuple[str, str], list[float]] = {}
+    with path.open(encoding="utf-8", newline="") as file:
+        lines = csv.reader(file)
+        heads = [head.removesuffix(".influence") for head in next(lines, [])]
+        columns = [(i, head) for i, head in enumerate(heads) if head in metrics]
+        cell = heads.index("cell")
+        for line in lines:
+            for i, metric in columns:
+                if line[i]:
+                    found.setdefault((line[cell], metric), []).append(float(line[i]))
+    counts = {(row.cell, row.metric): row.n for row in table.rows}
+    return {key: values for key, values in found.items() if len(values) == counts.get(key)}

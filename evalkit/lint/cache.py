@@ -1,0 +1,103 @@
+"""What was measured of a set's pixels, kept by their content so that a finished run decodes nothing."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from evalkit.utils.files import sha256_json, write_json
+
+VERSION = 1  # a change of what is measured, or how, remakes the cache
+
+Stamp = list[int]  # size and mtime_ns of a file
+
+
+@dataclass(frozen=True)
+class Measured:
+    """Plain JSON values. Images are named by their index in the set.
+
+    Attributes:
+        count: images in the set.
+        looked: how many of them were decoded.
+        pixels: one digest an image of its size and pixels; "" where it was not decoded.
+        sizes: [width, height, images] of those decoded.
+        lowest, highest: of all values in images that are not of one colour.
+        zeros: share of values that are 0 in these.
+        grey: images whose three channels are equal.
+        flat: images of one colour that is not black.
+        black: images that are black all over.
+        tiny: images in which no value is above 2, but not all are 0.
+        enlarged: [index, factor] of images that were enlarged from smaller ones.
+        near: [index, index]: an image and the first one that shows the same picture.
+    """
+
+    count: int
+    looked: int
+    pixels: Sequence[str]
+    sizes: Sequence[Sequence[int]]
+    lowest: int
+    highest: int
+    zeros: float
+    grey: int
+    flat: Sequence[int]
+    black: Sequence[int]
+    tiny: Sequence[int]
+    enlarged: Sequence[Sequence[float]]
+    near: Sequence[Sequence[int]]
+
+
+@dataclass(frozen=True)
+class Kept:
+    """A cache entry: what was measured, and the files' stamps when they last agreed with their checksums."""
+
+    measured: Measured
+    stamps: Sequence[Stamp] = field(default_factory=list)
+
+
+def known(cache: Path, digest: str) -> bool:
+    """Whether there is an entry of a set, be it broken."""
+    return _path(cache, digest).is_file()
+
+
+def load(cache: Path, digest: str) -> Kept | None:
+    """The entry of a set; none where there is none, or where it is broken or of another version."""
+    try:
+        data = json.loads(_path(cache, digest).read_text(encoding="utf-8"))
+        kept = Kept(Measured(**data["measured"]), data["stamps"])
+        return kept if data["check"] == _check(digest, kept) else None
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def save(cache: Path, digest: str, kept: Kept) -> None:
+    """Writes an entry; where the store is read-only, the next run measures again."""
+    data: dict[str, Any] = {"check": _check(digest, kept), "stamps": kept.stamps, "measured": vars(kept.measured)}
+    try:
+        write_json(_path(cache, digest), data)
+    except OSError:
+        return
+
+
+def stamps(files: Sequence[Path]) -> list[Stamp]:
+    """Size and mtime of each file; [-1, 0] where it is missing."""
+    found = []
+    for file in files:
+        try:
+            stat = os.stat(file)  # noqa: PTH116 (done for every file of every run)
+        except OSError:
+            found.append([-1, 0])
+        else:
+            found.append([stat.st_size, stat.st_mtime_ns])
+    return found
+
+
+def _path(cache: Path, digest: str) -> Path:
+    return cache / f"{digest[:20]}.json"
+
+
+def _check(digest: str, kept: Kept) -> str:
+    return sha256_json([VERSION, digest, vars(kept.measured), list(kept.stamps)])

@@ -1,0 +1,272 @@
+"""Measures a set's pixels: each image is decoded once, and looked at as a thumbnail wherever that is enough."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Collection, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from evalkit.errors import DataError
+from evalkit.lint.cache import Measured
+from evalkit.lint.upscaling import SMALLEST, Enlarged
+
+if TYPE_CHECKING:
+    from evalkit.data.source import Source
+
+U8 = NDArray[np.uint8]
+F32 = NDArray[np.float32]
+
+IMAGES = 4096  # more are not decoded: of a larger set blocks of neighbours, evenly spread ...
+PIXELS = 1_000_000_000  # ... and fewer of large images (954 of 1024x1024)
+BLOCK = 32
+BLOCK_BYTES = 32_000_000
+SIZES = 8  # of a set of mixed sizes, the most common ones are tested for enlargement
+
+THUMB = 32  # side of a thumbnail
+PLAIN = 4.0  # levels of contrast: images below are not compared, nor tested for enlargement
+SPREAD = 3  # an image whose values spread no more, channel by channel, is of one colour
+NEAR = 0.15  # of the contrast: how far thumbnails of one picture may differ (r.m.s.) ...
+NEAR_SPOT = 32.0  # ... and levels that a spot of 1/16 of the side may differ
+ATTEMPTS = 8  # nearest neighbours of an image that are compared in full
+
+
+class Look:
+    """Measures a set, or an evenly spread part of a large one: of images that are handed to it, then of the rest.
+
+    Args:
+        source: the images.
+        sizes: images by (width, height) as headers tell; empty: all are of one size.
+    """
+
+    def __init__(self, source: Source, sizes: Counter[tuple[int, int]]) -> None:
+        self.source = source
+        self.bad: dict[int, str] = {}  # by index why an image could not be read
+        self._tally = _Tally(
+            len(source), {size for size, _ in sorted(sizes.items(), key=lambda s: (-s[1], s[0]))[:SIZES]}
+        )
+        self._left: dict[int, int] | None = None  # where the blocks still to measure start -> where they end
+
+    def add(self, indices: range, images: Sequence[U8]) -> None:
+        """Measures those of some images, u8 [H,W,3] each, that are wanted and new: the blocks that lie within them."""
+        left = self._blocks(images[0].nbytes if images else 1)
+        for start in [start for start in left if start in indices and left[start] <= indices.stop]:
+            stop = left.pop(start)
+            self._add(list(range(start, stop)), images[start - indices.start : stop - indices.start])
+
+    def rest(self) -> tuple[Measured, dict[int, str]]:
+        """Decodes what is left, and returns what was measured of all; and by index why an image could not be read."""
+        if self._left is None:
+            _, first = _read(self.source, range(min(1, len(self.source))), self.bad)
+            self._blocks(first[0].nbytes if first else 1)
+        while self._left:
+            start = next(iter(self._left))
+            self._add(*_read(self.source, range(start, self._left.pop(start)), self.bad))
+        return self._tally.measured(), self.bad
+
+    def _add(self, index: list[int], images: Sequence[U8]) -> None:
+        for shape in sorted({image.shape for image in images}):
+            members = [i for i, image in enumerate(images) if image.shape == shape]
+            self._tally.add([index[i] for i in members], np.stack([images[i] for i in members]))
+
+    def _blocks(self, size: int) -> dict[int, int]:
+        """The blocks of images to measure that are left; an image takes `size` bytes."""
+        if self._left is None:
+            self._left = dict(_spans(len(self.source), size))
+        return self._left
+
+
+def _spans(count: int, size: int) -> list[tuple[int, int]]:
+    """The blocks of images to decode, as (start, stop); an image takes `size` bytes."""
+    block = 1 << (max(1, min(BLOCK, BLOCK_BYTES // size)).bit_length() - 1)  # blocks lie within the feature pass's
+    most = max(block, min(IMAGES, PIXELS * 3 // size))
+    if count <= most:
+        return [(start, min(start + block, count)) for start in range(0, count, block)]
+    blocks = most // block
+    starts = [i * (count // block) // blocks * block for i in range(blocks)]  # whole blocks, as they are read
+    return [(start, start + block) for start in starts]
+
+
+def _read(source: Source, indices: range, bad: dict[int, str]) -> tuple[list[int], list[U8]]:
+    """Images and their indices; those that cannot be read are put into `bad`."""
+    try:
+        return list(indices), source.read(indices)
+    except DataError as error:
+        if len(indices) == 1:
+            bad[indices[0]] = str(error)
+            return [], []
+    found = [_read(source, range(i, i + 1), bad) for i in indices]
+    return [i for index, _ in found for i in index], [image for _, images in found for image in images]
+
+
+class _Tally:
+    """Adds up what is measured of blocks of images."""
+
+    def __init__(self, count: int, tested: Collection[tuple[int, int]]) -> None:
+        self.pixels = [""] * count
+        self.tested = tested
+        self.sizes: Counter[tuple[int, int]] = Counter()
+        self.lowest, self.highest = 255, 0
+        self.zeros = self.values = self.grey = 0
+        self.flat: list[int] = []
+        self.black: list[int] = []
+        self.tiny: list[int] = []
+        self.enlarged: dict[tuple[int, int], Enlarged] = {}
+        self.index: list[int] = []  # of the thumbnails
+        self.thumbs: list[U8] = []
+
+    def add(self, index: list[int], images: U8) -> None:
+        """Images u8 [B,H,W,3] of one size."""
+        height, width = images.shape[1:3]
+        self.sizes[width, height] += len(index)
+        rows = images.reshape(len(index), -1)
+        low, high = rows.min(axis=1), rows.max(axis=1)
+        thumbs = thumbnails(images)
+        contrast = contrasts(thumbs)
+        red, green, blue = (thumbs[..., channel] for channel in range(3))
+        grey = ((red == green) & (green == blue)).reshape(len(index), -1).all(axis=1)
+        kept = []
+        for i, image in enumerate(images):
+            digest = hashlib.sha256(b"%dx%d" % (width, height))
+            digest.update(image.data)
+            self.pixels[index[i]] = digest.hexdigest()[:16]
+            one_colour = contrast[i] < PLAIN and int(np.ptp(image.reshape(-1, 3), axis=0).max()) <= SPREAD
+            if high[i] <= 2 and high[i] > low[i]:
+                self.tiny.append(index[i])
+            elif one_colour:
+                (self.black if high[i] <= 8 else self.flat).append(index[i])
+            else:
+                kept.append(i)
+        if not kept:
+            return
+        self.grey += int(grey[kept].sum())
+        self.lowest = min(self.lowest, int(low[kept].min()))
+        self.highest = max(self.highest, int(high[kept].max()))
+        self.zeros += sum(rows.shape[1] - int(np.count_nonzero(rows[i])) for i in kept)
+        self.values += len(kept) * rows.shape[1]
+        busy = [i for i in kept if contrast[i] >= PLAIN]
+        self.index += [index[i] for i in busy]
+        self.thumbs.append(thumbs[busy])
+        if busy and (not self.tested or (width, height) in self.tested) and min(width, height) >= SMALLEST:
+            seen = self.enlarged.setdefault((width, height), Enlarged(height, width))
+            seen.add([index[i] for i in busy], images[busy])
+
+    def measured(self) -> Measured:
+        found = sorted(pair for seen in self.enlarged.values() for pair in seen.found())
+        order = np.argsort(self.index)  # blocks come in any order
+        index = [self.index[i] for i in order.tolist()]
+        near = near_duplicates(np.concatenate(self.thumbs)[order]) if self.thumbs else []
+        return Measured(
+            count=len(self.pixels),
+            looked=sum(self.sizes.values()),
+            pixels=self.pixels,
+            sizes=[[width, height, n] for (width, height), n in sorted(self.sizes.items())],
+            lowest=self.lowest,
+            highest=self.highest,
+            zeros=self.zeros / max(self.values, 1),
+            grey=self.grey,
+            flat=sorted(self.flat),
+            black=sorted(self.black),
+            tiny=sorted(self.tiny),
+            enlarged=[[i, factor] for i, factor in found],
+            near=[[index[i], index[j]] for i, j in near],
+        )
+
+
+def thumbnails(images: U8) -> U8:
+    """u8 [B,H,W,3] -> u8 [B,32,32,3], each pixel the mean of its area."""
+    if images.shape[1:3] == (THUMB, THUMB):
+        return images
+    from PIL import Image
+
+    small = [Image.fromarray(i).resize((THUMB, THUMB), Image.Resampling.BOX, reducing_gap=2.0) for i in images]
+    return np.stack([np.asarray(image) for image in small])
+
+
+def contrasts(thumbs: U8) -> F32:
+    """Levels by which each thumbnail [B,h,w,3] differs (r.m.s.) from its own mean colour -> [B]."""
+    pixels = thumbs.reshape(len(thumbs), -1, 3).astype(np.float32) - 128.0
+    count = pixels.shape[1]
+    means = np.ones(count, np.float32) @ pixels / count  # [B,3]
+    flat = pixels.reshape(len(pixels), -1)
+    squares = np.einsum("bn,bn->b", flat, flat) / (count * 3) - np.einsum("bc,bc->b", means, means) / 3
+    levels: F32 = np.sqrt(np.maximum(squares, 0.0))
+    return levels
+
+
+def near_duplicates(thumbs: U8) -> list[tuple[int, int]]:
+    """Pairs (copy, first) of images that show the same picture: re-encoded, resized, a little noisier or brighter.
+
+    Candidates come from 8x8 mean colours: a mean of differences is at most their r.m.s., so that none is lost. They are
+    then compared as thumbnails. Memory is linear in the number of images.
+
+    Args:
+        thumbs: u8 [N,32,32,3], of images that are not plain.
+    """
+    contrast = contrasts(thumbs)
+    group = list(range(len(thumbs)))  # an earlier image of each one's group (union-find)
+    firsts = np.arange(len(thumbs))
+    while True:  # groups are joined by their first images: a collapsed set takes some rounds, others one
+        pairs = _similar(thumbs[firsts], contrast[firsts])
+        for i, j in pairs:
+            _join(group, int(firsts[i]), int(firsts[j]))
+        if not pairs:
+            break
+        firsts = np.array([i for i in firsts.tolist() if group[i] == i])
+    first = [_first(group, i) for i in range(len(thumbs))]
+    return [(i, j) for i, j in enumerate(first) if i != j]
+
+
+def _similar(thumbs: U8, contrast: F32) -> list[tuple[int, int]]:
+    """Each image that shows the same picture as another, with the nearest such one."""
+    count = len(thumbs)
+    means = (_shrunk(thumbs, 4) - 127.5).reshape(count, -1)
+    squares = np.einsum("nd,nd->n", means, means)
+    pairs: list[tuple[int, int]] = []
+    for start in range(0, count, 512):
+        stop = min(start + 512, count)
+        rows = np.arange(start, stop)
+        distance = squares[rows, None] + squares - 2.0 * means[rows] @ means.T  # [512, N]
+        limit = (NEAR * np.minimum(contrast[rows, None], contrast)) ** 2 * means.shape[1]
+        distance[distance > limit + 1.0] = np.inf
+        distance[rows - start, rows] = np.inf
+        for _ in range(ATTEMPTS):
+            nearest = distance.argmin(axis=1)
+            open_ = np.flatnonzero(np.isfinite(distance[rows - start, nearest]))
+            if not len(open_):
+                break
+            same = _same_picture(thumbs, contrast, rows[open_], nearest[open_])
+            pairs += zip(rows[open_[same]].tolist(), nearest[open_[same]].tolist(), strict=True)
+            distance[open_, nearest[open_]] = np.inf
+            distance[open_[same]] = np.inf
+    return pairs
+
+
+def _same_picture(thumbs: U8, contrast: F32, a: NDArray[np.intp], b: NDArray[np.intp]) -> NDArray[np.bool_]:
+    difference = thumbs[a].astype(np.float32) - thumbs[b]  # [P,32,32,3]
+    rms = np.sqrt(np.einsum("pijc,pijc->p", difference, difference) / (THUMB * THUMB * 3))
+    spots = np.abs(_shrunk(difference, 2)).reshape(len(a), -1).max(axis=1)
+    same: NDArray[np.bool_] = (rms <= NEAR * np.minimum(contrast[a], contrast[b])) & (spots <= NEAR_SPOT)
+    return same
+
+
+def _shrunk(images: NDArray[np.uint8] | F32, factor: int) -> F32:
+    """[B,H,W,3] -> f32 [B,H/factor,W/factor,3], the means of blocks. Slices are added: a reduction is far slower."""
+    rows: F32 = np.add.reduce([images[:, i::factor].astype(np.float32) for i in range(factor)])
+    total: F32 = np.add.reduce([rows[:, :, i::factor] for i in range(factor)])
+    return total * np.float32(1 / factor**2)
+
+
+def _first(group: list[int], i: int) -> int:
+    while group[i] != i:
+        group[i] = group[group[i]]
+        i = group[i]
+    return i
+
+
+def _join(group: list[int], i: int, j: int) -> None:
+    a, b = sorted((_first(group, i), _first(group, j)))
+    group[b] = a

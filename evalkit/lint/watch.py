@@ -1,0 +1,95 @@
+"""Measures images while others read them, so that the feature pass's decode serves the lint as well."""
+
+from __future__ import annotations
+
+import threading
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from evalkit.errors import DataError
+from evalkit.lint import cache
+from evalkit.lint.headers import read_headers
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from evalkit.data.source import Source
+    from evalkit.lint.pixels import Look
+
+
+class Passing:
+    """A `Source` that hands out another's images and keeps what the lint wants to know of them.
+
+    Attributes:
+        source: the images.
+        look: what was measured so far; none before the first read.
+    """
+
+    def __init__(self, source: Source) -> None:
+        self.source = source
+        self.look: Look | None = None
+        self._lock = threading.Lock()  # `read` is called from several threads
+
+    @property
+    def name(self) -> str:
+        return self.source.name
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    @property
+    def digest(self) -> str:
+        return self.source.digest
+
+    @property
+    def prompts(self) -> Sequence[str | None]:
+        return self.source.prompts
+
+    @property
+    def warnings(self) -> Mapping[str, int]:
+        return self.source.warnings
+
+    def location(self, index: int) -> str:
+        return self.source.location(index)
+
+    def read(self, indices: range) -> list[NDArray[np.uint8]]:
+        from evalkit.lint.pixels import Look
+
+        images = self.source.read(indices)
+        with self._lock:
+            if self.look is None:
+                self.look = Look(self.source, Counter(read_headers(self.source).sizes))
+            self.look.add(indices, images)
+        return images
+
+
+class Watch:
+    """The passing sources of a run.
+
+    Args:
+        cache: where the lint keeps what it measured; sets that are known there are not measured again.
+    """
+
+    def __init__(self, cache: Path) -> None:
+        self.cache = cache
+        self.passing: dict[str, Passing] = {}  # by the source's digest
+
+    def of(self, source: Source) -> Source:
+        """The source, or one that is measured as it is read: the same one for the same images."""
+        try:
+            digest = source.digest
+        except (OSError, DataError):
+            return source  # scoring says what is wrong with it
+        if cache.known(self.cache, digest):
+            return source
+        return self.passing.setdefault(digest, Passing(source))
+
+    def look_at(self, source: Source, sizes: Counter[tuple[int, int]]) -> Look:
+        """What is to be measured of a source, less what was measured already."""
+        from evalkit.lint.pixels import Look
+
+        passing = self.passing.get(source.digest)
+        return passing.look if passing is not None and passing.look is not None else Look(source, sizes)

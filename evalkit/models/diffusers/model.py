@@ -1,0 +1,402 @@
+"""Any diffusers pipeline that makes images: from text, from a class, or from noise alone."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from evalkit.errors import ConfigError, DataError, nearest
+from evalkit.models import hub
+from evalkit.models.base import Conditioning, Generated, Request, Sampler
+from evalkit.models.diffusers import condition_images
+from evalkit.models.diffusers.adapters import Loras, read_vae
+from evalkit.models.diffusers.checkpoint import INDEX, Checkpoint
+from evalkit.models.diffusers.controlnet import Controls
+from evalkit.models.diffusers.networks import DENOISERS, denoisers
+from evalkit.models.diffusers.noise import NoiseModel
+from evalkit.models.diffusers.optimize import Efficiency
+from evalkit.utils.files import PKG_SCHEME, resolve_path
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from evalkit.prompts.sets import Prompt
+
+DTYPES = ("float32", "float16", "bfloat16", "auto")
+CONDITIONINGS = ("text", "class", "none")
+# Their own loops fit one scheduler alone; ours fits all, and equals theirs where they work.
+_LOOPED = {"DDPMPipeline": 1000, "DDIMPipeline": 50, "PNDMPipeline": 50}  # and their default steps
+# What this class hands to the pipeline itself; settings must not name them.
+_OURS = frozenset({"self", "args", "kwargs", "prompt", "class_labels", "batch_size", "generator", "output_type"})
+_OURS_TOO = frozenset({"return_dict", "num_images_per_prompt", "latents", "callback", "callback_on_step_end"})
+
+
+class DiffusersModel(NoiseModel):
+    """A pipeline of the diffusers library, from the Hugging Face hub or a local folder; only safetensors are loaded.
+
+    Args:
+        path: a hub id ("owner/name"), a folder, or "pkg://package/folder".
+        revision: commit, tag or branch of a hub id; pin a commit so that a cell's key means one set of weights.
+        variant: "fp16", say: prefers weights named `*.fp16.safetensors`.
+        dtype: "float32", "float16", "bfloat16", or "auto": the one that the denoiser's weights are stored in.
+        compile: torch.compile the denoiser; true, or a mode ("max-autotune").
+        attention_slicing, vae_tiling, vae_slicing: less memory, more time; they change pixels a little.
+        quantize: the denoiser's linear layers by torchao ("int8_weight_only", "int8_dynamic", "fp8_weight_only",
+            "int4_weight_only", "int2_weight_only") or, on CUDA, bitsandbytes ("bnb_int8", "bnb_nf4").
+        attention: a backend of diffusers ("_native_math", "flash", "xformers", ...).
+        cache: "pyramid_attention_broadcast", "faster_cache", "first_block_cache" or "taylorseer", or a mapping of its
+            `name` and options, for transformers that diffusers can cache.
+        lora: a .safetensors file, folder or hub id, a mapping as `adapters.Adapter` (path, weight_name, scale, ...), or
+            a list of those.
+        lora_fused: adds the adapters to the weights; then `lora_scale` is fixed.
+        vae: a folder or hub id of an autoencoder to use instead of the pipeline's own.
+        controlnet, t2i_adapter: a folder or hub id, a mapping of its `path` and `revision`, or a list of ControlNets;
+            the pipeline's class is then that of the same family with it.
+        conditioning: "text", "class" or "none" (a UNet2DModel with classes then draws one a sample); none given: told
+            from a local folder's model_index.json, else "text".
+        pipeline: a pipeline class of diffusers to use instead of the one that model_index.json names.
+        safety_checker: false leaves the model's safety checker out; otherwise the images that it blanks are flagged.
+        classes: number of classes to go through where the samples name none; none: all that the model knows.
+
+    Call settings: those in `call_settings`, and any other argument of the pipeline's `__call__` under `extra`. One that
+    the pipeline does not take is refused. `num_inference_steps` wins over the sampler's. `lora_scale` (a number, or a
+    list, one an adapter) multiplies the adapters' scales; at 0 the model is exactly the one without them.
+    Source, mask and control images come from the prompts: `condition_images.py` says which and in which size;
+    `control_from: canny` makes the control image's edge map first.
+    """
+
+    takes_sampler = True
+    call_settings = frozenset(
+        {
+            "guidance_scale",
+            "negative_prompt",
+            "height",
+            "width",
+            "eta",
+            "num_inference_steps",
+            "guidance_rescale",
+            "true_cfg_scale",
+            "clip_skip",
+            "max_sequence_length",
+            "use_resolution_binning",
+            "clean_caption",
+            "lora_scale",
+            "extra",
+        }
+        | condition_images.CALL_SETTINGS
+    )
+
+    def __init__(
+        self,
+        path: str,
+        revision: str | None = None,
+        variant: str | None = None,
+        dtype: str = "float32",
+        compile: bool | str = False,
+        attention_slicing: bool = False,
+        vae_tiling: bool = False,
+        vae_slicing: bool = False,
+        conditioning: Conditioning | None = None,
+        pipeline: str | None = None,
+        safety_checker: bool = True,
+        classes: int | None = None,
+        quantize: str | None = None,
+        attention: str | None = None,
+        cache: str | Mapping[str, Any] | None = None,
+        lora: Any = None,
+        lora_fused: bool = False,
+        vae: str | Mapping[str, str] | None = None,
+        controlnet: Any = None,
+        t2i_adapter: Any = None,
+    ) -> None:
+        if dtype not in DTYPES:
+            raise ConfigError(f"dtype '{dtype}' is not known. {nearest(dtype, DTYPES)}")
+        if conditioning not in (*CONDITIONINGS, None):
+            raise ConfigError(
+                f"conditioning '{conditioning}' is not known. {nearest(str(conditioning), CONDITIONINGS)}"
+            )
+        self.path, self.revision, self.variant, self.dtype = path, revision, variant, dtype
+        self.efficiency = Efficiency(compile, attention_slicing, vae_tiling, vae_slicing, quantize, attention, cache)
+        self.loras, self.vae = Loras(lora, lora_fused), read_vae(vae)
+        self.safety_checker, self.controls = safety_checker, Controls.of(controlnet, t2i_adapter)
+        self.pipeline, self.classes = pipeline, classes
+        self.local = path.startswith(PKG_SCHEME) or Path(path).expanduser().is_dir() or not hub.is_hub_id(path)
+        self.conditioning = conditioning or "text"
+        if conditioning is None and self.local and (self._checkpoint().folder / INDEX).is_file():
+            self.conditioning = self._checkpoint().conditioning()
+        self._pipe: Any = None
+        self._own_scheduler: Any = None
+
+    def _checkpoint(self, folder: Path | None = None) -> Checkpoint:
+        leave_out = frozenset() if self.safety_checker else frozenset({"safety_checker"})
+        return Checkpoint(folder or resolve_path(self.path), self.variant, leave_out)
+
+    def check(self) -> None:
+        """Looks for every file of a local folder; of a hub id, offline, for its copy in the cache.
+
+        Raises:
+            ConfigError, DataError: a file is missing or broken (named).
+        """
+        if self.local:
+            folder = resolve_path(self.path)
+            if not folder.is_dir():
+                raise ConfigError(
+                    f"model '{self.path}': there is no such folder; give a hub id (owner/name), or a folder made by "
+                    "`hf download OWNER/NAME --local-dir FOLDER` or save_pretrained"
+                )
+            self._checkpoint().check()
+        else:
+            hub.check(self.path, self.revision)
+        base = self._checkpoint() if self.local else None
+        self.efficiency.check(len(self.loras.adapters), self.loras.fused)
+        self.loras.check(f"model '{self.path}'", base)
+        self.controls.check()
+        if self.vae is not None:
+            self.vae.check(f"model '{self.path}'", base)
+
+    def identity(self) -> dict[str, Any]:
+        """Digest of the local files that are loaded, or hub id and revision, with all options that change pixels."""
+        weights: Any = {"hub": self.path, "revision": self.revision or "main"}
+        if self.local:
+            weights = self._checkpoint().digest()
+        told = {"variant": self.variant, "dtype": self.dtype, "pipeline": self.pipeline, "classes": self.classes}
+        told |= {"safety_checker": self.safety_checker, **self.efficiency.identity(), **self.loras.identity()}
+        told |= {"vae": self.vae.identity()} if self.vae else {}
+        told |= self.controls.identity()
+        return {"kind": "diffusers", "weights": weights, "conditioning": self.conditioning, **told}
+
+    def load(self, device: str) -> None:
+        """Loads the pipeline in evaluation mode.
+
+        Raises:
+            ConfigError: it cannot be had (offline, gated, no such repository, revision or file).
+            DataError: its files do not fit together.
+        """
+        from evalkit.models.diffusers.sampling import quiet
+        from evalkit.utils.text import one_line
+
+        folder = resolve_path(self.path) if self.local else hub.download(self.path, self.revision, self.variant)
+        checkpoint = self._checkpoint(folder)
+        checkpoint.check()
+        cls = self._pipeline_class(checkpoint)
+        with quiet():
+            try:
+                pipe = cls.from_pretrained(str(folder), **self._loading(checkpoint))
+            except (OSError, ValueError, TypeError, AttributeError, ImportError, KeyError) as error:
+                raise DataError(f"model '{self.path}' cannot be loaded: {one_line(error)}") from error
+            except RuntimeError as error:
+                if "out of memory" in str(error):
+                    raise
+                raise DataError(f"model '{self.path}' cannot be loaded: {one_line(error)}") from error
+            self.loras.load(pipe, f"model '{self.path}'")
+            pipe.to(device)
+            pipe.set_progress_bar_config(disable=True)
+            self.efficiency.apply(pipe, device, f"model '{self.path}'")
+        self._pipe, self._own_scheduler = pipe, pipe.scheduler
+
+    def _pipeline_class(self, checkpoint: Checkpoint) -> Any:
+        import diffusers
+
+        name = self.pipeline or checkpoint.pipeline_class()
+        names = [n for n in dir(diffusers) if n.endswith("Pipeline")]
+        if not hasattr(diffusers, name):
+            raise ConfigError(f"model '{self.path}': diffusers has no pipeline '{name}'. {nearest(name, names)}")
+        return self.controls.pipeline_class(getattr(diffusers, name), f"model '{self.path}'")
+
+    def _loading(self, checkpoint: Checkpoint) -> dict[str, Any]:
+        import torch
+        from diffusers.utils import deprecation_utils
+
+        dtype = getattr(torch, checkpoint.stored_dtype() if self.dtype == "auto" else self.dtype)
+        # Renamed in diffusers 0.36 or so; the old name warns, and the new one is ignored before.
+        name = "dtype" if hasattr(deprecation_utils, "_resolve_dtype") else "torch_dtype"
+        kwargs: dict[str, Any] = {name: dtype, "use_safetensors": True, "local_files_only": True}
+        if self.variant:
+            kwargs["variant"] = self.variant
+        if not self.safety_checker and "safety_checker" in checkpoint.index():
+            kwargs |= {"safety_checker": None, "requires_safety_checker": False}
+        if self.vae is not None:
+            kwargs["vae"] = self.vae.load(**{name: dtype, "use_safetensors": True, "local_files_only": True})
+        return kwargs | self.controls.load(kwargs) | self.efficiency.loading(list(checkpoint.index()), dtype)
+
+    def unload(self) -> None:
+        """Frees the memory of `load`."""
+        import gc
+
+        import torch
+
+        self._pipe = self._own_scheduler = None
+        gc.collect()
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+
+    def check_call(self, sampler: Sampler | None, settings: Mapping[str, Any]) -> None:
+        """Refuses a sampler or a setting that the pipeline does not take, before the weights are loaded.
+
+        Imports diffusers; a hub id is looked at once it is loaded.
+
+        Raises:
+            ConfigError: it does not fit (the nearest name is offered).
+        """
+        import diffusers
+
+        from evalkit.models.diffusers.sampling import build_scheduler
+
+        pipeline = self._pipeline_class(self._checkpoint()) if self.local else None
+        settings = self.loras.check_call(settings, pipeline, f"model '{self.path}'")
+        self.efficiency.check_call(self._denoiser_classes(), f"model '{self.path}'")
+        if self._pipe is not None:
+            self._plan(type(self._pipe), self._own_scheduler, sampler, settings)
+        elif self.local:
+            config = self._checkpoint().config_of("scheduler")
+            own = getattr(diffusers, str(config.get("_class_name")), None)
+            if own is not None:
+                own = build_scheduler(None, own, config, f"model '{self.path}'")
+                self._plan(pipeline, own, sampler, settings)
+
+    def check_prompts(self, prompts: Sequence[Prompt], settings: Mapping[str, Any]) -> None:
+        """Looks at the images of the prompts; those of a pipeline from the hub, once it is loaded."""
+        if self.local or self._pipe is not None:
+            pipeline = type(self._pipe) if self._pipe is not None else self._pipeline_class(self._checkpoint())
+            want = condition_images.wants(pipeline, self.controls.several)
+            condition_images.check_prompts(want, prompts, _flat(settings), f"model '{self.path}'")
+
+    def _denoiser_classes(self) -> list[Any]:
+        import diffusers
+
+        parts = self._checkpoint().components() if self.local else []
+        return [c for p in parts if p.name in DENOISERS and (c := getattr(diffusers, p.class_name, None))]
+
+    def _plan(
+        self, pipeline: Any, own: Any, sampler: Sampler | None, settings: Mapping[str, Any]
+    ) -> tuple[Any, dict[str, Any]]:
+        """The scheduler, and the settings that will be handed to the pipeline."""
+        from evalkit.models.diffusers.sampling import build_scheduler
+
+        who = f"model '{self.path}'"
+        scheduler = build_scheduler(sampler, type(own), own.config, who)
+        if pipeline.__name__.startswith("LatentConsistency") and type(scheduler).__name__ != "LCMScheduler":
+            raise ConfigError(f"sampler: {pipeline.__name__} ({who}) works with LCMScheduler alone; use sampler=lcm")
+        wanted = _flat(settings)
+        if sampler is not None and sampler.num_inference_steps is not None:
+            wanted.setdefault("num_inference_steps", sampler.num_inference_steps)
+        parameters = inspect.signature(pipeline.__call__).parameters
+        want = condition_images.wants(pipeline, self.controls.several)
+        known = (set(parameters) - _OURS - _OURS_TOO - condition_images.HANDED) | want.settings()
+        if pipeline.__name__ in _LOOPED:
+            known = {"num_inference_steps", "eta"}
+        for name in wanted:
+            if name not in known:
+                raise ConfigError(f"{who}: {pipeline.__name__} takes no setting '{name}'. {nearest(name, known)}")
+        if wanted.get("eta") and "eta" not in inspect.signature(scheduler.step).parameters:
+            raise ConfigError(
+                f"{who}: eta is DDIM's; {type(scheduler).__name__} takes none. Use sampler=ddim, or no eta."
+            )
+        steps = wanted.get("num_inference_steps", 1)
+        if isinstance(steps, bool) or not isinstance(steps, int) or steps < 1:
+            raise ConfigError(f"{who}: num_inference_steps={steps!r}: give a whole number >= 1")
+        condition_images.check_settings(pipeline, want, wanted, who)
+        return scheduler, wanted
+
+    def generate(
+        self, requests: Sequence[Request], *, sampler: Sampler | None, settings: Mapping[str, Any]
+    ) -> Generated:
+        """Makes one image a request; its noise comes from the request's own generator, on the CPU.
+
+        Raises:
+            ConfigError: the sampler or a setting does not fit the pipeline.
+            DataError: the output holds NaN, or a request lacks its prompt.
+        """
+        import numpy as np
+        import torch
+
+        from evalkit.models.diffusers.sampling import Evaluations, alike, quiet
+        from evalkit.utils.text import one_line
+
+        if self._pipe is None:
+            raise RuntimeError("load() comes before generate()")
+        settings = self.loras.set(self._pipe, settings)
+        scheduler_class = type(self._own_scheduler)
+        counter = Evaluations(denoisers(self._pipe))
+        images: list[NDArray[np.uint8] | None] = [None] * len(requests)
+        warned: list[list[str]] = [[] for _ in requests]
+        try:
+            with quiet(), torch.no_grad():
+                groups = alike(requests, settings)
+                want = condition_images.wants(type(self._pipe), self.controls.several)
+                parts = (part for group in groups for part in self.efficiency.groups(group))
+                for indices in (one for part in parts for one in condition_images.alone(want, part, _flat(settings))):
+                    scheduler, wanted = self._plan(type(self._pipe), self._own_scheduler, sampler, settings)
+                    self._refuse_without_effect(wanted)
+                    made, told = self._run([requests[i] for i in indices], scheduler, wanted)
+                    for i, image, names in zip(indices, made, told, strict=True):
+                        images[i], warned[i] = image, names
+        except (ValueError, NotImplementedError, TypeError) as error:
+            by = sampler.scheduler if sampler and sampler.scheduler else scheduler_class.__name__
+            raise ConfigError(f"model '{self.path}' with {by}: {one_line(error)}") from error
+        finally:
+            counter.close()
+            self._pipe.scheduler = self._own_scheduler
+        return Generated(np.stack([i for i in images if i is not None]), counter.samples / len(requests), warned)
+
+    def _refuse_without_effect(self, wanted: Mapping[str, Any]) -> None:
+        transformer = getattr(self._pipe, "transformer", None)
+        distilled = getattr(getattr(transformer, "config", None), "guidance_embeds", None) is False
+        if type(self._pipe).__name__ == "FluxPipeline" and distilled and wanted.get("guidance_scale"):
+            raise ConfigError(
+                f"model '{self.path}' was distilled without guidance: guidance_scale would change nothing; set it to 0 "
+                "or null (true_cfg_scale guides it with a negative prompt)"
+            )
+
+    def _run(
+        self, requests: Sequence[Request], scheduler: Any, wanted: dict[str, Any]
+    ) -> tuple[NDArray[np.uint8], list[list[str]]]:
+        """Images u8 [B,H,W,3] and warnings of requests that are alike in having a negative prompt or none."""
+        from evalkit.models.diffusers.sampling import add_prompts, class_ids, denoise, give_own_noise, to_uint8
+
+        pipe, who = self._pipe, f"model '{self.path}'"
+        generators = [request.generator() for request in requests]
+        classes = class_ids(pipe, requests, self.classes, who) if self.conditioning == "class" else None
+        if type(pipe).__name__ in _LOOPED:
+            steps = wanted.get("num_inference_steps", _LOOPED[type(pipe).__name__])
+            eta = wanted.get("eta")
+            asked: Any = {"classes": classes, "eta": eta, "swap": self.swap}
+            array = denoise(pipe.unet, scheduler, steps=steps, generators=generators, **asked)
+            return to_uint8(array, who), [[] for _ in requests]
+        give_own_noise(scheduler, generators)
+        pipe.scheduler = scheduler
+        takes = inspect.signature(type(pipe).__call__).parameters
+        want = condition_images.wants(type(pipe), self.controls.several)
+        call = {
+            **condition_images.call(want, requests, wanted, pipe, who),
+            "generator": generators,
+            "output_type": "np",
+        }
+        warned: list[list[str]] = [[] for _ in requests]
+        if self.conditioning == "text":
+            warned = add_prompts(pipe, requests, call, who)
+        elif self.conditioning == "class":
+            call["class_labels"] = classes
+        if "prompt" not in call and "class_labels" not in call and "batch_size" in takes:
+            call["batch_size"] = len(requests)
+        output = pipe(**call)
+        if not hasattr(output, "images"):
+            raise ConfigError(f"{who}: {type(pipe).__name__} makes no images")
+        made = tuple(output.images.shape[1:3])
+        asked = tuple(wanted.get(side, own) for side, own in zip(("height", "width"), made, strict=True))
+        if made != asked:  # FLUX rounds sizes, Stable Diffusion drops a height without a width; neither says so
+            raise ConfigError(
+                f"{who}: height and width {asked} were asked for, {made} were made: give both, as multiples"
+            )
+        for names, blanked in zip(warned, getattr(output, "nsfw_content_detected", None) or [], strict=False):
+            names += ["blanked"] if blanked else []
+        return to_uint8(output.images, who), warned
+
+
+def _flat(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings and those under `extra`, without those that are none."""
+    flat = {key: value for key, value in settings.items() if value is not None and key != "extra"}
+    return flat | {key: value for key, value in (settings.get("extra") or {}).items() if value is not None}

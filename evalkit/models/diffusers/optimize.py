@@ -1,0 +1,317 @@
+"""What makes a diffusers pipeline cheaper: compiling, quantising, attention backends, caches, slicing.
+
+Each changes pixels a little, so each belongs to a model's identity and can be swept. What this machine or model cannot
+run is refused before the run. Token merging is not here: diffusers ships none, and tomesd was last released in 2023.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib.util
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields
+from typing import Any
+
+from evalkit.errors import ConfigError, nearest
+from evalkit.models.diffusers.networks import DENOISERS, denoisers
+
+MODES = ("default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs")  # torch.compile's
+_TORCHAO = {
+    "int8_weight_only": "Int8WeightOnlyConfig",
+    "int8_dynamic": "Int8DynamicActivationInt8WeightConfig",
+    "fp8_weight_only": "Float8WeightOnlyConfig",
+    "int4_weight_only": "IntxWeightOnlyConfig",  # one scale a row; computed in plain torch, so it is no faster
+    "int2_weight_only": "IntxWeightOnlyConfig",
+}
+_BITSANDBYTES = {"bnb_int8": "load_in_8bit", "bnb_nf4": "load_in_4bit"}
+QUANTIZE = (*_TORCHAO, *_BITSANDBYTES)
+_CACHES = {
+    "pyramid_attention_broadcast": "PyramidAttentionBroadcastConfig",
+    "faster_cache": "FasterCacheConfig",
+    "first_block_cache": "FirstBlockCacheConfig",
+    "taylorseer": "TaylorSeerCacheConfig",
+}
+# These decide what to skip from the whole batch: an image would depend on its neighbours, so they run one by one.
+_ALONE = ("first_block_cache",)
+# What torch's own attention can be told; diffusers' older processors (all UNets') know nothing else.
+_NATIVE = {
+    "native": (),
+    "_native_math": ("MATH",),
+    "_native_flash": ("FLASH_ATTENTION",),
+    "_native_efficient": ("EFFICIENT_ATTENTION",),
+    "_native_cudnn": ("CUDNN_ATTENTION",),
+}
+
+
+@dataclass(frozen=True)
+class Efficiency:
+    """The options; `DiffusersModel` says what each means.
+
+    Raises:
+        ConfigError: a name is not known (the nearest is offered).
+    """
+
+    compile: bool | str = False
+    attention_slicing: bool = False
+    vae_tiling: bool = False
+    vae_slicing: bool = False
+    quantize: str | None = None
+    attention: str | None = None
+    cache: str | Mapping[str, Any] | None = None
+
+    def __post_init__(self) -> None:
+        if isinstance(self.compile, str) and self.compile not in MODES:
+            raise ConfigError(f"compile: torch has no mode '{self.compile}'. {nearest(self.compile, MODES)}")
+        if self.quantize is not None and self.quantize not in QUANTIZE:
+            raise ConfigError(f"quantize '{self.quantize}' is not known. {nearest(str(self.quantize), QUANTIZE)}")
+        name = self._cache()[0]
+        if name is not None and name not in _CACHES:
+            raise ConfigError(f"cache '{name}' is not known. {nearest(str(name), _CACHES)}")
+
+    def _cache(self) -> tuple[str | None, dict[str, Any]]:
+        """Its name, and options for diffusers' class of its settings."""
+        given = {"name": self.cache} if isinstance(self.cache, str) else dict(self.cache or {})
+        return given.pop("name", None if not given else ""), given
+
+    def identity(self) -> dict[str, Any]:
+        """The options; those that came later only where they are in use."""
+        told = {f.name: getattr(self, f.name) for f in fields(self)}
+        later = ("quantize", "attention", "cache")
+        return {name: value for name, value in told.items() if name not in later or value is not None}
+
+    def check(self, adapters: int, fused: bool) -> None:
+        """Looks for packages, without importing them.
+
+        Args:
+            adapters: how many LoRA adapters there are.
+            fused: whether they are added to the weights.
+
+        Raises:
+            ConfigError: one is missing, or two options exclude each other.
+        """
+        package = "torchao" if self.quantize in _TORCHAO else "bitsandbytes" if self.quantize in _BITSANDBYTES else None
+        if package and importlib.util.find_spec(package) is None:
+            how = "pip install 'evalkit[quantization]'" if package == "torchao" else "pip install bitsandbytes"
+            raise ConfigError(f"quantize: {self.quantize} needs the package {package}: {how}")
+        if package and adapters and not fused:
+            raise ConfigError("quantize: adapters on quantised layers are not supported: set lora_fused: true")
+        if package == "bitsandbytes" and adapters:
+            raise ConfigError(f"quantize: {self.quantize} quantises before adapters are added: use int8_weight_only")
+        if self.quantize in _BITSANDBYTES and self.compile:
+            raise ConfigError(f"quantize: {self.quantize} is not compiled: set compile: false")
+
+    def check_call(self, parts: Sequence[Any], who: str, device: str | None = None) -> None:
+        """Tries on small layers whether this machine can do what is asked for. Imports torch and diffusers.
+
+        Args:
+            parts: the denoisers' classes, as far as they are known.
+            who: the model, for messages.
+            device: where it will run; none: the best that there is.
+
+        Raises:
+            ConfigError: the machine or the model cannot.
+        """
+        from evalkit.utils.devices import pick_device
+
+        device = device or pick_device("auto")
+        if self.compile:
+            _check_compiler(device)
+        if self.quantize is not None:
+            _check_quantize(self.quantize, device)
+        if self.attention is not None:
+            _check_attention(self.attention, parts, device, who)
+        name, options = self._cache()
+        if name is not None:
+            _cache_config(name, options, None)
+            for part in parts:
+                if not hasattr(part, "enable_cache"):
+                    raise ConfigError(f"cache: {part.__name__} of {who} takes none; some transformers do")
+
+    def loading(self, names: Sequence[str], dtype: Any) -> dict[str, Any]:
+        """What `from_pretrained` is told: bitsandbytes quantises while it loads.
+
+        Args:
+            names: the pipeline's parts.
+            dtype: that the layers compute in.
+        """
+        if self.quantize not in _BITSANDBYTES:
+            return {}
+        from diffusers import BitsAndBytesConfig
+        from diffusers.quantizers import PipelineQuantizationConfig
+
+        options: dict[str, Any] = {_BITSANDBYTES[self.quantize]: True}
+        if self.quantize == "bnb_nf4":
+            options |= {"bnb_4bit_quant_type": "nf4", "bnb_4bit_compute_dtype": dtype}
+        mapping = {name: BitsAndBytesConfig(**options) for name in DENOISERS if name in names}
+        return {"quantization_config": PipelineQuantizationConfig(quant_mapping=mapping)}
+
+    def apply(self, pipe: Any, device: str, who: str) -> None:
+        """Does all of it to a loaded pipeline on its device.
+
+        Raises:
+            ConfigError: the pipeline or the device cannot.
+        """
+        import torch
+
+        parts = denoisers(pipe)
+        self.check_call([type(part) for part in parts], who, device)
+        vae = getattr(pipe, "vae", None)
+        if self.quantize in _TORCHAO:
+            for module in parts:
+                _quantize(module, self.quantize)
+        if self.attention_slicing:
+            pipe.enable_attention_slicing()
+        for option, method in (("vae_tiling", "enable_tiling"), ("vae_slicing", "enable_slicing")):
+            if getattr(self, option):
+                if not hasattr(vae, method):
+                    raise ConfigError(f"{who} has no VAE that takes {option}: set {option}: false")
+                getattr(vae, method)()
+        if self.attention is not None:
+            for module in parts:
+                _set_attention(module, self.attention, who)
+        name, options = self._cache()
+        if name is not None:
+            for module in parts:
+                module.enable_cache(_cache_config(name, options, pipe))
+        if self.compile:
+            mode: dict[str, Any] = {"mode": self.compile} if isinstance(self.compile, str) else {}
+            for module in parts:
+                # The forward alone: the module keeps its hooks, which count evaluations outside of the compiled code.
+                module.forward = torch.compile(module.forward, **mode)
+
+    def groups(self, indices: Sequence[int]) -> list[list[int]]:
+        """Requests that may be made in one batch."""
+        return [[i] for i in indices] if self._cache()[0] in _ALONE else [list(indices)]
+
+
+def _check_compiler(device: str) -> None:
+    if device.startswith("cuda"):
+        from torch.utils._triton import has_triton
+
+        if not has_triton():
+            raise ConfigError("compile: torch.compile needs triton on CUDA, which is not installed: set compile: false")
+        return
+    from torch._inductor.cpp_builder import get_cpp_compiler
+
+    try:
+        get_cpp_compiler()
+    except Exception as error:  # torch raises one of its own
+        raise ConfigError("compile: torch.compile finds no C++ compiler (g++): set compile: false") from error
+
+
+def _check_quantize(name: str, device: str) -> None:
+    """Quantises a small layer and runs it."""
+    import torch
+
+    from evalkit.utils.text import one_line
+
+    if name in _BITSANDBYTES:
+        if not device.startswith("cuda"):
+            raise ConfigError(f"quantize: {name} needs CUDA, the device is {device}: try int8_weight_only")
+        return
+    try:
+        with torch.no_grad():
+            layers = torch.nn.Sequential(torch.nn.Linear(32, 32)).to(device)
+            _quantize(layers, name)
+            good = bool(layers(torch.ones(2, 32, device=device)).isfinite().all())
+    except Exception as error:  # torchao, torch and its backends each raise their own
+        raise ConfigError(f"quantize: {name} does not run on this machine's {device}: {one_line(error)}") from error
+    if not good:
+        raise ConfigError(f"quantize: {name} gives infinite values on this machine's {device}")
+
+
+def _quantize(module: Any, name: str) -> None:
+    """All linear layers of a module, in place; convolutions stay as they are."""
+    import torch
+    from torchao import quantization
+
+    options = {"weight_dtype": getattr(torch, name.partition("_")[0])} if name[:4] in ("int4", "int2") else {}
+    quantization.quantize_(module, getattr(quantization, _TORCHAO[name])(**options))
+
+
+def _check_attention(name: str, parts: Sequence[Any], device: str, who: str) -> None:
+    """Runs a small attention by the backend."""
+    import torch
+
+    from evalkit.utils.text import one_line
+
+    try:
+        from diffusers.models.attention_dispatch import (
+            AttentionBackendName,
+            _check_attention_backend_requirements,
+            dispatch_attention_fn,
+        )
+    except ImportError as error:
+        raise ConfigError("attention: this diffusers has no attention backends: install diffusers>=0.35") from error
+    names = sorted(backend.value for backend in AttentionBackendName)
+    if name not in names:
+        raise ConfigError(f"attention: diffusers has no backend '{name}'. {nearest(name, names)}")
+    if name.endswith("_hub"):
+        raise ConfigError(f"attention: {name} fetches code from the hub, which is never run; give an installed backend")
+    for part in parts:
+        if name not in _NATIVE and part.__name__.startswith("UNet"):
+            raise ConfigError(f"attention: {part.__name__} of {who} takes no '{name}', but {', '.join(_NATIVE)}")
+    try:
+        _check_attention_backend_requirements(AttentionBackendName(name))
+        half = torch.float16 if device.startswith("cuda") else torch.float32
+        query = torch.ones(1, 8, 2, 64, device=device, dtype=half)  # [B,T,H,D]
+        dispatch_attention_fn(query, query, query, backend=AttentionBackendName(name))
+    except Exception as error:  # each backend raises its own
+        raise ConfigError(f"attention: {name} does not run on this machine's {device}: {one_line(error)}") from error
+
+
+def _set_attention(module: Any, name: str, who: str) -> None:
+    from diffusers.models.attention_dispatch import _AttentionBackendRegistry as registry
+
+    if any(hasattr(getattr(m, "processor", None), "_attention_backend") for m in module.modules()):
+        active = registry.get_active_backend()[0]
+        module.set_attention_backend(name)
+        registry.set_active_backend(active)  # diffusers changes it for all models of the process
+    elif name in _NATIVE:
+        module.forward = _within(module.forward, _NATIVE[name])
+    else:
+        raise ConfigError(f"attention: {type(module).__name__} of {who} takes no '{name}', but {', '.join(_NATIVE)}")
+
+
+def _within(forward: Callable[..., Any], backends: Sequence[str]) -> Callable[..., Any]:
+    """`forward` with torch's attention held to some of its kernels; none: to none in particular."""
+    from torch.nn.attention import SDPBackend, sdpa_kernel
+
+    if not backends:
+        return forward
+
+    @functools.wraps(forward)
+    def held(*args: Any, **kwargs: Any) -> Any:
+        with sdpa_kernel([getattr(SDPBackend, name) for name in backends]):
+            return forward(*args, **kwargs)
+
+    return held
+
+
+def _cache_config(name: str, options: Mapping[str, Any], pipe: Any) -> Any:
+    """diffusers' settings of a cache, for one denoiser of `pipe`."""
+    import diffusers
+
+    from evalkit.utils.text import one_line
+
+    cls = getattr(diffusers, _CACHES[name], None)
+    if cls is None:
+        raise ConfigError(f"cache: diffusers {diffusers.__version__} has no {_CACHES[name]}: install a newer one")
+    known = [f.name for f in fields(cls) if not f.name.startswith("_")]
+    for option in options:
+        if option not in known:
+            raise ConfigError(f"cache.{option}: {_CACHES[name]} takes no such option. {nearest(option, known)}")
+    ours: dict[str, Any] = {}
+    if "current_timestep_callback" in known:
+        ours["current_timestep_callback"] = lambda: pipe.current_timestep
+    if name == "pyramid_attention_broadcast":
+        ours["spatial_attention_block_skip_range"] = 2  # what diffusers falls back to
+    if name == "faster_cache":
+        ours["tensor_format"] = "BCHW"  # images; its default is video's
+    if name == "taylorseer":
+        ours["taylor_factors_dtype"] = denoisers(pipe)[0].dtype if pipe is not None else None
+    values = {k: tuple(v) if isinstance(v, list) else v for k, v in options.items()}
+    try:
+        return cls(**{**ours, **values})
+    except (ValueError, TypeError) as error:
+        raise ConfigError(f"cache: {name}: {one_line(error)}") from error

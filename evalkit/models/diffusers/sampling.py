@@ -1,0 +1,315 @@
+"""What stands between a diffusers pipeline and honest samples: schedulers, per-sample noise, counting, plain loops."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from evalkit.errors import ConfigError, DataError, nearest
+from evalkit.models.base import Request, Sampler
+from evalkit.utils.text import one_line
+
+if TYPE_CHECKING:
+    import numpy as np
+    import torch
+    from numpy.typing import NDArray
+
+# These draw noise from a generator of their own, one for the whole batch: an image would depend on its neighbours.
+_GLOBAL_NOISE = {"DPMSolverSDEScheduler": "dpmpp_sde", "CosineDPMSolverMultistepScheduler": "dpmpp_2m"}
+# What a model was trained on. `from_config` carries a key over only if the model's config file spells it out, and takes
+# the new class's default otherwise. Those differ: HeunDiscreteScheduler has Stable Diffusion's betas, DDPM its paper's.
+_TRAINED_ON = (
+    "num_train_timesteps",
+    "beta_start",
+    "beta_end",
+    "beta_schedule",
+    "trained_betas",
+    "rescale_betas_zero_snr",
+    "prediction_type",
+)
+_NOISE_KINDS = {
+    "beta": "a schedule of betas (DDPM, DDIM, DPM-Solver, Euler, ...)",
+    "flow": "flow matching",
+    "edm": "EDM's sigmas",
+}
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Keeps diffusers and transformers from printing warnings and progress bars; what was set before is set again."""
+    from diffusers.utils import logging as of_diffusers
+    from transformers.utils import logging as of_transformers
+
+    libraries = [of_diffusers, of_transformers]
+    levels = [library.get_verbosity() for library in libraries]
+    bars = [library.is_progress_bar_enabled() for library in libraries]
+    for library in libraries:
+        library.set_verbosity_error()
+        library.disable_progress_bar()
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        for library, level, bar in zip(libraries, levels, bars, strict=True):
+            library.set_verbosity(level)
+            if bar:
+                library.enable_progress_bar()
+
+
+def scheduler_class(name: str) -> Any:
+    """A scheduler class of diffusers by name.
+
+    Raises:
+        ConfigError: there is none (the nearest name is offered), or it cannot give each sample its own noise.
+    """
+    import diffusers
+
+    names = [n for n in dir(diffusers) if n.endswith("Scheduler")]
+    if name not in names:
+        raise ConfigError(f"sampler: diffusers has no scheduler '{name}'. {nearest(name, names)}")
+    if name in _GLOBAL_NOISE:
+        raise ConfigError(
+            f"sampler: {name} draws one noise for a whole batch, so a sample would depend on its batch; "
+            f"use sampler={_GLOBAL_NOISE[name]}"
+        )
+    return getattr(diffusers, name)
+
+
+def _noise_kind(cls_name: str, config: Mapping[str, Any]) -> str:
+    """The family of noise schedules that a scheduler works on; a model is trained on one of them."""
+    flow = config.get("use_flow_sigmas") or config.get("prediction_type") == "flow_prediction"
+    if flow or cls_name.startswith("FlowMatch"):
+        return "flow"
+    if "beta_schedule" in config or "trained_betas" in config:
+        return "beta"
+    return "edm" if "sigma_data" in config else cls_name
+
+
+def build_scheduler(sampler: Sampler | None, own_class: Any, own_config: Mapping[str, Any], who: str) -> Any:
+    """A fresh scheduler: the model's own, or another class on the model's ORIGINAL scheduler config.
+
+    Args:
+        sampler: scheduler class and options; none, or without a class: the model's own class.
+        own_class: the model's scheduler class.
+        own_config: its config.
+        who: the model, for messages.
+
+    Raises:
+        ConfigError: unknown class or option (the nearest name is offered), or it does not fit the model.
+    """
+    sampler = sampler or Sampler()
+    cls = scheduler_class(sampler.scheduler) if sampler.scheduler else own_class
+    known = [name for name in inspect.signature(cls.__init__).parameters if name not in ("self", "args", "kwargs")]
+    options = dict(sampler.options or {})
+    for option in options:
+        if option not in known:
+            raise ConfigError(f"sampler: {cls.__name__} has no option '{option}'. {nearest(option, known)}")
+    trained = {key: own_config[key] for key in _TRAINED_ON if key in own_config and key in known}
+    try:
+        scheduler = cls.from_config(own_config, **{**trained, **options})
+    except (ValueError, TypeError, NotImplementedError, ImportError) as error:
+        raise ConfigError(f"sampler: {cls.__name__} does not fit {who}: {one_line(error)}") from error
+    own, new = (_noise_kind(c.__name__, cfg) for c, cfg in ((own_class, own_config), (cls, scheduler.config)))
+    if own != new:
+        raise ConfigError(
+            f"sampler: {cls.__name__} does not fit {who}: the model is made for {_NOISE_KINDS.get(own, own)}, "
+            f"the sampler for {_NOISE_KINDS.get(new, new)}; use sampler=default"
+        )
+    return scheduler
+
+
+def give_own_noise(scheduler: Any, generators: Sequence[torch.Generator]) -> None:
+    """Lets `scheduler.step` draw from the samples' generators where a pipeline (DiT, SD 3, FLUX) passes none.
+
+    A batch doubled for guidance gets each generator once a half.
+    """
+    step = scheduler.step
+    if "generator" not in inspect.signature(step).parameters:
+        return
+
+    @functools.wraps(step)
+    def seeded(model_output: Any, timestep: Any, sample: Any, *args: Any, **kwargs: Any) -> Any:
+        if kwargs.get("generator") is None:
+            kwargs["generator"] = list(generators) * (len(sample) // len(generators))
+        return step(model_output, timestep, sample, *args, **kwargs)
+
+    scheduler.step = seeded
+
+
+class Evaluations:
+    """Counts how often a denoiser is evaluated, in samples: guidance's two halves and Heun's second step all count."""
+
+    def __init__(self, modules: Sequence[torch.nn.Module]) -> None:
+        self.samples = 0
+        self._handles = [m.register_forward_pre_hook(self._count, with_kwargs=True) for m in modules]
+
+    def _count(self, module: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        import torch
+
+        for value in (*args, *kwargs.values()):
+            if (isinstance(value, torch.Tensor) and value.ndim > 1) or (isinstance(value, list) and value):
+                self.samples += len(value)
+                return
+        self.samples += 1
+
+    def close(self) -> None:
+        for handle in self._handles:
+            handle.remove()
+
+
+def denoise(
+    unet: Any,
+    scheduler: Any,
+    *,
+    steps: int,
+    generators: Sequence[torch.Generator],
+    classes: Sequence[int] | None = None,
+    eta: float | None = None,
+    swap: Callable[[torch.Tensor], torch.Tensor] | None = None,
+) -> NDArray[np.float32]:
+    """The sampling loop of a `UNet2DModel` in pixel space, for every scheduler.
+
+    Bit-equal to diffusers' DDPMPipeline with DDPMScheduler and to its DDIMPipeline with DDIMScheduler; those two work
+    with no other scheduler, as they neither scale the first noise nor the model's input.
+
+    Args:
+        unet: takes [B,C,H,W], a timestep and, where trained so, class labels i64 [B].
+        scheduler: any that `build_scheduler` gives.
+        steps: denoising steps.
+        generators: one CPU generator a sample.
+        classes: class labels; none: a random one a sample, where the UNet knows classes.
+        eta: DDIM's share of fresh noise, or none.
+        swap: takes the first noise [B,C,H,W] and gives the one to begin with (evalkit/models/diffusers/noise.py).
+
+    Returns:
+        f32 [B,H,W,C] in [0,1].
+    """
+    import torch
+    from diffusers.utils.torch_utils import randn_tensor
+
+    size = unet.config.sample_size
+    height, width = (size, size) if isinstance(size, int) else size
+    shape = (len(generators), unet.config.in_channels, height, width)
+    takes = inspect.signature(scheduler.step).parameters
+    extra: dict[str, Any] = {"generator": list(generators)} if "generator" in takes else {}
+    extra |= {"eta": eta} if eta is not None else {}
+    if classes is None and (total := getattr(unet.config, "num_class_embeds", None)):
+        # Asked for no class: a random one each, from the sample's own generator.
+        classes = [int(torch.randint(total, (1,), generator=generator)) for generator in generators]
+    labels = None if classes is None else torch.tensor(classes, device=unet.device)
+    scheduler.set_timesteps(steps, device=unet.device)
+    x = randn_tensor(shape, generator=list(generators), device=unet.device, dtype=unet.dtype)
+    x = x * scheduler.init_noise_sigma
+    x = x if swap is None else swap(x)
+    for t in scheduler.timesteps:
+        guess = unet(scheduler.scale_model_input(x, t), t, class_labels=labels).sample
+        if guess.shape[1] == 2 * x.shape[1] and "DDPM" not in type(scheduler).__name__:
+            guess = guess[:, : x.shape[1]]  # the other half is a learned variance, which DDPM alone uses
+        x = scheduler.step(guess, t, x, **extra).prev_sample
+    x = x.where(x.isfinite(), torch.nan)  # clamping would turn an infinity into a plain white
+    pixels: NDArray[np.float32] = (x / 2 + 0.5).clamp(0, 1).permute(0, 2, 3, 1).float().cpu().numpy()
+    return pixels
+
+
+def to_uint8(images: Any, who: str) -> NDArray[np.uint8]:
+    """Pixels [B,H,W,C] in [0,1] as u8 [B,H,W,3], rounded as diffusers' PIL output is; grey is repeated.
+
+    Raises:
+        DataError: a value is NaN or infinite.
+    """
+    import numpy as np
+
+    images = np.asarray(images, dtype=np.float32)
+    if not np.isfinite(images).all():
+        bad = int((~np.isfinite(images)).reshape(len(images), -1).any(1).sum())
+        raise DataError(
+            f"{who}: {bad} of {len(images)} images hold NaN or infinite values; "
+            "float16 overflows in some models: try dtype: bfloat16 or float32"
+        )
+    if images.ndim != 4 or images.shape[-1] not in (1, 3):
+        raise DataError(f"{who}: the pipeline's output has the shape {images.shape}; [B,H,W,3] is needed")
+    pixels: NDArray[np.uint8] = (images * 255).round().clip(0, 255).astype(np.uint8)
+    return np.repeat(pixels, 3, axis=-1) if pixels.shape[-1] == 1 else pixels
+
+
+def cut_prompts(pipeline: Any, prompts: Sequence[str], max_sequence_length: int | None) -> list[str | None]:
+    """For each prompt: "prompt_truncated" where all text encoders lose its end, "prompt_truncated_partly" where some.
+
+    Pipelines cut prompts at the encoder's context and keep the end token; this only tells where.
+    """
+    lost: list[list[bool]] = [[] for _ in prompts]
+    for name in ("tokenizer", "tokenizer_2", "tokenizer_3"):
+        tokenizer = getattr(pipeline, name, None)
+        if tokenizer is None or getattr(pipeline, name.replace("tokenizer", "text_encoder"), None) is None:
+            continue
+        limit = tokenizer.model_max_length
+        if max_sequence_length is not None and "CLIP" not in type(tokenizer).__name__:
+            limit = max_sequence_length
+        for flags, ids in zip(lost, tokenizer(list(prompts), verbose=False).input_ids, strict=True):
+            flags.append(len(ids) > limit)
+    names = ["prompt_truncated_partly", "prompt_truncated"]
+    return [names[all(flags)] if any(flags) else None for flags in lost]
+
+
+def add_prompts(pipe: Any, requests: Sequence[Request], call: dict[str, Any], who: str) -> list[list[str]]:
+    """Puts the prompts into a pipeline's call; what is lost of them is told, sample by sample.
+
+    Raises:
+        DataError: a request has no prompt.
+    """
+    takes = inspect.signature(type(pipe).__call__).parameters
+    for request in requests:
+        if request.prompt is None:
+            raise DataError(f"{who} makes images from text, and sample {request.index} has no prompt")
+    if "prompt" not in takes:  # it goes by the prompts' images alone
+        return [[] for _ in requests]
+    call["prompt"] = [request.prompt for request in requests]
+    limit = call.get("max_sequence_length")
+    if limit is None and "max_sequence_length" in takes:
+        limit = takes["max_sequence_length"].default
+    warned = [[name] if name else [] for name in cut_prompts(pipe, [r.prompt or "" for r in requests], limit)]
+    negative = [r.negative_prompt if r.negative_prompt is not None else call.get("negative_prompt") for r in requests]
+    if any(text is not None for text in negative):
+        strength = "true_cfg_scale" if "true_cfg_scale" in takes else "guidance_scale"
+        scale = call.get(strength, takes[strength].default if strength in takes else None)
+        if "negative_prompt" in takes:
+            call["negative_prompt"] = negative
+        if "negative_prompt" not in takes or (isinstance(scale, int | float) and scale <= 1):
+            for names in warned:
+                names.append("negative_prompt_ignored")
+    return warned
+
+
+def class_ids(pipe: Any, requests: Sequence[Request], classes: int | None, who: str) -> list[int]:
+    """The requests' classes; those that name none go through all that the model knows, or `classes` of them.
+
+    Raises:
+        ConfigError: the model knows no classes.
+        DataError: it does not know one of them.
+    """
+    from evalkit.models.diffusers.networks import denoisers
+
+    config: Mapping[str, Any] = next((m.config for m in denoisers(pipe)), {})
+    known = config.get("num_class_embeds") or config.get("num_embeds_ada_norm") or 0
+    if not known and not classes:
+        raise ConfigError(f"{who} knows no classes: set conditioning: none")
+    total = classes or known
+    ids = [r.class_id if r.class_id is not None else r.index % total for r in requests]
+    for request, number in zip(requests, ids, strict=True):
+        if not 0 <= number < total:
+            raise DataError(f"sample {request.index} asks for class {number}; {who} has {total}")
+    return ids
+
+
+def alike(requests: Sequence[Request], settings: Mapping[str, Any]) -> Iterator[list[int]]:
+    """Indices of requests with a negative prompt, and without: pipelines (SDXL) treat "" otherwise than none at all."""
+    default = settings.get("negative_prompt") is not None
+    for wanted in (True, False):
+        group = [i for i, r in enumerate(requests) if (default or r.negative_prompt is not None) is wanted]
+        if group:
+            yield group

@@ -1,0 +1,109 @@
+"""A torch generator as one .onnx file: `python -m evalkit.models.onnx.export digits_dcgan g.onnx`."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from evalkit.errors import ConfigError, EvalkitError
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+OPSET = 18  # ONNX Runtime 1.14 and later run it; torch's exporter starts from it
+
+
+def export_onnx(
+    module: nn.Module, examples: Sequence[Tensor], path: Path, names: Sequence[str], *, opset: int = OPSET
+) -> None:
+    """Writes a module in evaluation mode as one .onnx file, the first dimension of each input free.
+
+    Args:
+        module: takes the examples by position and gives one tensor, or something whose `sample` is one.
+        examples: one tensor an input, of at least two samples, so that the free dimension is not taken for a constant.
+        path: what to write; weights stand in the file itself (at most 2 GB).
+        names: of the inputs; the output is called "images".
+        opset: of the ONNX operators.
+
+    Raises:
+        ConfigError: a package is missing, or torch cannot export the module.
+    """
+    import torch
+
+    batch = torch.export.Dim("batch")
+    level = logging.getLogger("torch.onnx").level
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings(), torch.no_grad():
+            warnings.simplefilter("ignore")
+            program = torch.onnx.export(
+                module.eval(),
+                tuple(examples),
+                input_names=list(names),
+                output_names=["images"],
+                opset_version=opset,
+                dynamo=True,
+                dynamic_shapes=tuple({0: batch} for _ in examples),
+                verbose=False,
+            )
+            assert program is not None
+            program.save(str(path), external_data=False)
+    except ImportError as error:
+        raise ConfigError(f"exporting needs onnx and onnxscript: pip install onnx onnxscript ({error})") from error
+    except Exception as error:  # the exporter's errors have no common base but this
+        reason = " ".join(str(error).split())[:300]
+        raise ConfigError(f"torch cannot export {type(module).__name__} to ONNX: {reason}") from error
+    finally:
+        logging.getLogger("torch.onnx").setLevel(level)
+
+
+def export_model(option: dict[str, Any], path: Path) -> None:
+    """Writes the generator of a model option (TorchModuleModel) as one .onnx file, inputs "z" and "classes".
+
+    Raises:
+        ConfigError: it is no such model, or see `export_onnx`.
+    """
+    import torch
+
+    from evalkit.config.build import build, locate
+    from evalkit.models.gan import TorchModuleModel
+
+    mine = locate(str(option["_target_"])) is TorchModuleModel
+    model = build({k: v for k, v in option.items() if k not in TorchModuleModel.call_settings}) if mine else None
+    if model is None or model.module is None:
+        raise ConfigError("a generator with `module` and `weights` (evalkit.models.gan.TorchModuleModel) is exported")
+    model.check()
+    model.load("cpu")
+    examples = [torch.zeros(2, *model.latent_shape, dtype=getattr(torch, model.dtype))]
+    if model.num_classes is not None:
+        onehot = model.class_input == "one_hot"
+        examples.append(torch.zeros(2, model.num_classes) if onehot else torch.zeros(2, dtype=torch.int64))
+    export_onnx(model._net, examples, path, ["z", "classes"][: len(examples)])
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """`python -m evalkit.models.onnx.export OPTION FILE [KEY=VALUE ...]`; returns the exit code."""
+    parser = argparse.ArgumentParser(prog="python -m evalkit.models.onnx.export", description=__doc__)
+    parser.add_argument("option", help="of configs/model/, such as digits_dcgan or gan")
+    parser.add_argument("file", type=Path, help="the .onnx file to write")
+    parser.add_argument("overrides", nargs="*", help="such as model.gan.module=my_package.Generator")
+    given = parser.parse_args(arguments)
+    from evalkit.config.compose import compose, resolve
+
+    try:
+        config = resolve(compose([f"model=[{given.option}]", *given.overrides]))
+        export_model(config.model[given.option], given.file)
+    except EvalkitError as error:
+        print(f"evalkit: {error}", file=sys.stderr)
+        return 2
+    print(f"{given.file}: {given.file.stat().st_size} bytes, opset {OPSET}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,172 @@
+"""One .onnx file, run by ONNX Runtime: found, checked, opened, called."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from evalkit.errors import ConfigError, DataError, nearest
+from evalkit.utils.files import resolve_path, sha256_file, sha256_json
+
+if TYPE_CHECKING:
+    import numpy as np
+    import torch
+    from numpy.typing import NDArray
+
+_TAIL = "ExecutionProvider"
+_CPU = f"CPU{_TAIL}"
+_FLOATS = {"tensor(float)": "float32", "tensor(float16)": "float16", "tensor(double)": "float64"}
+_INTEGERS = {"tensor(int64)": "int64", "tensor(int32)": "int32"}
+INSTALL = "pip install 'evalkit[onnx]' (or onnxruntime-gpu, where CUDA is)"
+
+
+class OnnxFile:
+    """One .onnx file and how it is run.
+
+    Args:
+        path: the file; weights that lie beside it under names that begin with its own ("g.onnx.data") belong to it.
+        providers: execution providers in order, as ONNX Runtime calls them or without "ExecutionProvider": "cpu",
+            "cuda", "tensorrt", "coreml", "dml" ...; one that is not available is refused, never silently left out.
+        threads: of one operator; none: as many as ONNX Runtime thinks best.
+    """
+
+    def __init__(self, path: str, providers: str | Sequence[str] = "cpu", threads: int | None = None) -> None:
+        self.path = resolve_path(path)
+        names = [providers] if isinstance(providers, str) else list(providers)
+        if not names:
+            raise ConfigError("providers: give at least one, such as cpu")
+        if threads is not None and (isinstance(threads, bool) or not isinstance(threads, int) or threads < 1):
+            raise ConfigError(f"threads={threads!r}: give a whole number >= 1, or null")
+        self.providers, self.threads = [str(name) for name in names], threads
+        self._session: Any = None
+
+    def check(self) -> None:
+        """Looks for the package, the file, and the execution providers; for the CPU nothing is imported.
+
+        Raises:
+            ConfigError: one is not there (the providers that are, are named).
+        """
+        if importlib.util.find_spec("onnxruntime") is None:
+            raise ConfigError(f"an .onnx model needs ONNX Runtime: {INSTALL}")
+        if not self.path.is_file():
+            raise ConfigError(f"{self.path} is missing: set path to the .onnx file")
+        self.provider_names()
+
+    def provider_names(self) -> list[str]:
+        """The execution providers by ONNX Runtime's own names.
+
+        Raises:
+            ConfigError: one is not available here.
+        """
+        if all(name.lower() in ("cpu", _CPU.lower()) for name in self.providers):
+            return [_CPU]
+        import onnxruntime
+
+        known = {name.lower().removesuffix(_TAIL.lower()): name for name in onnxruntime.get_available_providers()}
+        found = []
+        for name in self.providers:
+            short = name.lower().removesuffix(_TAIL.lower())
+            if short not in known:
+                raise ConfigError(
+                    f"execution provider '{name}' is not available in onnxruntime {onnxruntime.__version__} on this "
+                    f"machine; available: {', '.join(known)}"
+                )
+            found.append(known[short])
+        return found
+
+    def identity(self) -> dict[str, Any]:
+        beside = sorted(self.path.parent.glob(f"{self.path.name}?*"))
+        digests = [sha256_file(self.path), *([f.name, sha256_file(f)] for f in beside if f.is_file())]
+        weights = digests[0] if len(digests) == 1 else sha256_json(digests)
+        return {"weights": weights, "providers": [p.lower() for p in self.providers], "threads": self.threads}
+
+    def load(self) -> None:
+        """Opens a session.
+
+        Raises:
+            ConfigError: a provider cannot work here.
+            DataError: the file is no model that ONNX Runtime takes.
+        """
+        import onnxruntime
+
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = self.threads or 0
+        options.use_deterministic_compute = True
+        options.log_severity_level = 3  # errors alone: they are raised as well
+        wanted = self.provider_names()
+        try:
+            session = onnxruntime.InferenceSession(str(self.path), options, providers=wanted)
+        except Exception as error:  # its own exceptions have no common base but this
+            raise DataError(f"{self.path} cannot be loaded by ONNX Runtime: {_first_line(error)}") from error
+        if session.get_providers()[0] != wanted[0]:
+            raise ConfigError(
+                f"{self.path}: {wanted[0]} did not start (its libraries are missing?), and ONNX Runtime fell back to "
+                f"{session.get_providers()[0]}: give providers: cpu, or mend it"
+            )
+        self._session = session
+
+    def unload(self) -> None:
+        self._session = None
+
+    @property
+    def loaded(self) -> bool:
+        return self._session is not None
+
+    def inputs(self) -> dict[str, tuple[str, list[Any]]]:
+        """The graph's inputs in order: name -> (type, shape); a free dimension is a name or none."""
+        return {i.name: (i.type, list(i.shape)) for i in self._session.get_inputs()}
+
+    def name_of(self, role: str, given: str | None, position: int) -> str:
+        """The name of the input that plays a role: the given one, or the one at a position.
+
+        Raises:
+            ConfigError: there is none.
+        """
+        names = list(self.inputs())
+        if given is not None:
+            if given not in names:
+                raise ConfigError(f"{self.path} has no input '{given}' ({role}). {nearest(given, names)}")
+            return given
+        if position >= len(names):
+            raise ConfigError(f"{self.path} takes {', '.join(names)}: there is no input for the {role}")
+        return names[position]
+
+    def run(self, feed: Mapping[str, torch.Tensor], output: str | None) -> torch.Tensor:
+        """One call; each input is cast to the type that the graph declares. A graph of batch one is called B times.
+
+        Raises:
+            ConfigError: an input is missing or does not fit, or there is no such output.
+        """
+        import torch
+
+        kinds = self.inputs()
+        missing = sorted(kinds.keys() - feed.keys())
+        if missing:
+            raise ConfigError(f"{self.path} also wants the input {', '.join(missing)}: name the inputs by `inputs`")
+        arrays = {}
+        for name, value in feed.items():
+            dtype = (_FLOATS | _INTEGERS).get(kinds[name][0])
+            if dtype is None:
+                raise ConfigError(f"{self.path}: input '{name}' is a {kinds[name][0]}, which is not known here")
+            arrays[name] = value.cpu().numpy().astype(dtype)
+        names = [o.name for o in self._session.get_outputs()]
+        if output is not None and output not in names:
+            raise ConfigError(f"{self.path} has no output '{output}'. {nearest(output, names)}")
+        wanted, count = [output or names[0]], max(len(value) for value in arrays.values() if value.ndim)
+        alone = count > 1 and any(shape[:1] == [1] for _, shape in kinds.values())
+        calls = [slice(i, i + 1) for i in range(count)] if alone else [slice(None)]
+        try:
+            parts: list[NDArray[np.float32]] = [
+                self._session.run(wanted, {n: value[part] if value.ndim else value for n, value in arrays.items()})[0]
+                for part in calls
+            ]
+        except Exception as error:  # see load
+            shapes = ", ".join(f"{name} {list(value.shape)}" for name, value in arrays.items())
+            raise ConfigError(f"{self.path} cannot take {shapes}: {_first_line(error)}") from error
+        return torch.cat([torch.from_numpy(part) for part in parts]).float()
+
+
+def _first_line(error: BaseException) -> str:
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return lines[0][:300]

@@ -1,0 +1,91 @@
+"""An OpenAI-compatible images endpoint: POST <base_url>/images/generations, answered by b64_json or url.
+
+Source: the Images API of OpenAI (platform.openai.com/docs/api-reference/images). Its fields are the common ground of
+vLLM, LocalAI, LiteLLM, Together and others, some of which take a seed as well.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from evalkit.errors import ConfigError
+from evalkit.models.base import Request
+from evalkit.models.services.base import Service, from_base64, size_of
+from evalkit.models.services.client import Job, Transient
+
+
+class OpenAIImages(Service):
+    """Text to image, one image a request.
+
+    Args:
+        model: the model's name at the service.
+        base_url: up to and with /v1.
+        api_key_env, api_key_header, api_key_scheme, version, client: see `Service`.
+        response_format: "b64_json" or "url", for services that must be told; none: not sent, either is taken.
+        seed_field: the name of the request's field that takes a seed; none: the service takes none (OpenAI's own),
+            its images cannot be made again, and every sample is marked `unseeded`.
+
+    Call settings: height, width (both, or the service's own), quality, style, background, output_format, and `extra`:
+    further fields of the request.
+    """
+
+    call_settings = frozenset({"height", "width", "quality", "style", "background", "output_format", "extra"})
+    reserved = frozenset({"model", "prompt", "n", "size", "response_format", "stream"})
+
+    def __init__(
+        self,
+        model: str,
+        base_url: str = "https://api.openai.com/v1",
+        api_key_env: str | None = "OPENAI_API_KEY",
+        api_key_header: str = "Authorization",
+        api_key_scheme: str = "Bearer",
+        version: str | None = None,
+        response_format: str | None = None,
+        seed_field: str | None = None,
+        client: Mapping[str, Any] | None = None,
+    ) -> None:
+        super().__init__(base_url, api_key_env, api_key_header, api_key_scheme, version, client)
+        if response_format not in (None, "b64_json", "url"):
+            raise ConfigError(f"response_format={response_format}: give b64_json, url, or null (not sent)")
+        if seed_field in self.reserved:
+            raise ConfigError(f"seed_field={seed_field}: this field has another meaning; give seed, or null")
+        self.model, self.response_format, self.seed_field = model, response_format, seed_field
+
+    def identity(self) -> dict[str, Any]:
+        """Address, model and version; whether a seed goes along. The weights behind it are the service's secret."""
+        return {
+            "kind": "openai images",
+            "url": self.base_url,
+            "model": self.model,
+            "version": self.version,
+            "seed_field": self.seed_field,
+            "reproducible": self.seed_field is not None,
+        }
+
+    def ask(self, job: Job, request: Request, settings: Mapping[str, Any]) -> tuple[bytes, list[str]]:
+        """One attempt at one image."""
+        body: dict[str, Any] = {"model": self.model, "prompt": request.prompt, "n": 1}
+        size = size_of(settings)
+        if size is not None:
+            body["size"] = f"{size[1]}x{size[0]}"
+        body |= {k: v for k, v in settings.items() if k not in ("height", "width", "extra") and v is not None}
+        body |= settings.get("extra") or {}
+        if self.response_format is not None:
+            body["response_format"] = self.response_format
+        warnings = ["negative_prompt_ignored"] if request.negative_prompt else []
+        if self.seed_field is not None:
+            body[self.seed_field] = request.seed32()
+        else:
+            warnings.append("unseeded")
+        answer = job.client.json("POST", "/images/generations", body, until=job.until)
+        images = answer.get("data")
+        if not isinstance(images, list) or len(images) != 1 or not isinstance(images[0], dict):
+            count = len(images) if isinstance(images, list) else "no"
+            raise Transient(f"the answer holds {count} images, not 1")
+        revised = images[0].get("revised_prompt")
+        if revised and revised != request.prompt:
+            warnings.append("prompt_revised")
+        if isinstance(images[0].get("url"), str) and not images[0].get("b64_json"):
+            return job.client.download(images[0]["url"], until=job.until), warnings
+        return from_base64(images[0].get("b64_json")), warnings

@@ -1,0 +1,29 @@
+"""What the block-wise numerics share: the size of a block, products in full float32."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+BLOCK_BYTES = 16 * 2**20  # of a block of features, and of a block of distances
+
+
+@contextmanager
+def full_float32() -> Iterator[None]:
+    """Matrix products in full float32: in TF32 (10 bits of mantissa) distances would err by 1e-3."""
+    import torch
+
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("highest")
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        torch.set_float32_matmul_precision(before)
+
+
+def row_blocks(n: int, width: int) -> list[slice]:
+    """Blocks of rows: neither a block of f32 features nor a square of f32 distances exceeds `BLOCK_BYTES`."""
+    numbers = BLOCK_BYTES // 4
+    step = max(1, min(int(numbers**0.5), numbers // max(width, 1)))
+    return [slice(start, min(start + step, n)) for start in range(0, n, step)]

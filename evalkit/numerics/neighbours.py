@@ -1,0 +1,275 @@
+"""Pairwise distances and kernels of two sets of features in blocks: never an N x M matrix. It imports nothing of ours.
+
+Distances come from `|x|^2 + |y|^2 - 2 x.y`, a float32 matrix product, after a common mean is taken off: it errs by at
+most 27 eps of |x|^2 + |y|^2 (measured up to D = 8192, and along one axis that outweighs all others). Where that could
+change an answer (which neighbour is the k-th, which side of a radius a point lies on) the distance is computed again
+in float64 from the features' differences. So neighbours' distances and counts are those of float64, and a copy of an
+image is at distance 0. A row's distance to itself is left out by its index, not by its value.
+
+Work space: about six blocks of `BLOCK_BYTES`, 100 MiB, besides the features themselves (never copied as a whole) and a
+few numbers a row. Tensors may be on any device; the results are on the same.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from evalkit.numerics.blockwise import full_float32, row_blocks
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+PAIR_BYTES = 2**21  # of differences in float64: what stays in a core's cache
+UNSURE = 64 * 2.0**-23  # in units of |x|^2 + |y|^2: nearer to a radius than this, a distance is computed again
+KEPT = 8  # neighbours that are kept of a set: as many as the metrics' defaults ask for
+SPARE = 2  # candidates beyond the k nearest, against a wrong order by rounding
+EQUAL = 1e-12  # float64 distances that differ by less, relatively, are equal
+
+
+@dataclass(frozen=True)
+class BallCounts:
+    """How a set of points lies in a set of balls.
+
+    Attributes:
+        of_points: i64 [points], the number of balls that hold each point.
+        of_balls: i64 [balls], the number of points that each ball holds.
+    """
+
+    of_points: Tensor
+    of_balls: Tensor
+
+
+def nearest_others(x: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """Each row's k nearest other rows of the same set: its duplicates count, it does not.
+
+    Args:
+        x: f32 [N,D], N > k.
+
+    Returns:
+        Distances f64 [N,k], ascending, and indices i64 [N,k]. They are kept for as long as x lives: several metrics ask
+        for neighbours in the same set.
+
+    Raises:
+        ValueError: N <= k.
+    """
+    if len(x) <= k:
+        raise ValueError(f"{k} nearest others of {len(x)} rows: there must be more than {k}")
+    version = None if x.is_inference() else x._version  # counts changes in place
+    _neighbours[:] = [kept for kept in _neighbours if kept[0]() is not None]
+    for of, then, (distance, index) in _neighbours:
+        if of() is x and then == version and distance.shape[1] >= k:
+            return distance[:, :k], index[:, :k]
+    found = _nearest_others(x, max(k, min(KEPT, len(x) - 1)))
+    _neighbours.append((weakref.ref(x), version, found))
+    return found[0][:, :k], found[1][:, :k]
+
+
+_neighbours: list[tuple[weakref.ref[Tensor], int | None, tuple[Tensor, Tensor]]] = []
+
+
+def _nearest_others(x: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    best = _Best(x, len(x), min(k + SPARE, len(x) - 1))
+    centre = x.mean(0)
+    parts = row_blocks(len(x), x.shape[1])
+    with full_float32():
+        for i, first in enumerate(parts):
+            a = _centred(x, first, centre)
+            for second in parts[i:]:
+                b = a if second is first else _centred(x, second, centre)
+                squares = _squares(a, b)
+                if second is first:
+                    squares.fill_diagonal_(float("inf"))
+                best.update(first, squares, second.start)
+                if second is not first:  # distances are symmetric: half of the products do
+                    best.update(second, squares.T, first.start)
+    return best.exact(x, x, k)
+
+
+def nearest_in(x: Tensor, y: Tensor, k: int = 1) -> tuple[Tensor, Tensor]:
+    """The k rows of y that are nearest to each row of x.
+
+    Args:
+        x: f32 [N,D].
+        y: f32 [M,D], M >= k.
+
+    Returns:
+        Distances f64 [N,k], ascending, and indices i64 [N,k].
+
+    Raises:
+        ValueError: M < k.
+    """
+    if len(y) < k:
+        raise ValueError(f"{k} nearest of {len(y)} rows: there must be at least {k}")
+    best = _Best(x, len(x), min(k + SPARE, len(y)))
+    with full_float32():
+        for rows, columns, squares, _ in _pairs(x, y):
+            best.update(rows, squares, columns.start)
+    return best.exact(x, y, k)
+
+
+def knn_radii(x: Tensor, k: int) -> Tensor:
+    """f64 [N], the distance of each row of f32 [N,D] to its k-th nearest other row. ValueError: N <= k."""
+    return nearest_others(x, k)[0][:, k - 1]
+
+
+def ball_counts(
+    x: Tensor, y: Tensor, *, radii_x: Tensor | None = None, radii_y: Tensor | None = None, closed: bool
+) -> tuple[BallCounts | None, BallCounts | None]:
+    """Which points of one set lie in the balls around the other's, one way or both in one pass.
+
+    Args:
+        x: f32 [N,D].
+        y: f32 [M,D].
+        radii_x: f64 [N], of balls around x, or none.
+        radii_y: f64 [M], of balls around y, or none.
+        closed: whether a distance equal to the radius (relatively to 1e-12) lies in the ball.
+
+    Returns:
+        The points x in the balls of y, where radii_y is given; the points y in the balls of x, where radii_x is given.
+    """
+    import torch
+
+    zeros = [torch.zeros(len(s), dtype=torch.int64, device=x.device) for s in (x, y, y, x)]
+    x_in_y = BallCounts(zeros[0], zeros[1]) if radii_y is not None else None
+    y_in_x = BallCounts(zeros[2], zeros[3]) if radii_x is not None else None
+    with full_float32():
+        for rows, columns, squares, norms in _pairs(x, y):
+            block = _Block(x, y, rows, columns, squares, norms)
+            if radii_y is not None and x_in_y is not None:
+                inside = block.inside(radii_y[columns].square()[None, :], closed).float()  # 0 or 1, f32 [A,B]
+                x_in_y.of_points[rows] += inside.sum(1).long()  # exact: a block is no wider than 2,048
+                x_in_y.of_balls[columns] += inside.sum(0).long()
+            if radii_x is not None and y_in_x is not None:
+                inside = block.inside(radii_x[rows].square()[:, None], closed).float()
+                y_in_x.of_points[columns] += inside.sum(0).long()
+                y_in_x.of_balls[rows] += inside.sum(1).long()
+    return x_in_y, y_in_x
+
+
+def held(x: Tensor, y: Tensor, radii: Tensor, *, closed: bool) -> Tensor:
+    """Whether each point lies in any ball, for several sets of radii in one pass.
+
+    The answer for the first set is that of float64. For the others, of which only spreads are taken, it is float32's.
+
+    Args:
+        x: f32 [N,D], the points.
+        y: f32 [M,D], the balls' centres.
+        radii: f64 [M,R]; a ball of radius NaN holds nothing.
+        closed: whether a distance equal to the radius lies in the ball.
+
+    Returns:
+        bool [N,R].
+    """
+    import torch
+
+    limits = radii.square()  # f64 [M,R]
+    limits32 = limits.float().T  # f32 [R,M]
+    found = torch.zeros((len(x), radii.shape[1]), dtype=torch.bool, device=x.device)
+    with full_float32():
+        for rows, columns, squares, norms in _pairs(x, y):
+            block = _Block(x, y, rows, columns, squares, norms)
+            found[rows, 0] |= block.inside(limits[columns, 0][None, :], closed).any(1)
+            for r in range(1, radii.shape[1]):
+                inside = torch.le if closed else torch.lt
+                found[rows, r] |= inside(squares, limits32[r, columns]).any(1)
+    return found
+
+
+class _Best:
+    """The nearest candidates of each row of a set, as blocks of distances come in."""
+
+    def __init__(self, x: Tensor, n: int, width: int) -> None:
+        import torch
+
+        self.squares = torch.full((n, width), float("inf"), device=x.device)  # f32 [N,C]
+        self.index = torch.zeros((n, width), dtype=torch.int64, device=x.device)
+
+    def update(self, rows: slice, squares: Tensor, offset: int) -> None:
+        """Takes in f32 [A,B]: the squared distances of `rows` to others, the first of which is number `offset`."""
+        import torch
+
+        width = self.squares.shape[1]
+        found = squares.topk(min(width, squares.shape[1]), dim=1, largest=False)
+        joined = torch.cat([self.squares[rows], found.values], 1)
+        index = torch.cat([self.index[rows], found.indices + offset], 1)
+        kept = joined.topk(width, dim=1, largest=False)
+        self.squares[rows], self.index[rows] = kept.values, index.gather(1, kept.indices)
+
+    def exact(self, x: Tensor, y: Tensor, k: int) -> tuple[Tensor, Tensor]:
+        """The k best of the candidates by float64 distances: f64 [N,k] ascending, i64 [N,k]."""
+        import torch
+
+        n, width = self.index.shape
+        rows = torch.arange(n, device=x.device).repeat_interleave(width)
+        squares = _exact_squares(x, rows, y, self.index.reshape(-1)).reshape(n, width)
+        order = squares.argsort(dim=1, stable=True)[:, :k]
+        return squares.gather(1, order).sqrt(), self.index.gather(1, order)
+
+
+@dataclass(frozen=True)
+class _Block:
+    """One block of squared distances, and what is needed to compute some of them again."""
+
+    x: Tensor
+    y: Tensor
+    rows: slice
+    columns: slice
+    squares: Tensor  # f32 [A,B]
+    norms: tuple[Tensor, Tensor]  # f32 [A,1] and [1,B]
+
+    def inside(self, limits: Tensor, closed: bool) -> Tensor:
+        """bool [A,B]: whether squared distances are below the limits, f64 [A,1] or [1,B] (or equal, where closed)."""
+        limits32 = limits.float()
+        widest = UNSURE * (self.norms[0].max() + self.norms[1].max())
+        inside: Tensor = self.squares < limits32 - widest
+        i, j = (self.squares <= limits32 + widest).logical_xor_(inside).nonzero(as_tuple=True)
+        if len(i):  # one list of close pairs, and of those the ones that are close by their own norms
+            near = self.squares[i, j]
+            limit = limits.expand_as(self.squares)[i, j]
+            inside[i, j] = near < limit
+            own = UNSURE * (self.norms[0][i, 0] + self.norms[1][0, j])
+            unsure = ((near - limit).abs() <= own).nonzero()[:, 0]
+            i, j, limit = i[unsure], j[unsure], limit[unsure]
+            exact = _exact_squares(self.x, i + self.rows.start, self.y, j + self.columns.start)
+            inside[i, j] = exact <= limit * (1 + EQUAL) if closed else exact < limit * (1 - EQUAL)
+        return inside
+
+
+def _centred(x: Tensor, part: slice, centre: Tensor) -> tuple[Tensor, Tensor]:
+    """A block of rows less the centre, f32 [B,D], and their squared norms, f32 [B]."""
+    import torch
+
+    rows = x[part].float() - centre
+    return rows, torch.linalg.vector_norm(rows, dim=1).square_()
+
+
+def _squares(a: tuple[Tensor, Tensor], b: tuple[Tensor, Tensor]) -> Tensor:
+    """Squared distances f32 [A,B] of two centred blocks."""
+    import torch
+
+    return torch.addmm(b[1][None, :], a[0], b[0].T, alpha=-2).add_(a[1][:, None]).clamp_(min=0)
+
+
+def _pairs(x: Tensor, y: Tensor) -> Iterator[tuple[slice, slice, Tensor, tuple[Tensor, Tensor]]]:
+    """All pairs of blocks: rows of x, rows of y, squared distances f32 [A,B], squared norms f32 [A,1] and [1,B]."""
+    centre = (x.mean(0) + y.mean(0)) / 2
+    for rows in row_blocks(len(x), x.shape[1]):
+        a = _centred(x, rows, centre)
+        for columns in row_blocks(len(y), y.shape[1]):
+            b = _centred(y, columns, centre)
+            yield rows, columns, _squares(a, b), (a[1][:, None], b[1][None, :])
+
+
+def _exact_squares(x: Tensor, i: Tensor, y: Tensor, j: Tensor) -> Tensor:
+    """Squared distances f64 [P] of the pairs (x[i], y[j]), from their differences."""
+    import torch
+
+    step = max(1, PAIR_BYTES // (8 * max(x.shape[1], 1)))
+    found = torch.empty(len(i), dtype=torch.float64, device=x.device)
+    for start in range(0, len(i), step):
+        part = slice(start, start + step)
+        found[part] = y[j[part]].double().sub_(x[i[part]]).square_().sum(1)
+    return found

@@ -1,0 +1,45 @@
+"""A plan as a dry run prints it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from evalkit.results.terminal import make_console
+from evalkit.samples.store import SampleSet
+
+if TYPE_CHECKING:
+    from evalkit.plan.plan import Plan
+
+
+def print_plan(plan: Plan) -> None:
+    """Prints the cells, what of each is there and to make, and a line for each thing that is missing."""
+    from rich.table import Table
+
+    from evalkit.samples.generate import bytes_per_image
+
+    view = Table(title=f"{plan.config.name}: {len(plan.cells)} cells", title_justify="left")
+    for head in ("cell", "key"):
+        view.add_column(head, overflow="fold")
+    for head in ("samples", "there", "to make", "about MB"):
+        view.add_column(head, justify="right")
+    total, size = 0, 0
+    for cell in plan.cells:
+        missing = (
+            0
+            if cell.name in plan.existing
+            else sum(stop - start for start, stop in SampleSet.missing(plan.store, cell))
+        )
+        total += missing
+        size += missing * bytes_per_image(cell)
+        there = max(0, cell.num_samples - missing)
+        megabytes = f"{missing * bytes_per_image(cell) / 1e6:,.0f}"
+        view.add_row(cell.name, cell.key[:8], str(cell.num_samples), str(there), str(missing), megabytes)
+    console = make_console()
+    console.print(view)
+    names = ", ".join(plan.metrics) or "none"
+    console.print(
+        f"{total} samples to make, about {size / 1e6:,.0f} MB. Metrics: {names}. Results would go to {plan.out}.",
+        markup=False,
+    )
+    for line in plan.missing:
+        console.print(f"missing: {line}", markup=False, highlight=False, soft_wrap=True)

@@ -1,0 +1,317 @@
+"""Prompt sets: what is asked of a model, sample by sample. Reading one imports neither torch nor pandas.
+
+Rules that all sets share:
+
+* Sample `i` is made from prompt `i % N`: the first N samples ask for every prompt once, the next N for each once more.
+* Order is the file's order. Repeated prompts are kept: each asks for a sample of its own (with its own seed).
+* Text is UTF-8 (a byte-order mark is dropped) and stripped of white space at its ends. Other bytes are an error that
+  names the line. In a text file blank lines are skipped; in a table a blank prompt is an error that names the row.
+* A set without prompts is an error.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from evalkit.errors import ConfigError, DataError, nearest
+from evalkit.utils.files import resolve_path, sha256_file, sha256_json
+from evalkit.utils.tables import decode_text, read_table
+
+IMAGES = ("control", "source", "mask", "target")  # a prompt's fields that are paths of images
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """What one sample is asked to show.
+
+    Attributes:
+        text: the prompt; none where only a class is asked for.
+        negative: what is not to be seen; none: the model's own setting.
+        category: a heading for breakdowns of the scores; it changes no pixel.
+        class_id: for class-conditional models, >= 0.
+        control: path of a control image (ControlNet, T2I-Adapter).
+        source: path of the image to start from (image-to-image, inpainting, upscaling, reconstruction).
+        mask: path of an inpainting mask: white is painted anew.
+        target: path of the image that should come out, for metrics of pairs; it changes no pixel.
+    """
+
+    text: str | None = None
+    negative: str | None = None
+    category: str | None = None
+    class_id: int | None = None
+    control: str | None = None
+    source: str | None = None
+    mask: str | None = None
+    target: str | None = None
+
+
+@dataclass(frozen=True)
+class PromptSet:
+    """An ordered set of prompts. `len` is the number of samples it asks for: N prompts x samples_per_prompt.
+
+    Attributes:
+        prompts: the N prompts, N >= 1.
+        samples_per_prompt: samples asked of each prompt when the run names no `num_samples`, >= 1.
+        limit: only the first `limit` prompts are kept; none: all.
+    """
+
+    prompts: tuple[Prompt, ...]
+    samples_per_prompt: int = 1
+    limit: int | None = None
+
+    def __post_init__(self) -> None:
+        for name, value in (("samples_per_prompt", self.samples_per_prompt), ("limit", self.limit)):
+            if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
+                raise ConfigError(f"prompts: {name}={value!r} is not a whole number >= 1")
+        if self.limit is not None:
+            object.__setattr__(self, "prompts", self.prompts[: self.limit])
+        if not self.prompts:
+            raise ConfigError("prompts: the set is empty: give at least one prompt")
+
+    def __len__(self) -> int:
+        return len(self.prompts) * self.samples_per_prompt
+
+    def __iter__(self) -> Iterator[Prompt]:
+        """The N prompts, each once."""
+        return iter(self.prompts)
+
+    def __getitem__(self, sample: int) -> Prompt:
+        """The prompt of any sample >= 0; after the last prompt comes the first again."""
+        if sample < 0:
+            raise IndexError(f"sample index {sample} is negative")
+        return self.prompts[sample % len(self.prompts)]
+
+    def identity(self) -> dict[str, Any]:
+        """All that can change a pixel: texts, negatives, class ids, images; categories and targets do not (JSON)."""
+        rows = [
+            [p.text, p.negative, p.class_id, _digest(p.control)]
+            + ([_digest(p.source), _digest(p.mask)] if p.source or p.mask else [])
+            for p in self.prompts
+        ]
+        return {"prompts": len(rows), "sha256": sha256_json(rows)}
+
+
+def _digest(image: str | None) -> str | None:
+    return sha256_file(Path(image)) if image else None
+
+
+class InlinePrompts(PromptSet):
+    """Prompts written in the configuration: texts, or mappings with `Prompt`'s keys.
+
+    An empty text is allowed here, where somebody wrote it on purpose (it asks for an unconditional sample).
+    """
+
+    def __init__(
+        self, prompts: Sequence[str | Mapping[str, Any]], samples_per_prompt: int = 1, limit: int | None = None
+    ) -> None:
+        if isinstance(prompts, str | Mapping):
+            prompts = [prompts]
+        made = tuple(_inline(item, f"prompts[{i}]") for i, item in enumerate(prompts or ()))
+        super().__init__(made, samples_per_prompt, limit)
+
+
+class ClassPrompts(PromptSet):
+    """Classes 0 .. num_classes-1 without text; with `names`, prompts are those names (for a metric that reads text)."""
+
+    def __init__(
+        self,
+        num_classes: int | None = None,
+        names: Sequence[str] | None = None,
+        samples_per_prompt: int = 1,
+        limit: int | None = None,
+    ) -> None:
+        count = num_classes if num_classes is not None else len(names or ())
+        if names is not None and len(names) != count:
+            raise ConfigError(f"prompts: {len(names)} names for num_classes={count}")
+        labels = list(names) if names is not None else [None] * count
+        made = tuple(Prompt(text=label, category=label, class_id=i) for i, label in enumerate(labels))
+        super().__init__(made, samples_per_prompt, limit)
+
+
+class TextPrompts(PromptSet):
+    """A text file, one prompt a line; blank lines are skipped."""
+
+    def __init__(self, path: str | os.PathLike[str], samples_per_prompt: int = 1, limit: int | None = None) -> None:
+        file = _existing(path)
+        lines = (line.strip() for line in _read_text(file).splitlines())
+        made = tuple(Prompt(text=line) for line in lines if line)
+        if not made:
+            raise DataError(f"{file}: no prompts: the file is empty or all its lines are blank")
+        super().__init__(made, samples_per_prompt, limit)
+
+
+class TablePrompts(PromptSet):
+    """A CSV, TSV or JSONL file; the arguments name its columns.
+
+    Args:
+        path: the file; `pkg://package/inner/path` is a file inside an installed package.
+        text, negative, category, class_id, control, source, mask, target: names of columns. A column that is named must
+            be there. A blank cell means none, except in the text's column, where it is an error. Images' paths are
+            relative to the file's folder.
+        delimiter: "auto" goes by the suffix (.csv, .tsv, .jsonl), then by the first line; or "," ";" "\\t" "jsonl".
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        text: str | None = "prompt",
+        negative: str | None = None,
+        category: str | None = None,
+        class_id: str | None = None,
+        control: str | None = None,
+        source: str | None = None,
+        mask: str | None = None,
+        target: str | None = None,
+        delimiter: str = "auto",
+        samples_per_prompt: int = 1,
+        limit: int | None = None,
+    ) -> None:
+        file = _existing(path)
+        images = {"control": control, "source": source, "mask": mask, "target": target}
+        columns = _columns(text=text, negative=negative, category=category, class_id=class_id, **images)
+        rows = read_table(file, delimiter)
+        made = tuple(
+            _from_row(row, columns, f"{file}:{line}", file.parent) for line, row in itertools.islice(rows, limit)
+        )
+        if not made:
+            raise DataError(f"{file}: no prompts: the table has no rows")
+        super().__init__(made, samples_per_prompt, limit)
+
+
+class DatasetPrompts(PromptSet):
+    """Prompts from a Hugging Face dataset (`pip install evalkit[datasets]`), fetched when first used.
+
+    Args:
+        name: hub id or local path, as `datasets.load_dataset` takes it.
+        split: which split.
+        text, negative, category, class_id: names of columns.
+        config: the dataset's configuration ("subset"), or none.
+        revision: a commit or tag; give one, so that the prompts cannot change.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        split: str = "train",
+        text: str | None = "prompt",
+        negative: str | None = None,
+        category: str | None = None,
+        class_id: str | None = None,
+        config: str | None = None,
+        revision: str | None = None,
+        samples_per_prompt: int = 1,
+        limit: int | None = None,
+    ) -> None:
+        try:
+            import datasets
+        except ImportError:
+            raise ConfigError(
+                f"prompts from the dataset '{name}' need the package 'datasets': pip install 'evalkit[datasets]'"
+            ) from None
+        columns = _columns(text=text, negative=negative, category=category, class_id=class_id)
+        try:
+            table = datasets.load_dataset(name, name=config, split=split, revision=revision)
+        except Exception as error:  # whatever the hub client raises: no such dataset, no network, no such split
+            raise ConfigError(f"prompts: dataset '{name}', split '{split}': {' '.join(str(error).split())}") from error
+        for column in columns.values():
+            if column not in table.column_names:
+                raise ConfigError(f"dataset '{name}': no column '{column}'. {nearest(column, table.column_names)}")
+        table = table.select_columns(sorted(set(columns.values())))  # else images would be decoded for their captions
+        made = tuple(
+            _from_row(row, columns, f"dataset '{name}' row {i}", None)
+            for i, row in enumerate(itertools.islice(table, limit))
+        )
+        super().__init__(made, samples_per_prompt, limit)
+
+
+class DigitsPrompts(PromptSet):
+    """The 560 captions of the captioned digits; class id = digit, category = its word. All prefixes are balanced."""
+
+    def __init__(self, samples_per_prompt: int = 1, limit: int | None = None) -> None:
+        from evalkit.digits.data import DIGIT_WORDS, PROMPTS
+
+        made = tuple(Prompt(text=c.text, category=DIGIT_WORDS[c.digit], class_id=c.digit) for c in PROMPTS)
+        super().__init__(made, samples_per_prompt, limit)
+
+
+def _columns(**names: str | None) -> dict[str, str]:
+    columns = {field: name for field, name in names.items() if name is not None}
+    if "text" not in columns and "class_id" not in columns:
+        raise ConfigError("prompts: name the column of the prompts: text=COLUMN (or class_id=COLUMN)")
+    return columns
+
+
+def _from_row(row: Mapping[str, Any], columns: Mapping[str, str], where: str, folder: Path | None) -> Prompt:
+    values: dict[str, Any] = {}
+    for field, column in columns.items():
+        if column not in row:
+            raise ConfigError(f"{where}: no column '{column}' (asked for by {field}={column}). {nearest(column, row)}")
+        values[field] = _cell(row[column], field, f"{where}: column '{column}'")
+    for name in IMAGES:
+        if values.get(name):
+            image = (folder or Path()) / values[name]
+            if not image.is_file():
+                raise DataError(f"{where}: {name} image {image} is missing")
+            values[name] = str(image)
+    return Prompt(**values)
+
+
+def _cell(value: Any, field: str, where: str) -> str | int | None:
+    if value is None or (isinstance(value, str) and not value.strip()):
+        if field in ("text", "class_id"):
+            raise DataError(f"{where}: blank where a {'prompt' if field == 'text' else 'class'} is wanted")
+        return None
+    if field == "class_id":
+        return _class_id(value, where)
+    if not isinstance(value, str):
+        if field == "category" and isinstance(value, int | float):
+            return str(value)
+        raise DataError(f"{where}: a text is wanted, not {value!r}")
+    return value.strip()
+
+
+def _class_id(value: Any, where: str) -> int:
+    try:
+        number = int(value)
+        if number < 0 or isinstance(value, bool) or (isinstance(value, float) and value != number):
+            raise ValueError
+    except (TypeError, ValueError):
+        raise DataError(f"{where}: a class id is a whole number >= 0, not {value!r}") from None
+    return number
+
+
+def _inline(item: Any, where: str) -> Prompt:
+    if isinstance(item, str):
+        return Prompt(text=item.strip())
+    if not isinstance(item, Mapping):
+        raise ConfigError(f"prompts: {where}: a text or a mapping such as {{text: ..., class_id: 3}}, not {item!r}")
+    fields = list(Prompt.__dataclass_fields__)
+    for key in item:
+        if key not in fields:
+            raise ConfigError(f"prompts: {where}: no such key '{key}'. {nearest(str(key), fields)}")
+    values: dict[str, Any] = {key: value.strip() if isinstance(value, str) else value for key, value in item.items()}
+    if values.get("class_id") is not None:
+        values["class_id"] = _class_id(values["class_id"], f"prompts: {where}")
+    if values.get("text") is None and values.get("class_id") is None:
+        raise ConfigError(f"prompts: {where}: give text or class_id")
+    for name in IMAGES:
+        if values.get(name) is not None and not Path(str(values[name])).is_file():
+            raise ConfigError(f"prompts: {where}: {name} image {values[name]} is missing")
+    return Prompt(**values)
+
+
+def _existing(path: str | os.PathLike[str]) -> Path:
+    file = resolve_path(path)
+    if not file.is_file():
+        what = "is a folder" if file.is_dir() else "is missing"
+        raise ConfigError(f"prompts: the file {file} {what}: give the path of a file of prompts")
+    return file
+
+
+def _read_text(file: Path) -> str:
+    return decode_text(file, file.read_bytes())

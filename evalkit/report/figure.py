@@ -1,0 +1,208 @@
+"""One figure of points and lines, drawn by matplotlib: error bars, tooltips, labels that keep apart."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any
+
+from markupsafe import Markup
+
+from evalkit.report.run_folder import clean
+from evalkit.report.svg import INK, MARKERS, MUTED, SERIES, drawing, to_svg
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+
+@dataclass(frozen=True)
+class Point:
+    """A point, the half-lengths of its bars (0: none), its label and its tooltip."""
+
+    x: float
+    y: float
+    across: float
+    up: float
+    text: str
+    tip: str
+
+
+@dataclass(frozen=True)
+class Line:
+    """Points of one series.
+
+    Attributes:
+        number: of the series: its colour and marker.
+        points: in order.
+        joined: whether a line runs through them.
+        fit: two points of a straight line beside them.
+    """
+
+    number: int
+    points: tuple[Point, ...]
+    joined: bool
+    fit: tuple[Point, ...] = ()
+
+
+@dataclass(frozen=True)
+class Figured:
+    """What a figure shows.
+
+    Attributes:
+        lines: the series.
+        x, y: the axes' names.
+        log_x: whether x is logarithmic.
+        ticks: of x, with their text; none: matplotlib's.
+        front: points of a Pareto front, by x: a thin line of steps runs through them.
+        small: one of many beside each other.
+        labels: whether points bear their labels.
+        ends: only the points at x = 0 bear labels and full markers.
+    """
+
+    lines: Sequence[Line]
+    x: str
+    y: str
+    log_x: bool = False
+    ticks: Sequence[tuple[float, str]] = field(default=())
+    front: tuple[Point, ...] = ()
+    small: bool = False
+    labels: bool = True
+    ends: bool = False
+
+
+def draw(figured: Figured, *, key: str, label: str) -> Markup:
+    """The figure as an <svg> element; `key` is unique in the page, `label` is for screen readers."""
+    with drawing():
+        from matplotlib.figure import Figure
+
+        size = (2.7, 2.0) if figured.small else (5.0, 3.5)
+        figure = Figure(figsize=size)
+        axes = figure.subplots()
+        tips: dict[str, str] = {}
+        if len(figured.front) > 1:
+            across, up = [p.x for p in figured.front], [p.y for p in figured.front]
+            axes.plot(across, up, color=MUTED, linewidth=0.9, linestyle=(0, (4, 3)), zorder=1)
+        for line in figured.lines:
+            _line(axes, figured, line, tips)
+        axes.set_xlabel(clean(figured.x))
+        axes.set_ylabel(clean(figured.y))
+        _scale(axes, figured)
+        _lay_out(axes, size, bool(figured.y))
+        if figured.labels:
+            _place(axes, figured)
+        return to_svg(figure, key=key, label=label, tips=tips)
+
+
+def _line(axes: Axes, figured: Figured, line: Line, tips: dict[str, str]) -> None:
+    colour, marker = style(line.number)
+    if line.fit:
+        axes.plot([p.x for p in line.fit], [p.y for p in line.fit], color=colour, linewidth=0.8, alpha=0.6)
+    if line.joined:
+        axes.plot([p.x for p in line.points], [p.y for p in line.points], color=colour)
+    for point in line.points:
+        gid = f"tip-{len(tips)}"
+        tips[gid] = point.tip
+        if point.up or point.across:
+            bars = {"yerr": point.up or None, "xerr": point.across or None}
+            axes.errorbar(point.x, point.y, **bars, fmt="none", ecolor=colour, elinewidth=1, capsize=0, alpha=0.75)  # type: ignore[arg-type]
+        faint = figured.ends and point.x > 0
+        size = 3.0 if faint else 4.5 if figured.small else 6.0
+        axes.plot(
+            [point.x], [point.y], marker=marker, color=colour, markersize=size, alpha=0.6 if faint else 1, gid=gid,
+            linestyle="none", clip_on=False, zorder=3,
+        )  # fmt: skip
+
+
+def _scale(axes: Axes, figured: Figured) -> None:
+    from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter, NullLocator
+
+    axes.margins(0.09, 0.12)
+    axes.yaxis.set_major_locator(MaxNLocator(5))
+    if figured.log_x:
+        axes.set_xscale("log")
+        axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        axes.xaxis.set_minor_formatter(NullFormatter())
+        axes.xaxis.set_minor_locator(NullLocator())
+    if figured.ticks and len(figured.ticks) <= 10:
+        axes.set_xticks([at for at, _ in figured.ticks], [clean(text) for _, text in figured.ticks])
+        axes.xaxis.set_minor_locator(NullLocator())
+
+
+def _lay_out(axes: Axes, size: tuple[float, float], named: bool) -> None:
+    """Margins for the ticks' text and the axes' names: matplotlib's own layout engines draw every figure twice."""
+    axes.autoscale_view()
+    texts = axes.yaxis.get_major_formatter().format_ticks(list(axes.yaxis.get_major_locator()()))
+    left = 8 + 5.8 * max(map(len, texts), default=0) + (15 if named else 0)  # in points of 1/72 inch
+    width, height = 72 * size[0], 72 * size[1]
+    axes.figure.subplots_adjust(left=left / width, right=1 - 12 / width, bottom=36 / height, top=1 - 8 / height)
+
+
+_AROUND = ((5, 4), (-5, 4), (5, -11), (-5, -11), (8, -3), (-8, -3), (12, 9), (-12, 9), (12, -16), (-12, -16))
+
+
+Spot = tuple[float, float]
+
+
+def _place(axes: Axes, figured: Figured) -> None:
+    """Puts each label beside its point, where it covers the least of points, lines and labels; in 1/72 inch."""
+    scale = 72 / axes.figure.dpi
+
+    def at(point: Point) -> Spot:
+        x, y = axes.transData.transform((point.x, point.y))
+        return float(x) * scale, float(y) * scale
+
+    spots = [at(p) for line in figured.lines for p in line.points]
+    between = [s for line in figured.lines if line.joined for s in _between([at(p) for p in line.points])]
+    boxes: list[tuple[float, float, float]] = []  # centre and half the width of what is placed
+    for point in (p for line in figured.lines for p in line.points if p.text):
+        (x, y), half = at(point), 3.2 * len(point.text) + 1
+
+        def covered(offset: tuple[int, int], x: float = x, y: float = y, half: float = half) -> float:
+            at_x, at_y = x + offset[0] + half * (1 if offset[0] > 0 else -1), y + offset[1] + 3
+            hits: float = sum(abs(at_x - a) < half + 3 and abs(at_y - b) < 7 for a, b in spots)
+            hits += 0.5 * any(abs(at_x - a) < half + 1 and abs(at_y - b) < 5 for a, b in between)
+            hits += sum(2 * (abs(at_x - a) < half + w and abs(at_y - b) < 9) for a, b, w in boxes)
+            return hits + 0.01 * (abs(offset[0]) + abs(offset[1]))
+
+        offset = min(_AROUND, key=covered)
+        boxes.append((x + offset[0] + half * (1 if offset[0] > 0 else -1), y + offset[1] + 3, half))
+        axes.annotate(
+            clean(point.text),
+            (point.x, point.y),
+            offset,
+            textcoords="offset points",
+            fontsize=9,
+            color=INK,
+            ha="left" if offset[0] > 0 else "right",
+            va="baseline",
+            annotation_clip=False,
+        )
+
+
+def _between(spots: Sequence[Spot], step: float = 4.0) -> list[Spot]:
+    """Spots along the lines that join others."""
+    found = []
+    for (x, y), (to_x, to_y) in pairwise(spots):
+        count = max(1, int(math.hypot(to_x - x, to_y - y) / step))
+        found += [(x + (to_x - x) * i / count, y + (to_y - y) * i / count) for i in range(1, count)]
+    return found
+
+
+def style(number: int) -> tuple[str, str]:
+    """A series' colour and marker; both come round, out of step, after eight."""
+    return SERIES[number % len(SERIES)], MARKERS[(number + number // len(SERIES)) % len(MARKERS)]
+
+
+def legend_mark(number: int) -> Markup:
+    """A series' marker as a small <svg>, for a legend in HTML."""
+    from matplotlib.markers import MarkerStyle
+
+    marker: Any = MarkerStyle(style(number)[1])
+    polygons = marker.get_path().transformed(marker.get_transform()).to_polygons()
+    data = "".join("M" + "L".join(f"{7 + 7 * x:.1f} {7 - 7 * y:.1f}" for x, y in polygon) + "Z" for polygon in polygons)
+    fill = f"var(--s{number % len(SERIES) + 1})"
+    text = '<svg class="mark" viewBox="0 0 14 14" aria-hidden="true"><path d="{}" fill="{}"/></svg>'
+    return Markup(text).format(data, fill)

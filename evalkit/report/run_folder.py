@@ -1,0 +1,226 @@
+"""A run's results as the report reads them: results.json and what lies beside it. What is gone is said, not fatal."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+import re
+from array import array
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from evalkit.errors import DataError
+from evalkit.results.table import ResultTable, Row
+from evalkit.utils.files import sha256_file, sha256_json
+
+RESULTS = "results.json"
+_BESIDE = ("samples.csv", "categories.csv", "nearest.csv", "reference.png")
+SAMPLE_HEADS = ("cell", "index", "file", "prompt", "category")  # of samples.csv, before the metrics
+_CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff\ufdd0-\ufdef\ufffe\uffff]")
+
+
+@dataclass(frozen=True)
+class Samples:
+    """samples.csv, without its files and prompts (they are read again for the few that are shown).
+
+    Attributes:
+        counts: samples by cell.
+        scores: by metric of single samples, then by cell: f64 [N] in the order of the indices, NaN where there is none.
+        categories: by cell: each sample's category, "" where it has none.
+    """
+
+    counts: Mapping[str, int] = field(default_factory=dict)
+    scores: Mapping[str, Mapping[str, Sequence[float]]] = field(default_factory=dict)
+    categories: Mapping[str, Sequence[str]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Run:
+    """All that the page shows.
+
+    Attributes:
+        path: the results.json.
+        table: what it holds.
+        beside: the folder whose other files belong to it; none where the file has another name than results.json.
+    """
+
+    path: Path
+    table: ResultTable
+    beside: Path | None
+
+    @classmethod
+    def open(cls, path: Path) -> Run:
+        """A results folder, or a results.json.
+
+        Raises:
+            DataError: there is none, or it cannot be read.
+        """
+        if path.is_dir():
+            path = path / RESULTS
+            if not path.is_file():
+                raise DataError(f"{path.parent}: no {RESULTS} in this folder: give a run's folder or its {RESULTS}")
+        return cls(path, ResultTable.load(path), path.parent if path.name == RESULTS else None)
+
+    def file(self, name: str) -> Path | None:
+        """A file of the run beside its results.json, or none."""
+        path = self.beside / name if self.beside else None
+        return path if path is not None and path.is_file() else None
+
+    @cached_property
+    def keys(self) -> dict[str, str]:
+        """By cell the letters that stand for it in plots and captions: A to Z, AA, AB, ..."""
+        return {cell: letters(number) for number, cell in enumerate(self.table.cells)}
+
+    @cached_property
+    def digest(self) -> str:
+        """Of everything that the page shows but the images of the store, whose content the scores pin down."""
+        data = json.loads(self.path.read_text(encoding="utf-8"))
+        data["run"].pop("seconds", None)  # a run that finds all done takes other times, and changes nothing
+        if isinstance(data.get("gate"), dict):
+            data["gate"].pop("at", None)  # judged again, with the same verdict
+        found = [self.file(name) for name in _BESIDE] + [p for _, _, p in nearest_sheets(self)]
+        files = [[path.name, sha256_file(path)] for path in found if path is not None]
+        return sha256_json([data, files])
+
+    @cached_property
+    def samples(self) -> Samples | str:
+        """samples.csv, or why there is none."""
+        path = self.file("samples.csv")
+        if path is None:
+            return self._absent("samples.csv")
+        try:
+            return _read_samples(path, self.keys)
+        except (OSError, ValueError, LookupError, csv.Error) as error:
+            return f"samples.csv cannot be read ({clean(str(error))})."
+
+    @cached_property
+    def categories(self) -> list[dict[str, str]] | str:
+        """The lines of categories.csv, or why there are none."""
+        return self._lines("categories.csv", ("cell", "metric", "category", "mean", "stderr", "n"))
+
+    @cached_property
+    def nearest(self) -> list[dict[str, str]] | str:
+        """The lines of nearest.csv, or why there are none."""
+        return self._lines("nearest.csv", ("cell", "metric", "sample", "training", "distance"))
+
+    def _absent(self, name: str) -> str:
+        if self.beside is None:
+            return f"The page was made from {self.path.name} alone, so {name} was not looked for."
+        return f"{name} is not beside {RESULTS}."
+
+    def _lines(self, name: str, heads: Sequence[str]) -> list[dict[str, str]] | str:
+        path = self.file(name)
+        if path is None:
+            return self._absent(name)
+        try:
+            with _open(path) as lines:
+                return [dict(zip(heads, line, strict=True)) for line in _columns(lines, heads)]
+        except (OSError, ValueError, LookupError, csv.Error) as error:
+            return f"{name} cannot be read ({clean(str(error))})."
+
+    def shown(self, chosen: set[int]) -> dict[tuple[str, int], tuple[str, str]]:
+        """By cell and index, for the chosen indices: the sample's file and prompt."""
+        path = self.file("samples.csv")
+        if path is None:
+            return {}
+        with _open(path) as lines:
+            return {
+                (cell, int(index)): (file, prompt)
+                for cell, index, file, prompt in _columns(lines, ("cell", "index", "file", "prompt"))
+                if int(index) in chosen
+            }
+
+    def find(self, file: str) -> Path | None:
+        """Where a sample's file is now: as recorded, or in the store that this folder lies in, if it was moved."""
+        path = Path(file)
+        if path.is_file():
+            return path
+        store = str(self.table.run.get("store") or "")
+        if self.beside is not None and store and file.startswith(store):
+            moved = self.beside.parent / file[len(store) :].lstrip("/\\")
+            return moved if moved.is_file() else None
+        return None
+
+
+def nearest_sheets(run: Run) -> list[tuple[str, str, Path]]:
+    """The sheets of nearest training images that are there: cell, metric, file."""
+    if not isinstance(run.nearest, list):
+        return []
+    pairs = dict.fromkeys((line["cell"], line["metric"]) for line in run.nearest)
+    found = [(cell, metric, run.file(f"nearest/{cell}-{metric}.png")) for cell, metric in pairs]
+    return [(cell, metric, path) for cell, metric, path in found if path is not None]
+
+
+def _open(path: Path) -> Any:
+    return path.open(encoding="utf-8", errors="replace", newline="")
+
+
+def _columns(lines: Any, heads: Sequence[str]) -> Iterator[list[str]]:
+    """The named columns of a CSV, line by line (`LookupError` where one is missing)."""
+    csv.field_size_limit(2**31 - 1)  # prompts may be long
+    reader = csv.reader(lines)
+    first = next(reader, [])
+    places = []
+    for head in heads:
+        if head not in first:
+            raise LookupError(f"it has no column '{head}'")
+        places.append(first.index(head))
+    for line in reader:
+        if line:
+            yield [line[place] for place in places]
+
+
+def _read_samples(path: Path, cells: Mapping[str, str]) -> Samples:
+    with _open(path) as lines:
+        heads = next(csv.reader(lines), [])
+    if missing := [head for head in SAMPLE_HEADS if head not in heads]:
+        raise LookupError(f"it has no column '{missing[0]}'")
+    metrics = [head for head in heads if head not in SAMPLE_HEADS and not head.endswith(".influence")]
+    counts: dict[str, int] = {}
+    scores: dict[str, dict[str, array[float]]] = {metric: {} for metric in metrics}
+    categories: dict[str, list[str]] = {}
+    known: dict[str, str] = {}  # each category's text once: there may be a million samples
+    with _open(path) as lines:
+        for cell, index, category, *values in _columns(lines, ("cell", "index", "category", *metrics)):
+            if cell not in cells:
+                continue
+            if int(index) != counts.get(cell, 0):
+                raise ValueError(f"the samples of {cell} are not in order")
+            counts[cell] = int(index) + 1
+            categories.setdefault(cell, []).append(known.setdefault(category, category))
+            for metric, value in zip(metrics, values, strict=True):
+                scores[metric].setdefault(cell, array("d")).append(float(value) if value else math.nan)
+    kept = {m: {c: v for c, v in by.items() if not all(map(math.isnan, v))} for m, by in scores.items()}
+    return Samples(counts, {m: by for m, by in kept.items() if by}, categories)
+
+
+def letters(number: int) -> str:
+    """0 is A, 25 is Z, 26 is AA."""
+    return (letters(number // 26 - 1) if number >= 26 else "") + chr(ord("A") + number % 26)
+
+
+def clean(text: str) -> str:
+    """Without what HTML and XML cannot hold (control characters, lone surrogates): U+FFFD stands in their place."""
+    return _CONTROL.sub("�", text)
+
+
+def short(text: str, length: int = 60) -> str:
+    """A name on one line, cut in its middle where it is longer than `length`."""
+    text = " ".join(clean(text).split())
+    if len(text) <= length:
+        return text
+    head = length * 2 // 3
+    return f"{text[:head]}…{text[head + 1 - length :]}"
+
+
+def sign(row: Row) -> int:
+    """+1 where higher is better, else -1."""
+    return 1 if row.better == "higher" else -1
+
+
+def finite(row: Row | None) -> bool:
+    return row is not None and row.value is not None and math.isfinite(row.value)

@@ -1,0 +1,302 @@
+"""The comparison table, the findings and the run's making, as the templates show them."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from evalkit.report.run_folder import Run, finite, short
+from evalkit.report.summary import first_rows, max_n, ranked
+from evalkit.results import render
+from evalkit.results.render import format_value
+from evalkit.results.table import MISSING, Column, Row
+
+
+@dataclass(frozen=True)
+class Score:
+    """One score: its text, its value to sort by, and its mark: "best", "tie" (not significantly worse), or ""."""
+
+    text: str
+    stderr: str
+    value: float | None
+    mark: str
+    apart: bool
+    why: str
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A cell's line: what it is, and its scores in the order of the columns."""
+
+    cell: str
+    leading: Sequence[str]
+    scores: Sequence[Score]
+
+
+@dataclass(frozen=True)
+class TableView:
+    """The wide table.
+
+    Attributes:
+        heads: of the leading columns.
+        columns: with the hash of the protocol that most of a column's scores share.
+        entries: a line a cell.
+        filters: by leading column that tells cells apart: its values.
+        csv: the whole table, as a data URI.
+        markdown, latex: the whole table.
+        notes: what must be read with it.
+        comparisons: a line each, as in comparison.md.
+    """
+
+    heads: Sequence[str]
+    columns: Sequence[tuple[Column, str]]
+    entries: Sequence[Entry]
+    filters: Sequence[tuple[int, str, Sequence[str]]]
+    csv: str
+    markdown: str
+    latex: str
+    notes: Sequence[str]
+    comparisons: Sequence[Sequence[str]]
+
+
+def make_table(run: Run) -> TableView:
+    table = run.table
+    heads, leading = table.grid
+    columns = [column for column in table.columns if not column.is_cost]
+    columns += [column for column in table.columns if column.is_cost and any(map(finite, column.rows.values()))]
+    best = {column.metric: _first(column) for column in columns}
+    entries = [
+        Entry(cell, lead, [_score(column, cell, best[column.metric]) for column in columns])
+        for cell, lead in zip(table.cells, leading, strict=True)
+    ]
+    filters = []
+    for place, head in enumerate(heads):
+        values = sorted({lead[place] for lead in leading}, key=_by_number)
+        if head != "N" and 1 < len(values) <= 40:
+            filters.append((place, head, values))
+    titles = {column.metric: column.title for column in table.columns}
+    comparisons = render.comparison_lines(table.comparisons, titles)
+    csv = base64.b64encode(_encodable(render.to_csv(table))).decode("ascii")
+    return TableView(
+        heads,
+        [(column, _common_hash(column)) for column in columns],
+        entries,
+        filters,
+        f"data:text/csv;base64,{csv}",
+        render.to_markdown(table),
+        render.to_latex(table),
+        table.footnotes(),
+        comparisons,
+    )
+
+
+def _encodable(text: str) -> bytes:
+    return text.encode("utf-8", errors="replace")  # a lone surrogate has no bytes
+
+
+def _by_number(text: str) -> tuple[float, str]:
+    try:
+        return float(text), ""
+    except ValueError:
+        return float("inf"), text
+
+
+def _first(column: Column) -> set[str]:
+    """The best cell of each protocol that ranks two cells or more."""
+    groups: dict[str, list[Row]] = {}
+    for row in column.rows.values():
+        if finite(row):
+            groups.setdefault(row.protocol_hash, []).append(row)
+    found = set()
+    for rows in groups.values():
+        if len(rows) > 1:
+            top = ranked(Column(column.metric, column.title, {row.cell: row for row in rows}))[0]
+            found |= {row.cell for row in rows if row.value == top.value and row.cell in column.best}
+    return found
+
+
+def _score(column: Column, cell: str, best: set[str]) -> Score:
+    row = column.rows.get(cell)
+    if row is None or not finite(row):
+        return Score(MISSING, "", None, "", False, short((row.note if row else None) or "no value", 200))
+    text, _, spread = format_value(row.value, row.stderr).partition(" ± ")
+    mark = "best" if cell in best else "tie" if cell in column.best else ""
+    return Score(text, spread, row.value, mark, cell in column.odd, short(row.note or "", 200))
+
+
+def _common_hash(column: Column) -> str:
+    rows = [row for cell, row in column.rows.items() if finite(row) and cell not in column.odd]
+    return rows[0].protocol_hash if rows else ""
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """What scores rest on: once a hash, with the metrics and cells that share it."""
+
+    hash: str
+    labels: Sequence[str]
+    cells: Sequence[str]
+    text: str
+
+
+def protocols(run: Run) -> list[Protocol]:
+    """Every protocol of the table's values, in full."""
+    found: dict[str, list[Row]] = {}
+    for row in run.table.rows:
+        if finite(row):
+            found.setdefault(row.protocol_hash, []).append(row)
+    return [
+        Protocol(
+            short(key, 40),
+            list(dict.fromkeys(row.label for row in rows)),
+            list(dict.fromkeys(run.keys[row.cell] for row in rows)),
+            to_yaml(rows[0].protocol),
+        )
+        for key, rows in found.items()
+    ]
+
+
+def to_yaml(value: Any) -> str:
+    import yaml
+
+    return str(yaml.safe_dump(_plain(value), sort_keys=False, allow_unicode=True, width=120))
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(key): _plain(part) for key, part in value.items()}
+    return [_plain(part) for part in value] if isinstance(value, (list, tuple)) else value
+
+
+@dataclass(frozen=True)
+class Made:
+    """How the run was made: (name, value) lines, and the long texts."""
+
+    command: str
+    facts: Sequence[tuple[str, str]]
+    versions: Sequence[tuple[str, str]]
+    seconds: Sequence[tuple[str, str]]
+    cells: Sequence[tuple[str, str, str, int, int, str]]  # key letters, name, sample key, seed, N, pairing
+    config: str
+    protocols: Sequence[Protocol]
+
+
+def make_made(run: Run) -> Made:
+    about = run.table.run
+    config = about.get("config")
+    devices = {str(row.protocol["device"]) for row in run.table.rows if isinstance(row.protocol.get("device"), str)}
+    facts = [
+        ("samples made on", ", ".join(sorted(devices))),
+        ("device asked for", str(config.get("device", "")) if isinstance(config, Mapping) else ""),
+        ("platform", str(about.get("platform") or "")),
+        ("Python", str(about.get("python") or "")),
+        ("store", str(about.get("store") or "")),
+    ]
+    rows = first_rows(run)
+    keys, pairing = about.get("cells") or {}, about.get("pairing") or {}
+    cells = [
+        (run.keys[c], c, str(keys.get(c, ""))[:8], rows[c].seed, max_n(run, c), str(pairing.get(c, "")))
+        for c in run.table.cells
+    ]
+    return Made(
+        str(about.get("command") or ""),
+        [(name, value) for name, value in facts if value],
+        [(str(k), str(v)) for k, v in _items(about.get("versions"))],
+        [(str(k), f"{v:.1f} s" if isinstance(v, (int, float)) else str(v)) for k, v in _items(about.get("seconds"))],
+        cells,
+        to_yaml(config) if isinstance(config, Mapping) else "",
+        protocols(run),
+    )
+
+
+def _items(value: Any) -> Any:
+    return value.items() if isinstance(value, Mapping) else ()
+
+
+@dataclass(frozen=True)
+class GateView:
+    """The gate's verdict: its status, how many results have which, and the results, those that do not pass first."""
+
+    status: str
+    counts: Sequence[tuple[str, int]]
+    results: Sequence[Mapping[str, str]]
+    notes: Sequence[str]
+
+
+_ORDER = ("fail", "inconclusive", "waived", "pass")
+
+
+def make_gate(run: Run) -> GateView | None:
+    gate = run.table.gate
+    if gate is None:
+        return None
+    found = [_result(run, r) for r in gate.get("results") or () if isinstance(r, Mapping)]
+    statuses = [result["status"] for result in found]
+    known = sorted(set(statuses), key=lambda s: (_ORDER.index(s) if s in _ORDER else len(_ORDER), s))
+    notes = [str(note) for note in gate.get("notes") or ()]
+    results = sorted(found, key=lambda result: known.index(result["status"]))
+    return GateView(str(gate.get("status", "unknown")), [(s, statuses.count(s)) for s in known], results, notes)
+
+
+def _result(run: Run, result: Mapping[str, Any]) -> dict[str, str]:
+    """One result as text; nothing is taken for granted of an earlier version's results.json."""
+    waived, needed = result.get("waived"), result.get("needed_n")
+    said = [str(result.get("reason") or "")]
+    if needed:
+        said.append(f"About {needed} samples a cell would decide it.")
+    if isinstance(waived, Mapping):
+        said.append(f"Waived until {waived.get('until', '?')}: {waived.get('reason', '')}")
+    plain = f"{result.get('kind') or ''} {_number(result.get('limit'))}".strip()
+    return {
+        "cell": str(result.get("cell") or "the run"),
+        "key": run.keys.get(str(result.get("cell")), ""),
+        "metric": str(result.get("label") or result.get("metric") or ""),
+        "rule": str(result.get("rule") or plain),
+        "value": format_value(*_pair(result)),
+        "status": "waived" if waived else str(result.get("status", "")),
+        "reason": " ".join(part for part in said if part),
+    }
+
+
+def _pair(result: Mapping[str, Any]) -> tuple[float | None, float | None]:
+    """The score and its standard error (of `no_worse_than` it is the difference's, which its reason gives)."""
+    value, stderr = result.get("value"), result.get("stderr") if result.get("kind") in ("max", "min") else None
+    return (
+        float(value) if isinstance(value, (int, float)) else None,
+        float(stderr) if isinstance(stderr, (int, float)) else None,
+    )
+
+
+def _number(value: Any) -> str:
+    return f"{value:g}" if isinstance(value, (int, float)) else "" if value is None else str(value)
+
+
+@dataclass(frozen=True)
+class FindingView:
+    severity: str
+    kind: str
+    where: str
+    count: str
+    message: str
+    effect: str
+    files: Sequence[str]
+
+
+def make_findings(run: Run) -> list[FindingView]:
+    """What lint found, the gravest first."""
+    order = ("error", "warning", "note")
+    found = [
+        FindingView(
+            str(f.get("severity", "")),
+            str(f.get("kind", "")),
+            str(f.get("where", "")),
+            f"{_number(f.get('count'))} of {_number(f['of'])}" if f.get("of") else _number(f.get("count")),
+            str(f.get("message", "")),
+            str(f.get("effect", "")),
+            [str(file) for file in f.get("files") or ()],
+        )
+        for f in run.table.lint
+    ]
+    return sorted(found, key=lambda f: order.index(f.severity) if f.severity in order else len(order))

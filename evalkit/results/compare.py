@@ -1,0 +1,109 @@
+"""Every cell against a baseline, or against each metric's best: difference, interval, corrected p, and a verdict."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Literal
+
+from evalkit.results.stats import CONFIDENCE, Difference, difference, holm
+from evalkit.results.table import Comparison, Row
+
+Influences = Mapping[tuple[str, str], Sequence[float]]
+"""By (cell, metric): one value a sample, in the order of their indices."""
+
+
+def compare(
+    rows: Sequence[Row], *, baseline: str | None, influences: Influences, pairing: Mapping[str, str]
+) -> tuple[list[Comparison], dict[str, list[str]]]:
+    """Compares the cells, metric by metric; scores of different protocols are never compared.
+
+    Args:
+        rows: the scores.
+        baseline: the cell that the others are compared with; none: each metric's best cell.
+        influences: of the scores that have them.
+        pairing: by cell a digest of its prompts and seed; cells that share it are compared sample by sample.
+
+    Returns:
+        The comparisons with the baseline (or the best), Holm-corrected within a metric; and by metric the cells that
+        are the best or not significantly worse than it, among those of one protocol.
+    """
+    comparisons: list[Comparison] = []
+    best: dict[str, list[str]] = {}
+    for metric in dict.fromkeys(row.metric for row in rows):
+        scored = [r for r in rows if r.metric == metric and r.value is not None and math.isfinite(r.value)]
+        groups: dict[str, list[Row]] = {}
+        for row in scored:
+            groups.setdefault(row.protocol_hash, []).append(row)
+        for group in groups.values():
+            top = _best(group)
+            against_best = _against(top, group, influences, pairing)
+            if len(group) > 1:
+                ties = [c.cell for c in against_best if c.verdict == "not distinguishable"]
+                best.setdefault(metric, []).extend([top.cell, *ties])
+            if baseline is None:
+                comparisons += against_best
+        if baseline is not None:
+            comparisons += _with_baseline(baseline, scored, influences, pairing)
+    return comparisons, best
+
+
+def _best(rows: Sequence[Row]) -> Row:
+    sign = 1 if rows[0].better == "higher" else -1
+    return max(rows, key=lambda row: sign * (row.value or 0.0))
+
+
+def _with_baseline(
+    baseline: str, rows: Sequence[Row], influences: Influences, pairing: Mapping[str, str]
+) -> list[Comparison]:
+    base = next((row for row in rows if row.cell == baseline), None)
+    if base is None:
+        return []
+    same = [row for row in rows if row.protocol_hash == base.protocol_hash]
+    return _against(base, same, influences, pairing)
+
+
+def _against(base: Row, rows: Sequence[Row], influences: Influences, pairing: Mapping[str, str]) -> list[Comparison]:
+    others = [row for row in rows if row.cell != base.cell]
+    found = [_difference(row, base, influences, pairing) for row in others]
+    corrected = holm([d.p for d in found])
+    return [
+        Comparison(
+            metric=row.metric,
+            cell=row.cell,
+            baseline=base.cell,
+            difference=d.value,
+            stderr=d.stderr,
+            paired=d.paired,
+            low=d.low,
+            high=d.high,
+            p=d.p,
+            p_holm=p,
+            verdict=_verdict(d, p, row.better),
+        )
+        for row, d, p in zip(others, found, corrected, strict=True)
+    ]
+
+
+def _difference(row: Row, base: Row, influences: Influences, pairing: Mapping[str, str]) -> Difference:
+    assert row.value is not None
+    assert base.value is not None
+    a, b = influences.get((row.cell, row.metric)), influences.get((base.cell, base.metric))
+    common = pairing.get(row.cell) is not None and pairing.get(row.cell) == pairing.get(base.cell)
+    paired = [a, b] if common and a is not None and b is not None and len(a) == len(b) else None
+    return difference((row.value, row.stderr), (base.value, base.stderr), paired)
+
+
+def _verdict(found: Difference, p: float | None, better: str) -> Literal["better", "worse", "not distinguishable", ""]:
+    """By the corrected p; without a standard error there is no verdict, unless the values are equal."""
+    if p is None:
+        return "not distinguishable" if found.value == 0 else ""
+    if p > 1 - CONFIDENCE:
+        return "not distinguishable"
+    return "better" if (found.value > 0) == (better == "higher") else "worse"
+
+
+def rename_apart(rows: Sequence[Row], taken: set[str], suffix: str) -> list[Row]:
+    """Rows of an earlier run, their cells renamed where this run has cells of the same name."""
+    return [replace(row, cell=f"{row.cell} ({suffix})") if row.cell in taken else row for row in rows]

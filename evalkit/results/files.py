@@ -1,0 +1,101 @@
+"""Writes the files of a run's results."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from statistics import fmean, stdev
+from typing import TYPE_CHECKING, Any
+
+from evalkit.data.moments import Moments
+from evalkit.results.rows import categories
+from evalkit.results.table import ResultTable
+from evalkit.utils.files import write_text
+
+if TYPE_CHECKING:
+    from evalkit.config.schema import RunConfig
+    from evalkit.results.rows import Outcome
+
+
+def _write_samples(outcome: Outcome, out: Path) -> None:
+    """samples.csv: a line a sample: where it lies, its prompt, category and value (or influence) of each metric."""
+    given = {metric for _, metric in outcome.influences}
+    names = [name for name in outcome.metrics if name in given]
+    heads = [name if outcome.metrics[name].per_sample else f"{name}.influence" for name in names]
+
+    def lines() -> Iterator[list[Any]]:
+        yield ["cell", "index", "file", "prompt", "category", *heads]
+        for cell in outcome.cells:
+            source = outcome.sources[cell.name]
+            columns = [outcome.scored[cell.name, name].score.influence for name in names]
+            for i, (prompt, category) in enumerate(zip(source.prompts, categories(source), strict=True)):
+                values = ("" if column is None else f"{column[i]:.6g}" for column in columns)
+                yield [cell.name, i, source.location(i), prompt, category, *values]
+
+    _write_csv(out / "samples.csv", lines())
+
+
+def _write_categories(outcome: Outcome, out: Path) -> None:
+    """categories.csv: the mean of each metric of single samples over the prompts of a category, where there are any."""
+    lines: list[list[Any]] = [["cell", "metric", "category", "mean", "stderr", "n"]]
+    for cell in outcome.cells:
+        headings = categories(outcome.sources[cell.name])
+        for name, metric in outcome.metrics.items():
+            each = outcome.scored[cell.name, name].score.influence
+            if not metric.per_sample or each is None:
+                continue
+            groups: dict[str, list[float]] = {}
+            for heading, value in zip(headings, each, strict=True):
+                if heading is not None:
+                    groups.setdefault(heading, []).append(value)
+            for heading, values in groups.items():
+                spread = stdev(values) / len(values) ** 0.5 if len(values) > 1 else ""
+                lines.append([cell.name, name, heading, fmean(values), spread, len(values)])
+    if len(lines) > 1:
+        _write_csv(out / "categories.csv", lines)
+
+
+def _write_nearest(outcome: Outcome, out: Path) -> None:
+    """nearest/<cell>-<metric>.png: the most suspicious samples, each above its nearest training image; and a CSV."""
+    from evalkit.results.sheets import write_pairs
+
+    lines: list[list[Any]] = [["cell", "metric", "sample", "training", "distance"]]
+    for cell in outcome.cells:
+        for name in outcome.metrics:
+            nearest = outcome.scored[cell.name, name].score.nearest
+            lines += [[cell.name, name, *found] for found in nearest]
+            if nearest and outcome.training is not None and not isinstance(outcome.training, Moments):
+                path = out / "nearest" / f"{cell.name}-{name}.png"
+                write_pairs(outcome.sources[cell.name], outcome.training, nearest, path, title=f"{cell.name}: {name}")
+    if len(lines) > 1:
+        _write_csv(out / "nearest.csv", lines)
+
+
+def _write_csv(path: Path, lines: Iterable[Sequence[Any]]) -> None:
+    out = io.StringIO()
+    csv.writer(out, lineterminator="\n").writerows(lines)
+    write_text(path, out.getvalue())
+
+
+def write(outcome: Outcome, table: ResultTable, config: RunConfig, out: Path) -> None:
+    """Writes all files of a run's results into `out`, each whole or not at all."""
+    from omegaconf import OmegaConf
+
+    from evalkit.results import render, sheets
+
+    write_text(out / "config.yaml", OmegaConf.to_yaml(OmegaConf.structured(config)))
+    count = config.contact_sheet
+    if count > 0:
+        for cell in outcome.cells:
+            path = out / "sheets" / f"{cell.name}.png"
+            sheets.write_sheet(outcome.sources[cell.name], path, title=cell.name, count=count)
+        sheets.write_overview(outcome.sources, out / "overview.png")
+        if outcome.reference is not None and not isinstance(outcome.reference, Moments):
+            path, title = out / "reference.png", outcome.reference.name
+            sheets.write_sheet(outcome.reference, path, title=title, count=count, spread=True)
+    _write_samples(outcome, out)
+    _write_categories(outcome, out)
+    _write_nearest(outcome, out)
+    render.write(table, out)

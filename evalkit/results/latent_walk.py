@@ -1,0 +1,158 @@
+"""Walks between latents as contact sheets: what lies between two samples, and between two seeds."""
+
+from __future__ import annotations
+
+import itertools
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from evalkit.errors import ConfigError, EvalkitError, nearest
+from evalkit.samples.cell_generator import CellGenerator, released
+from evalkit.utils import devices
+from evalkit.utils.files import sha256_json
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from evalkit.cell import Cell
+
+log = logging.getLogger(__name__)
+
+THROUGH = ("samples", "seeds")
+VERSION = 1  # a change of what is drawn remakes the sheets
+
+
+@dataclass(frozen=True)
+class Walk:
+    """A run's setting `walk`.
+
+    Attributes:
+        lines: of each cell's sheet: line i begins at sample i and keeps its prompt and class; 0: no sheets.
+        tiles: images from one latent to the next, both ends included.
+        stops: how many latents each line goes on to.
+        through: "samples": sample i+1's latent, sample i+2's ...; "seeds": sample i's under the next seed, and so on,
+            which under `seed` + 1 is that run's sample i.
+        space: "z", "w" or "noise"; none: the model's own, the first that it has.
+    """
+
+    lines: int = 0
+    tiles: int = 9
+    stops: int = 1
+    through: str = "samples"
+    space: str | None = None
+
+
+def make_walk(setting: Mapping[str, Any]) -> Walk:
+    """The run's `walk`, checked.
+
+    Raises:
+        ConfigError: an unknown key or value (the nearest name is offered).
+    """
+    names = [field.name for field in fields(Walk)]
+    for name in setting:
+        if name not in names:
+            raise ConfigError(f"walk.{name}: no such key. {nearest(str(name), names)}")
+    walk = Walk(**setting)
+    for name, least in (("lines", 0), ("tiles", 2), ("stops", 1)):
+        value = getattr(walk, name)
+        if isinstance(value, bool) or not isinstance(value, int) or value < least:
+            raise ConfigError(f"walk.{name}={value!r}: give a whole number >= {least}")
+    if walk.through not in THROUGH:
+        raise ConfigError(f"walk.through={walk.through!r} is not known. {nearest(str(walk.through), THROUGH)}")
+    return walk
+
+
+def check_walk(walk: Walk, cells: Sequence[Cell]) -> None:
+    """Raises ConfigError where sheets are asked for and no cell has latents of the space."""
+    if walk.lines and not any(_space(walk, cell) for cell in cells):
+        known = sorted({space for cell in cells for space in CellGenerator(cell, "cpu").spaces})
+        has = f"the chosen ones have {', '.join(known)}" if known else "the chosen ones show none"
+        raise ConfigError(
+            f"walk: no chosen model shows latents{f' {walk.space}' if walk.space else ''} ({has}): set walk.lines=0"
+        )
+
+
+def _space(walk: Walk, cell: Cell) -> str | None:
+    spaces = CellGenerator(cell, "cpu").spaces
+    if walk.space is None:
+        return spaces[0] if spaces else None
+    return walk.space if walk.space in spaces else None
+
+
+def write_walks(walk: Walk, cells: Sequence[Cell], folder: Path, *, device: str, batch_size: int) -> list[Path]:
+    """Writes `<cell>-walk.png` of each cell whose model shows latents; one that is there already is not made again.
+
+    A model that fails at it is told of in the log, and costs its sheet alone.
+
+    Returns:
+        The files that were written.
+    """
+    from evalkit.results import sheets
+
+    written: list[Path] = []
+    with released():
+        for cell in cells:
+            space = _space(walk, cell)
+            if not walk.lines or space is None:
+                log.info("%s: no walk, its model shows no such latents", cell.name)
+                continue
+            path = folder / f"{cell.name}-walk.png"
+            about = [getattr(walk, field.name) for field in fields(walk)]
+            mark = sha256_json([cell.key, cell.num_samples, *about, sheets.VERSION, VERSION])
+            if sheets.is_marked(path, mark):
+                continue
+            try:
+                lines = _lines(walk, cell, space, device, batch_size)
+            except Exception as error:
+                if not isinstance(error, EvalkitError) and not devices.is_out_of_memory(error):
+                    raise
+                log.warning("%s: no walk: %s", cell.name, " ".join(str(error).split()))
+                continue
+            way = "straight lines" if space == "w" else "great circles"
+            title = f"{cell.name}: from each sample to the next, along {way} in {space}"
+            if walk.through == "seeds":
+                title = f"{cell.name}: from each sample to that of the next seed, along {way} in {space}"
+            sheets.write_lines(lines, path, title=title, mark=mark)
+            written.append(path)
+    return written
+
+
+def _lines(walk: Walk, cell: Cell, space: str, device: str, batch_size: int) -> dict[str, list[NDArray[np.uint8]]]:
+    generator = CellGenerator(cell, device)
+    lines = {}
+    for i in range(min(walk.lines, cell.num_samples)):
+        images = walk_line(generator, i, walk, space, batch_size)
+        lines[generator.caption(i)] = images
+    return lines
+
+
+def walk_line(
+    generator: CellGenerator, index: int, walk: Walk, space: str, batch_size: int = 64
+) -> list[NDArray[np.uint8]]:
+    """The images of one line, u8 [H,W,3] each: stops * (tiles - 1) + 1 of them, the first of them sample `index`."""
+    import torch
+
+    from evalkit.models.latent import to_pixels
+    from evalkit.numerics.interpolation import lerp, slerp
+
+    seeds = walk.through == "seeds"
+    stops = [
+        generator.latents([index if seeds else index + k], [index], space, generator.cell.seed + k if seeds else None)
+        for k in range(walk.stops + 1)
+    ]
+    between = lerp if space == "w" else slerp
+    t = torch.linspace(0, 1, walk.tiles, dtype=torch.float64)
+    parts = [stops[0]]
+    for a, b in itertools.pairwise(stops):
+        inner = [between(a, b, t[j : j + 1]) for j in range(1, walk.tiles - 1)]
+        parts += [*inner, b]  # both ends as they are, to the last bit
+    latents = torch.cat(parts)
+    images: list[NDArray[np.uint8]] = []
+    for start in range(0, len(latents), batch_size):
+        block = latents[start : start + batch_size]
+        images += list(to_pixels(generator.images(block, [index] * len(block), space)))
+    return images

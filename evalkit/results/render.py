@@ -1,0 +1,148 @@
+"""The result table as people read it: terminal, Markdown, CSV and LaTeX; and the comparisons beside it."""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from evalkit.results.table import MISSING, Comparison, ResultTable
+from evalkit.utils.files import write_json, write_text
+
+
+def format_value(value: float | None, stderr: float | None = None) -> str:
+    """A value in about four significant digits, with its standard error where there is one."""
+    if value is None or not math.isfinite(value):
+        return MISSING
+    size = max(abs(value), 1e-12)
+    digits = 0 if size >= 1000 else 1 if size >= 100 else 2 if size >= 1 else 3 if size >= 0.1 else 4
+    text = f"{value:.{digits}f}"
+    return text if stderr is None else f"{text} ± {stderr:.{digits}f}"
+
+
+def table_lines(table: ResultTable, mark: tuple[str, str]) -> list[list[str]]:
+    """The wide table's lines as text; best values stand between the two marks, values that stand apart get a dagger."""
+    _, leading = table.grid
+    lines = []
+    for cell, lead in zip(table.cells, leading, strict=True):
+        line = list(lead)
+        for column in table.columns:
+            row = column.rows.get(cell)
+            text = format_value(row.value, row.stderr) if row else MISSING
+            if cell in column.best:
+                text = f"{mark[0]}{text}{mark[1]}"
+            line.append(text + (" †" if cell in column.odd else ""))
+        lines.append(line)
+    return lines
+
+
+def to_markdown(table: ResultTable) -> str:
+    """The wide table as GitHub Markdown; the best value of each column is bold."""
+    heads, _ = table.grid
+    titles = [*heads, *(column.title for column in table.columns)]
+    rule = ["---"] * len(heads) + ["---:"] * len(table.columns)
+    lines = [titles, rule, *table_lines(table, ("**", "**"))]
+    text = "\n".join(
+        "| " + " | ".join(cell.replace("|", "\\|").replace("\n", " ") for cell in row) + " |" for row in lines
+    )
+    notes = "".join(f"\n\n{note}" for note in table.footnotes())
+    return f"{text}{notes}\n"
+
+
+def to_csv(table: ResultTable) -> str:
+    """The wide table as CSV, with full precision, standard errors and protocol hashes."""
+    heads, leading = table.grid
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    metric_heads = [h for c in table.columns for h in (c.metric, f"{c.metric}.stderr", f"{c.metric}.protocol")]
+    writer.writerow(["cell", *heads, *metric_heads])
+    for cell, lead in zip(table.cells, leading, strict=True):
+        line: list[Any] = [cell, *("" if value == MISSING else value for value in lead)]
+        for column in table.columns:
+            row = column.rows.get(cell)
+            line += [row.value, row.stderr, row.protocol_hash] if row else [None, None, None]
+        writer.writerow(line)
+    return out.getvalue()
+
+
+_TEX = {"\\": r"\textbackslash{}", "_": r"\_", "%": r"\%", "&": r"\&", "#": r"\#", "$": r"\$", "{": r"\{", "}": r"\}"}
+_TEX |= {"~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "↓": r"$\downarrow$", "↑": r"$\uparrow$"}
+_TEX |= {"±": r"$\pm$", "†": r"$^\dagger$", "–": "--"}
+
+
+def _tex(text: str) -> str:
+    return "".join(_TEX.get(char, char) for char in text)
+
+
+def to_latex(table: ResultTable) -> str:
+    """The wide table for LaTeX with booktabs; the best value of each column is bold."""
+    heads, _ = table.grid
+    titles = " & ".join(_tex(t) for t in [*heads, *(column.title for column in table.columns)])
+    body = [
+        " & ".join(_tex(cell).replace("\x01", r"\textbf{").replace("\x02", "}") for cell in line) + r" \\"
+        for line in table_lines(table, ("\x01", "\x02"))
+    ]
+    spec = "l" * len(heads) + "r" * len(table.columns)
+    notes = "".join(f"% {note}\n" for note in table.footnotes())
+    return "\n".join(
+        [
+            "% \\usepackage{booktabs}",
+            rf"\begin{{tabular}}{{{spec}}}",
+            r"\toprule",
+            titles + r" \\",
+            r"\midrule",
+            *body,
+            r"\bottomrule",
+            r"\end{tabular}",
+            notes,
+        ]
+    )
+
+
+COMPARISON_HEADS = ("metric", "cell", "baseline", "difference", "95 % interval", "p (Holm)", "verdict")
+
+
+def comparison_lines(comparisons: Sequence[Comparison], titles: dict[str, str]) -> list[list[str]]:
+    """A line a comparison: metric, cell, baseline, difference with its standard error, interval, p, verdict."""
+    lines = []
+    for c in comparisons:
+        interval = MISSING if c.low is None or c.high is None else f"{_signed(c.low)} .. {_signed(c.high)}"
+        p = MISSING if c.p_holm is None else "< 0.0001" if c.p_holm < 1e-4 else f"{c.p_holm:.4f}"
+        spread = "" if c.stderr is None else f" ± {format_value(c.stderr)}"
+        verdict = c.verdict or "no standard error"
+        lines.append(
+            [
+                titles.get(c.metric, c.metric),
+                c.cell,
+                c.baseline,
+                f"{_signed(c.difference)}{spread}",
+                interval,
+                p,
+                f"{verdict} (paired)" if c.paired else verdict,
+            ]
+        )
+    return lines
+
+
+def _signed(value: float) -> str:
+    return f"+{format_value(value)}" if value > 0 else format_value(value)
+
+
+def comparisons_to_markdown(table: ResultTable) -> str:
+    """All comparisons as GitHub Markdown."""
+    titles = {column.metric: column.title for column in table.columns}
+    lines = [list(COMPARISON_HEADS), ["---"] * len(COMPARISON_HEADS), *comparison_lines(table.comparisons, titles)]
+    said = "Differences are cell less baseline; p is two-sided and Holm-corrected within each metric."
+    return "\n".join("| " + " | ".join(c.replace("|", "\\|") for c in line) + " |" for line in lines) + f"\n\n{said}\n"
+
+
+def write(table: ResultTable, out: Path) -> None:
+    """Writes results.json, table.md, table.csv, table.tex and comparison.md into `out`, each whole or not at all."""
+    write_text(out / "table.md", to_markdown(table))
+    write_text(out / "comparison.md", comparisons_to_markdown(table))
+    write_text(out / "table.csv", to_csv(table))
+    write_text(out / "table.tex", to_latex(table))
+    write_json(out / "results.json", table.to_json())

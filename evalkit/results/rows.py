@@ -1,0 +1,204 @@
+"""What a run made and scored, as the table's rows: scores, what the samples cost, warnings, versions."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from importlib.metadata import PackageNotFoundError, version
+from typing import TYPE_CHECKING, Any
+
+from evalkit.cell import Cell
+from evalkit.data.arrays import ArrayImages
+from evalkit.data.source import FolderImages, Source
+from evalkit.results.table import Row
+from evalkit.samples.store import SampleSet
+from evalkit.utils.files import sha256_json
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from evalkit.config.schema import RunConfig
+    from evalkit.data.moments import Moments
+    from evalkit.metric import Metric
+    from evalkit.scoring.scoring import Scored
+
+# What a table's numbers may depend on, written into results.json (read from the installed metadata: no import).
+_VERSIONS = ("evalkit", "torch", "diffusers", "transformers", "open-clip-torch", "torch-fidelity", "numpy", "scipy")
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a run made and scored.
+
+    Attributes:
+        cells: in the order of the grid.
+        metrics: by name, in the order of the table.
+        sources: each cell's images.
+        scored: by (cell, metric).
+        reference, training: what the samples were compared with, or none.
+    """
+
+    cells: Sequence[Cell]
+    metrics: Mapping[str, Metric]
+    sources: Mapping[str, Source]
+    scored: Mapping[tuple[str, str], Scored]
+    reference: Source | Moments | None = None
+    training: Source | Moments | None = None
+
+    @property
+    def influences(self) -> dict[tuple[str, str], Sequence[float]]:
+        """By (cell, metric): one value per sample, of the scores that have them."""
+        return {key: item.score.influence for key, item in self.scored.items() if item.score.influence is not None}
+
+    @property
+    def pairing(self) -> dict[str, str]:
+        """By cell a digest of its seed, prompts and number of samples: cells that share it are compared in pairs.
+
+        Images that were made elsewhere are paired by their prompts; without prompts nothing says that they belong
+        together.
+        """
+        digests = {}
+        for cell in self.cells:
+            source = self.sources[cell.name]
+            known = isinstance(source, SampleSet) or any(source.prompts)
+            parts = [cell.seed, len(source), list(source.prompts) if known else cell.name]
+            digests[cell.name] = sha256_json(parts)[:10]
+        return digests
+
+
+def make_rows(outcome: Outcome) -> list[Row]:
+    """One row per cell and metric, and one per cell and cost."""
+    rows = []
+    for cell in outcome.cells:
+        about: dict[str, Any] = {
+            "cell": cell.name,
+            "model": cell.model,
+            "sampler": cell.sampler,
+            "prompts": cell.prompts,
+            "settings": dict(cell.settings),
+            "seed": cell.seed,
+        }
+        for name, metric in outcome.metrics.items():
+            result = outcome.scored[cell.name, name]
+            rows.append(
+                Row(
+                    **about,
+                    metric=name,
+                    label=result.label,
+                    value=result.score.value,
+                    stderr=result.score.stderr,
+                    n=result.score.n,
+                    better=metric.better,
+                    protocol=result.protocol,
+                    protocol_hash=result.protocol_hash,
+                    details=dict(result.score.details),
+                    note=result.score.note,
+                )
+            )
+        rows += _cost_rows(about, outcome.sources[cell.name])
+    return rows
+
+
+# What a sample set's own records say of its making: metric, heading, unit's factor, which is better.
+_COSTS = (
+    ("latency_p50", "latency p50 [ms]", 1000.0, "lower"),
+    ("latency_p95", "latency p95 [ms]", 1000.0, "lower"),
+    ("images_per_second", "images/s", 1.0, "higher"),
+    ("nfe", "NFE", 1.0, "lower"),
+    ("peak_memory_mb", "peak memory [MB]", 1.0, "lower"),
+)
+
+
+_UNKNOWN = {False: "these images were not made by evalkit", True: "the model does not tell"}
+
+
+def _cost_rows(about: Mapping[str, Any], source: Source) -> list[Row]:
+    """Latency per image and the like; images that were made elsewhere have none."""
+    stats = source.stats() if isinstance(source, SampleSet) else None
+    rows = []
+    for name, label, factor, better in _COSTS:
+        value = getattr(stats, name) if stats is not None else None
+        protocol: dict[str, Any] = {"metric": name}
+        if stats is not None and name != "nfe":
+            protocol |= {"device": stats.device, "batch_size": stats.batch_size}
+        rows.append(
+            Row(
+                **about,
+                metric=name,
+                label=label,
+                value=None if value is None else value * factor,
+                stderr=None,
+                n=len(source),
+                better=better,
+                protocol=protocol,
+                protocol_hash=sha256_json(protocol)[:10],
+                note=None if value is not None else _UNKNOWN[stats is not None],
+            )
+        )
+    return rows
+
+
+_WARNINGS = {
+    "blanked": "blanked by the model's safety checker (black images that count as samples)",
+    "prompt_truncated": "made from a prompt that was longer than the model's context and was cut",
+    "alpha_dropped": "with transparency, which was dropped",
+    "exif_rotated": "turned as their EXIF orientation says",
+    "retried": "had from the service only after a failed request (429, 5xx, a cut connection, a wrong answer)",
+    "unseeded": "made by a service that takes no seed: they cannot be made again",
+    "seed_ignored": "made from another seed than the service was given",
+    "prompt_revised": "made from a prompt that the service had rewritten",
+    "negative_prompt_ignored": "made without their negative prompt, which has no effect here",
+}
+
+
+def notes(sources: Mapping[str, Source]) -> list[str]:
+    return [
+        f"Warning: {name}: {count} of {len(source)} images {_WARNINGS.get(kind, kind)}."
+        for name, source in sources.items()
+        for kind, count in source.warnings.items()
+        if count
+    ]
+
+
+def run_info(
+    outcome: Outcome,
+    config: RunConfig,
+    store: Path,
+    *,
+    baseline: str | None,
+    command: str,
+    seconds: Mapping[str, float],
+) -> dict[str, Any]:
+    """How the run was made: versions, timings, the configuration (JSON values)."""
+    versions = {}
+    for package in _VERSIONS:
+        try:
+            versions[package] = version(package)
+        except PackageNotFoundError:  # a bare checkout, say
+            versions[package] = "not installed"
+    return {
+        "name": config.name,
+        "command": command,
+        "cells": {cell.name: cell.key for cell in outcome.cells},
+        "reference": outcome.reference.name if outcome.reference is not None else None,
+        "training": outcome.training.name if outcome.training is not None else None,
+        "baseline": baseline,
+        "python": platform.python_version(),
+        "platform": f"{platform.system()} {platform.machine()}",
+        "store": str(store.absolute()),
+        "pairing": outcome.pairing,
+        "images": {name: {"count": len(s), "warnings": dict(s.warnings)} for name, s in outcome.sources.items()},
+        "versions": versions,
+        "seconds": {stage: round(value, 2) for stage, value in seconds.items()},
+        "config": asdict(config),
+    }
+
+
+def categories(source: Source) -> Sequence[str | None]:
+    """Each sample's prompt category; none where its set knows of none."""
+    if isinstance(source, SampleSet):
+        return [row.get("category") for row in source.rows]
+    if isinstance(source, FolderImages | ArrayImages):
+        return source.categories
+    return [None] * len(source)

@@ -1,0 +1,313 @@
+"""The store, and the sample sets in it: the on-disk format of generated images.
+
+    <root>/samples/<name>-<key8>/cell.json
+                                 shards/00000/{000000.png ... 000255.png, metadata.jsonl}
+                                 shards/00002-048/{000512.png ... 000559.png, metadata.jsonl}
+
+Shard k holds the samples [k * shard_size, (k + 1) * shard_size) of a cell; `shard_size` is fixed when the cell is first
+made and stands in cell.json. The last shard of a set is often cut short: its folder's name ends with the number of its
+samples. A shard is never changed: a set that grows gets a longer version of its last shard beside the shorter one, and
+of the versions the shortest that suffices is read, so that a set of N samples stays the same whatever is added later.
+
+A shard's folder opens as a Hugging Face imagefolder. Its metadata.jsonl has a line an image: file_name, index, prompt,
+negative_prompt, category, class_id, seed, sha256 (of the file), width, height, latency_s (an image), batch (images made
+together), warmup, nfe, device, peak_memory_mb, warnings. Images that were asked for side by side (of a service) have a
+latency_s of their own, and clock_s: their share of the clock (none for those that an earlier run had fetched).
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import shutil
+import tempfile
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from evalkit.data.arrays import ArrayImages
+from evalkit.data.shard_format import METADATA, parse_shard
+from evalkit.data.source import FolderImages, Source, content_digest, read_verified
+from evalkit.errors import StoreError
+from evalkit.utils.files import write_json, writing
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from evalkit.cell import Cell
+
+__all__ = ["ArrayImages", "FolderImages", "GenerationStats", "SampleSet", "Source", "Store", "content_digest"]
+
+FORMAT = 1
+SHARD_SAMPLES = 256
+SHARD_BYTES = 64_000_000  # of pixels: the work that a kill can lose
+
+
+@dataclass(frozen=True)
+class Store:
+    """The folder of samples, features and scores that runs share."""
+
+    root: Path
+
+    @property
+    def samples(self) -> Path:
+        return self.root / "samples"
+
+    @property
+    def features(self) -> Path:
+        return self.root / "features"
+
+    @property
+    def scores(self) -> Path:
+        return self.root / "scores"
+
+    def sample_folder(self, cell: Cell) -> Path:
+        """A cell's folder: the one with its key, whatever name another run gave it; else <name>-<key8>, to be made."""
+        ending = f"-{cell.key[:8]}"
+        named = self.samples / f"{cell.name}{ending}"
+        if not named.is_dir() and self.samples.is_dir():
+            # Listed, not globbed: a name may hold brackets.
+            others = sorted(path for path in self.samples.iterdir() if path.name.endswith(ending) and path.is_dir())
+            return others[0] if others else named
+        return named
+
+    def check_writable(self) -> None:
+        """Raises StoreError, in one line, where the store cannot be written."""
+        with writing(self.root):
+            self.root.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(prefix=".tmp-write-test-", dir=self.root) as file:
+                file.write(b"\0")
+                file.flush()
+
+    def free_bytes(self) -> int:
+        """Free space on the store's disk; the root need not exist yet."""
+        path = self.root.absolute()
+        while not path.exists():
+            path = path.parent
+        return shutil.disk_usage(path).free
+
+
+@dataclass(frozen=True)
+class GenerationStats:
+    """What making a sample set cost.
+
+    Attributes:
+        latency_p50, latency_p95: seconds an image (a batch's time by its images; a service's answer by itself), over
+            all images but those of the first batch after a model was loaded, which also pays for warming up; over these
+            where there are no others.
+        images_per_second: over the same images.
+        nfe: network evaluations an image (the mean), or none.
+        peak_memory_mb: on cuda the device's peak, else that of the whole process; none where it is not known.
+        device: such as "cpu" or "cuda (NVIDIA H100)"; joined by " + " where shards were made on several.
+        batch_size: images in the largest batch; of a service, requests at a time.
+        blanked: images that a safety checker made black.
+    """
+
+    latency_p50: float
+    latency_p95: float
+    images_per_second: float
+    nfe: float | None
+    peak_memory_mb: float | None
+    device: str
+    batch_size: int
+    blanked: int
+
+
+@dataclass(frozen=True, eq=False)
+class SampleSet:
+    """The first samples of a cell, complete. It is a `Source`.
+
+    Attributes:
+        name: the cell's.
+        files: the images in the order of their indices.
+        rows: their lines of metadata.jsonl.
+    """
+
+    name: str
+    files: tuple[Path, ...]
+    rows: tuple[Mapping[str, Any], ...]
+
+    @classmethod
+    def open(cls, store: Store, cell: Cell) -> SampleSet:
+        """The first `cell.num_samples` samples.
+
+        Raises:
+            StoreError: some are not made yet, or a shard is damaged (which, and how to mend it).
+        """
+        missing = cls.missing(store, cell)
+        if missing:
+            count = sum(stop - start for start, stop in missing)
+            raise StoreError(f"{cell.name}: {count} of {cell.num_samples} samples are not made yet: run again")
+        folder = store.sample_folder(cell)
+        files: list[Path] = []
+        rows: list[Mapping[str, Any]] = []
+        for start, stop, shard in _shards(folder, cell):
+            assert shard is not None  # nothing is missing
+            lines = read_metadata(shard)
+            if [row["index"] for row in lines[: stop - start]] != list(range(start, stop)):
+                raise _damaged(shard, f"{METADATA} does not tell of the samples {start} to {stop - 1}")
+            rows += lines[: stop - start]
+            files += [shard / str(row["file_name"]) for row in lines[: stop - start]]
+        return cls(cell.name, tuple(files), tuple(rows))
+
+    @staticmethod
+    def missing(store: Store, cell: Cell) -> list[tuple[int, int]]:
+        """The shards still to make, as (start, stop): whole ones, and a last one that ends at `cell.num_samples`.
+
+        Raises:
+            StoreError: the cell's folder is not what it should be (which file, and how to mend it).
+        """
+        folder = store.sample_folder(cell)
+        return [(start, stop) for start, stop, shard in _shards(folder, cell) if shard is None]
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    @functools.cached_property
+    def digest(self) -> str:
+        return content_digest(str(row["sha256"]) for row in self.rows)
+
+    def read(self, indices: range) -> list[NDArray[np.uint8]]:
+        files = [(self.files[i], str(self.rows[i]["sha256"])) for i in indices]
+        return read_verified(files, "delete this shard's folder, and the next run makes it again")
+
+    def location(self, index: int) -> str:
+        return str(self.files[index].absolute())
+
+    @functools.cached_property
+    def prompts(self) -> Sequence[str | None]:
+        return tuple(row["prompt"] for row in self.rows)
+
+    @functools.cached_property
+    def warnings(self) -> Mapping[str, int]:
+        return dict(Counter(kind for row in self.rows for kind in row["warnings"]))
+
+    def stats(self) -> GenerationStats:
+        timed = [row for row in self.rows if not row["warmup"]] or list(self.rows)
+        latencies = sorted(float(row["latency_s"]) for row in timed)
+        clock = [float(s) for row in timed if (s := row.get("clock_s", row["latency_s"])) is not None] or latencies
+        evaluations = [float(row["nfe"]) for row in self.rows if row["nfe"] is not None]
+        peaks = [float(row["peak_memory_mb"]) for row in self.rows if row["peak_memory_mb"] is not None]
+        return GenerationStats(
+            latency_p50=_percentile(latencies, 0.5),
+            latency_p95=_percentile(latencies, 0.95),
+            images_per_second=len(clock) / max(sum(clock), 1e-9),
+            nfe=sum(evaluations) / len(evaluations) if evaluations else None,
+            peak_memory_mb=max(peaks) if peaks else None,
+            device=" + ".join(sorted({str(row["device"]) for row in self.rows})),
+            batch_size=max(int(row["batch"]) for row in self.rows),
+            blanked=self.warnings.get("blanked", 0),
+        )
+
+
+def _percentile(ordered: Sequence[float], share: float) -> float:
+    """As numpy's default: linear between the two nearest ranks."""
+    position = share * (len(ordered) - 1)
+    low = int(position)
+    high = min(low + 1, len(ordered) - 1)
+    return ordered[low] + (ordered[high] - ordered[low]) * (position - low)
+
+
+def shard_name(start: int, stop: int, size: int) -> str:
+    """The folder's name of the samples [start, stop), where `size` samples fill a shard."""
+    name = f"{start // size:05d}"
+    return name if stop - start == size else f"{name}-{stop - start:03d}"
+
+
+def image_size(cell: Cell) -> tuple[int, int] | None:
+    """Height and width of a cell's images where its options name them."""
+    model = cell.options.get("model") or {}
+    for values in (cell.call_settings, cell.settings, model):
+        height, width = values.get("height"), values.get("width")
+        if isinstance(height, int) and isinstance(width, int):
+            return height, width
+    return None
+
+
+def shard_size(folder: Path, cell: Cell) -> int:
+    """Samples in a full shard: as recorded in cell.json; for a new cell a power of two, 256 or less by image size.
+
+    Raises:
+        StoreError: cell.json is not readable, or is another cell's.
+    """
+    path = folder / "cell.json"
+    try:
+        recorded = json.loads(path.read_text(encoding="utf-8"))
+        key, size, version = recorded["key"], int(recorded["shard_size"]), recorded["format"]
+    except FileNotFoundError:
+        if (folder / "shards").is_dir() and any(parse_shard(p.name) for p in (folder / "shards").iterdir()):
+            raise StoreError(f"{path} is missing beside its shards: put it back, or delete {folder}") from None
+        return _new_shard_size(cell)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise StoreError(f"{path} cannot be read ({type(error).__name__}): delete {folder} to make it again") from error
+    if version != FORMAT:
+        raise StoreError(f"{path}: format {version}, but this evalkit reads format {FORMAT}: use another store=FOLDER")
+    if key != cell.key:
+        raise StoreError(f"{path} is of another cell (key {key[:16]}, not {cell.key[:16]}): use another store=FOLDER")
+    return size
+
+
+def _new_shard_size(cell: Cell) -> int:
+    size = image_size(cell)
+    fitting = SHARD_BYTES // (size[0] * size[1] * 3) if size else SHARD_SAMPLES
+    count = SHARD_SAMPLES
+    while count > 1 and count > fitting:
+        count //= 2  # powers of two hold whole batches of the usual sizes
+    return count
+
+
+def prepare_folder(folder: Path, cell: Cell) -> int:
+    """Makes a cell's folder with its cell.json where there is none; returns the shard size."""
+    size = shard_size(folder, cell)
+    if not (folder / "cell.json").exists():
+        about = {name: value for name, value in cell.spec().items() if name != "num_samples"}
+        with writing(folder):
+            write_json(folder / "cell.json", {"format": FORMAT, "shard_size": size, **about})
+    with writing(folder):
+        (folder / "shards").mkdir(exist_ok=True)
+    return size
+
+
+def _shards(folder: Path, cell: Cell) -> list[tuple[int, int, Path | None]]:
+    """(start, stop, folder) of all shards of the first `cell.num_samples` samples; folder none: still to make."""
+    size = shard_size(folder, cell)
+    versions: dict[int, list[tuple[int, Path]]] = {}
+    for path in (folder / "shards").iterdir() if (folder / "shards").is_dir() else ():
+        parsed = parse_shard(path.name)
+        if parsed:
+            versions.setdefault(parsed[0], []).append((parsed[1] or size, path))
+    found: list[tuple[int, int, Path | None]] = []
+    for start in range(0, cell.num_samples, size):
+        stop = min(start + size, cell.num_samples)
+        fitting = [version for version in versions.get(start // size, []) if version[0] >= stop - start]
+        chosen = min(fitting, default=None)
+        if chosen:
+            check_whole(chosen[1], chosen[0])
+        found.append((start, stop, chosen[1] if chosen else None))
+    return found
+
+
+def check_whole(shard: Path, count: int) -> None:
+    """Raises StoreError where a shard's folder lacks files. Cheap: content is verified when it is read."""
+    names = {path.name for path in shard.iterdir()}
+    if METADATA not in names:
+        raise _damaged(shard, f"{METADATA} is missing")
+    images = sum(name.endswith(".png") for name in names)
+    if images != count:
+        raise _damaged(shard, f"{images} images where {count} were made")
+
+
+def read_metadata(shard: Path) -> list[dict[str, Any]]:
+    """The lines of a shard's metadata.jsonl."""
+    try:
+        text = (shard / METADATA).read_text(encoding="utf-8")
+        return [json.loads(line) for line in text.split("\n") if line]
+    except (OSError, ValueError) as error:
+        raise _damaged(shard, f"{METADATA} cannot be read: {error}") from error
+
+
+def _damaged(shard: Path, what: str) -> StoreError:
+    return StoreError(f"{shard} is damaged: {what}: delete this folder, and the next run makes it again")

@@ -1,0 +1,103 @@
+"""Refuses what could not be scored, before any work."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, get_args
+
+from evalkit.data.moments import Moments
+from evalkit.errors import ConfigError, nearest
+from evalkit.extractors.base import Extractor
+from evalkit.metric import Metric, ModelMetric, OwnImage, Pairing, PairMetric, ReferenceMetric
+from evalkit.scoring.protocol import Side, select_moments
+
+_GIVE = {
+    "reference": "reference=folder reference.folder.path=DIR",
+    "training": "reference@training=folder training.folder.path=DIR",
+}
+
+
+def check_counts(metrics: Mapping[str, Metric], counts: Mapping[str, int], sides: Mapping[str, Side | None]) -> None:
+    """Refuses sets that are too small for a metric, and sides that are missing, before any work.
+
+    Args:
+        metrics: by name.
+        counts: number of samples of each set, by name.
+        sides: "reference" and "training": what the samples are compared with, or none.
+
+    Raises:
+        ConfigError: names the metric, the set, both numbers and how to mend it; or a missing side.
+    """
+    for name, metric in metrics.items():
+        for cell, count in counts.items():
+            if count < metric.min_samples:
+                raise ConfigError(
+                    f"metric '{name}' needs at least {metric.min_samples} samples, but {cell} has {count}: "
+                    f"raise num_samples, or leave '{name}' out of metric=[...]"
+                )
+        if isinstance(metric, ReferenceMetric):
+            for side in metric.sides:
+                _check_side(name, metric, side, sides.get(side))
+
+
+def check_pairs(metrics: Mapping[str, Metric], baseline: str | None, own: Mapping[str, Mapping[str, Any]]) -> None:
+    """Refuses metrics of pairs that pair in no known way, or with images that no cell has (ConfigError).
+
+    Args:
+        metrics: by name.
+        baseline: the baseline cell, or none.
+        own: by cell and kind: the images that the prompts name, or the reason why there are none.
+    """
+    for name, metric in metrics.items():
+        if not isinstance(metric, PairMetric):
+            continue
+        if metric.pairs not in get_args(Pairing):
+            raise ConfigError(f"metric.{name}.pairs={metric.pairs}: {nearest(str(metric.pairs), get_args(Pairing))}")
+        if metric.pairs == "baseline" and baseline is None:
+            raise ConfigError(f"metric '{name}' compares each cell with the baseline: give baseline=CELL")
+        if metric.pairs in get_args(OwnImage) and all(isinstance(o.get(metric.pairs, ""), str) for o in own.values()):
+            raise ConfigError(
+                f"metric '{name}' compares each sample with its prompt's {metric.pairs} image, but no cell has any: "
+                f"give a prompt set that names them (prompts.table.{metric.pairs}=COLUMN)"
+            )
+
+
+def check_models(metrics: Mapping[str, Metric], extractors: Mapping[str, Extractor]) -> None:
+    """Refuses metrics of models whose extractor takes rounded images alone (ConfigError)."""
+    for name, metric in metrics.items():
+        for address in metric.needs if isinstance(metric, ModelMetric) else ():
+            extractor = extractors[address.partition("/")[0]]
+            if type(extractor).embed is Extractor.embed:
+                raise ConfigError(
+                    f"metric.{name} needs '{address}' of images that are not rounded, and that extractor takes 8-bit "
+                    "images alone: use lpips_vgg/phi, lpips_alex/phi or digits/features"
+                )
+
+
+def _check_side(name: str, metric: ReferenceMetric, side: str, given: Side | None) -> None:
+    if given is None:
+        raise ConfigError(
+            f"metric '{name}' compares with {side} images, but there are none: give {_GIVE[side]}, "
+            f"or leave '{name}' out of metric=[...]"
+        )
+    if isinstance(given, Moments):
+        if type(metric).from_moments is ReferenceMetric.from_moments:
+            raise ConfigError(
+                f"metric '{name}' needs the {side} images themselves, but {given.name} holds statistics (mean and "
+                f"covariance) alone: give {_GIVE[side]}, or leave '{name}' out of metric=[...]"
+            )
+    elif len(given) < metric.min_reference:
+        raise ConfigError(
+            f"metric '{name}' needs at least {metric.min_reference} {side} images, but there are {len(given)}"
+        )
+
+
+def check_moments(
+    metrics: Mapping[str, Metric], extractors: Mapping[str, Extractor], sides: Mapping[str, Side | None]
+) -> None:
+    """Refuses published statistics that are not of the layer and extractor that a metric uses (ConfigError)."""
+    for metric in metrics.values():
+        for side in metric.sides if isinstance(metric, ReferenceMetric) else ():
+            given = sides.get(side)
+            if isinstance(given, Moments):
+                select_moments(given, metric, extractors)

@@ -1,0 +1,1 @@
+"""Files, texts, tables, devices, progress: what any folder may use."""

@@ -1,0 +1,58 @@
+"""The gate's error rates are what it says: at the margin a candidate passes, and fails, 5 % of the time at most.
+
+The tolerance is three binomial standard errors of so many draws. `python tests/helpers/gate_simulation.py` prints more.
+"""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+from gate_simulation import Scenario, frechet_scenarios, mean_scenarios, share_scenarios, simulate
+
+DRAWS = 1500
+FRECHET_DRAWS = 300
+
+
+def most(draws: int, rate: float = 0.05) -> float:
+    return draws * rate + 3 * math.sqrt(draws * rate * (1 - rate))
+
+
+def check(scenario: Scenario, draws: int) -> None:
+    at = simulate(scenario, draws)
+    assert at["pass"] <= most(draws), (scenario.name, scenario.n, at)
+    assert at["fail"] <= most(draws), (scenario.name, scenario.n, at)
+
+
+@pytest.mark.parametrize("scenario", list(mean_scenarios(100)), ids=lambda s: s.name.strip())
+def test_a_mean_at_the_margin_passes_five_times_in_a_hundred(scenario: Scenario) -> None:
+    check(scenario, DRAWS)
+    better, worse = simulate(scenario, 200, -5.0), simulate(scenario, 200, 5.0)
+    assert better["pass"] >= 190, better
+    assert worse["fail"] >= 190, worse
+
+
+@pytest.mark.parametrize("n", [30, 400])
+def test_a_share_at_the_margin_passes_five_times_in_a_hundred(n: int) -> None:
+    for scenario in share_scenarios(n):
+        check(scenario, DRAWS)
+        if n == 400:
+            assert simulate(scenario, 200, -6.0)["pass"] >= 190
+            assert simulate(scenario, 200, 6.0)["fail"] >= 190
+
+
+def test_a_frechet_distance_at_the_margin_passes_five_times_in_a_hundred() -> None:
+    for scenario in frechet_scenarios(8, 200):
+        check(scenario, FRECHET_DRAWS)
+        assert simulate(scenario, 60, -6.0)["pass"] >= 57, scenario.name
+        assert simulate(scenario, 60, 6.0)["fail"] >= 57, scenario.name
+
+
+def test_without_the_standard_error_the_rates_would_be_wrong() -> None:
+    """That the simulation can tell: the same candidates judged by value alone pass half of the time."""
+    scenario = next(iter(mean_scenarios(100)))
+    draw = scenario.draw
+    blind = Scenario(
+        "by value", 100, "lower", scenario.rule, lambda rng, b: {"new": (draw(rng, b)["new"][0], None, None)}
+    )
+    assert 0.4 * DRAWS < simulate(blind, DRAWS)["pass"] < 0.6 * DRAWS

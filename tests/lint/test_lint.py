@@ -1,0 +1,239 @@
+"""The lint: planted faults are found and named, and clean sets are left in peace."""
+
+from __future__ import annotations
+
+import shutil
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from lint_faults import (
+    arrays,
+    black,
+    broken,
+    cmyk,
+    constant,
+    copied,
+    encoded_again,
+    enlarged,
+    found,
+    grey,
+    kinds,
+    lossy,
+    noisier,
+    of_0_to_1,
+    opened,
+    other_size,
+    palette,
+    prompted,
+    recompressed,
+    sixteen_bits,
+    transparent,
+    wrong_checksum,
+)
+from pictures import Pixels, folder, picture, pictures, save
+
+from evalkit.data.reference import DigitsReference
+from evalkit.lint import Asked, Watch, lint
+
+COUNT = 20
+
+
+@pytest.fixture
+def clean(tmp_path: Path) -> Path:
+    return folder(tmp_path / "set", pictures(COUNT))
+
+
+# Clean sets ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("suffix", [".png", ".jpg"])
+def test_clean_folders_are_left_in_peace(tmp_path: Path, suffix: str) -> None:
+    own = folder(tmp_path / "a", pictures(COUNT), suffix)
+    other = folder(tmp_path / "b", pictures(COUNT, seed=1), suffix)
+    assert found(opened(own), tmp_path, opened(other)) == []
+
+
+def test_real_photographs_are_left_in_peace(tmp_path: Path, shared_data: Path) -> None:
+    path = shared_data / "cifar10-test-jpeg.zip"
+    if not path.is_file():
+        pytest.skip(f"no {path.name} in the shared data")
+    with zipfile.ZipFile(path) as archive:
+        names = [name for name in sorted(archive.namelist()) if name.endswith(".jpg")]
+        for part, start in (("a", 0), ("b", 1)):
+            for i, name in enumerate(names[start::12]):
+                target = tmp_path / part / f"{i:04d}.jpg"
+                target.parent.mkdir(exist_ok=True)
+                target.write_bytes(archive.read(name))
+    assert found(opened(tmp_path / "a"), tmp_path, opened(tmp_path / "b")) == []
+
+
+def test_the_digits_of_one_class_look_alike_and_are_left_in_peace(tmp_path: Path) -> None:
+    assert lint({}, DigitsReference().open(), watch=Watch(tmp_path)) == []
+
+
+# Faults that are planted ---------------------------------------------------------------------------------------------
+
+
+PLANTED: list[tuple[Callable[[Path], str], str, str]] = [
+    (copied, "duplicates", "recall"),
+    (encoded_again, "duplicates", "standard errors"),
+    (noisier, "near_duplicates", "Vendi"),
+    (recompressed, "near_duplicates", "KID"),
+    (black, "black", "FID"),
+    (constant, "constant", "precision"),
+    (of_0_to_1, "range", "all metrics"),
+    (grey, "grey", "CLIP score"),
+    (palette, "palette", "FID"),
+    (transparent, "alpha_dropped", "all metrics"),
+    (sixteen_bits, "16bit", "no metric"),
+    (cmyk, "cmyk", "FID"),
+    (lossy, "format", "FID"),
+    (other_size, "size", "FID"),
+    (enlarged, "upscaled", "FID"),
+    (broken, "skipped", "N is smaller"),
+    (wrong_checksum, "checksum", "all metrics"),
+]
+
+
+@pytest.mark.parametrize(("plant", "kind", "effect"), PLANTED, ids=[plant.__name__ for plant, _, _ in PLANTED])
+def test_a_planted_fault_is_found_and_nothing_else(
+    clean: Path, tmp_path: Path, plant: Callable[[Path], str], kind: str, effect: str
+) -> None:
+    name = plant(clean)
+    findings = kinds(found(opened(clean), tmp_path))
+    assert findings.keys() - {"grey"} == {kind} - {"grey"}  # the 16-bit file is grey as well
+    assert str(clean / name) in findings[kind].files
+    assert findings[kind].count == 1
+    assert effect in findings[kind].effect
+    assert "\n" not in findings[kind].message + findings[kind].effect
+
+
+def test_all_faults_in_one_folder_are_found(clean: Path, tmp_path: Path) -> None:
+    names = {plant.__name__: (plant(clean), kind) for plant, kind, _ in PLANTED}
+    named: dict[str, set[str]] = {}
+    for finding in found(opened(clean), tmp_path):
+        named.setdefault(finding.kind, set()).update(Path(file).name for file in finding.files)
+    for name, kind in names.values():
+        assert name in named[kind], f"{name} is not named by {kind}: {named.get(kind)}"
+
+
+def test_the_finding_counts_what_the_folder_holds(clean: Path, tmp_path: Path) -> None:
+    for i in range(12):
+        save(clean / f"black{i}.png", np.zeros((48, 48, 3), np.uint8))
+    finding = kinds(found(opened(clean), tmp_path))["black"]
+    assert (finding.count, finding.of, len(finding.files), finding.severity) == (12, 32, 5, "warning")
+    assert finding.message == "12 of 32 images are black all over"
+    for i in range(12):
+        save(clean / f"more{i}.png", np.zeros((48, 48, 3), np.uint8))
+    assert kinds(found(opened(clean), tmp_path))["black"].severity == "error"
+
+
+# Beside the reference ------------------------------------------------------------------------------------------------
+
+
+def test_sizes_that_differ_from_the_reference(clean: Path, tmp_path: Path) -> None:
+    reference = opened(folder(tmp_path / "ref", pictures(COUNT, 64, seed=1)))
+    finding = kinds(found(opened(clean), tmp_path, reference))["size"]
+    assert finding.message == "images are 48x48, those of the reference 64x64"
+    assert finding.count == COUNT
+
+
+def test_png_against_jpeg(clean: Path, tmp_path: Path) -> None:
+    reference = opened(folder(tmp_path / "ref", pictures(COUNT, seed=1), ".jpg"))
+    findings = kinds(found(opened(clean), tmp_path, reference))
+    assert findings.keys() == {"format"}
+    assert findings["format"].message == "images are PNG, those of the reference JPEG"
+    assert str(clean / "000.png") in findings["format"].files
+
+
+def test_grey_against_colour(tmp_path: Path) -> None:
+    greys = [np.repeat(image[..., :1], 3, axis=2) for image in pictures(COUNT, seed=1)]
+    findings = kinds(found(arrays(greys), tmp_path, arrays(pictures(COUNT), "ref")))
+    assert findings.keys() == {"grey"}
+    assert "generated are grey" in findings["grey"].message
+    assert "the reference are grey" in found(arrays(pictures(COUNT)), tmp_path, arrays(greys, "ref"))[0].message
+
+
+def test_images_of_the_reference_among_the_samples(clean: Path, tmp_path: Path) -> None:
+    save(clean / "leak.png", picture(10_004))
+    reference = opened(folder(tmp_path / "ref", pictures(COUNT, seed=1)))
+    finding = kinds(found(opened(clean), tmp_path, reference))["in_reference"]
+    assert (finding.files, finding.count, finding.severity) == ((str(clean / "leak.png"),), 1, "warning")
+    assert kinds(found(reference, tmp_path, reference))["in_reference"].severity == "error"
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda x: (x / 255 + 1) * 127.5, "saved as if of -1..1"),
+        (lambda x: x / 2, "scaled by 127.5"),
+        (lambda x: 16 + x * 219 / 255, "video's range"),
+        (lambda x: np.clip(2.0 * x - 255, 0, 255), "-1..1 saved as if of 0..1"),
+    ],
+)
+def test_values_in_a_part_of_their_range(tmp_path: Path, change: Any, words: str) -> None:
+    def stretched(seed: int) -> list[Pixels]:  # every set reaches 0 and 255
+        return [np.clip((x - 128.0) * 1.6 + 128, 0, 255).astype(np.uint8) for x in pictures(COUNT, seed=seed)]
+
+    wrong = [change(image.astype(float)).round().astype(np.uint8) for image in stretched(1)]
+    reference = arrays([np.clip(i, 1, 255) for i in stretched(2)], "ref")
+    reference.pixels[0, 0, 0] = 0
+    findings = kinds(found(arrays(wrong), tmp_path, reference))
+    assert words in findings["range"].message
+    assert found(arrays(stretched(3)), tmp_path, reference) == []
+    assert kinds(found(arrays(wrong), tmp_path, arrays(wrong[:-1], "alike"))).keys() <= {"in_reference"}
+
+
+def test_two_cells_of_the_same_images(clean: Path, tmp_path: Path) -> None:
+    twin = tmp_path / "twin"
+    shutil.copytree(clean, twin)
+    findings = lint({"a": opened(clean), "b": opened(twin)}, None, watch=Watch(tmp_path / "lint"))
+    assert [(f.kind, f.where) for f in findings] == [("same_images", "b")]
+    assert "those of a" in findings[0].message
+
+
+# Prompts -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("texts", "asked", "message", "count", "severity"),
+    [
+        (["a", "b", None, "c"], Asked(), "1 of 4 images have no prompt", 1, "warning"),
+        (
+            ["a", "b", "c"],
+            Asked(texts=("a", "b", "c", "a fox", "d")),
+            "2 of 5 prompts of the set have no",
+            2,
+            "warning",
+        ),
+        (["a", "b", "c", "x"], Asked(texts=("a", "b", "c")), "1 images show prompts that are not in", 1, "warning"),
+        (["a", "a", "b", "b", "c"], Asked(), "1 to 2 images a prompt: 1 of 3 prompts have not 2", 1, "warning"),
+        ([None, None], Asked(count=5), "2 images for 5 prompts", 3, "note"),
+    ],
+)
+def test_prompts(
+    texts: list[str | None], asked: Asked, message: str, count: int, severity: str, tmp_path: Path
+) -> None:
+    (finding,) = found(prompted(texts), tmp_path, asked={"cell": asked})
+    assert finding.kind == "prompts"
+    assert message in finding.message
+    assert (finding.count, finding.severity) == (count, severity)
+
+
+def test_prompts_that_the_other_cells_show_are_missed(tmp_path: Path) -> None:
+    whole, short = prompted(["a", "b", "c", "d"]), prompted(["a", "b", "d"])
+    strange = prompted(["p", "q"])  # of another set
+    findings = lint({"whole": whole, "short": short, "strange": strange}, None, watch=Watch(tmp_path))
+    prompts = [finding for finding in findings if finding.kind == "prompts"]
+    assert [(f.where, f.count) for f in prompts] == [("short", 1)]
+    assert "'c'" in prompts[0].message
+
+
+def test_even_prompts_are_left_in_peace(tmp_path: Path) -> None:
+    asked = {"cell": Asked(texts=("a", "b"))}
+    assert found(prompted(["a", "b", "a", "b"]), tmp_path, asked=asked) == []
+    assert found(prompted([None] * 4), tmp_path, asked=asked) == []

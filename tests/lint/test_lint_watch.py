@@ -1,0 +1,82 @@
+"""What is measured while images are read for their features is what the lint would have measured by itself."""
+
+from __future__ import annotations
+
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from lint_faults import found
+from pictures import pictures, resized
+from PIL import Image
+
+from evalkit.data.arrays import ArrayImages
+from evalkit.lint import Watch, lint
+from evalkit.lint import pixels as looking
+from evalkit.lint.watch import Passing
+
+
+def images() -> ArrayImages:
+    """150 pictures: some copied, black, enlarged."""
+    made = np.stack(
+        [
+            resized(p, 48, Image.Resampling.BICUBIC) if i % 9 == 0 else resized(p, 48)
+            for i, p in enumerate(pictures(150, 40))
+        ]
+    )
+    made[140] = made[3]
+    made[77] = 0
+    return ArrayImages("made", made)
+
+
+def read_all(source: Any, blocks: list[range]) -> None:
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(source.read, blocks))
+
+
+@pytest.mark.parametrize("size", [64, 33, 150])
+def test_blocks_in_any_order_measure_the_same(tmp_path: Path, size: int) -> None:
+    source = images()
+    alone, _ = looking.Look(source, Counter()).rest()
+    watch = Watch(tmp_path)
+    passing = watch.of(source)
+    blocks = [range(i, min(i + size, 150)) for i in range(0, 150, size)]
+    read_all(passing, blocks[::-1] + blocks)
+    measured, bad = watch.look_at(source, Counter()).rest()
+    assert measured == alone
+    assert not bad
+
+
+def test_what_was_read_is_not_read_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = images()
+    watch = Watch(tmp_path)
+    passing = watch.of(source)
+    read_all(passing, [range(0, 64), range(64, 128)])
+    seen: list[range] = []
+    read = ArrayImages.read
+    monkeypatch.setattr(ArrayImages, "read", lambda self, indices: seen.append(indices) or read(self, indices))
+    findings = lint({"cell": source}, None, watch=watch)
+    assert seen == [range(128, 150)]  # the rest
+    assert {finding.kind for finding in findings} >= {"duplicates", "black"}
+    assert findings == found(source, tmp_path / "another")
+    assert watch.of(source) is source  # known from now on: nothing is measured
+
+
+def test_of_a_large_set_the_blocks_lie_within_what_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(looking, "IMAGES", 64)
+    watch, source = Watch(tmp_path), images()
+    read_all(watch.of(source), [range(0, 64), range(64, 128), range(128, 150)])
+    monkeypatch.setattr(ArrayImages, "read", lambda self, indices: pytest.fail("an image is decoded again"))
+    measured, _ = watch.look_at(source, Counter()).rest()
+    assert measured.looked == 64
+
+
+def test_two_cells_of_the_same_images_are_measured_once(tmp_path: Path) -> None:
+    watch = Watch(tmp_path)
+    first, second = watch.of(images()), watch.of(images())
+    assert first is second
+    assert isinstance(first, Passing)
+    assert (len(first), first.name, first.location(3)) == (150, "made", "made[3]")

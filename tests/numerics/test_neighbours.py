@@ -1,0 +1,227 @@
+"""Blockwise distances and kernels: float64 brute force, duplicates and ties, any block size, bounded work space."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from evalkit.numerics import blockwise, neighbours
+from evalkit.numerics.kernels import kernel_product
+from evalkit.numerics.neighbours import ball_counts, held, knn_radii, nearest_in, nearest_others
+
+
+def features(n: int, d: int, seed: int, shift: float = 0.0) -> Tensor:
+    return torch.randn(n, d, generator=torch.Generator().manual_seed(seed)) + shift
+
+
+def brute(x: Tensor, y: Tensor) -> Tensor:
+    """Distances f64 [N,M], from differences."""
+    return (x.double()[:, None] - y.double()[None]).square().sum(2).sqrt()
+
+
+def brute_others(x: Tensor) -> Tensor:
+    return brute(x, x).fill_diagonal_(float("inf"))
+
+
+@pytest.fixture(params=[16 * 2**20, 3000])
+def block_bytes(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> int:
+    """The whole set in one block, and blocks of a few rows with a shorter last one."""
+    monkeypatch.setattr(blockwise, "BLOCK_BYTES", request.param)
+    return int(request.param)
+
+
+@pytest.mark.parametrize("shift", [0.0, 5000.0])
+def test_nearest_equals_brute_force(block_bytes: int, shift: float) -> None:
+    """A common offset of 5000 would leave nothing of a distance, were the mean not taken off first."""
+    x, y = features(83, 12, 1, shift), features(61, 12, 2, shift)
+    distance, index = nearest_others(x, 5)
+    expected = brute_others(x).topk(5, largest=False)
+    torch.testing.assert_close(distance, expected.values, rtol=1e-12, atol=0)
+    assert torch.equal(index, expected.indices)
+    distance, index = nearest_in(x, y, 3)
+    expected = brute(x, y).topk(3, largest=False)
+    torch.testing.assert_close(distance, expected.values, rtol=1e-12, atol=0)
+    assert torch.equal(index, expected.indices)
+
+
+def test_neighbours_are_kept_while_the_set_lives_and_only_of_that_set() -> None:
+    x, y = features(60, 5, 1, 0.0), features(60, 5, 2, 0.0)
+    few, many = nearest_others(x, 3), nearest_others(x, 20)
+    assert torch.equal(few[0], many[0][:, :3])
+    assert not torch.equal(nearest_others(y, 3)[0], few[0])
+    x.mul_(2)  # changed in place: what was kept is another set's
+    torch.testing.assert_close(nearest_others(x, 3)[0], 2 * few[0], rtol=1e-6, atol=0)
+    before = len(neighbours._neighbours)
+    del x, y
+    nearest_others(features(20, 5, 3, 0.0), 2)
+    assert len(neighbours._neighbours) < before
+
+
+def test_duplicates_count_and_oneself_does_not(block_bytes: int) -> None:
+    x = features(40, 6, 3)
+    x[7] = x[30]
+    distance, index = nearest_others(x, 1)
+    assert distance[7] == 0 == distance[30]
+    assert index[7] == 30
+    assert index[30] == 7
+    assert (distance[torch.arange(40) != 7] > 0).sum() == 38
+    assert not (index[:, 0] == torch.arange(40)).any()
+
+
+def test_a_copy_is_at_distance_zero(block_bytes: int) -> None:
+    x = features(50, 33, 4, shift=1000.0)
+    distance, index = nearest_in(x[[3, 44, 9]], x, 1)
+    assert distance[:, 0].tolist() == [0.0, 0.0, 0.0]
+    assert index[:, 0].tolist() == [3, 44, 9]
+
+
+def test_more_neighbours_than_rows() -> None:
+    x = features(4, 3, 5)
+    assert knn_radii(x, 3).shape == (4,)
+    with pytest.raises(ValueError, match="4 nearest others of 4 rows"):
+        nearest_others(x, 4)
+    with pytest.raises(ValueError, match="5 nearest of 4 rows"):
+        nearest_in(x, x, 5)
+
+
+@pytest.mark.parametrize("closed", [True, False])
+def test_ball_counts_equal_brute_force(block_bytes: int, closed: bool) -> None:
+    x, y = features(70, 5, 6), features(90, 5, 7)
+    y[:30] = x[10:40]  # distances that are exactly 0
+    rx, ry = knn_radii(x, 4), knn_radii(y, 2)
+    rx[20] = brute(x, y)[20, 55]  # and one that is exactly the radius
+    d = brute(x, y)
+    one_way, other_way = ball_counts(x, y, radii_x=rx, radii_y=ry, closed=closed)
+    assert one_way is not None
+    assert other_way is not None
+    near = 1 + (1e-12 if closed else -1e-12)
+    in_y, in_x = d < ry[None] * near, d < rx[:, None] * near
+    assert torch.equal(one_way.of_points, in_y.sum(1))
+    assert torch.equal(one_way.of_balls, in_y.sum(0))
+    assert torch.equal(other_way.of_points, in_x.sum(0))
+    assert torch.equal(other_way.of_balls, in_x.sum(1))
+    assert bool(in_x[20, 55]) == closed
+    assert ball_counts(x, y, closed=closed) == (None, None)
+
+
+def test_ties_at_the_radius_are_decided_in_float64(block_bytes: int) -> None:
+    """A copied set: each radius is a distance of the other set, and in float32 products it may fall on either side."""
+    x = features(200, 48, 8, shift=5.0)
+    k = 5
+    radii = knn_radii(x, k)
+    order = torch.randperm(200, generator=torch.Generator().manual_seed(1))
+    for closed, expected in ((False, k), (True, k + 1)):
+        counts, _ = ball_counts(x[order].clone(), x, radii_y=radii, closed=closed)
+        assert counts is not None
+        assert counts.of_balls.tolist() == [expected] * 200
+
+
+def test_held_equals_brute_force(block_bytes: int) -> None:
+    x, y = features(60, 4, 9), features(45, 4, 10)
+    radii = torch.stack([knn_radii(y, 1), knn_radii(y, 6), torch.full((45,), float("nan")).double()], 1)
+    d = brute(x, y)
+    found = held(x, y, radii, closed=True)
+    assert torch.equal(found[:, 0], (d <= radii[:, 0]).any(1))
+    assert torch.equal(found[:, 1], (d <= radii[:, 1]).any(1))
+    assert not found[:, 2].any()
+
+
+def cubic(a: Tensor, b: Tensor) -> Tensor:
+    return (a @ b.T / a.shape[1] + 1) ** 3
+
+
+def test_kernel_product_equals_brute_force(block_bytes: int) -> None:
+    x, y = features(70, 9, 11), features(55, 9, 12)
+    weights = (features(55, 4, 13) > 0).float()
+    whole = cubic(x.double(), y.double())
+    torch.testing.assert_close(kernel_product(x, y, cubic), whole.sum(1), rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(kernel_product(x, y, cubic, weights), whole @ weights.double(), rtol=1e-5, atol=1e-5)
+    own = cubic(x.double(), x.double())
+    torch.testing.assert_close(kernel_product(x, x, cubic), own.sum(1), rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(kernel_product(x, x, cubic, x), own @ x.double(), rtol=1e-4, atol=1e-4)
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    n=st.integers(6, 60), m=st.integers(6, 60), d=st.integers(1, 20), k=st.integers(1, 5), size=st.integers(64, 20000)
+)
+def test_results_do_not_depend_on_the_block_size(n: int, m: int, d: int, k: int, size: int) -> None:
+    """Whole numbers from -3 to 3: many duplicates and ties."""
+    rng = np.random.default_rng(n * 61 + m)
+    x, y = (torch.from_numpy(rng.integers(-3, 4, (r, d)).astype(np.float32)) for r in (n, m))
+
+    def everything() -> list[Tensor]:
+        radii = knn_radii(y, k)
+        counts, _ = ball_counts(x, y, radii_y=radii, closed=False)
+        assert counts is not None
+        return [
+            radii,
+            nearest_in(x, y, k)[0],
+            counts.of_points,
+            counts.of_balls,
+            kernel_product(x, y, lambda a, b: (a @ b.T).square()),
+        ]
+
+    whole = everything()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(blockwise, "BLOCK_BYTES", size)
+        for got, expected in zip(everything(), whole, strict=True):
+            torch.testing.assert_close(got, expected, rtol=1e-6, atol=0)  # all are sums of positive terms
+
+
+class Largest(TorchDispatchMode):
+    """The number of bytes of the largest tensor that any operation gives."""
+
+    size = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
+        result = func(*args, **(kwargs or {}))
+        for tensor in result if isinstance(result, tuple | list) else [result]:
+            if isinstance(tensor, Tensor) and tensor._base is None:  # a view takes no memory
+                self.size = max(self.size, tensor.untyped_storage().nbytes())
+        return result
+
+
+def test_no_temporary_grows_with_both_sets(monkeypatch: pytest.MonkeyPatch) -> None:
+    """3,000 x 3,000 f32 distances would take 36 MB. Blocks are set to 256 kB; a row's few results are larger."""
+    monkeypatch.setattr(blockwise, "BLOCK_BYTES", 2**18)
+    monkeypatch.setattr(neighbours, "PAIR_BYTES", 2**18)
+    n, k = 3000, 5
+    x, y = features(n, 16, 14), features(n, 16, 15)
+    with Largest() as largest:
+        radii = knn_radii(y, k)
+        ball_counts(x, y, radii_x=radii, radii_y=radii, closed=False)
+        nearest_in(x, y, 2)
+        kernel_product(x, y, cubic)
+    per_row = n * (k + neighbours.SPARE) * 8
+    assert 2**17 < largest.size <= max(2**18, per_row)
+
+
+def test_precision_setting_is_put_back() -> None:
+    before = torch.get_float32_matmul_precision()
+    try:
+        torch.set_float32_matmul_precision("medium")
+        x = features(300, 64, 16)
+        expected = brute_others(x).topk(2, largest=False).values
+        torch.testing.assert_close(nearest_others(x, 2)[0], expected, rtol=1e-12, atol=0)
+        assert torch.get_float32_matmul_precision() == "medium"
+    finally:
+        torch.set_float32_matmul_precision(before)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_same_on_the_gpu() -> None:
+    x, y = features(500, 32, 17), features(400, 32, 18)
+    radii = knn_radii(y, 3)
+    torch.testing.assert_close(knn_radii(y.cuda(), 3).cpu(), radii, rtol=1e-12, atol=0)
+    ours, _ = ball_counts(x, y, radii_y=radii, closed=True)
+    theirs, _ = ball_counts(x.cuda(), y.cuda(), radii_y=radii.cuda(), closed=True)
+    assert ours is not None
+    assert theirs is not None
+    assert torch.equal(theirs.of_points.cpu(), ours.of_points)

@@ -1,0 +1,154 @@
+"""The grid: which cells are formed, what their keys depend on, and what is said of those left out."""
+
+import json
+import logging
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from evalkit.cell import Cell
+from evalkit.config.schema import RunConfig
+from evalkit.config.sweep import expand
+from evalkit.errors import ConfigError
+from evalkit.plan.grid import _slug, make_cells
+
+SAMPLER = {"_target_": "evalkit.models.base.Sampler", "scheduler": "DDIMScheduler", "num_inference_steps": 10}
+OTHER = {**SAMPLER, "scheduler": "HeunDiscreteScheduler"}
+TEXT = {"_target_": "grid_models.TextModel", "guidance_scale": 4.0}
+PROMPTS = {"digits": {"_target_": "grid_models.Prompts"}}
+
+
+def cells_of(**groups: Any) -> list[Cell]:
+    fields: dict[str, Any] = {"model": {"text": TEXT}, "sampler": {"ddim": SAMPLER}, "prompts": PROMPTS}
+    return make_cells(RunConfig(**{**fields, **groups}))
+
+
+def test_the_grid_is_the_product_of_its_axes() -> None:
+    cells = cells_of(
+        model={"a": {**TEXT, "guidance_scale": {"sweep": [1.0, 4.0]}}, "b": {**TEXT, "path": "other"}},
+        sampler={"ddim": {**SAMPLER, "num_inference_steps": {"sweep": [5, 10, 20]}}, "heun": OTHER},
+        seed={"sweep": [0, 1]},
+    )
+    assert len(cells) == (2 + 1) * (3 + 1) * 2
+    assert len({c.key for c in cells}) == len({c.name for c in cells}) == len(cells)
+    assert [c.model for c in cells] == sorted(c.model for c in cells)  # each model is loaded once
+    assert json.loads(json.dumps(cells[0].spec())) == cells[0].spec()
+
+
+def test_models_without_sampler_or_prompts_stand_once(caplog: pytest.LogCaptureFixture) -> None:
+    logging.getLogger("evalkit").propagate = True
+    with caplog.at_level(logging.INFO):
+        cells = cells_of(model={"gan": {"_target_": "grid_models.Bare"}}, sampler={"ddim": SAMPLER, "heun": OTHER})
+    assert [(c.sampler, c.prompts, c.num_samples) for c in cells] == [(None, None, 6)]
+    assert "takes no sampler" in caplog.text
+
+
+def test_a_class_conditional_model_takes_the_prompts_classes() -> None:
+    assert [c.prompts for c in cells_of(model={"gan": {"_target_": "grid_models.ClassModel"}})] == ["digits"]
+
+
+def test_a_model_names_the_samplers_that_fit() -> None:
+    cells = cells_of(model={"text": {**TEXT, "samplers": ["heun"]}}, sampler={"ddim": SAMPLER, "heun": OTHER})
+    assert [c.sampler for c in cells] == ["heun"]
+    with pytest.raises(ConfigError, match="the grid is empty"):
+        cells_of(model={"text": {**TEXT, "samplers": ["unipc"]}})
+
+
+def test_without_a_sampler_the_models_own_is_taken() -> None:
+    assert [c.sampler for c in cells_of(sampler={})] == ["default"]
+
+
+def test_a_text_model_without_prompts_is_refused() -> None:
+    with pytest.raises(ConfigError, match="choose prompts"):
+        cells_of(prompts={})
+
+
+def test_call_settings_go_to_the_call_and_not_to_the_model() -> None:
+    (cell,) = cells_of()
+    assert cell.call_settings == {"guidance_scale": 4.0}
+    assert "guidance_scale" not in (cell.options["model"] or {})
+    assert cell.settings == {"guidance_scale": 4.0, "num_inference_steps": 10}
+
+
+def test_a_models_own_steps_win_and_sampler_steps_then_make_no_new_cell() -> None:
+    cells = cells_of(
+        model={"turbo": {**TEXT, "num_inference_steps": 2}},
+        sampler={"ddim": {**SAMPLER, "num_inference_steps": {"sweep": [5, 10]}}},
+    )
+    assert [c.settings["num_inference_steps"] for c in cells] == [2]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"seed": 1},
+        {"model": {"text": {**TEXT, "guidance_scale": 5.0}}},
+        {"model": {"text": {**TEXT, "path": "other"}}},
+        {"sampler": {"ddim": {**SAMPLER, "num_inference_steps": 11}}},
+        {"sampler": {"ddim": {**SAMPLER, "options": {"eta": 1.0}}}},
+        {"prompts": {"digits": {"_target_": "grid_models.Prompts", "count": 7}}},
+    ],
+)
+def test_the_key_changes_with_everything_that_can_change_a_pixel(change: dict[str, Any]) -> None:
+    assert cells_of()[0].key != cells_of(**change)[0].key
+
+
+@pytest.mark.parametrize("change", [{"num_samples": 3}, {"batch_size": 7}, {"name": "x"}, {"device": "cuda"}])
+def test_the_key_does_not_change_with_the_rest(change: dict[str, Any]) -> None:
+    assert cells_of()[0].key == cells_of(**change)[0].key
+
+
+def test_the_key_does_not_depend_on_names() -> None:
+    assert cells_of(model={"renamed": TEXT}, sampler={"other": SAMPLER})[0].key == cells_of()[0].key
+
+
+def test_exclude_matches_all_its_parts() -> None:
+    sampler = {"ddim": {**SAMPLER, "num_inference_steps": {"sweep": [5, 10]}}, "heun": OTHER}
+    kept = cells_of(sampler=sampler, exclude=[{"sampler": "ddim", "num_inference_steps": [5, 7]}])
+    assert [(c.sampler, c.settings["num_inference_steps"]) for c in kept] == [("ddim", 10), ("heun", 10)]
+    with pytest.raises(ConfigError, match="exclude"):
+        cells_of(exclude=["ddim"])
+    with pytest.raises(ConfigError, match=r"leaves out all of its 1 cells"):
+        cells_of(exclude=[{"sampler": "ddim"}])
+
+
+@pytest.mark.parametrize("sweep", [[], "abc", 3, None])
+def test_a_bad_sweep_is_refused(sweep: Any) -> None:
+    with pytest.raises(ConfigError, match=r"ddim\.num_inference_steps\.sweep"):
+        cells_of(sampler={"ddim": {**SAMPLER, "num_inference_steps": {"sweep": sweep}}})
+
+
+@pytest.mark.parametrize("seed", [-1, "x", 1.5, [], True])
+def test_a_bad_seed_is_refused(seed: Any) -> None:
+    with pytest.raises(ConfigError, match="seed"):
+        cells_of(seed=seed)
+
+
+@given(
+    st.dictionaries(st.text("abc", min_size=1, max_size=3), st.lists(st.integers(), min_size=1, max_size=3), max_size=3)
+)
+def test_expanding_gives_each_combination_once(axes: dict[str, list[int]]) -> None:
+    option = {"_target_": "x.Y", "deep": {name: {"sweep": values} for name, values in axes.items()}}
+    variants = expand("x", option)
+    product = 1
+    for values in axes.values():
+        product *= len(values)
+    assert len(variants) == product
+    for variant in variants:
+        assert all(variant.option["deep"][name] in values for name, values in axes.items())
+        assert len(variant.swept) == len(axes)
+
+
+def test_swept_values_in_a_cells_name() -> None:
+    """A name says what a reader needs: no key where the value says it all, lists and mappings in short."""
+    swept = {"dtype": "bfloat16", "quantize": "int8_dynamic", "lora_scale": [1, 0.5], "lora.scale": 0.25}
+    assert [_slug(key, value) for key, value in swept.items()] == [
+        "bfloat16",
+        "int8_dynamic",
+        "lora_scale1+0.5",
+        "scale0.25",
+    ]
+    assert _slug("cache", {"name": "taylorseer", "cache_interval": 2}) == "taylorseer"
+    assert _slug("lora", {"path": "a/style.safetensors"}) == "loraa_style.safetensors"

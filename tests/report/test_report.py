@@ -1,0 +1,292 @@
+"""The report without a browser: what the page says, what it says is missing, and that hostile text stays text."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import re
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from command import ROOT, environment
+from report_runs import HOSTILE_MARK, Made, N, Page, change, finding, gate, hostile, write_run
+
+from evalkit.errors import DataError
+from evalkit.report import write_report
+from evalkit.report.__main__ import main
+from evalkit.report.gallery import make_gallery
+from evalkit.report.run_folder import Run, letters, short
+from evalkit.report.thumbnails import Shelf
+from evalkit.results.table import ResultTable
+
+
+@pytest.fixture
+def plots() -> None:
+    """Asked for by tests that look at plots; the others' pages have none, which saves two seconds each."""
+
+
+@pytest.fixture(scope="module")
+def full(tmp_path_factory: pytest.TempPathFactory) -> Page:
+    """A whole run's page, plots and all."""
+    return Page(write_report(write_run(tmp_path_factory.mktemp("full") / "a")))
+
+
+@pytest.fixture(autouse=True)
+def _without_plots(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    if "plots" not in request.fixturenames:
+        monkeypatch.setattr("evalkit.report.plots.make_plots", lambda run: [])
+
+
+def page(out: Path) -> Page:
+    return Page(write_report(out))
+
+
+# -- the page as a whole
+
+
+def test_a_full_folder_gives_one_page_with_everything(full: Page) -> None:
+    shown = full
+    assert "A net-ddim-cfg4-steps4 is the best, or not distinguishable from the best, by 4 of 5 metrics" in shown.text
+    for heading in ("Best by each metric", "All cells and scores", "Plots", "Side by side", "By category", "Checks"):
+        assert heading in shown.text, heading
+    images = shown.named("img")
+    assert sum((image["alt"] or "").startswith("C, sample 17") for image in images) == 1
+    assert all((image["src"] or "").startswith("data:image/webp;base64,") for image in images)
+    assert "python run_eval.py name=a" in shown.text
+    assert len(shown.source) < 500_000
+
+
+def test_nothing_in_the_page_points_outside_and_its_script_is_pinned(full: Page) -> None:
+    links = [str(v) for _, attrs in full.tags for k, v in attrs.items() if k in ("src", "href", "action", "srcset")]
+    assert links
+    assert all(link.startswith(("#", "data:")) for link in links)
+    assert not re.findall(r"url\((?!#)|@import|http-equiv=.refresh", full.source)
+    policy = next(m["content"] or "" for m in full.named("meta") if m.get("http-equiv") == "Content-Security-Policy")
+    script = re.search(r"<script>(.*?)</script>", full.source, re.DOTALL)
+    assert script is not None
+    digest = base64.b64encode(hashlib.sha256(script[1].encode()).digest()).decode()
+    assert f"script-src 'sha256-{digest}'" in policy
+    assert policy.startswith("default-src 'none'")
+
+
+def test_ids_are_unique_and_every_link_has_its_target(full: Page) -> None:
+    ids = [str(attrs["id"]) for _, attrs in full.tags if "id" in attrs]
+    assert len(ids) == len(set(ids))
+    targets = {str(attrs["href"])[1:] for _, attrs in full.tags if str(attrs.get("href", "")).startswith("#")}
+    assert targets <= set(ids)
+
+
+def test_no_torch_is_imported(tmp_path: Path) -> None:
+    out = write_run(tmp_path / "a")
+    code = (
+        "import sys; from evalkit.report.__main__ import main\n"
+        "heavy = {'torch', 'matplotlib', 'jinja2', 'PIL', 'numpy'} & set(sys.modules)\n"
+        f"assert not heavy, heavy\nassert main([{str(out)!r}]) == 0\n"
+        "assert 'torch' not in sys.modules and 'diffusers' not in sys.modules"
+    )
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=environment(), check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith(str(out / "report.html"))
+
+
+def test_a_page_is_made_again_only_where_its_results_changed(tmp_path: Path) -> None:
+    out = write_run(tmp_path / "a")
+    path = write_report(out)
+    path.write_text(path.read_text() + "<!-- kept -->")
+    results = json.loads((out / "results.json").read_text())
+    change(out, run={**results["run"], "seconds": {"generate": 0.0}})  # a run that found all done
+    assert "kept" in write_report(out).read_text()
+    (out / "categories.csv").write_text((out / "categories.csv").read_text() + "\n")
+    assert "kept" not in write_report(out).read_text()
+    path.write_text(path.read_text() + "<!-- kept -->")
+    change(out, notes=["Warning: something new."])
+    assert "something new" in write_report(out).read_text()
+
+
+# -- what is missing
+
+
+def test_results_json_alone_opens_and_says_what_is_missing(tmp_path: Path, plots: None) -> None:
+    full = write_run(tmp_path / "a")
+    alone = tmp_path / "alone"
+    alone.mkdir()
+    (alone / "results.json").write_bytes((full / "results.json").read_bytes())
+    shown = page(alone)
+    assert "samples.csv is not beside results.json" in shown.text
+    assert "categories.csv is not beside results.json" in shown.text
+    assert "is the best" in shown.text
+    assert shown.named("svg")
+
+
+def test_a_results_file_of_another_name_takes_no_other_runs_files(tmp_path: Path) -> None:
+    out = write_run(tmp_path / "a")
+    (out / "prev.json").write_bytes((out / "results.json").read_bytes())
+    assert main([str(out / "prev.json"), "--out", str(tmp_path / "p.html")]) == 0
+    shown = Page(tmp_path / "p.html")
+    assert "made from prev.json alone" in shown.text
+    assert not shown.named("img")
+
+
+def test_a_run_whose_samples_are_gone_says_so_keeps_the_scores_and_heals(tmp_path: Path) -> None:
+    out = write_run(tmp_path / "a")
+    away = tmp_path / "away"
+    (tmp_path / "samples").rename(away)
+    shown = page(out)
+    assert "images of all cells are no longer where samples.csv says" in shown.text
+    assert "cell0" in shown.text  # an example of where they were
+    assert "prompt 17" in shown.text
+    assert "C 5" in shown.text
+    away.rename(tmp_path / "samples")
+    assert len(page(out).named("img")) > N  # they are back: the page is made again
+
+
+def test_one_cells_samples_gone_and_one_file_damaged(tmp_path: Path) -> None:
+    out = write_run(tmp_path / "a")
+    (tmp_path / "samples" / "cell1").rename(tmp_path / "x")
+    (tmp_path / "samples" / "cell0" / "000003.png").write_bytes(b"no image")
+    shown = page(out)
+    assert "images of 1 of 3 cells (B) are no longer" in shown.text
+    assert shown.text.count("damaged") == 1
+
+
+def test_a_store_that_was_moved_with_its_results_is_found(tmp_path: Path) -> None:
+    write_run(tmp_path / "runs" / "a")
+    (tmp_path / "runs").rename(tmp_path / "elsewhere")
+    shown = page(tmp_path / "elsewhere" / "a")
+    assert "no longer where" not in shown.text
+    assert len(shown.named("img")) > N
+
+
+def test_images_inside_a_zip_or_an_array_are_found_and_others_are_said(tmp_path: Path) -> None:
+    import zipfile
+
+    import numpy as np
+
+    out = write_run(tmp_path / "a")
+    samples = tmp_path / "samples"
+    with zipfile.ZipFile(tmp_path / "b.zip", "w") as archive:
+        for file in sorted((samples / "cell0").iterdir()):
+            archive.write(file, file.name)
+    np.savez(tmp_path / "c.npz", arr_0=np.full((N, 4, 4, 3), 200, np.uint8))
+    text = (out / "samples.csv").read_text()
+    for number, holder in ((0, tmp_path / "b.zip"), (1, tmp_path / "c.npz"), (2, "an array")):
+        text = re.sub(rf"{samples}/cell{number}/0*(\d+)\.png", rf"{holder}[\1]", text)
+    (out / "samples.csv").write_text(text)
+    gallery = make_gallery(Run.open(out), Shelf(images=90))
+    why = [(item.thumb is not None, item.why) for item in gallery.cards[17].items]
+    assert why == [(True, ""), (True, ""), (False, "no file")]
+    assert gallery.missing == ["The images of C have no files of their own that could be read here."]
+    assert _first_pixel(gallery.cards[17].items[0].thumb) == (0, 8 * 17, 120)  # the zip's own 17th
+    (tmp_path / "b.zip").unlink()
+    assert any("images of 1 of 3 cells (A) are no longer" in t for t in make_gallery(Run.open(out), Shelf(90)).missing)
+
+
+def _first_pixel(thumb: Any) -> Any:
+    import io
+
+    from PIL import Image
+
+    return Image.open(io.BytesIO(base64.b64decode(thumb.uri.partition(",")[2]))).convert("RGB").getpixel((0, 0))
+
+
+@pytest.mark.parametrize("name", ["samples.csv", "categories.csv"])
+@pytest.mark.parametrize("content", ["", "nonsense\n1\n", "cell,index,file,prompt,category,m\nx,y,z\n", "\x00\xff"])
+def test_broken_csvs_are_said_and_not_fatal(tmp_path: Path, name: str, content: str) -> None:
+    out = write_run(tmp_path / "a")
+    (out / name).write_text(content, encoding="latin-1")
+    assert "is the best" in page(out).text
+    assert f"{name} cannot be read" in page(out).text
+
+
+def test_samples_of_another_run_are_not_shown(tmp_path: Path) -> None:
+    out = write_run(tmp_path / "a")
+    text = (out / "samples.csv").read_text()
+    (out / "samples.csv").write_text(text.replace("net-ddim", "other"))
+    assert "samples.csv has no line for any of these cells" in page(out).text
+
+
+def test_cells_of_earlier_runs_without_config_or_samples(tmp_path: Path) -> None:
+    out = write_run(tmp_path / "a")
+    table = ResultTable.load(out / "results.json")
+    earlier = [
+        replace(row, cell="old (earlier)", protocol_hash="other", settings={})
+        for row in table.rows
+        if "cfg1" in row.cell
+    ]
+    run = {"name": "bare"}  # nothing else is known of it
+    (out / "results.json").write_text(json.dumps(replace(table, run=run, rows=(*table.rows, *earlier)).to_json()))
+    shown = page(out)
+    assert "samples.csv has no samples of D (cells of earlier runs, say)" in shown.text
+    assert "D stand apart (†)" in shown.text
+    assert "results.json holds no configuration" in shown.text
+    assert "results.json holds no command" in shown.text
+
+
+# -- hostile text
+
+
+def test_hostile_text_stays_text(tmp_path: Path, plots: None) -> None:
+    made = Made(text=hostile(), notes=(hostile()("Warning: a note"),), lint=(finding(hostile()),), gate=gate(hostile()))
+    shown = page(write_run(tmp_path / "a", made))
+    assert [tag for tag, _ in shown.tags].count("script") == 2
+    assert not [tag for tag, _ in shown.tags if tag == HOSTILE_MARK]
+    assert not [k for _, attrs in shown.tags for k in attrs if k.startswith("on") or k == "autofocus"]
+    assert "49" not in shown.text.replace("7*7", "")[:2000]  # no template was evaluated
+    data = re.search(r'<script type="application/json" id="data">(.*?)</script>', shown.source, re.DOTALL)
+    assert data is not None
+    assert "<" not in data[1]
+    json.loads(data[1])
+    assert not re.search("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff]", shown.source)
+    assert "<script>window.hit=1</script>" in shown.text
+
+
+def test_hostile_text_makes_the_same_elements_as_plain_text(tmp_path: Path) -> None:
+    """Texts of one line: longer ones are folded away on purpose."""
+    evil = '"><x-evil onload=x></td></script>&amp;<!--'
+    plain = page(write_run(tmp_path / "a", Made(text=lambda text: f"{text} xxxxxxxxxx")))
+    nasty = page(write_run(tmp_path / "b", Made(text=lambda text: f"{text} {evil}")))
+    assert [tag for tag, _ in nasty.tags] == [tag for tag, _ in plain.tags]
+    assert [sorted(attrs) for _, attrs in nasty.tags] == [sorted(attrs) for _, attrs in plain.tags]
+
+
+def test_names_are_cut_in_their_middle_and_cleaned() -> None:
+    assert short("abc\n def\x00") == "abc def�"
+    assert short("a" * 50 + "b" * 50, 30) == "a" * 20 + "…" + "b" * 9
+    assert [letters(n) for n in (0, 25, 26, 27, 702)] == ["A", "Z", "AA", "AB", "AAA"]
+
+
+# -- the command
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["nowhere"], "nowhere: no such file"),
+        (["."], "no results.json in this folder"),
+        (["broken.json"], "not a results.json of evalkit"),
+        (["good", "--out", "file/below.html"], "file"),
+    ],
+)
+def test_errors_are_one_line(
+    tmp_path: Path, arguments: list[str], message: str, capsys: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_run(tmp_path / "good")
+    (tmp_path / "broken.json").write_text("{}")
+    (tmp_path / "file").write_text("")
+    assert main(arguments) == 1
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.startswith("evalkit: ")
+    assert error.count("\n") == 1
+
+
+def test_a_folder_without_results_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"no results\.json"):
+        write_report(tmp_path)

@@ -1,0 +1,102 @@
+"""A run's files beside the table: samples, categories, comparisons, nearest training images, shared statistics."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from evalkit import pipeline
+from evalkit.config.compose import compose, resolve
+from evalkit.errors import ConfigError
+from evalkit.plan.plan import make_plan
+from evalkit.results.table import ResultTable
+
+GAN = ("model=[digits_dcgan]", "sampler=[]", "prompts=[]", "exclude=[]", "contact_sheet=4", "device=cpu")
+
+
+def run(tmp_path: Path, *overrides: str, name: str = "t") -> ResultTable:
+    config = resolve(compose([*GAN, f"name={name}", f"store={tmp_path}", "num_samples=130", *overrides]))
+    return pipeline.run(make_plan(config))
+
+
+def lines(path: Path) -> list[dict[str, str]]:
+    with path.open(newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def test_two_seeds_are_compared_and_each_sample_is_kept(tmp_path: Path) -> None:
+    table = run(
+        tmp_path,
+        "prompts=[digits]",
+        "seed={sweep: [0, 1]}",
+        "metric=[fid_digits,precision_digits]",
+        "baseline={seed: 0}",
+    )
+    assert {c.metric for c in table.comparisons} >= {"fid_digits", "precision_digits"}
+    fid = next(c for c in table.comparisons if c.metric == "fid_digits")
+    assert fid.stderr is not None
+    assert not fid.paired  # other seeds are other samples
+    rows = lines(tmp_path / "t" / "samples.csv")
+    assert len(rows) == 260
+    assert {"fid_digits.influence", "precision_digits", "category"} <= rows[0].keys()
+    value = table.value(rows[0]["cell"], "precision_digits")
+    cell = [float(row["precision_digits"]) for row in rows if row["cell"] == rows[0]["cell"]]
+    assert np.mean(cell) == pytest.approx(value, abs=1e-6)
+    categories = [row for row in lines(tmp_path / "t" / "categories.csv") if row["cell"] == rows[0]["cell"]]
+    assert sum(int(row["n"]) for row in categories) == 130
+    assert "not distinguishable" in (tmp_path / "t" / "comparison.md").read_text()
+
+
+def test_statistics_are_shared_and_give_the_same_distance(tmp_path: Path) -> None:
+    stats = tmp_path / "stats"
+    first = run(tmp_path, "metric=[fid_digits]", f"save_stats={stats}")
+    given = ("reference=stats", f"reference.stats.path={stats / 'fid_digits.npz'}")
+    second = run(tmp_path, "metric=[fid_digits]", *given, name="again")
+    values = [table.value(table.cells[0], "fid_digits") for table in (first, second)]
+    assert values[1] == pytest.approx(values[0], rel=1e-7)
+    with pytest.raises(ConfigError, match="needs the reference images themselves"):
+        run(tmp_path, "metric=[kid_digits]", *given)
+    with pytest.raises(ConfigError, match=r"of digits/features, but digits/logits"):
+        run(tmp_path, "metric=[frechet]", "metric.frechet.features=digits/logits", *given)
+
+
+def test_an_earlier_run_stands_beside_and_is_not_ranked_when_its_n_differs(tmp_path: Path) -> None:
+    run(tmp_path, "metric=[fid_digits]")
+    table = run(
+        tmp_path, "metric=[fid_digits]", "num_samples=140", f"add_results=[{tmp_path / 't' / 'results.json'}]", name="u"
+    )
+    assert len(table.cells) == 2
+    assert not [c for c in table.comparisons if c.metric == "fid_digits"]
+    assert any("n is 130, not 140" in note or "n is 140, not 130" in note for note in table.footnotes())
+
+
+def test_the_nearest_training_images_are_shown(tmp_path: Path) -> None:
+    table = run(tmp_path, "metric=[nearest_training_digits]", "reference@training=digits")
+    assert table.value(table.cells[0], "nearest_training_digits") is not None
+    found = lines(tmp_path / "t" / "nearest.csv")
+    assert len(found) == 32
+    assert len(list((tmp_path / "t" / "nearest").glob("*.png"))) == 1
+    with pytest.raises(ConfigError, match="reference@training=folder"):
+        run(tmp_path, "metric=[nearest_training_digits]")
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (("metric=[psnr]",), "give baseline="),
+        (("metric=[fid_digits]", "baseline=digits_dcgn"), "Did you mean 'digits_dcgan'"),
+        (("metric=[fid_digits]", "baseline={model: nobody}"), "picks 0 cells"),
+        (("metric=[feature_diversity_digits]", "metric.feature_diversity_digits.pairs=promt"), "Did you mean 'prompt'"),
+        (("metric=[fid_digits]", "add_results=[nowhere.json]"), "nowhere.json"),
+    ],
+)
+def test_bad_comparisons_are_refused_before_any_work(tmp_path: Path, overrides: Any, message: str) -> None:
+    from evalkit.errors import EvalkitError
+
+    with pytest.raises(EvalkitError, match=message):
+        run(tmp_path, *overrides)
+    assert not (tmp_path / "samples").exists()

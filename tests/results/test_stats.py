@@ -1,0 +1,66 @@
+"""Differences, intervals, and Holm's correction, by hand and against SciPy."""
+
+from __future__ import annotations
+
+import itertools
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy import stats as scipy_stats
+
+from evalkit.results.stats import difference, holm, two_sided
+
+
+def test_paired_by_hand() -> None:
+    found = difference((3.0, 9.0), (2.0, 9.0), [[1.0, 2.0, 3.0, 6.0], [0.0, 1.0, 2.0, 1.0]])
+    # The differences 1, 1, 1, 5 have variance 4, so the standard error is sqrt(4 / 4).
+    assert (found.value, found.stderr, found.paired) == (1.0, 1.0, True)
+    assert found.low == pytest.approx(1 - 1.959964, abs=1e-6)
+    assert found.high == pytest.approx(1 + 1.959964, abs=1e-6)
+    assert found.p == pytest.approx(0.3173105, abs=1e-6)
+
+
+def test_independent_scores_add_their_variances() -> None:
+    found = difference((10.0, 3.0), (4.0, 4.0))
+    assert (found.value, found.stderr, found.paired) == (6.0, 5.0, False)
+
+
+def test_without_a_standard_error_there_is_only_the_difference() -> None:
+    found = difference((10.0, None), (4.0, 1.0))
+    assert (found.value, found.stderr, found.low, found.p) == (6.0, None, None, None)
+
+
+def test_pairing_takes_away_what_both_share() -> None:
+    rng = np.random.default_rng(0)
+    common = rng.normal(0, 10, 400)
+    a, b = common + rng.normal(0.5, 1, 400), common + rng.normal(0, 1, 400)
+    alone = difference((a.mean(), a.std() / 20), (b.mean(), b.std() / 20))
+    paired = difference((a.mean(), a.std() / 20), (b.mean(), b.std() / 20), [a.tolist(), b.tolist()])
+    assert paired.stderr is not None
+    assert alone.stderr is not None
+    assert paired.stderr < 0.15 * alone.stderr
+    assert paired.p == pytest.approx(scipy_stats.ttest_rel(a, b).pvalue, rel=0.2)  # t of 399 against the normal
+
+
+def test_equal_sets_do_not_differ_and_constant_shifts_do() -> None:
+    assert difference((1.0, 1.0), (1.0, 1.0), [[1.0, 2.0], [1.0, 2.0]]).p == 1.0
+    assert difference((2.0, 1.0), (1.0, 1.0), [[2.0, 3.0], [1.0, 2.0]]).p == 0.0
+    assert two_sided(1.959964, 1.0) == pytest.approx(0.05, abs=1e-6)
+
+
+def test_holm_by_hand() -> None:
+    assert holm([0.01, None, 0.04, 0.03]) == [pytest.approx(0.03), None, pytest.approx(0.06), pytest.approx(0.06)]
+    assert holm([]) == []
+
+
+@given(st.lists(st.floats(0, 1, allow_subnormal=False), min_size=1, max_size=12))
+def test_holm_properties(ps: list[float]) -> None:
+    adjusted = holm(ps)
+    assert all(a is not None and p <= a <= 1 for a, p in zip(adjusted, ps, strict=True))
+    assert adjusted[ps.index(min(ps))] == pytest.approx(min(1.0, min(ps) * len(ps)))
+    order = sorted(range(len(ps)), key=lambda i: ps[i])
+    assert all(adjusted[i] <= adjusted[j] for i, j in itertools.pairwise(order))  # type: ignore[operator]
+    assert not any(math.isnan(a) for a in adjusted if a is not None)

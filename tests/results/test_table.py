@@ -1,0 +1,141 @@
+"""The table: what is marked best, what stands apart, and what each format holds."""
+
+import csv
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from evalkit.errors import DataError
+from evalkit.results import render
+from evalkit.results.compare import compare
+from evalkit.results.table import MISSING, ResultTable, Row
+
+
+def row(cell: str, metric: str = "fid", value: float | None = 1.0, **more: Any) -> Row:
+    protocol = more.pop("protocol", {"n": 100})
+    fields: dict[str, Any] = {
+        "cell": cell,
+        "model": cell.split("-")[0],
+        "sampler": None,
+        "prompts": None,
+        "settings": {},
+        "seed": 0,
+        "metric": metric,
+        "label": metric.upper(),
+        "value": value,
+        "stderr": None,
+        "n": 100,
+        "better": "lower",
+        "protocol": protocol,
+        "protocol_hash": json.dumps(protocol),
+    }
+    return Row(**{**fields, **more})
+
+
+def make(*rows: Row) -> ResultTable:
+    comparisons, best = compare(rows, baseline=None, influences={}, pairing={})
+    return ResultTable(run={"name": "test"}, rows=rows, comparisons=comparisons, best=best)
+
+
+def test_best_follows_the_metrics_direction() -> None:
+    table = make(
+        row("a", value=3.0),
+        row("b", value=2.0),
+        row("a", "is", 3.0, better="higher"),
+        row("b", "is", 2.0, better="higher"),
+    )
+    assert [column.best for column in table.columns] == [{"b"}, {"a"}]
+    assert "**2.00**" in render.to_markdown(table)
+
+
+def test_ties_are_all_best_and_a_single_cell_is_not() -> None:
+    assert make(row("a"), row("b")).columns[0].best == {"a", "b"}
+    assert make(row("a")).columns[0].best == set()
+
+
+def test_protocols_are_never_ranked_together() -> None:
+    table = make(row("a", value=3.0), row("b", value=4.0), row("c", value=1.0, protocol={"n": 50}))
+    column = table.columns[0]
+    assert column.best == {"a"}
+    assert column.odd == {"c"}
+    notes = table.footnotes()
+    assert any("c is not comparable" in note and "n is 50, not 100" in note for note in notes)
+    assert "1.00 †" in render.to_markdown(table)
+
+
+@pytest.mark.parametrize("value", [None, float("nan"), float("inf")])
+def test_a_missing_value_is_never_best(value: float | None) -> None:
+    table = make(row("a", value=value, note="no prompts"), row("b", value=5.0), row("c", value=6.0))
+    assert table.columns[0].best == {"b"}
+    assert MISSING in render.to_markdown(table)
+
+
+def test_a_missing_value_says_why() -> None:
+    assert any("2 were cut (a)" in n for n in make(row("a", note="2 were cut"), row("b")).footnotes())
+    assert any("no prompts (a)" in n for n in make(row("a", value=None, note="no prompts"), row("b")).footnotes())
+
+
+def test_results_json_reads_back_equal(tmp_path: Path) -> None:
+    table = make(row("a", stderr=0.25, details={"std": 0.5}, settings={"guidance_scale": 4.0}), row("b", value=None))
+    render.write(table, tmp_path)
+    again = ResultTable.load(tmp_path / "results.json")
+    assert again == ResultTable(run=table.run, rows=tuple(table.rows), notes=())
+    data = json.loads((tmp_path / "results.json").read_text())
+    assert data["schema"] == 1
+    needed = {"cell", "model", "sampler", "prompts", "settings", "metric", "value", "stderr", "n", "better"}
+    assert needed | {"protocol", "protocol_hash"} <= set(data["rows"][0])
+
+
+@pytest.mark.parametrize(
+    "text", ["", "{}", "[1]", '{"schema": 99, "run": {}, "rows": []}', '{"schema":1,"run":{},"rows":[{}]}']
+)
+def test_a_wrong_results_json_is_refused(tmp_path: Path, text: str) -> None:
+    (tmp_path / "results.json").write_text(text)
+    with pytest.raises(DataError, match=r"results\.json"):
+        ResultTable.load(tmp_path / "results.json")
+
+
+def test_csv_keeps_full_precision_and_one_line_a_cell() -> None:
+    table = make(row("a", value=1 / 3, stderr=0.1), row("b", value=2.0))
+    lines = list(csv.DictReader(io.StringIO(render.to_csv(table))))
+    assert [line["cell"] for line in lines] == ["a", "b"]
+    assert float(lines[0]["fid"]) == 1 / 3
+    assert float(lines[0]["fid.stderr"]) == 0.1
+
+
+def test_latex_escapes_and_marks() -> None:
+    text = render.to_latex(make(row("my_model", value=1.0, label="FID [a_b]"), row("b", value=2.0)))
+    assert r"my\_model" in text
+    assert r"FID [a\_b] $\downarrow$" in text
+    assert r"\textbf{1.00}" in text
+    assert r"\bottomrule" in text
+
+
+def test_only_settings_that_differ_are_columns() -> None:
+    same = [row(c, settings={"guidance_scale": 4.0, "num_inference_steps": s}) for c, s in (("a", 5), ("b", 10))]
+    assert make(*same).grid[0] == ["model", "steps", "N"]
+    different = [row(c, settings={"guidance_scale": g}) for c, g in (("a", 1.0), ("b", 4.0))]
+    assert make(*different).grid[0] == ["model", "guidance", "N"]
+
+
+def test_the_frame_is_tidy() -> None:
+    frame = make(row("a"), row("a", "is", 2.0), row("b")).to_frame()
+    assert len(frame) == 3
+    assert {"cell", "metric", "value", "stderr", "protocol_hash"} <= set(frame.columns)
+
+
+@pytest.mark.parametrize(
+    ("value", "stderr", "text"),
+    [
+        (12.3456, None, "12.35"),
+        (0.012345, None, "0.0123"),
+        (1234.5, None, "1234"),
+        (31.25, 0.125, "31.25 ± 0.12"),
+        (None, None, "–"),
+    ],
+)
+def test_values_have_about_four_digits(value: float | None, stderr: float | None, text: str) -> None:
+    assert render.format_value(value, stderr) == text

@@ -1,0 +1,340 @@
+"""Scores, protocols, labels, the score cache; the whole path against torch-fidelity on the same files and weights."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from fakes import Folders, MatrixExtractor, MemorySource, random_images
+
+from evalkit.errors import ConfigError
+from evalkit.metric import Batch, Metric, Rows, SampleMetric, Score
+from evalkit.metrics.clip_score import ClipScore
+from evalkit.metrics.frechet import FrechetDistance
+from evalkit.metrics.inception_score import InceptionScore
+from evalkit.scoring.checks import check_counts
+from evalkit.scoring.protocol import column_label
+from evalkit.scoring.scoring import _States, score_sources
+
+ROOT = Path(__file__).resolve().parents[2]
+
+METRICS: dict[str, tuple[dict[str, Any], Metric]] = {
+    "fid": ({"_target_": "FrechetDistance", "features": "matrix/flat"}, FrechetDistance("matrix/flat")),
+    "is": ({"_target_": "InceptionScore"}, InceptionScore("matrix/soft", splits=4)),
+    "clip": ({"_target_": "ClipScore"}, ClipScore("matrix/flat", "matrix/text")),
+}
+
+
+def score(
+    tmp_path: Path, sources: dict[str, MemorySource], reference: MemorySource | None, **changes: Any
+) -> dict[tuple[str, str], Any]:
+    arguments: dict[str, Any] = {
+        "metrics": METRICS,
+        "extractors": {"matrix": MatrixExtractor()},
+        "store": Folders(tmp_path),
+    }
+    return score_sources(sources, reference=reference, **{**arguments, **changes})
+
+
+def prompted(n: int = 40, seed: int = 0) -> MemorySource:
+    return MemorySource(random_images(n, seed), prompts=[f"text {i % 7}" for i in range(n)], name=f"set {seed}")
+
+
+def test_scores_of_all_cells_and_metrics(tmp_path: Path) -> None:
+    reference = MemorySource(random_images(50, 9))
+    results = score(tmp_path, {"a": prompted(), "b": prompted(seed=1)}, reference)
+    assert list(results) == [(cell, name) for cell in "ab" for name in METRICS]
+    for scored in results.values():
+        assert scored.score.value is not None
+        assert scored.score.n == 40
+        assert not scored.cached
+        json.dumps(scored.protocol, allow_nan=False)
+    assert results["a", "fid"].score.value != results["b", "fid"].score.value
+    assert len(results["a", "clip"].score.influence) == 40
+    assert set(reference.reads.values()) == {1}  # once a run, not once a cell
+
+
+def test_a_second_run_finds_all_scores(tmp_path: Path) -> None:
+    reference = MemorySource(random_images(50, 9))
+    first = score(tmp_path, {"a": prompted()}, reference)
+    extractor = MatrixExtractor()
+    source = prompted()
+    again = score(tmp_path, {"renamed": source}, reference, extractors={"matrix": extractor})
+    assert not extractor.loaded
+    assert not source.reads
+    for name in METRICS:
+        assert again["renamed", name].cached
+        assert again["renamed", name].score == first["a", name].score
+        assert again["renamed", name].protocol == first["a", name].protocol
+
+
+def changed_option(changes: dict[str, Any]) -> None:
+    option, metric = METRICS["fid"]
+    changes["metrics"] = {"fid": ({**option, "extra": 1}, metric)}
+
+
+@pytest.mark.parametrize("change", ["images", "prompts", "reference", "extractor", "option", "n"])
+def test_what_a_score_depends_on_is_not_found_again(tmp_path: Path, change: str) -> None:
+    only_fid = {"metrics": {"fid": METRICS["fid"]}}
+    reference = MemorySource(random_images(50, 9))
+    score(tmp_path, {"a": prompted()}, reference, **only_fid)
+    assert score(tmp_path, {"a": prompted()}, reference, **only_fid)["a", "fid"].cached
+    source, changes = prompted(), dict(only_fid)
+    if change == "images":
+        source = prompted(seed=2)
+    elif change == "n":
+        source = prompted(39)
+    elif change == "prompts":
+        source.prompts = ["another text"] * 40
+    elif change == "reference":
+        reference = MemorySource(random_images(49, 9))
+    elif change == "extractor":
+        changes["extractors"] = {"matrix": MatrixExtractor(version=2)}
+    else:
+        changed_option(changes)
+    assert not score(tmp_path, {"a": source}, reference, **changes)["a", "fid"].cached
+
+
+def test_other_prompts_give_another_clip_score_on_the_same_images(tmp_path: Path) -> None:
+    one, other = prompted(), prompted()
+    other.prompts = [f"other {i % 7}" for i in range(40)]
+    reference = MemorySource(random_images(50, 9))
+    results = score(tmp_path, {"one": one, "other": other}, reference)
+    assert results["one", "clip"].score.value != results["other", "clip"].score.value
+    assert results["one", "fid"].score.value == results["other", "fid"].score.value
+
+
+def test_the_protocol_leaves_out_what_may_differ(tmp_path: Path) -> None:
+    """Two cells, one protocol; another N or another reference is another protocol."""
+    reference = MemorySource(random_images(50, 9))
+    results = score(tmp_path, {"a": prompted(), "b": prompted(seed=1), "few": prompted(30)}, reference)
+    assert results["a", "fid"].protocol_hash == results["b", "fid"].protocol_hash
+    assert results["a", "fid"].protocol_hash != results["few", "fid"].protocol_hash
+    elsewhere = score(tmp_path, {"a": prompted()}, MemorySource(random_images(50, 8)))
+    assert elsewhere["a", "fid"].protocol_hash != results["a", "fid"].protocol_hash
+    assert elsewhere["a", "is"].protocol_hash == results["a", "is"].protocol_hash
+    assert results["a", "fid"].protocol["reference"]["n"] == 50
+    assert results["a", "fid"].protocol["n"] == 40
+
+
+def test_a_broken_cache_file_is_computed_anew(tmp_path: Path) -> None:
+    reference = MemorySource(random_images(50, 9))
+    first = score(tmp_path, {"a": prompted()}, reference)
+    for path in (tmp_path / "scores").glob("*.json"):
+        path.write_text(path.read_text()[:-30])
+    again = score(tmp_path, {"a": prompted()}, reference)
+    assert not any(scored.cached for scored in again.values())
+    assert [s.score for s in again.values()] == [s.score for s in first.values()]
+
+
+@pytest.mark.parametrize(("prompts", "note"), [((), "the samples have no prompt"), (["a"] * 39 + [None], "1 of 40")])
+def test_no_prompts_no_clip_score(tmp_path: Path, prompts: list[str | None], note: str) -> None:
+    source = MemorySource(random_images(40), prompts=prompts)
+    results = score(tmp_path, {"a": source}, MemorySource(random_images(50, 9)))
+    assert results["a", "clip"].score.value is None
+    assert note in results["a", "clip"].score.note
+    assert results["a", "fid"].score.value is not None
+
+
+def test_truncated_prompts_are_told_the_second_time_as_well(tmp_path: Path) -> None:
+    source = MemorySource(random_images(40), prompts=["short", "long " * 20, "longer " * 20, "short"] * 10)
+    for cached in (False, True):
+        results = score(tmp_path, {"a": source}, MemorySource(random_images(50, 9)))
+        assert results["a", "clip"].cached is cached
+        assert results["a", "clip"].score.value is not None
+        assert results["a", "clip"].score.note.startswith("2 different prompts are longer than")
+        assert results["a", "fid"].score.note is None
+
+
+class NotANumber(SampleMetric):
+    title = "nothing"
+    better = "higher"
+    needs = ("matrix/flat",)
+
+    def observe(self, batch: Batch) -> Rows:
+        return Rows(batch.index, {})
+
+    def score(self, *, generated: Rows) -> Score:
+        return Score(float("nan"), len(generated))
+
+
+class Brightness(SampleMetric):
+    """A metric of pixels: no features."""
+
+    title = "brightness"
+    better = "higher"
+
+    def observe(self, batch: Batch) -> Rows:
+        assert batch.images is not None
+        return Rows(batch.index, {"mean": batch.images.double().mean((1, 2, 3))})
+
+    def score(self, *, generated: Rows) -> Score:
+        return Score(float(generated["mean"].mean()), len(generated))
+
+
+def test_not_a_number_is_no_value_and_not_cached(tmp_path: Path) -> None:
+    for _ in range(2):
+        scored = score(tmp_path, {"a": prompted()}, None, metrics={"nan": ({}, NotANumber())})["a", "nan"]
+        assert scored.score.value is None
+        assert scored.score.note == "the computation gave nan"
+        assert not scored.cached
+
+
+def test_a_metric_of_pixels(tmp_path: Path) -> None:
+    source = prompted()
+    scored = score(tmp_path, {"a": source}, None, metrics={"bright": ({}, Brightness())}, extractors={})["a", "bright"]
+    assert scored.score.value == pytest.approx(np.mean(source.images), rel=1e-9)
+    assert scored.label == "brightness"
+
+
+def test_too_few_samples_are_refused_before_any_work(tmp_path: Path) -> None:
+    source, extractor = prompted(3), MatrixExtractor()
+    with pytest.raises(ConfigError, match="metric 'is' needs at least 4 samples, but a has 3: raise num_samples"):
+        score(tmp_path, {"a": source}, MemorySource(random_images(50)), extractors={"matrix": extractor})
+    assert not source.reads
+    assert not extractor.loaded
+    with pytest.raises(ConfigError, match="'is' needs at least 10 samples, but x has 9"):
+        check_counts({"is": InceptionScore()}, {"x": 9}, {})
+    with pytest.raises(ConfigError, match="at least 2 reference images, but there are 1"):
+        check_counts({"fid": FrechetDistance()}, {"x": 9}, {"reference": MemorySource(random_images(1))})
+
+
+def test_a_missing_reference_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="metric 'fid' compares with reference images, but there are none: give"):
+        score(tmp_path, {"a": prompted()}, None)
+
+
+def test_unknown_extractor_and_layer(tmp_path: Path) -> None:
+    for address, message in (("matrx/flat", "no extractor 'matrx'. Did you mean"), ("matrix/x", "no layer 'x'")):
+        with pytest.raises(ConfigError, match=message):
+            score(tmp_path, {"a": prompted()}, None, metrics={"is": ({}, InceptionScore(address))})
+
+
+class Published(MatrixExtractor):
+    def canonical(self) -> bool:
+        return True
+
+
+def test_labels() -> None:
+    extractors = {"inception": Published("inception"), "digits": MatrixExtractor("digits")}
+    assert column_label(FrechetDistance(), extractors) == "FID"
+    assert column_label(FrechetDistance("digits/features"), extractors) == "FID [digits]"
+    assert column_label(FrechetDistance("inception/logits"), extractors) == "FID [inception/logits]"
+    custom = {"inception": MatrixExtractor("inception:1a2b3c4d")}
+    assert column_label(InceptionScore(), custom) == "IS [inception:1a2b3c4d]"
+    assert column_label(ClipScore("digits/image", "digits/text"), extractors) == "CLIP score [digits]"
+
+
+def test_metrics_that_keep_the_same_rows_share_one_copy() -> None:
+    x = torch.arange(40.0).reshape(20, 2)
+    states = _States(20)
+    for start in range(0, 20, 3):
+        index = torch.arange(start, min(start + 3, 20))
+        part, other = x[index], x[index] + 1
+        late = part if start < 9 else other  # the same as the first's for a while
+        given = {"first": part, "second": part, "third": other, "fourth": late}
+        states.add({name: Rows(index, {"x": values}) for name, values in given.items()})
+    done = states.total()
+    assert done["first"]["x"] is done["second"]["x"]
+    assert torch.equal(done["first"]["x"], x)
+    assert torch.equal(done["third"]["x"], x + 1)
+    assert torch.equal(done["fourth"]["x"], torch.cat([x[:9], x[9:] + 1]))
+    assert torch.equal(done["first"].index, torch.arange(20))
+
+
+def test_rows_that_are_not_the_samples_are_told() -> None:
+    states, batch = _States(4), Batch(None, torch.arange(2, 4), 4, [None] * 2, {})
+    states.check(Rows(torch.tensor([2, 3]), {}), batch)
+    for index in ([2], [3, 2], [0, 1]):
+        with pytest.raises(ValueError, match="give one a sample"):
+            states.check(Rows(torch.tensor(index), {}), batch)
+
+
+CACHED_RUN = """
+import sys
+sys.path.insert(0, {tests!r})
+from pathlib import Path
+from fakes import Folders, MatrixExtractor, MemorySource, random_images
+from evalkit.scoring import score_sources
+from evalkit.metrics.frechet import FrechetDistance
+from evalkit.metrics.inception_score import InceptionScore
+metrics = {{"fid": ({{}}, FrechetDistance("matrix/flat")), "is": ({{}}, InceptionScore("matrix/soft", splits=4))}}
+results = score_sources(
+    {{"a": MemorySource(random_images(40))}}, metrics=metrics, extractors={{"matrix": MatrixExtractor()}},
+    reference=MemorySource(random_images(50, 9)), store=Folders(Path({store!r})),
+)
+print([scored.score.value for scored in results.values()], all(s.cached for s in results.values()))
+print("torch" in sys.modules)
+"""
+
+
+def test_a_finished_run_imports_no_torch(tmp_path: Path) -> None:
+    code = CACHED_RUN.format(tests=str(ROOT / "tests" / "helpers"), store=str(tmp_path))
+    first, second = (
+        subprocess.run([sys.executable, "-c", code], cwd=ROOT, text=True, capture_output=True, check=True).stdout.split(
+            "\n"
+        )
+        for _ in range(2)
+    )
+    assert first[1] == "True"
+    assert second[1] == "False"
+    assert first[0].replace("False", "True") == second[0]
+
+
+class PngFolder(MemorySource):
+    """Images of a folder, in the order of the file names."""
+
+    def __init__(self, folder: Path) -> None:
+        from PIL import Image
+
+        super().__init__([np.asarray(Image.open(path)) for path in sorted(folder.iterdir())], name=folder.name)
+
+
+@pytest.mark.xdist_group("inception")
+def test_fid_and_is_equal_torch_fidelity(tmp_path: Path, inception_weights: Path) -> None:
+    """Two folders of PNGs of two sizes, and one weights file: equal to 1e-5 relative."""
+    import torch_fidelity
+    from PIL import Image
+
+    from evalkit.extractors.inception import Inception
+
+    rng = np.random.default_rng(5)
+    for name, size, spread in (("one", 32, 90), ("two", 40, 60)):
+        (tmp_path / name).mkdir()
+        for i in range(20):
+            coarse = np.clip(rng.normal(128, spread, (6, 6, 3)), 0, 255).astype(np.uint8)
+            Image.fromarray(coarse).resize((size, size), Image.Resampling.BICUBIC).save(
+                tmp_path / name / f"{i:03d}.png"
+            )
+    theirs = torch_fidelity.calculate_metrics(
+        input1=str(tmp_path / "one"),
+        input2=str(tmp_path / "two"),
+        fid=True,
+        isc=True,
+        cuda=False,
+        cache=False,
+        verbose=False,
+        batch_size=16,
+        feature_extractor_weights_path=str(inception_weights),
+    )
+    extractor = Inception(weights=str(inception_weights))
+    results = score_sources(
+        {"one": PngFolder(tmp_path / "one")},
+        metrics={"fid": ({}, FrechetDistance()), "is": ({}, InceptionScore())},
+        extractors={"inception": extractor},
+        reference=PngFolder(tmp_path / "two"),
+        store=Folders(tmp_path / "store"),
+    )
+    fid, inception_score = results["one", "fid"], results["one", "is"]
+    assert fid.score.value == pytest.approx(theirs["frechet_inception_distance"], rel=1e-5)
+    assert inception_score.score.value == pytest.approx(theirs["inception_score_mean"], rel=1e-5)
+    assert inception_score.score.details["std"] == pytest.approx(theirs["inception_score_std"], rel=1e-4)
+    assert inception_score.score.value is not None
+    assert inception_score.score.value > 1.1  # the seeded weights are not degenerate
+    assert fid.label == f"FID [inception:{extractor.identity()['weights'][:8]}]"
