@@ -44,6 +44,11 @@ class Cell:
         return {name: getattr(self, name) for name in self.__dataclass_fields__}
 
 
+def setting_name(key: str) -> str:
+    """A setting's one name, in YAML, cell names, tables and reports: of a swept dotted key the last part."""
+    return key.rpartition(".")[2]
+
+
 def matches(cell: Cell, rule: Any, where: str) -> bool:
     """Whether all parts of a rule such as `{sampler: ddim, guidance_scale: [1, 8]}` hold for a cell.
 

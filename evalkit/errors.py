@@ -44,3 +44,14 @@ def nearest(word: str, choices: Iterable[str]) -> str:
     if close:
         return f"Did you mean '{close[0]}'?"
     return f"Choices: {', '.join(names)}." if names else "There are no choices."
+
+
+def whole_number(value: object, name: str, least: int = 1) -> int:
+    """`value` as it is, where it is a whole number >= `least`.
+
+    Raises:
+        ConfigError: it is not; `name` says which setting.
+    """
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        raise ConfigError(f"{name}={value}: give a whole number >= {least}")
+    return value

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from evalkit.cell import Cell, Option, matches
+from evalkit.cell import Cell, Option, matches, setting_name
 from evalkit.config.build import build, locate
 from evalkit.config.schema import RunConfig
 from evalkit.config.sweep import _Variant, expand
@@ -23,9 +23,8 @@ from evalkit.utils.files import sha256_json
 log = logging.getLogger(__name__)
 
 DEFAULT_NUM_SAMPLES = 1000  # a cell without prompts in a run without prompt sets
-_SHORT = {"num_inference_steps": "steps", "guidance_scale": "cfg"}
-_SHORT |= {"controlnet_conditioning_scale": "control", "adapter_conditioning_scale": "adapter"}
-_SHORT |= dict.fromkeys(("dtype", "quantize", "attention", "cache"), "")  # the value says it all
+MAX_NAME = 180  # characters of a cell's name: file systems take 255 bytes, and "-<key8>" and a suffix follow
+MAX_SETTING = 60  # of a setting in it
 
 
 @dataclass(frozen=True)
@@ -223,8 +222,7 @@ def _slug(key: str, value: Any) -> str:
         value = value.get("name") or value.get("path") or value
     values = value if isinstance(value, list) else [value]
     text = "+".join(f"{v:g}" if isinstance(v, float) else str(v) for v in values)
-    name = _SHORT.get(key, key.rpartition(".")[2])
-    return re.sub(r"[^A-Za-z0-9._+]+", "_", f"{name}{text}")[:40]
+    return re.sub(r"[^A-Za-z0-9._+]+", "_", f"{setting_name(key)}_{text}")[:MAX_SETTING]
 
 
 def _name(
@@ -239,7 +237,7 @@ def _name(
     parts += [_slug(key, value) for key, value in settings.items() if value is not None]
     parts += [prompts] if prompts else []
     parts += [f"seed{seed}"] if len(seeds) > 1 else []
-    return re.sub(r"[^A-Za-z0-9._+-]+", "_", "-".join(parts))[:120]
+    return re.sub(r"[^A-Za-z0-9._+-]+", "_", "-".join(parts))[:MAX_NAME]
 
 
 def _unique(cells: Sequence[Cell]) -> list[Cell]:

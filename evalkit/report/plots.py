@@ -10,9 +10,10 @@ from typing import Any
 
 from markupsafe import Markup
 
+from evalkit.cell import setting_name
 from evalkit.report.figure import Figured, Line, Point, draw, legend_mark
 from evalkit.report.run_folder import Run, finite, short, sign
-from evalkit.report.summary import brief, by_size, first_rows, is_frechet
+from evalkit.report.summary import by_size, first_rows, is_frechet
 from evalkit.results.render import format_value
 from evalkit.results.table import Column, Row
 
@@ -147,7 +148,7 @@ class _Maker:
     def guidance(self) -> Plot | None:
         """The Frechet distance against the CLIP score, a line for what differs in guidance alone."""
         clip = self.column(lambda name: name.startswith("clip_score"))
-        axis = next((a for a in self.axes() if re.search("guidance|cfg", a)), None)
+        axis = next((a for a in self.axes() if "guidance" in a), None)
         if clip is None or axis is None or self.main is None:
             return None
         lines = []
@@ -186,7 +187,7 @@ class _Maker:
         found = []
         for cells in several:
             row = self.rows[cells[0]]
-            fixed = [f"{brief(n)} {_text(row.settings[n])}" for n in held if row.settings.get(n) is not None]
+            fixed = [f"{setting_name(n)} {_text(row.settings[n])}" for n in held if row.settings.get(n) is not None]
             seeds = {self.rows[group[0]].seed for group in several}
             name = " ".join([row.model, row.sampler or "", *fixed, f"seed {row.seed}" if len(seeds) > 1 else ""])
             found.append((short(name), sorted(cells, key=lambda c: by_size(self.rows[c].settings[axis]))))
@@ -215,12 +216,16 @@ class _Maker:
             title = f"{short(column.title, 34)}"
             ticks = [(float(v) if numeric else float(i), _text(v)) for i, v in enumerate(places)]
             log = numeric and wide([float(v) for v in places], 8)
-            figured = Figured(lines, short(brief(axis), 30), "", log_x=log, ticks=ticks, small=True, labels=False)
-            plots.append(Plot(title, "", self.svg(figured, f"{title} along {brief(axis)}, with 95 % intervals.")))
+            figured = Figured(
+                lines, short(setting_name(axis), 30), "", log_x=log, ticks=ticks, small=True, labels=False
+            )
+            plots.append(
+                Plot(title, "", self.svg(figured, f"{title} along {setting_name(axis)}, with 95 % intervals."))
+            )
         if not plots:
             return None
         legend = [(legend_mark(number), name) for number, (name, _) in enumerate(sweeps)]
-        return Group(f"Along {short(brief(axis), 40)}", plots, legend, "Bars: 95 % intervals.", small=True)
+        return Group(f"Along {short(setting_name(axis), 40)}", plots, legend, "Bars: 95 % intervals.", small=True)
 
     # -- against N
 

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from evalkit.cell import setting_name
 from evalkit.report.run_folder import Run, finite, short, sign
 from evalkit.results.render import format_value
 from evalkit.results.table import Column, Comparison, Row
@@ -76,7 +77,7 @@ def compared(run: Run) -> list[Fact]:
         facts.append(Fact("samplers", _listed(row.sampler for row in rows if row.sampler)))
     for name in dict.fromkeys(name for row in rows for name in row.settings):
         values = [row.settings[name] for row in rows if row.settings.get(name) is not None]
-        facts.append(Fact(brief(name), _listed(sorted(values, key=by_size))))
+        facts.append(Fact(setting_name(name), _listed(sorted(values, key=by_size))))
     if any(row.prompts for row in rows):
         facts.append(Fact("prompts", _listed(row.prompts for row in rows if row.prompts)))
     facts.append(Fact("samples a cell", _listed(sorted({max_n(run, cell) for cell in run.table.cells}))))
@@ -85,14 +86,6 @@ def compared(run: Run) -> list[Fact]:
     if run.table.run.get("baseline"):
         facts.append(Fact("baseline", short(str(run.table.run["baseline"]))))
     return [fact for fact in facts if fact.text]
-
-
-_SHORT = {"num_inference_steps": "steps", "guidance_scale": "guidance"}
-
-
-def brief(name: str) -> str:
-    """A setting's name as people say it."""
-    return _SHORT.get(name, name.rpartition(".")[2].replace("_", " "))
 
 
 def by_size(value: Any) -> tuple[bool, float, str]:

@@ -10,6 +10,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from evalkit.cell import setting_name
 from evalkit.errors import DataError
 
 if TYPE_CHECKING:
@@ -19,7 +20,6 @@ SCHEMA = 1
 MISSING = "–"
 COSTS = ("latency_p50", "latency_p95", "images_per_second", "nfe", "peak_memory_mb")
 ARROW = {"lower": "↓", "higher": "↑"}
-_SHORT = {"num_inference_steps": "steps", "guidance_scale": "guidance"}
 
 
 @dataclass(frozen=True)
@@ -212,8 +212,7 @@ class ResultTable:
         rows = list(first.values())
         add("sampler", [row.sampler for row in rows], any(row.sampler for row in rows))
         for name in dict.fromkeys(name for row in rows for name in row.settings):
-            short = _SHORT.get(name, name.rpartition(".")[2])
-            add(short, [row.settings.get(name) for row in rows], name == "num_inference_steps")
+            add(setting_name(name), [row.settings.get(name) for row in rows], name == "num_inference_steps")
         if len({row.prompts for row in rows if row.prompts}) > 1:
             add("prompts", [row.prompts for row in rows])
         add("seed", [row.seed for row in rows])

@@ -49,7 +49,8 @@ def to_rich(table: ResultTable, *, costs: bool = False) -> rich.table.Table:
     title = f"{table.run.get('name', '')}: cost of the samples" if costs else str(table.run.get("name", ""))
     view = Table(title=title, title_justify="left", header_style="bold", show_lines=False)
     for head in heads:
-        view.add_column(head, overflow="fold", no_wrap=head == "model")
+        # a long setting's name takes a line for each of its words
+        view.add_column(head.replace("_", "_\n"), overflow="fold", no_wrap=head == "model")
     shown = [number for number, column in enumerate(table.columns) if column.is_cost == costs]
     for number in shown:
         view.add_column(Text(table.columns[number].title), justify="right", overflow="fold")  # "[digits]": no markup

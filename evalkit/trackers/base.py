@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import importlib.util
 import json
-import logging
 import os
 import uuid
 from abc import ABC, abstractmethod
@@ -18,9 +17,6 @@ from typing import Any, ClassVar
 from evalkit.errors import ConfigError, DataError
 from evalkit.results.table import COSTS, ResultTable
 from evalkit.utils.files import write_json
-
-log = logging.getLogger(__name__)
-
 
 _ALWAYS = ("results.json", "config.yaml", "table.md", "table.csv", "table.tex", "comparison.md", "samples.csv")
 

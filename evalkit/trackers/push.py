@@ -24,8 +24,10 @@ from typing import Any
 from evalkit.config.build import build
 from evalkit.config.compose import compose, resolve
 from evalkit.errors import EXIT_DONE, EXIT_ERROR, ConfigError, EvalkitError
-from evalkit.trackers.base import FinishedRun, Tracker, log
+from evalkit.trackers.base import FinishedRun, Tracker
 from evalkit.utils.files import write_text
+
+log = logging.getLogger(__name__)
 
 
 def make_trackers(options: Mapping[str, Mapping[str, Any]]) -> dict[str, Tracker]:

@@ -76,9 +76,9 @@ def test_a_cell_for_each_combination(tmp_path: Path, name: str) -> None:
     ]
     assert [c.name for c in found] == [
         "folder-none",
-        "folder-DPM++_2M-steps20",
-        "folder-Euler_a-steps5",
-        "folder-Euler_a-steps20",
+        "folder-DPM++_2M-num_inference_steps_20",
+        "folder-Euler_a-num_inference_steps_5",
+        "folder-Euler_a-num_inference_steps_20",
     ]
     assert len({c.key for c in found}) == 4
     for cell, numbers in zip(found, ([100, 101], [6, 7, 8], [4, 5], [0, 1, 2, 3]), strict=True):
@@ -99,7 +99,7 @@ def test_by_checkpoint_and_what_else_is_told(tmp_path: Path) -> None:
         ({"checkpoint": "xl"}, 3),
     ]
     assert found[0].sampler is None
-    assert found[1].name == "folder-checkpointsd15"
+    assert found[1].name == "folder-checkpoint_sd15"
     found = cells(path, split_by=["seed"], where={"model": "xl"})
     assert [c.settings["noise_seed"] for c in found] == [6, 7, 8]
 
@@ -137,7 +137,7 @@ def test_rules_find_the_cells(tmp_path: Path) -> None:
     path = write(tmp_path / "outputs", outputs())
     found = cells(path, exclude=[{"sampler": "none"}, {"num_inference_steps": 5}], split_by=["sampler", "steps"])
     assert [c.sampler for c in found] == ["DPM++ 2M", "Euler a"]
-    assert find_baseline(found, {"sampler": "Euler a"}) == "folder-Euler_a-steps20"
+    assert find_baseline(found, {"sampler": "Euler a"}) == "folder-Euler_a-num_inference_steps_20"
 
 
 def test_where_alone_chooses(tmp_path: Path) -> None:

@@ -11,22 +11,22 @@ from PIL import Image
 from evalkit.results import render
 from evalkit.results.table import ResultTable, Row
 
-CELLS = {"ldm-ddim-steps4": "a" * 64, "dcgan": "b" * 64}
+CELLS = {"ldm-ddim-num_inference_steps_4": "a" * 64, "dcgan": "b" * 64}
 SCORES = {
-    ("ldm-ddim-steps4", "fid"): (12.5, 0.75),
-    ("ldm-ddim-steps4", "clip_score"): (80.25, 0.5),
+    ("ldm-ddim-num_inference_steps_4", "fid"): (12.5, 0.75),
+    ("ldm-ddim-num_inference_steps_4", "clip_score"): (80.25, 0.5),
     ("dcgan", "fid"): (7.125, 0.25),
     ("dcgan", "clip_score"): (None, None),
 }
 NAMED = {
-    "ldm-ddim-steps4/fid": 12.5,
-    "ldm-ddim-steps4/fid.stderr": 0.75,
-    "ldm-ddim-steps4/clip_score": 80.25,
-    "ldm-ddim-steps4/clip_score.stderr": 0.5,
+    "ldm-ddim-num_inference_steps_4/fid": 12.5,
+    "ldm-ddim-num_inference_steps_4/fid.stderr": 0.75,
+    "ldm-ddim-num_inference_steps_4/clip_score": 80.25,
+    "ldm-ddim-num_inference_steps_4/clip_score.stderr": 0.5,
     "dcgan/fid": 7.125,
     "dcgan/fid.stderr": 0.25,
 }
-SHEETS = {"sheets/ldm-ddim-steps4", "sheets/dcgan", "overview", "reference"}
+SHEETS = {"sheets/ldm-ddim-num_inference_steps_4", "sheets/dcgan", "overview", "reference"}
 REPORT = "<!doctype html><title>the report</title><p>all is well</p>\n"
 CONFIG: dict[str, Any] = {
     "name": "night",

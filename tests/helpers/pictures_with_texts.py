@@ -63,7 +63,8 @@ def main() -> None:
     export, out = map(Path, sys.argv[1:])
     images = {}
     for cell in sorted(export.glob("digits_ldm-*/")):
-        sampler, cfg, steps = re.fullmatch(r"digits_ldm-(\w+)-cfg([\d.]+)-steps(\d+)", cell.name).groups()  # type: ignore[union-attr]
+        name = re.fullmatch(r"digits_ldm-(\w+)-guidance_scale_([\d.]+)-num_inference_steps_(\d+)", cell.name)
+        sampler, cfg, steps = name.groups()  # type: ignore[union-attr]
         rows = [json.loads(line) for line in (cell / "metadata.jsonl").read_text(encoding="utf-8").splitlines()]
         each = [(np.asarray(Image.open(cell / row["file_name"])), row["prompt"]) for row in rows]
         images[SAMPLERS[sampler], int(steps), float(cfg)] = each

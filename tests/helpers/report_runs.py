@@ -55,7 +55,7 @@ def write_run(out: Path, made: Made | None = None) -> Path:
     """Writes a run of `made.cells` cells into `out`: results.json and what lies beside it; returns `out`."""
     made = made or Made()
     out.mkdir(parents=True, exist_ok=True)
-    names = [made.text(f"net-ddim-cfg{g}-steps{s}") for g, s in _settings(made.cells)]
+    names = [made.text(f"net-ddim-guidance_scale_{g}-num_inference_steps_{s}") for g, s in _settings(made.cells)]
     clip = {name: _scores(number) for number, name in enumerate(names)}
     rows = [row for number, name in enumerate(names) for row in _rows(made, number, name, clip[name])]
     pairing = dict.fromkeys(names, "0123456789")

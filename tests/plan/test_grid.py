@@ -142,13 +142,13 @@ def test_expanding_gives_each_combination_once(axes: dict[str, list[int]]) -> No
 
 
 def test_swept_values_in_a_cells_name() -> None:
-    """A name says what a reader needs: no key where the value says it all, lists and mappings in short."""
+    """A setting has the name that it has in the YAML; lists and mappings in short."""
     swept = {"dtype": "bfloat16", "quantize": "int8_dynamic", "lora_scale": [1, 0.5], "lora.scale": 0.25}
     assert [_slug(key, value) for key, value in swept.items()] == [
-        "bfloat16",
-        "int8_dynamic",
-        "lora_scale1+0.5",
-        "scale0.25",
+        "dtype_bfloat16",
+        "quantize_int8_dynamic",
+        "lora_scale_1+0.5",
+        "scale_0.25",
     ]
-    assert _slug("cache", {"name": "taylorseer", "cache_interval": 2}) == "taylorseer"
-    assert _slug("lora", {"path": "a/style.safetensors"}) == "loraa_style.safetensors"
+    assert _slug("cache", {"name": "taylorseer", "cache_interval": 2}) == "cache_taylorseer"
+    assert _slug("lora", {"path": "a/style.safetensors"}) == "lora_a_style.safetensors"

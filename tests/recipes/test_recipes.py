@@ -59,7 +59,7 @@ def test_sampler_sweep(tmp_path: Path) -> None:
     assert len(values(table, "fid_digits", "sampler", "num_inference_steps")) == 9
     compared = [c for c in table.comparisons if c.metric == "clip_score_digits"]
     assert len(compared) == 8
-    assert all(c.paired and c.baseline == "digits_ldm-ddim-steps16-cfg2" for c in compared)
+    assert all(c.paired and c.baseline == "digits_ldm-ddim-num_inference_steps_16-guidance_scale_2" for c in compared)
 
 
 def test_guidance_sweep(tmp_path: Path) -> None:

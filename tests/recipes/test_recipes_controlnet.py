@@ -65,7 +65,10 @@ def test_adherence_rises_with_the_scale(drawn: ResultTable) -> None:
 
 
 def test_scale_zero_is_the_model_without_it(drawn: ResultTable, store: Path) -> None:
-    zero, bare = "digits_controlnet-ddim-control0-cfg4-steps4", "digits_ldm-ddim-cfg4-steps4"
+    zero, bare = (
+        "digits_controlnet-ddim-controlnet_conditioning_scale_0-guidance_scale_4-num_inference_steps_4",
+        "digits_ldm-ddim-guidance_scale_4-num_inference_steps_4",
+    )
     assert (images(store, zero) == images(store, bare)).all()
     edges = values(drawn, "edge_f1")
     assert edges[0] == edges[3]
@@ -128,7 +131,7 @@ def test_inpainting(conditions: Path, tmp_path: Path) -> None:
         run(tmp_path, *wanted)
     assert not list(tmp_path.rglob("*.png"))
     run(tmp_path, *wanted, "prompts.table.mask=mask")
-    made = images(tmp_path, "digits_ldm-ddim-cfg1-steps4").astype(int)
+    made = images(tmp_path, "digits_ldm-ddim-guidance_scale_1-num_inference_steps_4").astype(int)
     sources = np.stack([np.asarray(Image.open(path)) for path in sorted((conditions.parent / "sources").iterdir())])
     change = np.abs(made - sources).mean(axis=(0, 2, 3))  # by row
     assert change[:12].mean() < 0.5 * change[20:].mean()

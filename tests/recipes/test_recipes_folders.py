@@ -37,7 +37,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_the_recipe(made: Path) -> None:
     pytest.importorskip("aiohttp")
     export = made / "runs" / "digits" / "export"
-    tar = "digits_ldm-ddim-cfg4-steps8.tar"
+    tar = "digits_ldm-ddim-guidance_scale_4-num_inference_steps_8.tar"
     with serving(Files({f"/data/{tar}": (export / tar).read_bytes()})) as root:
         far = f"model.ldm_8_steps_tar.path={root}/data/{tar}"
         done = evalkit("experiment=existing_folders", far, "device=cpu", cwd=made)
@@ -48,8 +48,10 @@ def test_the_recipe(made: Path) -> None:
     fid = values(made / "runs" / "existing_folders", "fid_digits")
     cells = values(made / "runs" / "digits", "fid_digits")
     assert list(fid) == ["ldm_8_steps", "ldm_8_steps_tar", "ldm_4_steps", "dcgan"]
-    assert fid["ldm_8_steps"] == fid["ldm_8_steps_tar"] == cells["digits_ldm-ddim-cfg4-steps8"]
-    assert fid["ldm_4_steps"] == cells["digits_ldm-ddim-cfg4-steps4"] > fid["ldm_8_steps"]
+    assert (
+        fid["ldm_8_steps"] == fid["ldm_8_steps_tar"] == cells["digits_ldm-ddim-guidance_scale_4-num_inference_steps_8"]
+    )
+    assert fid["ldm_4_steps"] == cells["digits_ldm-ddim-guidance_scale_4-num_inference_steps_4"] > fid["ldm_8_steps"]
     assert fid["dcgan"] == pytest.approx(cells["digits_dcgan"], rel=1e-9)
     clip = values(made / "runs" / "existing_folders", "clip_score_digits")
     assert clip["ldm_8_steps"] == clip["ldm_8_steps_tar"] > clip["ldm_4_steps"]
@@ -90,4 +92,4 @@ def test_outputs_of_automatic1111_become_cells_by_themselves(tmp_path: Path) -> 
     assert found["DPM++ 2M", 20][1] == 40
     assert found["Euler a", 5][0] > 1.5 * found["Euler a", 20][0]
     clip = values(tmp_path / "runs" / "outputs", "clip_score_digits")
-    assert clip["folder-Euler_a-steps20"] > clip["folder-Euler_a-steps5"] > 0
+    assert clip["folder-Euler_a-num_inference_steps_20"] > clip["folder-Euler_a-num_inference_steps_5"] > 0

@@ -51,7 +51,8 @@ def page(out: Path) -> Page:
 
 def test_a_full_folder_gives_one_page_with_everything(full: Page) -> None:
     shown = full
-    assert "A net-ddim-cfg4-steps4 is the best, or not distinguishable from the best, by 4 of 5 metrics" in shown.text
+    assert "A net-ddim-guidance_scale_4-num_inference_steps_4 is the best, " in shown.text
+    assert "or not distinguishable from the best, by 4 of 5 metrics" in shown.text
     for heading in ("Best by each metric", "All cells and scores", "Plots", "Side by side", "By category", "Checks"):
         assert heading in shown.text, heading
     images = shown.named("img")
@@ -217,7 +218,7 @@ def test_cells_of_earlier_runs_without_config_or_samples(tmp_path: Path) -> None
     earlier = [
         replace(row, cell="old (earlier)", protocol_hash="other", settings={})
         for row in table.rows
-        if "cfg1" in row.cell
+        if "guidance_scale_1-" in row.cell
     ]
     run = {"name": "bare"}  # nothing else is known of it
     (out / "results.json").write_text(json.dumps(replace(table, run=run, rows=(*table.rows, *earlier)).to_json()))

@@ -139,16 +139,16 @@ def test_sorting_by_mouse_and_keyboard(opened: Any, plain: Path) -> None:
     assert keys(page) == "ABCD"  # D's 0.5 rests on another protocol: it stays last
     sort_button(page, "FID").click()
     assert keys(page) == "CBAD"
-    sort_button(page, "steps").click()
+    sort_button(page, "num_inference_steps").click()
     assert keys(page)[0] == "A"  # 4 before 8: by size
 
 
 def test_filtering(opened: Any, plain: Path) -> None:
     page = opened(plain)
-    page.locator("#filters").get_by_label("guidance").select_option("4")
+    page.locator("#filters").get_by_label("guidance_scale").select_option("4")
     assert keys(page) == "AB"
     assert page.locator("#count").inner_text() == "2 of 4 cells"
-    page.locator("#find").fill("steps8")
+    page.locator("#find").fill("num_inference_steps_8")
     assert keys(page) == "B"
     page.get_by_role("button", name="Show all").click()
     assert keys(page) == "ABCD"

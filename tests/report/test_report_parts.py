@@ -83,7 +83,10 @@ def test_scores_of_another_protocol_are_not_ranked(tmp_path: Path) -> None:
     assert scores["D"].mark == ""
     assert scores["A"].mark == "best"
     assert any("D stand apart" in w.text for w in warnings(run))
-    assert any("FID of net-ddim-cfg9.0-steps8 is not comparable" in note for note in make_table(run).notes)
+    assert any(
+        "FID of net-ddim-guidance_scale_9.0-num_inference_steps_8 is not comparable" in note
+        for note in make_table(run).notes
+    )
 
 
 def test_warnings_name_small_n_missing_values_notes_and_lint(tmp_path: Path) -> None:
@@ -134,7 +137,10 @@ def test_the_exports_are_those_of_the_run(tmp_path: Path) -> None:
     assert base64.b64decode(view.csv.partition(",")[2]).decode() == render.to_csv(run.table)
     assert (view.markdown, view.latex) == (render.to_markdown(run.table), render.to_latex(run.table))
     assert "\\toprule" in view.latex
-    assert [head for _, head, _ in view.filters] == ["guidance", "steps"]  # what tells the cells apart
+    assert [head for _, head, _ in view.filters] == [
+        "guidance_scale",
+        "num_inference_steps",
+    ]  # what tells the cells apart
 
 
 def test_only_plots_that_the_data_allow(tmp_path: Path) -> None:
@@ -147,8 +153,8 @@ def test_only_plots_that_the_data_allow(tmp_path: Path) -> None:
         "precision against recall",
     ]
     assert len(groups["Against N"].plots) == 1
-    assert len(groups["Along guidance"].plots) == len(groups["Along steps"].plots) == 5
-    assert [text for _, text in groups["Along steps"].legend] == ["net ddim guidance 4"]
+    assert len(groups["Along guidance_scale"].plots) == len(groups["Along num_inference_steps"].plots) == 5
+    assert [text for _, text in groups["Along num_inference_steps"].legend] == ["net ddim guidance_scale 4"]
     one = Run.open(write_run(tmp_path / "b", Made(cells=1)))
     assert [group.title for group in make_plots(one)] == ["Against N"]
 

@@ -116,9 +116,9 @@ def test_latex_escapes_and_marks() -> None:
 
 def test_only_settings_that_differ_are_columns() -> None:
     same = [row(c, settings={"guidance_scale": 4.0, "num_inference_steps": s}) for c, s in (("a", 5), ("b", 10))]
-    assert make(*same).grid[0] == ["model", "steps", "N"]
+    assert make(*same).grid[0] == ["model", "num_inference_steps", "N"]
     different = [row(c, settings={"guidance_scale": g}) for c, g in (("a", 1.0), ("b", 4.0))]
-    assert make(*different).grid[0] == ["model", "guidance", "N"]
+    assert make(*different).grid[0] == ["model", "guidance_scale", "N"]
 
 
 def test_the_frame_is_tidy() -> None:

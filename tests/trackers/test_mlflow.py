@@ -62,7 +62,7 @@ def test_pushed_twice_it_is_one_run_with_one_value_a_score(client: Any) -> None:
     assert run.info.status == "FINISHED"
     assert run.info.run_name == "night"
     assert run.data.metrics == {**NAMED, "dcgan/fid": 7.0}
-    assert len(client.get_metric_history(run.info.run_id, "ldm-ddim-steps4/fid")) == 1
+    assert len(client.get_metric_history(run.info.run_id, "ldm-ddim-num_inference_steps_4/fid")) == 1
     assert [m.value for m in client.get_metric_history(run.info.run_id, "dcgan/fid")] == [7.125, 7.0]
 
 
@@ -94,7 +94,8 @@ def test_another_run_in_the_same_database_is_another(client: Any, finished: Path
     """And names that MLflow does not allow find one that it does."""
     table = make_table()
     strange = tuple(
-        type(r)(**{**vars(r), "cell": {"dcgan": "a+b", "ldm-ddim-steps4": "a(b"}[r.cell]}) for r in table.rows
+        type(r)(**{**vars(r), "cell": {"dcgan": "a+b", "ldm-ddim-num_inference_steps_4": "a(b"}[r.cell]})
+        for r in table.rows
     )
     other = make_folder(tmp_path, type(table)({**table.run, "cells": {}}, strange))
     tracker = build({**OPTION, "uri": f"sqlite:///{finished / 'mlflow.db'}", "experiment": "other"})

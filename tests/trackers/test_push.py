@@ -60,8 +60,18 @@ def test_scores_are_named_by_cell_and_metric_and_missing_ones_left_out(out: Path
 
 def test_the_table_has_a_line_a_cell_with_numbers_as_numbers(out: Path) -> None:
     heads, lines = FinishedRun.load(out).lines()
-    assert heads == ["cell", "model", "sampler", "steps", "N", "fid", "fid.stderr", "clip_score", "clip_score.stderr"]
-    assert lines[0] == ["ldm-ddim-steps4", "ldm", "ddim", "4", "64", 12.5, 0.75, 80.25, 0.5]
+    assert heads == [
+        "cell",
+        "model",
+        "sampler",
+        "num_inference_steps",
+        "N",
+        "fid",
+        "fid.stderr",
+        "clip_score",
+        "clip_score.stderr",
+    ]
+    assert lines[0] == ["ldm-ddim-num_inference_steps_4", "ldm", "ddim", "4", "64", 12.5, 0.75, 80.25, 0.5]
     assert lines[1][-4:] == [7.125, 0.25, None, None]
 
 
