@@ -15,7 +15,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Makes the page and prints where it is; returns the exit code."""
     parser = argparse.ArgumentParser(prog="python -m evalkit.report", description="Makes a run's report.html.")
     parser.add_argument("results", type=Path, help="a run's folder, or its results.json")
-    parser.add_argument("--out", type=Path, help="the page to write (default: report.html beside results.json)")
+    parser.add_argument("--out", type=Path, help="the page to write (default: report.html next to results.json)")
     given = parser.parse_args(arguments)
     try:
         run = Run.open(given.results.expanduser())

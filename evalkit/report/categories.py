@@ -5,14 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from statistics import fmean, stdev
 
-from evalkit.report.gallery import Scale, make_scale
-from evalkit.report.run_folder import Run, Samples
-from evalkit.report.summary import signed
-from evalkit.results.render import format_value
-
-Z95 = 1.96
+from evalkit.report.run_folder import Run
+from evalkit.results.render import format_value, signed
+from evalkit.results.side_by_side import SampleScores, Scale, make_scale
+from evalkit.results.stats import Difference, difference
 
 
 @dataclass(frozen=True)
@@ -47,8 +44,8 @@ class HeatMap:
     flat: str | None
 
 
-Means = Mapping[tuple[str, str], tuple[float, float, int]]
-"""By cell and category: mean, standard error (NaN where unknown), samples."""
+Means = Mapping[tuple[str, str], tuple[float, float | None, int]]
+"""By cell and category: mean, standard error (none where unknown), samples."""
 
 
 def make_maps(run: Run) -> list[HeatMap] | str:
@@ -56,7 +53,7 @@ def make_maps(run: Run) -> list[HeatMap] | str:
     lines = run.categories
     if isinstance(lines, str):
         return f"{lines} It is written where prompts have categories."
-    samples = run.samples if isinstance(run.samples, Samples) else Samples()
+    samples = run.samples if isinstance(run.samples, SampleScores) else SampleScores()
     columns = {column.metric: column for column in run.table.columns}
     maps = []
     for metric in dict.fromkeys(line["metric"] for line in lines):
@@ -65,36 +62,40 @@ def make_maps(run: Run) -> list[HeatMap] | str:
         means = _means([line for line in lines if line["metric"] == metric and line["cell"] in run.keys])
         if means:
             cells = [cell for cell in run.keys if any(of == cell for of, _ in means)]
-            maps.append(_map(make_scale(run, columns[metric], cells), cells, means, samples))
+            maps.append(_map(make_scale(run.table, columns[metric], cells), cells, means, samples))
     return maps or "categories.csv holds no metric of this run."
 
 
 def _means(lines: Sequence[Mapping[str, str]]) -> Means:
-    def number(text: str) -> float:
-        return float(text) if text else math.nan
+    return {
+        (line["cell"], line["category"]): (
+            float(line["mean"]),
+            float(line["stderr"]) if line["stderr"] else None,
+            int(line["n"]),
+        )
+        for line in lines
+    }
 
-    return {(x["cell"], x["category"]): (number(x["mean"]), number(x["stderr"]), int(x["n"])) for x in lines}
 
-
-def _map(scale: Scale, cells: Sequence[str], means: Means, samples: Samples) -> HeatMap:
+def _map(scale: Scale, cells: Sequence[str], means: Means, samples: SampleScores) -> HeatMap:
     names = sorted(dict.fromkeys(category for _, category in means))
     base = scale.base
-    gaps = {
-        (cell, name): _gap(scale, cell, name, means, samples)
+    differences = {
+        (cell, name): _difference(scale, cell, name, means, samples)
         for cell in cells
         for name in names
         if base and cell != base and (cell, name) in means and (base, name) in means
     }
-    largest = max((abs(gap) for gap, _ in gaps.values() if math.isfinite(gap)), default=0.0)
+    largest = max((abs(d.value) for d in differences.values() if math.isfinite(d.value)), default=0.0)
     lines = []
     for cell in sorted(cells, key=lambda cell: cell != base):
         tiles: list[Tile | None] = []
         for name in names:
-            if (cell, name) in gaps:
-                tiles.append(_tile(*gaps[cell, name], scale.sign, largest))
+            if (cell, name) in differences:
+                tiles.append(_tile(differences[cell, name], scale.sign, largest))
             elif (cell, name) in means and (cell == base or base is None):
-                mean, spread, _ = means[cell, name]
-                tiles.append(Tile(format_value(mean), _spread(spread)))
+                mean, stderr, _ = means[cell, name]
+                tiles.append(Tile(format_value(mean), _stderr(stderr)))
             else:
                 tiles.append(None)
         lines.append((cell, tiles))
@@ -104,25 +105,25 @@ def _map(scale: Scale, cells: Sequence[str], means: Means, samples: Samples) -> 
     return HeatMap(scale.label, base, counts, lines, flat)
 
 
-def _gap(scale: Scale, cell: str, name: str, means: Means, samples: Samples) -> tuple[float, float]:
-    """A cell's mean less the base's and its standard error: of paired samples where they share prompts and seeds."""
+def _difference(scale: Scale, cell: str, category: str, means: Means, samples: SampleScores) -> Difference:
+    """A cell's mean less the base's, with the error of paired samples where they share prompts and seeds."""
     assert scale.base is not None
-    (a, spread_a, _), (b, spread_b, _) = means[cell, name], means[scale.base, name]
     scores = samples.scores.get(scale.metric, {})  # none where samples.csv is gone
-    shared = cell in scores and scale.base in scores and samples.categories[cell] == samples.categories[scale.base]
-    if cell in scale.paired and shared:
-        pairs = zip(scores[cell], scores[scale.base], samples.categories[cell], strict=True)
-        each = [x - y for x, y, category in pairs if category == name]
-        if len(each) > 1:
-            return fmean(each), stdev(each) / math.sqrt(len(each))
-    return a - b, math.hypot(spread_a, spread_b)
+    of = samples.categories
+    paired = None
+    if cell in scale.paired and cell in scores and scale.base in scores and of[cell] == of[scale.base]:
+        places = [i for i, one in enumerate(of[cell]) if one == category]
+        paired = [[scores[one][i] for i in places] for one in (cell, scale.base)]
+    return difference(means[cell, category][:2], means[scale.base, category][:2], paired)
 
 
-def _tile(gap: float, spread: float, better: int, largest: float) -> Tile:
-    kind = "" if gap == 0 else "better" if (gap > 0) == (better > 0) else "worse"
-    clear = math.isfinite(spread) and abs(gap) > Z95 * spread
-    return Tile(signed(gap), _spread(spread), kind, clear, round(abs(gap) / largest, 3) if largest else 0.0)
+def _tile(difference: Difference, better: int, largest: float) -> Tile:
+    value, low, high = difference.value, difference.low, difference.high
+    kind = "" if value == 0 else "better" if (value > 0) == (better > 0) else "worse"
+    clear = low is not None and high is not None and (low > 0 or high < 0)
+    share = round(abs(value) / largest, 3) if largest else 0.0
+    return Tile(signed(value), _stderr(difference.stderr), kind, clear, share)
 
 
-def _spread(value: float) -> str:
-    return f"± {format_value(value)}" if math.isfinite(value) else ""
+def _stderr(value: float | None) -> str:
+    return "" if value is None else f"± {format_value(value)}"

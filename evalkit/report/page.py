@@ -8,34 +8,34 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from evalkit.report import categories, gallery, plots, summary, tables, thumbnails
+from evalkit.report import categories, gallery, plots, summary, tables
 from evalkit.report.run_folder import Run, clean, nearest_sheets, short
+from evalkit.results import thumbnails
 
 if TYPE_CHECKING:
     import jinja2
 
 HERE = Path(__file__).parent
 TEMPLATES = HERE / "templates"
-MAX_SHEETS = 12  # of nearest training images
+MAX_SHEETS, SHEET_BYTES = 12, 60_000  # of nearest training images; of each without loss
 
 
 @dataclass(frozen=True)
 class Sheet:
     """A picture of the run with its caption."""
 
-    image: thumbnails.Thumb
+    image: thumbnails.Thumbnail
     caption: str
 
 
 def make_page(run: Run, mark: str) -> str:
-    """The report as HTML; `mark` stands in its head, with the number of cells whose images are gone."""
-    shelf = thumbnails.Shelf(images=gallery.LIMIT * max(len(run.table.cells), 1))
-    shown = gallery.make_gallery(run, shelf)
+    """The report as HTML; `mark` stands in its head."""
+    shown = gallery.make_gallery(run)
     won = summary.winners(run)
     context = {
         "run": run,
         "keys": run.keys,
-        "mark": f"{mark} lost={shown.lost}",
+        "mark": mark,
         "name": str(run.table.run.get("name") or run.path.stem),
         "facts": summary.compared(run),
         "winners": won,
@@ -51,7 +51,7 @@ def make_page(run: Run, mark: str) -> str:
         "gate": tables.make_gate(run),
         "findings": tables.make_findings(run),
         "linted": isinstance(config := run.table.run.get("config"), dict) and bool(config.get("lint")),
-        "made": tables.make_made(run),
+        "provenance": tables.make_provenance(run),
         "css": _text("page.css"),
         "js": _text("page.js"),
         "js_hash": base64.b64encode(hashlib.sha256(_text("page.js").encode()).digest()).decode(),
@@ -86,7 +86,7 @@ def _environment() -> jinja2.Environment:
     return environment
 
 
-def _sheet(run: Run, name: str) -> thumbnails.Thumb | None:
+def _sheet(run: Run, name: str) -> thumbnails.Thumbnail | None:
     path = run.file(name)
     return thumbnails.sheet(path) if path is not None else None
 
@@ -96,7 +96,7 @@ def _nearest(run: Run) -> list[Sheet]:
     labels = {row.metric: row.label for row in run.table.rows}
     sheets = []
     for cell, metric, path in nearest_sheets(run)[:MAX_SHEETS]:
-        image = thumbnails.sheet(path, 60_000)
+        image = thumbnails.sheet(path, SHEET_BYTES)
         if image is not None:
             caption = f"{run.keys.get(cell, '')}  {short(cell)}: {short(labels.get(metric, metric), 40)}"
             sheets.append(Sheet(image, caption))

@@ -12,13 +12,13 @@ from markupsafe import Markup
 
 from evalkit.cell import setting_name
 from evalkit.report.figure import Figured, Line, Point, draw, legend_mark
-from evalkit.report.run_folder import Run, finite, short, sign
+from evalkit.report.run_folder import Run, short
 from evalkit.report.summary import by_size, first_rows, is_frechet
 from evalkit.results.render import format_value
-from evalkit.results.table import Column, Row
+from evalkit.results.stats import REACH
+from evalkit.results.table import Column, Row, finite
 
 MAX_PLOTS = 60  # along swept axes: a page of 30 metrics and 4 axes would take half a minute
-Z95 = 1.96
 
 
 @dataclass(frozen=True)
@@ -77,11 +77,11 @@ class _Maker:
     def point(self, cell: str, x: Row | float, y: Row, text: str = "") -> Point:
         """A cell's point; x is a score or a setting's value."""
         across = x.value or 0.0 if isinstance(x, Row) else x
-        spread = Z95 * x.stderr if isinstance(x, Row) and x.stderr is not None else 0.0
+        spread = REACH * x.stderr if isinstance(x, Row) and x.stderr is not None else 0.0
         tip = f"{self.run.keys[cell]}  {short(cell)}: {y.label} {format_value(y.value, y.stderr)}"
         if isinstance(x, Row):
             tip += f", {x.label} {format_value(x.value, x.stderr)}"
-        up = Z95 * y.stderr if y.stderr is not None else 0.0
+        up = REACH * y.stderr if y.stderr is not None else 0.0
         return Point(across, y.value or 0.0, spread, up, text or self.run.keys[cell], tip)
 
     def legend(self, families: Sequence[tuple[str, str | None]]) -> list[tuple[Markup, str]]:
@@ -107,7 +107,7 @@ class _Maker:
         names = ", ".join(self.run.keys[cells[i]] for i in best)
         said = "On the Pareto front" if front else "Beaten by none in both"
         caption = f"{said}, by value: {names}. {self.left_out(cells)}"
-        title = f"{short(y.title[:-2], 40)} against {short(x.title[:-2], 40)}"
+        title = f"{short(y.label, 40)} against {short(x.label, 40)}"
         figured = Figured(
             [line for line in lines if line.points],
             short(x.title, 40),
@@ -162,7 +162,7 @@ class _Maker:
                 lines.append(Line(self.families.index(self.family(both[0])), tuple(points), True))
         if not lines:
             return None
-        title = f"{short(self.main.title[:-2], 40)} against {short(clip.title[:-2], 40)} along guidance"
+        title = f"{short(self.main.label, 40)} against {short(clip.label, 40)} along guidance"
         figured = Figured(lines, short(clip.title, 40), short(self.main.title, 40))
         caption = "Numbers are guidance scales; a line holds all other settings."
         return Plot(title, caption, self.svg(figured, f"{title}. {caption}"))
@@ -239,7 +239,7 @@ class _Maker:
                 if len(found) > 1 and finite(row):
                     lines.append(self._subsets(number, cell, row, found))
             if lines:
-                title = f"{short(column.title[:-2], 40)}: Frechet distance against N"
+                title = f"{short(column.label, 40)}: Frechet distance against N"
                 sizes = sorted({round(1 / p.x) for line in lines for p in line.points if p.x})
                 few = [size for size in sizes if size * 4 <= sizes[-1]][:1]
                 marks = [*few, sizes[len(sizes) // 4], sizes[-1]]
@@ -272,7 +272,7 @@ def make_plots(run: Run) -> list[Group]:
 
 def pareto(points: Sequence[tuple[Row, Row]]) -> list[int]:
     """The indices of the points that no other beats in one score while being as good in the other."""
-    values = [(sign(x) * (x.value or 0.0), sign(y) * (y.value or 0.0)) for x, y in points]
+    values = [(x.sign * (x.value or 0.0), y.sign * (y.value or 0.0)) for x, y in points]
     return [i for i, (x, y) in enumerate(values) if not any(a >= x and b >= y and (a > x or b > y) for a, b in values)]
 
 

@@ -1,4 +1,4 @@
-"""A run's results as the report reads them: results.json and what lies beside it. What is gone is said, not fatal."""
+"""A run's folder as the report reads it: results.json and the files next to it. What is missing is said, not fatal."""
 
 from __future__ import annotations
 
@@ -8,34 +8,21 @@ import math
 import re
 from array import array
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from evalkit.errors import DataError
-from evalkit.results.table import ResultTable, Row
+from evalkit.results import thumbnails
+from evalkit.results.side_by_side import SampleScores
+from evalkit.results.table import ResultTable
 from evalkit.utils.files import sha256_file, sha256_json
 
 RESULTS = "results.json"
-_BESIDE = ("samples.csv", "categories.csv", "nearest.csv", "reference.png")
+_OTHERS = ("samples.csv", "categories.csv", "nearest.csv", "reference.png", thumbnails.NAME)
 SAMPLE_HEADS = ("cell", "index", "file", "prompt", "category")  # of samples.csv, before the metrics
 _CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff\ufdd0-\ufdef\ufffe\uffff]")
-
-
-@dataclass(frozen=True)
-class Samples:
-    """samples.csv, without its files and prompts (they are read again for the few that are shown).
-
-    Attributes:
-        counts: samples by cell.
-        scores: by metric of single samples, then by cell: f64 [N] in the order of the indices, NaN where there is none.
-        categories: by cell: each sample's category, "" where it has none.
-    """
-
-    counts: Mapping[str, int] = field(default_factory=dict)
-    scores: Mapping[str, Mapping[str, Sequence[float]]] = field(default_factory=dict)
-    categories: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -45,12 +32,12 @@ class Run:
     Attributes:
         path: the results.json.
         table: what it holds.
-        beside: the folder whose other files belong to it; none where the file has another name than results.json.
+        folder: whose other files belong to it; none where the file has another name than results.json.
     """
 
     path: Path
     table: ResultTable
-    beside: Path | None
+    folder: Path | None
 
     @classmethod
     def open(cls, path: Path) -> Run:
@@ -66,8 +53,8 @@ class Run:
         return cls(path, ResultTable.load(path), path.parent if path.name == RESULTS else None)
 
     def file(self, name: str) -> Path | None:
-        """A file of the run beside its results.json, or none."""
-        path = self.beside / name if self.beside else None
+        """A file of the run next to its results.json, or none."""
+        path = self.folder / name if self.folder else None
         return path if path is not None and path.is_file() else None
 
     @cached_property
@@ -77,17 +64,17 @@ class Run:
 
     @cached_property
     def digest(self) -> str:
-        """Of everything that the page shows but the images of the store, whose content the scores pin down."""
+        """Of everything that the page shows."""
         data = json.loads(self.path.read_text(encoding="utf-8"))
         data["run"].pop("seconds", None)  # a run that finds all done takes other times, and changes nothing
         if isinstance(data.get("gate"), dict):
             data["gate"].pop("at", None)  # judged again, with the same verdict
-        found = [self.file(name) for name in _BESIDE] + [p for _, _, p in nearest_sheets(self)]
-        files = [[path.name, sha256_file(path)] for path in found if path is not None]
+        paths = [self.file(name) for name in _OTHERS] + [path for _, _, path in nearest_sheets(self)]
+        files = [[path.name, sha256_file(path)] for path in paths if path is not None]
         return sha256_json([data, files])
 
     @cached_property
-    def samples(self) -> Samples | str:
+    def samples(self) -> SampleScores | str:
         """samples.csv, or why there is none."""
         path = self.file("samples.csv")
         if path is None:
@@ -108,9 +95,9 @@ class Run:
         return self._lines("nearest.csv", ("cell", "metric", "sample", "training", "distance"))
 
     def _absent(self, name: str) -> str:
-        if self.beside is None:
+        if self.folder is None:
             return f"The page was made from {self.path.name} alone, so {name} was not looked for."
-        return f"{name} is not beside {RESULTS}."
+        return f"{name} is not next to {RESULTS}."
 
     def _lines(self, name: str, heads: Sequence[str]) -> list[dict[str, str]] | str:
         path = self.file(name)
@@ -122,28 +109,28 @@ class Run:
         except (OSError, ValueError, LookupError, csv.Error) as error:
             return f"{name} cannot be read ({clean(str(error))})."
 
-    def shown(self, chosen: set[int]) -> dict[tuple[str, int], tuple[str, str]]:
-        """By cell and index, for the chosen indices: the sample's file and prompt."""
+    @cached_property
+    def thumbnails(self) -> dict[tuple[str, int], thumbnails.Thumbnail | None] | str:
+        """By cell and index the pictures of thumbnails.json, none of a damaged image; or why there are none."""
+        path = self.file(thumbnails.NAME)
+        if path is None:
+            return f"{self._absent(thumbnails.NAME)} The run's command, given again, writes it."
+        try:
+            return thumbnails.read_thumbnails(path)
+        except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+            return f"{thumbnails.NAME} cannot be read ({clean(str(error))})."
+
+    def prompts(self, chosen: set[int]) -> dict[tuple[str, int], str]:
+        """By cell and index, for the chosen indices, the samples' prompts."""
         path = self.file("samples.csv")
         if path is None:
             return {}
         with _open(path) as lines:
             return {
-                (cell, int(index)): (file, prompt)
-                for cell, index, file, prompt in _columns(lines, ("cell", "index", "file", "prompt"))
+                (cell, int(index)): prompt
+                for cell, index, prompt in _columns(lines, ("cell", "index", "prompt"))
                 if int(index) in chosen
             }
-
-    def find(self, file: str) -> Path | None:
-        """Where a sample's file is now: as recorded, or in the store that this folder lies in, if it was moved."""
-        path = Path(file)
-        if path.is_file():
-            return path
-        store = str(self.table.run.get("store") or "")
-        if self.beside is not None and store and file.startswith(store):
-            moved = self.beside.parent / file[len(store) :].lstrip("/\\")
-            return moved if moved.is_file() else None
-        return None
 
 
 def nearest_sheets(run: Run) -> list[tuple[str, str, Path]]:
@@ -151,8 +138,8 @@ def nearest_sheets(run: Run) -> list[tuple[str, str, Path]]:
     if not isinstance(run.nearest, list):
         return []
     pairs = dict.fromkeys((line["cell"], line["metric"]) for line in run.nearest)
-    found = [(cell, metric, run.file(f"nearest/{cell}-{metric}.png")) for cell, metric in pairs]
-    return [(cell, metric, path) for cell, metric, path in found if path is not None]
+    sheets = [(cell, metric, run.file(f"nearest/{cell}-{metric}.png")) for cell, metric in pairs]
+    return [(cell, metric, path) for cell, metric, path in sheets if path is not None]
 
 
 def _open(path: Path) -> Any:
@@ -174,7 +161,7 @@ def _columns(lines: Any, heads: Sequence[str]) -> Iterator[list[str]]:
             yield [line[place] for place in places]
 
 
-def _read_samples(path: Path, cells: Mapping[str, str]) -> Samples:
+def _read_samples(path: Path, cells: Mapping[str, str]) -> SampleScores:
     with _open(path) as lines:
         heads = next(csv.reader(lines), [])
     if missing := [head for head in SAMPLE_HEADS if head not in heads]:
@@ -194,8 +181,7 @@ def _read_samples(path: Path, cells: Mapping[str, str]) -> Samples:
             categories.setdefault(cell, []).append(known.setdefault(category, category))
             for metric, value in zip(metrics, values, strict=True):
                 scores[metric].setdefault(cell, array("d")).append(float(value) if value else math.nan)
-    kept = {m: {c: v for c, v in by.items() if not all(map(math.isnan, v))} for m, by in scores.items()}
-    return Samples(counts, {m: by for m, by in kept.items() if by}, categories)
+    return SampleScores.of(counts, scores, categories)
 
 
 def letters(number: int) -> str:
@@ -215,12 +201,3 @@ def short(text: str, length: int = 60) -> str:
         return text
     head = length * 2 // 3
     return f"{text[:head]}…{text[head + 1 - length :]}"
-
-
-def sign(row: Row) -> int:
-    """+1 where higher is better, else -1."""
-    return 1 if row.better == "higher" else -1
-
-
-def finite(row: Row | None) -> bool:
-    return row is not None and row.value is not None and math.isfinite(row.value)

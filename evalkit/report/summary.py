@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from evalkit.cell import setting_name
-from evalkit.report.run_folder import Run, finite, short, sign
-from evalkit.results.render import format_value
-from evalkit.results.table import Column, Comparison, Row
+from evalkit.report.run_folder import Run, short
+from evalkit.results.render import format_value, signed
+from evalkit.results.table import Column, Comparison, Row, finite
 
 SMALL_N = 10_000  # below it FID is commonly not trusted against other papers: its bias is of O(1/N)
 
@@ -124,17 +124,11 @@ def max_n(run: Run, cell: str) -> int:
     return max(row.n for row in run.table.rows if row.cell == cell)
 
 
-def ranked(column: Column) -> list[Row]:
-    """The scores that are ranked with one another (of the column's most common protocol), best first."""
-    rows = [row for cell, row in column.rows.items() if finite(row) and cell not in column.odd]
-    return sorted(rows, key=lambda row: -sign(row) * (row.value or 0.0))
-
-
 def winners(run: Run) -> list[Winner]:
     """The best cell of each metric that ranks two cells or more; metrics of quality first, then what samples cost."""
     found = []
     for column in sorted(run.table.columns, key=lambda column: column.is_cost):
-        rows = ranked(column)
+        rows = column.ranked
         if len(rows) < 2:
             continue
         best = rows[0]
@@ -179,10 +173,6 @@ def interval(comparison: Comparison) -> str:
     return f"[{format_value(comparison.low)}, {format_value(comparison.high)}]"
 
 
-def signed(value: float) -> str:
-    return f"+{format_value(value)}" if value > 0 else format_value(value)
-
-
 @dataclass(frozen=True)
 class Headline:
     """The cells that are best, or tie with the best, by most metrics of quality.
@@ -213,14 +203,14 @@ def headline(run: Run, found: Sequence[Winner]) -> Headline:
     counts = {cell: sum(cell == winner.best or cell in winner.ties for winner in quality) for cell in run.table.cells}
     most = max(counts.values(), default=0)
     cells = [cell for cell, count in counts.items() if count == most and most]
-    left_out = [winner.title[:-2] for winner in candidates if winner not in quality]
+    left_out = [winner.column.label for winner in candidates if winner not in quality]
     return Headline(cells, most, len(quality), left_out, _verdicts(run, cells, baseline))
 
 
 def _verdicts(run: Run, cells: Sequence[str], baseline: str | None) -> dict[str, list[str]]:
     if baseline is None or len(cells) != 1 or cells[0] == baseline:
         return {}
-    labels = {column.metric: column.title[:-2] for column in run.table.columns if not column.is_cost}
+    labels = {column.metric: column.label for column in run.table.columns if not column.is_cost}
     verdicts: dict[str, list[str]] = {"better": [], "worse": [], "not distinguishable": []}
     for comparison in run.table.comparisons:
         if comparison.cell == cells[0] and comparison.baseline == baseline and comparison.metric in labels:
@@ -235,16 +225,16 @@ def warnings(run: Run) -> list[Warning]:
     for column in run.table.columns:
         if column.odd and not column.is_cost:
             cells = ", ".join(run.keys[cell] for cell in run.table.cells if cell in column.odd)
-            text = f"{column.title[:-2]}: {cells} stand apart (†): other protocol, not ranked with the rest."
+            text = f"{column.label}: {cells} stand apart (†): other protocol, not ranked with the rest."
             found.append(Warning(text, "table"))
         found += _small(column)
     missing: dict[str, list[str]] = {}
     for column in run.table.columns:
         without = [cell for cell, row in column.rows.items() if not finite(row)]
         if without and not column.is_cost and len(without) < len(column.rows):
-            missing.setdefault(", ".join(run.keys[cell] for cell in without), []).append(column.title[:-2])
+            missing.setdefault(", ".join(run.keys[cell] for cell in without), []).append(column.label)
         elif without and not column.is_cost:
-            found.append(Warning(f"{column.title[:-2]} has no value for any cell.", "table", True))
+            found.append(Warning(f"{column.label} has no value for any cell.", "table", True))
     found += [Warning(f"No {', '.join(titles)} for {cells}.", "table") for cells, titles in missing.items()]
     return sorted(found, key=lambda warning: not warning.severe)
 
@@ -262,7 +252,7 @@ def _small(column: Column) -> list[Warning]:
         return []
     shown = f"{sizes[0]}" if len(sizes) == 1 else f"{sizes[0]} to {sizes[-1]}"
     text = (
-        f"{column.title[:-2]} at N = {shown} is biased upwards: it compares cells of equal N, "
+        f"{column.label} at N = {shown} is biased upwards: it compares cells of equal N, "
         "and not with published figures (N = 50,000)."
     )
     return [Warning(text)]

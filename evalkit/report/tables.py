@@ -7,11 +7,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from evalkit.report.run_folder import Run, finite, short
-from evalkit.report.summary import first_rows, max_n, ranked
+from evalkit.report.run_folder import Run, short
+from evalkit.report.summary import first_rows, max_n
 from evalkit.results import render
 from evalkit.results.render import format_value
-from evalkit.results.table import MISSING, Column, Row
+from evalkit.results.table import MISSING, Column, Row, finite
 
 
 @dataclass(frozen=True)
@@ -112,7 +112,7 @@ def _first(column: Column) -> set[str]:
     found = set()
     for rows in groups.values():
         if len(rows) > 1:
-            top = ranked(Column(column.metric, column.title, {row.cell: row for row in rows}))[0]
+            top = Column(column.metric, {row.cell: row for row in rows}).ranked[0]
             found |= {row.cell for row in rows if row.value == top.value and row.cell in column.best}
     return found
 
@@ -171,7 +171,7 @@ def _plain(value: Any) -> Any:
 
 
 @dataclass(frozen=True)
-class Made:
+class Provenance:
     """How the run was made: (name, value) lines, and the long texts."""
 
     command: str
@@ -183,7 +183,7 @@ class Made:
     protocols: Sequence[Protocol]
 
 
-def make_made(run: Run) -> Made:
+def make_provenance(run: Run) -> Provenance:
     about = run.table.run
     config = about.get("config")
     devices = {str(row.protocol["device"]) for row in run.table.rows if isinstance(row.protocol.get("device"), str)}
@@ -200,7 +200,7 @@ def make_made(run: Run) -> Made:
         (run.keys[c], c, str(keys.get(c, ""))[:8], rows[c].seed, max_n(run, c), str(pairing.get(c, "")))
         for c in run.table.cells
     ]
-    return Made(
+    return Provenance(
         str(about.get("command") or ""),
         [(name, value) for name, value in facts if value],
         [(str(k), str(v)) for k, v in _items(about.get("versions"))],

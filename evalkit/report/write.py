@@ -11,6 +11,7 @@ from evalkit.utils.files import sha256_file, sha256_json, write_text
 
 NAME = "report.html"
 HEAD = 4096  # bytes in which a page's mark is found
+MARK_DIGITS = 32
 
 
 def write_report(out: Path) -> Path:
@@ -20,7 +21,7 @@ def write_report(out: Path) -> Path:
         DataError: there is no results.json, or it cannot be read.
     """
     run, path = Run.open(out), out / NAME
-    if _mark_of(path) != f"{_mark(run)} lost=0":
+    if _mark_of(path) != _mark(run):
         write_page(run, path)
     return path
 
@@ -33,8 +34,8 @@ def write_page(run: Run, path: Path) -> None:
 
 
 def _mark(run: Run) -> str:
-    """What a page depends on: the results and what lies beside them, and this package."""
-    return sha256_json([run.digest, _code()])[:32]
+    """What a page depends on: the run's files, and this package."""
+    return sha256_json([run.digest, _code()])[:MARK_DIGITS]
 
 
 @cache
@@ -47,7 +48,7 @@ def _code() -> list[str]:
 def _mark_of(path: Path) -> str | None:
     try:
         with path.open("rb") as file:
-            found = re.search(rb'<meta name="evalkit-report" content="([^"]*)">', file.read(HEAD))
+            match = re.search(rb'<meta name="evalkit-report" content="([^"]*)">', file.read(HEAD))
     except OSError:
         return None
-    return found[1].decode("ascii", "replace") if found else None
+    return match[1].decode("ascii", "replace") if match else None

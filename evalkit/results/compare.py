@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Literal
 
 from evalkit.results.stats import CONFIDENCE, Difference, difference, holm
-from evalkit.results.table import Comparison, Row
+from evalkit.results.table import Comparison, Row, finite
 
 Influences = Mapping[tuple[str, str], Sequence[float]]
-"""By (cell, metric): one value a sample, in the order of their indices."""
+"""By (cell, metric): one value per sample, in the order of their indices."""
 
 
 def compare(
@@ -32,12 +31,12 @@ def compare(
     comparisons: list[Comparison] = []
     best: dict[str, list[str]] = {}
     for metric in dict.fromkeys(row.metric for row in rows):
-        scored = [r for r in rows if r.metric == metric and r.value is not None and math.isfinite(r.value)]
+        scored = [row for row in rows if row.metric == metric and finite(row)]
         groups: dict[str, list[Row]] = {}
         for row in scored:
             groups.setdefault(row.protocol_hash, []).append(row)
         for group in groups.values():
-            top = _best(group)
+            top = max(group, key=lambda row: row.sign * (row.value or 0.0))
             against_best = _against(top, group, influences, pairing)
             if len(group) > 1:
                 ties = [c.cell for c in against_best if c.verdict == "not distinguishable"]
@@ -47,11 +46,6 @@ def compare(
         if baseline is not None:
             comparisons += _with_baseline(baseline, scored, influences, pairing)
     return comparisons, best
-
-
-def _best(rows: Sequence[Row]) -> Row:
-    sign = 1 if rows[0].better == "higher" else -1
-    return max(rows, key=lambda row: sign * (row.value or 0.0))
 
 
 def _with_baseline(
@@ -66,8 +60,8 @@ def _with_baseline(
 
 def _against(base: Row, rows: Sequence[Row], influences: Influences, pairing: Mapping[str, str]) -> list[Comparison]:
     others = [row for row in rows if row.cell != base.cell]
-    found = [_difference(row, base, influences, pairing) for row in others]
-    corrected = holm([d.p for d in found])
+    differences = [_difference(row, base, influences, pairing) for row in others]
+    corrected = holm([d.p for d in differences])
     return [
         Comparison(
             metric=row.metric,
@@ -82,7 +76,7 @@ def _against(base: Row, rows: Sequence[Row], influences: Influences, pairing: Ma
             p_holm=p,
             verdict=_verdict(d, p, row.better),
         )
-        for row, d, p in zip(others, found, corrected, strict=True)
+        for row, d, p in zip(others, differences, corrected, strict=True)
     ]
 
 
@@ -95,13 +89,13 @@ def _difference(row: Row, base: Row, influences: Influences, pairing: Mapping[st
     return difference((row.value, row.stderr), (base.value, base.stderr), paired)
 
 
-def _verdict(found: Difference, p: float | None, better: str) -> Literal["better", "worse", "not distinguishable", ""]:
+def _verdict(d: Difference, p: float | None, better: str) -> Literal["better", "worse", "not distinguishable", ""]:
     """By the corrected p; without a standard error there is no verdict, unless the values are equal."""
     if p is None:
-        return "not distinguishable" if found.value == 0 else ""
+        return "not distinguishable" if d.value == 0 else ""
     if p > 1 - CONFIDENCE:
         return "not distinguishable"
-    return "better" if (found.value > 0) == (better == "higher") else "worse"
+    return "better" if (d.value > 0) == (better == "higher") else "worse"
 
 
 def rename_apart(rows: Sequence[Row], taken: set[str], suffix: str) -> list[Row]:

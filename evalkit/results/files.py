@@ -6,11 +6,12 @@ import csv
 import io
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from statistics import fmean, stdev
+from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 from evalkit.data.moments import Moments
 from evalkit.results.rows import categories
+from evalkit.results.stats import stderr_of_mean
 from evalkit.results.table import ResultTable
 from evalkit.utils.files import write_text
 
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 
 
 def _write_samples(outcome: Outcome, out: Path) -> None:
-    """samples.csv: a line a sample: where it lies, its prompt, category and value (or influence) of each metric."""
+    """samples.csv: a line per sample: where it lies, its prompt, category and value (or influence) of each metric."""
     given = {metric for _, metric in outcome.influences}
     names = [name for name in outcome.metrics if name in given]
     heads = [name if outcome.metrics[name].per_sample else f"{name}.influence" for name in names]
@@ -51,8 +52,7 @@ def _write_categories(outcome: Outcome, out: Path) -> None:
                 if heading is not None:
                     groups.setdefault(heading, []).append(value)
             for heading, values in groups.items():
-                spread = stdev(values) / len(values) ** 0.5 if len(values) > 1 else ""
-                lines.append([cell.name, name, heading, fmean(values), spread, len(values)])
+                lines.append([cell.name, name, heading, fmean(values), stderr_of_mean(values), len(values)])
     if len(lines) > 1:
         _write_csv(out / "categories.csv", lines)
 
@@ -65,7 +65,7 @@ def _write_nearest(outcome: Outcome, out: Path) -> None:
     for cell in outcome.cells:
         for name in outcome.metrics:
             nearest = outcome.scored[cell.name, name].score.nearest
-            lines += [[cell.name, name, *found] for found in nearest]
+            lines += [[cell.name, name, *pair] for pair in nearest]
             if nearest and outcome.training is not None and not isinstance(outcome.training, Moments):
                 path = out / "nearest" / f"{cell.name}-{name}.png"
                 write_pairs(outcome.sources[cell.name], outcome.training, nearest, path, title=f"{cell.name}: {name}")
@@ -84,6 +84,7 @@ def write(outcome: Outcome, table: ResultTable, config: RunConfig, out: Path) ->
     from omegaconf import OmegaConf
 
     from evalkit.results import render, sheets
+    from evalkit.results.thumbnails import write_thumbnails
 
     write_text(out / "config.yaml", OmegaConf.to_yaml(OmegaConf.structured(config)))
     count = config.contact_sheet
@@ -98,4 +99,5 @@ def write(outcome: Outcome, table: ResultTable, config: RunConfig, out: Path) ->
     _write_samples(outcome, out)
     _write_categories(outcome, out)
     _write_nearest(outcome, out)
+    write_thumbnails(outcome, table, out)
     render.write(table, out)

@@ -1,4 +1,4 @@
-"""The result table as people read it: terminal, Markdown, CSV and LaTeX; and the comparisons beside it."""
+"""The result table as people read it: terminal, Markdown, CSV and LaTeX; and the comparisons."""
 
 from __future__ import annotations
 
@@ -106,10 +106,10 @@ COMPARISON_HEADS = ("metric", "cell", "baseline", "difference", "95 % interval",
 
 
 def comparison_lines(comparisons: Sequence[Comparison], titles: dict[str, str]) -> list[list[str]]:
-    """A line a comparison: metric, cell, baseline, difference with its standard error, interval, p, verdict."""
+    """A line per comparison: metric, cell, baseline, difference with its standard error, interval, p, verdict."""
     lines = []
     for c in comparisons:
-        interval = MISSING if c.low is None or c.high is None else f"{_signed(c.low)} .. {_signed(c.high)}"
+        interval = MISSING if c.low is None or c.high is None else f"{signed(c.low)} .. {signed(c.high)}"
         p = MISSING if c.p_holm is None else "< 0.0001" if c.p_holm < 1e-4 else f"{c.p_holm:.4f}"
         spread = "" if c.stderr is None else f" ± {format_value(c.stderr)}"
         verdict = c.verdict or "no standard error"
@@ -118,7 +118,7 @@ def comparison_lines(comparisons: Sequence[Comparison], titles: dict[str, str]) 
                 titles.get(c.metric, c.metric),
                 c.cell,
                 c.baseline,
-                f"{_signed(c.difference)}{spread}",
+                f"{signed(c.difference)}{spread}",
                 interval,
                 p,
                 f"{verdict} (paired)" if c.paired else verdict,
@@ -127,7 +127,8 @@ def comparison_lines(comparisons: Sequence[Comparison], titles: dict[str, str]) 
     return lines
 
 
-def _signed(value: float) -> str:
+def signed(value: float) -> str:
+    """A difference, with its sign."""
     return f"+{format_value(value)}" if value > 0 else format_value(value)
 
 

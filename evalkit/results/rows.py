@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from evalkit.cell import Cell
 from evalkit.data.arrays import ArrayImages
 from evalkit.data.source import FolderImages, Source
-from evalkit.results.table import Row
+from evalkit.results.table import COSTS, Row
 from evalkit.samples.store import SampleSet
 from evalkit.utils.files import sha256_json
 
@@ -100,16 +100,6 @@ def make_rows(outcome: Outcome) -> list[Row]:
     return rows
 
 
-# What a sample set's own records say of its making: metric, heading, unit's factor, which is better.
-_COSTS = (
-    ("latency_p50", "latency p50 [ms]", 1000.0, "lower"),
-    ("latency_p95", "latency p95 [ms]", 1000.0, "lower"),
-    ("images_per_second", "images/s", 1.0, "higher"),
-    ("nfe", "NFE", 1.0, "lower"),
-    ("peak_memory_mb", "peak memory [MB]", 1.0, "lower"),
-)
-
-
 _UNKNOWN = {False: "these images were not made by evalkit", True: "the model does not tell"}
 
 
@@ -117,7 +107,7 @@ def _cost_rows(about: Mapping[str, Any], source: Source) -> list[Row]:
     """Latency per image and the like; images that were made elsewhere have none."""
     stats = source.stats() if isinstance(source, SampleSet) else None
     rows = []
-    for name, label, factor, better in _COSTS:
+    for name, (label, factor, better) in COSTS.items():
         value = getattr(stats, name) if stats is not None else None
         protocol: dict[str, Any] = {"metric": name}
         if stats is not None and name != "nfe":

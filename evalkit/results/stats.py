@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from statistics import NormalDist
 
 CONFIDENCE = 0.95
+REACH = NormalDist().inv_cdf(0.5 + CONFIDENCE / 2)  # 1.96: standard errors from a value to the ends of its interval
 
 
 @dataclass(frozen=True)
@@ -44,12 +45,12 @@ def difference(
     """
     value = a[0] - b[0]
     if paired is not None:
-        stderr: float | None = _stderr_of_mean([x - y for x, y in zip(*paired, strict=True)])
+        stderr: float | None = stderr_of_mean([x - y for x, y in zip(*paired, strict=True)])
     else:
         stderr = None if a[1] is None or b[1] is None else math.hypot(a[1], b[1])
     if stderr is None:
         return Difference(value)
-    reach = NormalDist().inv_cdf(0.5 + CONFIDENCE / 2) * stderr
+    reach = REACH * stderr
     return Difference(value, stderr, paired is not None, value - reach, value + reach, two_sided(value, stderr))
 
 
@@ -60,7 +61,8 @@ def two_sided(value: float, stderr: float) -> float:
     return math.erfc(abs(value) / stderr / math.sqrt(2))
 
 
-def _stderr_of_mean(values: Sequence[float]) -> float | None:
+def stderr_of_mean(values: Sequence[float]) -> float | None:
+    """The standard error of the mean of independent values; none of fewer than two."""
     n = len(values)
     if n < 2:
         return None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -18,7 +19,14 @@ if TYPE_CHECKING:
 
 SCHEMA = 1
 MISSING = "–"
-COSTS = ("latency_p50", "latency_p95", "images_per_second", "nfe", "peak_memory_mb")
+# What a sample set's own records say of its making: by metric its heading, its unit's factor, and which is better.
+COSTS: Mapping[str, tuple[str, float, str]] = {
+    "latency_p50": ("latency p50 [ms]", 1000.0, "lower"),
+    "latency_p95": ("latency p95 [ms]", 1000.0, "lower"),
+    "images_per_second": ("images/s", 1.0, "higher"),
+    "nfe": ("NFE", 1.0, "lower"),
+    "peak_memory_mb": ("peak memory [MB]", 1.0, "lower"),
+}
 ARROW = {"lower": "↓", "higher": "↑"}
 
 
@@ -52,6 +60,16 @@ class Row:
     details: Mapping[str, float] = field(default_factory=dict)
     note: str | None = None
 
+    @property
+    def sign(self) -> int:
+        """+1 where higher is better, else -1."""
+        return 1 if self.better == "higher" else -1
+
+
+def finite(row: Row | None) -> bool:
+    """Whether there is a score, and it is a number."""
+    return row is not None and row.value is not None and math.isfinite(row.value)
+
 
 @dataclass(frozen=True)
 class Comparison:
@@ -82,12 +100,30 @@ class Comparison:
 
 @dataclass(frozen=True)
 class Column:
-    """A metric's column of the wide table: its title, its row by cell, and the cells that count as best."""
+    """A metric's column of the wide table: its row by cell (one at least), and the cells that count as best."""
 
     metric: str
-    title: str
     rows: Mapping[str, Row]
     best: frozenset[str] = frozenset()
+
+    @property
+    def label(self) -> str:
+        """The metric as a reader sees it ("FID [digits]")."""
+        return self._first.label
+
+    @property
+    def title(self) -> str:
+        """The label with an arrow to where better is."""
+        return f"{self.label} {ARROW[self.better]}"
+
+    @property
+    def better(self) -> str:
+        """ "lower" or "higher"."""
+        return self._first.better
+
+    @property
+    def _first(self) -> Row:
+        return next(iter(self.rows.values()))
 
     @property
     def is_cost(self) -> bool:
@@ -103,6 +139,12 @@ class Column:
         common = max(set(hashes), key=lambda h: (hashes.count(h), -hashes.index(h)))
         return {cell for cell, row in self.rows.items() if row.value is not None and row.protocol_hash != common}
 
+    @property
+    def ranked(self) -> list[Row]:
+        """The scores that are ranked with one another (of the most common protocol), best first."""
+        rows = [row for cell, row in self.rows.items() if finite(row) and cell not in self.odd]
+        return sorted(rows, key=lambda row: -row.sign * (row.value or 0.0))
+
 
 @dataclass(frozen=True)
 class ResultTable:
@@ -110,7 +152,7 @@ class ResultTable:
 
     Attributes:
         run: how it was made (name, command, versions, device, timings; JSON values).
-        rows: one a cell and metric, in the order of the grid and of the metrics.
+        rows: one per cell and metric, in the order of the grid and of the metrics.
         notes: what a reader must know of the run as a whole (blanked images, truncated prompts, ...).
         comparisons: every cell with the baseline, or with each metric's best cell.
         best: by metric, the best cells: those that are not significantly worse than the best of the same protocol.
@@ -137,12 +179,7 @@ class ResultTable:
         for row in self.rows:
             by_metric.setdefault(row.metric, []).append(row)
         return [
-            Column(
-                metric,
-                f"{rows[0].label} {ARROW[rows[0].better]}",
-                {row.cell: row for row in rows},
-                frozenset(self.best.get(metric, ())),
-            )
+            Column(metric, {row.cell: row for row in rows}, frozenset(self.best.get(metric, ())))
             for metric, rows in by_metric.items()
         ]
 
@@ -199,7 +236,7 @@ class ResultTable:
 
     @cached_property
     def grid(self) -> tuple[list[str], list[list[str]]]:
-        """The leading columns that tell cells apart: headings, and one line a cell."""
+        """The leading columns that tell cells apart: headings, and one line per cell."""
         first = {cell: next(row for row in self.rows if row.cell == cell) for cell in self.cells}
         heads, lines = ["model"], [[row.model] for row in first.values()]
 
@@ -226,14 +263,14 @@ class ResultTable:
             common = next((r for c, r in column.rows.items() if r.value is not None and c not in column.odd), None)
             for cell in sorted(column.odd):
                 differs = protocol_difference(column.rows[cell].protocol, common.protocol if common else {})
-                lines.append(f"† {column.title[:-2]} of {cell} is not comparable with the others: {differs}.")
+                lines.append(f"† {column.label} of {cell} is not comparable with the others: {differs}.")
             said: dict[tuple[str, str], list[str]] = {}
             for cell, row in column.rows.items():
                 if row.value is None:
                     said.setdefault((f"{MISSING} ", row.note or "no value"), []).append(cell)
                 elif row.note:
                     said.setdefault(("", row.note), []).append(cell)
-            lines += [f"{mark}{column.title[:-2]}: {note} ({', '.join(c)})." for (mark, note), c in said.items()]
+            lines += [f"{mark}{column.label}: {note} ({', '.join(c)})." for (mark, note), c in said.items()]
         return [*lines, *self.notes]
 
 

@@ -6,14 +6,17 @@ import csv
 import json
 import random
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from html.parser import HTMLParser
 from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
 
+import numpy as np
+
 from evalkit.results.compare import compare
 from evalkit.results.table import ResultTable, Row
+from evalkit.results.thumbnails import BUDGET, NAME, Thumbnailer
 
 SETTINGS = ((4, 4), (4, 8), (1, 8))  # guidance, steps: two swept axes
 CATEGORIES = ("animals", "people")
@@ -33,12 +36,11 @@ HOSTILE_MARK = "x-evil"
 
 
 @dataclass(frozen=True)
-class Made:
+class RunOptions:
     """What a test may change of a run: `text` passes every name, prompt, note and label through."""
 
     text: Callable[[str], str] = lambda text: text
     baseline: bool = False
-    images: bool = True
     gate: dict[str, Any] | None = None
     lint: tuple[dict[str, Any], ...] = ()
     notes: tuple[str, ...] = ()
@@ -51,22 +53,22 @@ def hostile() -> Callable[[str], str]:
     return lambda text: turn.setdefault(text, f"{text} {HOSTILE[len(turn) % len(HOSTILE)]}")
 
 
-def write_run(out: Path, made: Made | None = None) -> Path:
-    """Writes a run of `made.cells` cells into `out`: results.json and what lies beside it; returns `out`."""
-    made = made or Made()
+def write_run(out: Path, options: RunOptions | None = None) -> Path:
+    """Writes a run of `options.cells` cells into `out`: results.json and the files next to it; returns `out`."""
+    options = options or RunOptions()
     out.mkdir(parents=True, exist_ok=True)
-    names = [made.text(f"net-ddim-guidance_scale_{g}-num_inference_steps_{s}") for g, s in _settings(made.cells)]
+    names = [options.text(f"net-ddim-guidance_scale_{g}-num_inference_steps_{s}") for g, s in _settings(options.cells)]
     clip = {name: _scores(number) for number, name in enumerate(names)}
-    rows = [row for number, name in enumerate(names) for row in _rows(made, number, name, clip[name])]
+    rows = [row for number, name in enumerate(names) for row in _rows(options, number, name, clip[name])]
     pairing = dict.fromkeys(names, "0123456789")
     influences = {(name, "clip_score_x"): values for name, values in clip.items()}
-    baseline = names[1] if made.baseline else None
+    baseline = names[1] if options.baseline else None
     comparisons, best = compare(rows, baseline=baseline, influences=influences, pairing=pairing)
     run = {
-        "name": made.text("a run"),
-        "command": made.text("python run_eval.py name=a"),
+        "name": options.text("a run"),
+        "command": options.text("python run_eval.py name=a"),
         "cells": {name: f"{number:064x}" for number, name in enumerate(names)},
-        "reference": made.text("photos"),
+        "reference": options.text("photos"),
         "training": None,
         "baseline": baseline,
         "python": "3.11.7",
@@ -75,11 +77,12 @@ def write_run(out: Path, made: Made | None = None) -> Path:
         "pairing": pairing,
         "versions": {"torch": "2.15.0"},
         "seconds": {"generate": 1.0},
-        "config": {"name": "a", "lint": True, "device": "auto", "prompts": {"text": made.text("a prompt")}},
+        "config": {"name": "a", "lint": True, "device": "auto", "prompts": {"text": options.text("a prompt")}},
     }
-    table = ResultTable(run, tuple(rows), made.notes, tuple(comparisons), best, made.lint, made.gate)
+    table = ResultTable(run, tuple(rows), options.notes, tuple(comparisons), best, options.lint, options.gate)
     (out / "results.json").write_text(json.dumps(table.to_json()), encoding="utf-8")  # ascii: surrogates stay
-    _write_samples(out, made, names, clip)
+    _write_samples(out, options, names, clip)
+    _write_thumbnails(out, names)
     return out
 
 
@@ -107,13 +110,13 @@ def _scores(number: int) -> list[float]:
     return values
 
 
-def _rows(made: Made, number: int, name: str, clip: list[float]) -> Iterator[Row]:
-    guidance, steps = _settings(made.cells)[number]
+def _rows(options: RunOptions, number: int, name: str, clip: list[float]) -> Iterator[Row]:
+    guidance, steps = _settings(options.cells)[number]
     blank = Row(
         cell=name,
-        model=made.text("net"),
-        sampler=made.text("ddim"),
-        prompts=made.text("captions"),
+        model=options.text("net"),
+        sampler=options.text("ddim"),
+        prompts=options.text("captions"),
         settings={"guidance_scale": guidance, "num_inference_steps": steps},
         seed=0,
         metric="",
@@ -126,7 +129,7 @@ def _rows(made: Made, number: int, name: str, clip: list[float]) -> Iterator[Row
         protocol_hash="",
     )
     frechet = {"constants": {"estimator": "frechet distance of gaussians"}, "reference": {"n": 500}}
-    note = made.text("subsets from 5 samples on") if number == 0 else None
+    note = options.text("subsets from 5 samples on") if number == 0 else None
     fds = {f"fd@{n}": 5.0 * number + 10 + 100 / n for n in (10, 20, 30)} | {"slope": 100.0}
     yield _with(blank, "fid_x", "FID", 10.0 + 5 * number, 1.0, "lower", frechet)
     yield replace(
@@ -134,7 +137,7 @@ def _rows(made: Made, number: int, name: str, clip: list[float]) -> Iterator[Row
         details=fds,
         note=note,
     )
-    yield _with(blank, "clip_score_x", made.text("CLIP score"), fmean(clip), stdev(clip) / N**0.5, "higher", {})
+    yield _with(blank, "clip_score_x", options.text("CLIP score"), fmean(clip), stdev(clip) / N**0.5, "higher", {})
     yield _with(blank, "precision_x", "precision", 0.5 + 0.1 * number, 0.02, "higher", {})
     yield _with(blank, "recall_x", "recall", 0.9 - 0.1 * number, 0.02, "higher", {})
     yield _with(blank, "latency_p50", "latency p50 [ms]", 10.0 * (3 - number % 3), None, "lower", {"device": "cpu"})
@@ -154,28 +157,38 @@ def _with(row: Row, metric: str, label: str, value: float, stderr: float | None,
     )
 
 
-def _write_samples(out: Path, made: Made, names: list[str], clip: dict[str, list[float]]) -> None:
-    from PIL import Image
-
+def _write_samples(out: Path, options: RunOptions, names: list[str], clip: dict[str, list[float]]) -> None:
     lines: list[list[Any]] = [["cell", "index", "file", "prompt", "category", "fid_x.influence", "clip_score_x"]]
     for number, name in enumerate(names):
-        folder = out.parent / "samples" / f"cell{number}"
-        folder.mkdir(parents=True, exist_ok=True)
         for i in range(N):
-            path = folder / f"{i:06d}.png"
-            if made.images:
-                Image.new("RGB", (8, 8), (40 * number % 256, 8 * i, 120)).save(path)
-            category = made.text(CATEGORIES[i % 2])
-            lines.append([name, i, str(path), made.text(f"prompt {i}"), category, 0.5, f"{clip[name][i]:.6g}"])
+            path = f"/store/samples/cell{number}/{i:06d}.png"
+            category = options.text(CATEGORIES[i % 2])
+            lines.append([name, i, path, options.text(f"prompt {i}"), category, 0.5, f"{clip[name][i]:.6g}"])
     _write_csv(out / "samples.csv", lines)
     lines = [["cell", "metric", "category", "mean", "stderr", "n"]]
     for name in names:
         for start, category in enumerate(CATEGORIES):
             values = clip[name][start::2]
             spread = stdev(values) / len(values) ** 0.5
-            lines.append([name, "clip_score_x", made.text(category), fmean(values), spread, len(values)])
+            lines.append([name, "clip_score_x", options.text(category), fmean(values), spread, len(values)])
     _write_csv(out / "categories.csv", lines)
+
+
+def _write_thumbnails(out: Path, names: list[str]) -> None:
+    from PIL import Image
+
+    thumbnailer = Thumbnailer(images=N * len(names), budget=BUDGET)
+    images = {
+        name: {i: asdict(thumbnailer.make(np.full((8, 8, 3), colour(number, i), np.uint8))) for i in range(N)}
+        for number, name in enumerate(names)
+    }
+    (out / NAME).write_text(json.dumps({"mark": "", "images": images}), encoding="utf-8")
     Image.new("RGB", (70, 40), (200, 30, 30)).save(out / "reference.png")
+
+
+def colour(number: int, index: int) -> tuple[int, int, int]:
+    """Of all pixels of a cell's sample."""
+    return 40 * number % 256, 8 * index, 120
 
 
 def _write_csv(path: Path, lines: list[list[Any]]) -> None:
@@ -184,9 +197,9 @@ def _write_csv(path: Path, lines: list[list[Any]]) -> None:
 
 
 def finding(text: Any = str) -> dict[str, Any]:
-    said = {"message": "4 files are equal", "effect": "precision is too high", "where": "A cell", "kind": "duplicates"}
+    texts = {"message": "4 files are equal", "effect": "precision is too high", "where": "A cell", "kind": "duplicates"}
     return {
-        **{key: text(value) for key, value in said.items()},
+        **{key: text(value) for key, value in texts.items()},
         "severity": "error",
         "count": 4,
         "files": [text("a.png")],

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import io
 import json
 import re
 import subprocess
@@ -14,14 +15,13 @@ from typing import Any
 
 import pytest
 from command import ROOT, environment
-from report_runs import HOSTILE_MARK, Made, N, Page, change, finding, gate, hostile, write_run
+from report_runs import HOSTILE_MARK, N, Page, RunOptions, change, colour, finding, gate, hostile, write_run
 
 from evalkit.errors import DataError
 from evalkit.report import write_report
 from evalkit.report.__main__ import main
 from evalkit.report.gallery import make_gallery
 from evalkit.report.run_folder import Run, letters, short
-from evalkit.report.thumbnails import Shelf
 from evalkit.results.table import ResultTable
 
 
@@ -99,13 +99,13 @@ def test_no_torch_is_imported(tmp_path: Path) -> None:
 def test_a_page_is_made_again_only_where_its_results_changed(tmp_path: Path) -> None:
     out = write_run(tmp_path / "a")
     path = write_report(out)
-    path.write_text(path.read_text() + "<!-- kept -->")
+    path.write_text(path.read_text() + "<!-- old -->")
     results = json.loads((out / "results.json").read_text())
     change(out, run={**results["run"], "seconds": {"generate": 0.0}})  # a run that found all done
-    assert "kept" in write_report(out).read_text()
+    assert "<!-- old" in write_report(out).read_text()
     (out / "categories.csv").write_text((out / "categories.csv").read_text() + "\n")
-    assert "kept" not in write_report(out).read_text()
-    path.write_text(path.read_text() + "<!-- kept -->")
+    assert "<!-- old" not in write_report(out).read_text()
+    path.write_text(path.read_text() + "<!-- old -->")
     change(out, notes=["Warning: something new."])
     assert "something new" in write_report(out).read_text()
 
@@ -119,8 +119,8 @@ def test_results_json_alone_opens_and_says_what_is_missing(tmp_path: Path, plots
     alone.mkdir()
     (alone / "results.json").write_bytes((full / "results.json").read_bytes())
     shown = page(alone)
-    assert "samples.csv is not beside results.json" in shown.text
-    assert "categories.csv is not beside results.json" in shown.text
+    assert "samples.csv is not next to results.json" in shown.text
+    assert "categories.csv is not next to results.json" in shown.text
     assert "is the best" in shown.text
     assert shown.named("svg")
 
@@ -134,66 +134,64 @@ def test_a_results_file_of_another_name_takes_no_other_runs_files(tmp_path: Path
     assert not shown.named("img")
 
 
-def test_a_run_whose_samples_are_gone_says_so_keeps_the_scores_and_heals(tmp_path: Path) -> None:
+def test_the_page_needs_nothing_outside_the_runs_folder(tmp_path: Path) -> None:
+    """No sample of samples.csv exists (the store is gone), and the folder was moved."""
     out = write_run(tmp_path / "a")
-    away = tmp_path / "away"
-    (tmp_path / "samples").rename(away)
-    shown = page(out)
-    assert "images of all cells are no longer where samples.csv says" in shown.text
-    assert "cell0" in shown.text  # an example of where they were
-    assert "prompt 17" in shown.text
-    assert "C 5" in shown.text
-    away.rename(tmp_path / "samples")
-    assert len(page(out).named("img")) > N  # they are back: the page is made again
+    before = page(out).source
+    (tmp_path / "a").rename(tmp_path / "b")
+    (tmp_path / "b" / "report.html").unlink()
+    assert page(tmp_path / "b").source == before
+    images = {str(image["alt"]): image for image in Page(tmp_path / "b" / "report.html").named("img")}
+    assert len(images) > 3 * N
+    assert _first_pixel(str(images["C, sample 17"]["src"])) == colour(2, 17)
 
 
-def test_one_cells_samples_gone_and_one_file_damaged(tmp_path: Path) -> None:
-    out = write_run(tmp_path / "a")
-    (tmp_path / "samples" / "cell1").rename(tmp_path / "x")
-    (tmp_path / "samples" / "cell0" / "000003.png").write_bytes(b"no image")
-    shown = page(out)
-    assert "images of 1 of 3 cells (B) are no longer" in shown.text
-    assert shown.text.count("damaged") == 1
-
-
-def test_a_store_that_was_moved_with_its_results_is_found(tmp_path: Path) -> None:
-    write_run(tmp_path / "runs" / "a")
-    (tmp_path / "runs").rename(tmp_path / "elsewhere")
-    shown = page(tmp_path / "elsewhere" / "a")
-    assert "no longer where" not in shown.text
-    assert len(shown.named("img")) > N
-
-
-def test_images_inside_a_zip_or_an_array_are_found_and_others_are_said(tmp_path: Path) -> None:
-    import zipfile
-
-    import numpy as np
-
-    out = write_run(tmp_path / "a")
-    samples = tmp_path / "samples"
-    with zipfile.ZipFile(tmp_path / "b.zip", "w") as archive:
-        for file in sorted((samples / "cell0").iterdir()):
-            archive.write(file, file.name)
-    np.savez(tmp_path / "c.npz", arr_0=np.full((N, 4, 4, 3), 200, np.uint8))
-    text = (out / "samples.csv").read_text()
-    for number, holder in ((0, tmp_path / "b.zip"), (1, tmp_path / "c.npz"), (2, "an array")):
-        text = re.sub(rf"{samples}/cell{number}/0*(\d+)\.png", rf"{holder}[\1]", text)
-    (out / "samples.csv").write_text(text)
-    gallery = make_gallery(Run.open(out), Shelf(images=90))
-    why = [(item.thumb is not None, item.why) for item in gallery.cards[17].items]
-    assert why == [(True, ""), (True, ""), (False, "no file")]
-    assert gallery.missing == ["The images of C have no files of their own that could be read here."]
-    assert _first_pixel(gallery.cards[17].items[0].thumb) == (0, 8 * 17, 120)  # the zip's own 17th
-    (tmp_path / "b.zip").unlink()
-    assert any("images of 1 of 3 cells (A) are no longer" in t for t in make_gallery(Run.open(out), Shelf(90)).missing)
-
-
-def _first_pixel(thumb: Any) -> Any:
-    import io
-
+def _first_pixel(uri: str) -> Any:
     from PIL import Image
 
-    return Image.open(io.BytesIO(base64.b64decode(thumb.uri.partition(",")[2]))).convert("RGB").getpixel((0, 0))
+    return Image.open(io.BytesIO(base64.b64decode(uri.partition(",")[2]))).convert("RGB").getpixel((0, 0))
+
+
+@pytest.mark.parametrize(
+    ("content", "text"),
+    [
+        (None, "thumbnails.json is not next to results.json. The run's command, given again, writes it."),
+        ("{}", "thumbnails.json cannot be read"),
+        ("[1", "thumbnails.json cannot be read"),
+        ('{"images": {"net": {"x": 3}}}', "thumbnails.json cannot be read"),
+    ],
+)
+def test_a_folder_of_an_earlier_version_says_so_and_keeps_prompts_and_scores(
+    tmp_path: Path, content: str | None, text: str
+) -> None:
+    out = write_run(tmp_path / "a")
+    thumbnails = (out / "thumbnails.json").read_text()
+    if content is None:
+        (out / "thumbnails.json").unlink()
+    else:
+        (out / "thumbnails.json").write_text(content)
+    shown = page(out)
+    assert text in shown.text
+    assert "prompt 17" in shown.text
+    assert "C 5" in shown.text
+    assert not any("sample" in str(image["alt"]) and "," in str(image["alt"]) for image in shown.named("img"))
+    (out / "thumbnails.json").write_text(thumbnails)
+    assert len(page(out).named("img")) > N  # the page is made again
+
+
+def test_images_that_are_damaged_or_missing_are_named(tmp_path: Path) -> None:
+    out = write_run(tmp_path / "a")
+    stored = json.loads((out / "thumbnails.json").read_text())
+    first, second, _ = stored["images"]
+    stored["images"][first]["17"] = None
+    del stored["images"][second]["17"]
+    (out / "thumbnails.json").write_text(json.dumps(stored))
+    items = make_gallery(Run.open(out)).cards[17].items
+    assert [(item.thumb is not None, item.why) for item in items] == [
+        (False, "damaged"),
+        (False, "no picture"),
+        (True, ""),
+    ]
 
 
 @pytest.mark.parametrize("name", ["samples.csv", "categories.csv"])
@@ -233,8 +231,10 @@ def test_cells_of_earlier_runs_without_config_or_samples(tmp_path: Path) -> None
 
 
 def test_hostile_text_stays_text(tmp_path: Path, plots: None) -> None:
-    made = Made(text=hostile(), notes=(hostile()("Warning: a note"),), lint=(finding(hostile()),), gate=gate(hostile()))
-    shown = page(write_run(tmp_path / "a", made))
+    options = RunOptions(
+        text=hostile(), notes=(hostile()("Warning: a note"),), lint=(finding(hostile()),), gate=gate(hostile())
+    )
+    shown = page(write_run(tmp_path / "a", options))
     assert [tag for tag, _ in shown.tags].count("script") == 2
     assert not [tag for tag, _ in shown.tags if tag == HOSTILE_MARK]
     assert not [k for _, attrs in shown.tags for k in attrs if k.startswith("on") or k == "autofocus"]
@@ -250,8 +250,8 @@ def test_hostile_text_stays_text(tmp_path: Path, plots: None) -> None:
 def test_hostile_text_makes_the_same_elements_as_plain_text(tmp_path: Path) -> None:
     """Texts of one line: longer ones are folded away on purpose."""
     evil = '"><x-evil onload=x></td></script>&amp;<!--'
-    plain = page(write_run(tmp_path / "a", Made(text=lambda text: f"{text} xxxxxxxxxx")))
-    nasty = page(write_run(tmp_path / "b", Made(text=lambda text: f"{text} {evil}")))
+    plain = page(write_run(tmp_path / "a", RunOptions(text=lambda text: f"{text} xxxxxxxxxx")))
+    nasty = page(write_run(tmp_path / "b", RunOptions(text=lambda text: f"{text} {evil}")))
     assert [tag for tag, _ in nasty.tags] == [tag for tag, _ in plain.tags]
     assert [sorted(attrs) for _, attrs in nasty.tags] == [sorted(attrs) for _, attrs in plain.tags]
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from report_runs import HOSTILE, HOSTILE_MARK, Made, N, hostile, set_apart, write_run
+from report_runs import HOSTILE, HOSTILE_MARK, N, RunOptions, hostile, set_apart, write_run
 
 from evalkit.report import write_report
 from evalkit.results import render
@@ -44,8 +44,8 @@ def browser() -> Iterator[Browser]:
 @pytest.fixture(scope="module")
 def plain(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The page of four cells, the last of which has a FID under another protocol."""
-    made = Made(cells=4, gate={"status": "fail", "results": []})
-    out = write_run(tmp_path_factory.mktemp("plain") / "run", made)
+    options = RunOptions(cells=4, gate={"status": "fail", "results": []})
+    out = write_run(tmp_path_factory.mktemp("plain") / "run", options)
     set_apart(out, "fid_x", 3, value=0.5)
     return write_report(out)
 
@@ -62,8 +62,8 @@ def nasty(tmp_path_factory: pytest.TempPathFactory) -> Path:
     }
     results = [{"status": "fail", "cell": HOSTILE[0], "metric": HOSTILE[1], "reason": HOSTILE[6], "rule": HOSTILE[6]}]
     gate = {"status": "fail", "results": results, "notes": list(HOSTILE)}
-    made = Made(text=hostile(), notes=HOSTILE, lint=(finding,), gate=gate)
-    return write_report(write_run(tmp_path_factory.mktemp("nasty") / "run", made))
+    options = RunOptions(text=hostile(), notes=HOSTILE, lint=(finding,), gate=gate)
+    return write_report(write_run(tmp_path_factory.mktemp("nasty") / "run", options))
 
 
 @dataclass

@@ -11,16 +11,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from report_runs import Made, N, Page, change, finding, gate, set_apart, write_run
+from report_runs import Page, RunOptions, change, finding, gate, set_apart, write_run
 
 from evalkit.report import write_report
 from evalkit.report.categories import HeatMap, make_maps
-from evalkit.report.gallery import LIMIT, choose, make_gallery, make_scales
 from evalkit.report.plots import make_plots, pareto
-from evalkit.report.run_folder import Run, Samples
+from evalkit.report.run_folder import Run
 from evalkit.report.summary import headline, warnings, winners
 from evalkit.report.tables import make_gate, make_table
-from evalkit.report.thumbnails import Shelf
 from evalkit.results import render
 from evalkit.results.compare import compare
 from evalkit.results.table import ResultTable
@@ -61,7 +59,7 @@ def test_winners_ties_and_the_next_with_its_interval(tmp_path: Path) -> None:
 
 
 def test_the_best_is_held_against_the_baseline(tmp_path: Path) -> None:
-    run = Run.open(write_run(tmp_path / "a", Made(baseline=True)))
+    run = Run.open(write_run(tmp_path / "a", RunOptions(baseline=True)))
     gaps = {winner.column.metric: winner.gap for winner in winners(run)}
     assert gaps["fid_x"] is not None
     assert (gaps["fid_x"].difference, gaps["fid_x"].verdict) == ("-5.00", "better")
@@ -72,7 +70,7 @@ def test_the_best_is_held_against_the_baseline(tmp_path: Path) -> None:
 
 
 def test_scores_of_another_protocol_are_not_ranked(tmp_path: Path) -> None:
-    out = write_run(tmp_path / "a", Made(cells=4))
+    out = write_run(tmp_path / "a", RunOptions(cells=4))
     set_apart(out, "fid_x", 3, value=0.1)
     run = Run.open(out)
     fid = next(w for w in winners(run) if w.column.metric == "fid_x")
@@ -90,7 +88,7 @@ def test_scores_of_another_protocol_are_not_ranked(tmp_path: Path) -> None:
 
 
 def test_warnings_name_small_n_missing_values_notes_and_lint(tmp_path: Path) -> None:
-    out = write_run(tmp_path / "a", Made(notes=("Warning: A: 3 of 30 images blanked.",), lint=(finding(),)))
+    out = write_run(tmp_path / "a", RunOptions(notes=("Warning: A: 3 of 30 images blanked.",), lint=(finding(),)))
     data = json.loads((out / "results.json").read_text())
     gone = next(row for row in data["rows"] if row["metric"] == "recall_x")
     gone |= {"value": None, "stderr": None, "note": "no reference"}
@@ -104,7 +102,7 @@ def test_warnings_name_small_n_missing_values_notes_and_lint(tmp_path: Path) -> 
 
 @pytest.mark.parametrize("status", ["pass", "fail", "inconclusive"])
 def test_the_gates_verdict_stands_first_and_in_full(tmp_path: Path, status: str) -> None:
-    out = write_run(tmp_path / "a", Made(gate=gate(status=status)))
+    out = write_run(tmp_path / "a", RunOptions(gate=gate(status=status)))
     view = make_gate(Run.open(out))
     assert view is not None
     assert [result["status"] for result in view.results][-1] == "pass"
@@ -155,7 +153,7 @@ def test_only_plots_that_the_data_allow(tmp_path: Path) -> None:
     assert len(groups["Against N"].plots) == 1
     assert len(groups["Along guidance_scale"].plots) == len(groups["Along num_inference_steps"].plots) == 5
     assert [text for _, text in groups["Along num_inference_steps"].legend] == ["net ddim guidance_scale 4"]
-    one = Run.open(write_run(tmp_path / "b", Made(cells=1)))
+    one = Run.open(write_run(tmp_path / "b", RunOptions(cells=1)))
     assert [group.title for group in make_plots(one)] == ["Against N"]
 
 
@@ -168,7 +166,9 @@ def test_the_pareto_front_by_hand(tmp_path: Path) -> None:
 
 def test_points_carry_tooltips_and_labels_and_text_stays_text(tmp_path: Path) -> None:
     text = "<b>$x$</b>"
-    groups = make_plots(Run.open(write_run(tmp_path / "a", Made(text=lambda t: t if t == "ddim" else f"{t} {text}"))))
+    groups = make_plots(
+        Run.open(write_run(tmp_path / "a", RunOptions(text=lambda t: t if t == "ddim" else f"{t} {text}")))
+    )
     svg = str(groups[0].plots[0].svg)
     assert svg.count("<title>") == 3
     assert "&lt;b&gt;$x$&lt;/b&gt;" in svg
@@ -176,50 +176,6 @@ def test_points_carry_tooltips_and_labels_and_text_stays_text(tmp_path: Path) ->
     assert "var(--s1)" in svg
     assert not re.search('#[0-9a-f]{6}[;"]', svg)  # every colour is the page's
     assert "<style" not in svg
-
-
-def test_the_worst_regressions_are_among_the_prompts_shown(tmp_path: Path) -> None:
-    scores = {"a": [50.0] * 500, "b": [50.0] * 500, "c": [50.0 + i / 1000 for i in range(500)]}
-    scores["b"][444], scores["c"][333], scores["c"][222] = 1.0, 40.0, 30.0
-    out = write_run(tmp_path / "a")
-    run = Run.open(out)
-    scale = replace(make_scales(run, run.samples)[0], base="a", paired=["b", "c"])  # type: ignore[arg-type]
-    chosen = choose(Samples(dict.fromkeys(scores, 500), {scale.metric: scores}), [scale])
-    assert {444, 333, 222} <= set(chosen[:12])  # a full page keeps these before the rest
-    assert set(range(20)) <= set(chosen)
-    assert len(chosen) == len(set(chosen)) <= LIMIT
-
-
-def test_the_images_stay_within_their_budget(tmp_path: Path) -> None:
-    run = Run.open(write_run(tmp_path / "a"))
-    whole = make_gallery(run, Shelf(images=90))
-    assert len(whole.cards) == N
-    size = sum(len(i.thumb.uri) for card in whole.cards for i in card.items if i.thumb)
-    half = make_gallery(run, Shelf(images=90, budget=size * 3 // 8))  # a data URI is a third longer than its bytes
-    assert 5 < len(half.cards) < N - 5
-    assert 17 in [card.index for card in half.cards]  # the worst regression is kept
-
-
-def test_small_images_stay_crisp_and_large_ones_shrink(tmp_path: Path) -> None:
-    import io
-
-    from PIL import Image
-
-    pixels = Image.effect_noise((20, 10), 90).convert("RGB")
-    pixels.save(tmp_path / "s.png")
-    Image.effect_noise((1000, 500), 90).convert("RGB").save(tmp_path / "l.png")
-    shelf = Shelf(images=2)
-    small, _ = shelf.add(tmp_path / "s.png")
-    large, _ = shelf.add(tmp_path / "l.png")
-    assert small is not None
-    assert large is not None
-    assert (small.width, small.height, small.crisp) == (100, 50, True)  # five times
-    back = Image.open(io.BytesIO(base64.b64decode(small.uri.partition(",")[2])))
-    assert back.tobytes() == pixels.tobytes()
-    assert (large.width, large.height, large.crisp) == (128, 64, False)
-    tight = Shelf(images=1000, budget=1_000_000)
-    tight.add(tmp_path / "l.png")
-    assert tight.side < shelf.side
 
 
 @pytest.mark.parametrize("samples", [True, False])
