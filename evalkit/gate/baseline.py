@@ -1,4 +1,4 @@
-"""An earlier run's results, as a gate compares with them: its results.json, and the samples.csv beside it."""
+"""An earlier run's results, as a gate compares with them: its results.json, and the samples.csv next to it."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def is_file(text: str) -> bool:
 
 
 @dataclass(frozen=True)
-class Earlier:
+class EarlierRun:
     """A results.json and the influences of its samples, both read when the run is planned: nothing changes under it."""
 
     table: ResultTable
@@ -37,7 +37,7 @@ class Earlier:
         return pairing
 
     @classmethod
-    def load(cls, path: str, where: str) -> Earlier:
+    def load(cls, path: str, where: str) -> EarlierRun:
         """Reads a results.json, or the one in a run's folder.
 
         Raises:
@@ -57,30 +57,30 @@ class Earlier:
         Raises:
             ConfigError: it is not there, or has no such score.
         """
-        wanted = cell.name if named is None else named
-        if wanted not in self.table.cells:
-            near = nearest(str(wanted), self.table.cells)
-            raise ConfigError(f"{where}: the baseline's file has no cell '{wanted}'; name one with cell: NAME. {near}")
-        rows = {row.metric: row for row in self.table.rows if row.cell == wanted}
+        name = cell.name if named is None else named
+        if name not in self.table.cells:
+            near = nearest(str(name), self.table.cells)
+            raise ConfigError(f"{where}: the baseline's file has no cell '{name}'; name one with cell: NAME. {near}")
+        rows = {row.metric: row for row in self.table.rows if row.cell == name}
         if metric not in rows:
-            raise ConfigError(f"{where}: the baseline's file has no {metric} of {wanted}. {nearest(metric, rows)}")
+            raise ConfigError(f"{where}: the baseline's file has no {metric} of {name}. {nearest(metric, rows)}")
         if rows[metric].n != cell.num_samples:
             log.warning(
                 "%s: the baseline's %s is of %d samples, %s has %d: they cannot be compared",
                 *(where, metric, rows[metric].n, cell.name, cell.num_samples),
             )
-        return str(wanted)
+        return str(name)
 
 
 def _read_influences(path: Path, table: ResultTable) -> dict[tuple[str, str], list[float]]:
     """samples.csv's columns of metrics by (cell, metric); empty where there is no such file.
 
-    A column counts only if it is complete. Six digits are kept there, which is plenty for a standard error.
+    A column counts only if it is complete. It holds six digits, which is plenty for a standard error.
     """
     if not path.is_file():
         return {}
     metrics = {row.metric for row in table.rows}
-    found: dict[tuple[str, str], list[float]] = {}
+    influences: dict[tuple[str, str], list[float]] = {}
     with path.open(encoding="utf-8", newline="") as file:
         lines = csv.reader(file)
         heads = [head.removesuffix(".influence") for head in next(lines, [])]
@@ -89,6 +89,6 @@ def _read_influences(path: Path, table: ResultTable) -> dict[tuple[str, str], li
         for line in lines:
             for i, metric in columns:
                 if line[i]:
-                    found.setdefault((line[cell], metric), []).append(float(line[i]))
+                    influences.setdefault((line[cell], metric), []).append(float(line[i]))
     counts = {(row.cell, row.metric): row.n for row in table.rows}
-    return {key: values for key, values in found.items() if len(values) == counts.get(key)}
+    return {key: values for key, values in influences.items() if len(values) == counts.get(key)}

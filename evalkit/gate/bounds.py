@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from statistics import NormalDist, fmean, stdev
+from statistics import NormalDist, fmean
 
-from evalkit.results.stats import difference
+from evalkit.results.stats import difference, stderr_of_mean
 
 CONFIDENCE = 0.95  # of each bound by itself: one-sided
 POWER = 0.8  # with which `needed_n` samples decide
@@ -37,8 +37,8 @@ class Bounds:
 
 
 @dataclass(frozen=True)
-class Side:
-    """One score of a difference: its value, standard error, number of samples, and influences where there are any."""
+class Estimate:
+    """A score: its value, standard error, number of samples, and influences where there are any."""
 
     value: float
     stderr: float | None
@@ -46,7 +46,7 @@ class Side:
     influence: Sequence[float] | None = None
 
 
-def score_bounds(score: Side) -> Bounds | None:
+def score_bounds(score: Estimate) -> Bounds | None:
     """Bounds of a score; none where it has no standard error, or one of 0: where nothing varies, nothing is estimated.
 
     Student's t with n - 1 degrees of freedom, corrected for the skewness of the influences where there are any: it
@@ -65,17 +65,17 @@ def score_bounds(score: Side) -> Bounds | None:
 
 
 def difference_bounds(
-    score: Side, baseline: Side, *, factor: float = 1.0, common: bool = False, same: bool = False
+    score: Estimate, baseline: Estimate, *, factor: float = 1.0, common: bool = False, same: bool = False
 ) -> Bounds | None:
     """Bounds of `score - factor * baseline`; none without standard errors.
 
     Args:
-        score, baseline: the two sides.
+        score, baseline: the two estimates.
         factor: of the baseline: a relative margin of 5 % is one of 1.05 or 0.95, and its uncertainty counts.
         common: whether prompts and seeds are shared: influences are then taken sample by sample.
         same: whether both are the same cell: with the same value as well, the samples are, and nothing is uncertain.
 
-    Of shares, one sample of each kind is added to each side (Agresti and Caffo 2000; paired: Bonett and Price 2012):
+    Of shares, one sample of each kind is added to each (Agresti and Caffo 2000; paired: Bonett and Price 2012):
     where few samples differ, the plain standard error promises too much.
     """
     a, b = score, baseline
@@ -86,20 +86,20 @@ def difference_bounds(
     if scale_a is not None and scale_b is not None:
         a, b = _with_one_of_each(a, (scale_a, 0.0)), _with_one_of_each(b, (0.0, scale_b))
     pairs: list[Sequence[float]] | None = None
-    theirs = None if b.influence is None else [factor * each for each in b.influence]
-    if common and a.influence is not None and theirs is not None and len(a.influence) == len(theirs):
-        pairs = [a.influence, theirs]
-        third = _third_moment([x - y for x, y in zip(a.influence, theirs, strict=True)]) / len(theirs) ** 2
+    scaled = None if b.influence is None else [factor * each for each in b.influence]
+    if common and a.influence is not None and scaled is not None and len(a.influence) == len(scaled):
+        pairs = [a.influence, scaled]
+        third = _third_moment([x - y for x, y in zip(a.influence, scaled, strict=True)]) / len(scaled) ** 2
     else:
-        parts = ((a.influence, a.n, 1), (theirs, b.n, -1))
+        parts = ((a.influence, a.n, 1), (scaled, b.n, -1))
         third = sum(sign * _third_moment(each) / n**2 for each, n, sign in parts if each is not None)
     stderr_b = None if b.stderr is None else abs(factor) * b.stderr
-    found = difference((a.value, a.stderr), (factor * b.value, stderr_b), pairs)
-    if found.stderr is None or (not found.paired and found.stderr == 0):
+    gap = difference((a.value, a.stderr), (factor * b.value, stderr_b), pairs)
+    if gap.stderr is None or (not gap.paired and gap.stderr == 0):
         return None
-    skewness = third / found.stderr**3 if found.stderr else 0.0
-    low, high = _skewed(found.value, found.stderr, skewness, min(score.n, baseline.n))
-    return Bounds(value, low, high, found.stderr, score.n, paired=found.paired)
+    skewness = third / gap.stderr**3 if gap.stderr else 0.0
+    low, high = _skewed(gap.value, gap.stderr, skewness, min(score.n, baseline.n))
+    return Bounds(value, low, high, gap.stderr, score.n, paired=gap.paired)
 
 
 def needed_n(bounds: Bounds, limit: float) -> int | None:
@@ -177,7 +177,7 @@ def _clopper_pearson(count: float, n: int) -> tuple[float, float]:
     return low, high
 
 
-def _share_scale(score: Side) -> float | None:
+def _share_scale(score: Estimate) -> float | None:
     """1 (or 100, of percentages) where the score is the mean of samples that each count as 0 or that; else none."""
     each = score.influence
     if each is None or len(each) != score.n or score.n < 2:
@@ -188,7 +188,7 @@ def _share_scale(score: Side) -> float | None:
     return None
 
 
-def _with_one_of_each(score: Side, added: tuple[float, float]) -> Side:
+def _with_one_of_each(score: Estimate, added: tuple[float, float]) -> Estimate:
     assert score.influence is not None
     each = [*score.influence, *added]
-    return Side(fmean(each), stdev(each) / math.sqrt(len(each)), len(each), each)
+    return Estimate(fmean(each), stderr_of_mean(each), len(each), each)

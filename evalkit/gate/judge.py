@@ -9,7 +9,7 @@ from datetime import UTC, date, datetime
 from typing import Any
 
 from evalkit.gate.baseline import Influences
-from evalkit.gate.bounds import Bounds, Side, difference_bounds, needed_n, score_bounds
+from evalkit.gate.bounds import Bounds, Estimate, difference_bounds, needed_n, score_bounds
 from evalkit.gate.rules import IMAGE_SHARES, LINTED, Baseline, Gate, Rule, Waiver
 from evalkit.gate.verdict import Result, Status, Verdict, worst
 from evalkit.results.table import ResultTable, Row, protocol_difference
@@ -39,9 +39,9 @@ def judge(
     notes: list[str] = []
     for gate in gates.values():
         judged = [_judge(run, gate.name, rule, cell) for rule in gate.rules for cell in rule.cells]
-        covered, said = _waive(judged, gate.waivers, day)
-        results += covered
-        notes += said
+        waived, more_notes = _waive(judged, gate.waivers, day)
+        results += waived
+        notes += more_notes
     status = worst([result.status for result in results if not result.waived])
     return Verdict(status, tuple(results), tuple(notes), now.strftime("%Y-%m-%dT%H:%M:%S"))
 
@@ -59,9 +59,9 @@ class _Scores:
             return self._share(cell, metric)
         return next((row for row in self.table.rows if row.cell == cell and row.metric == metric), None)
 
-    def side(self, row: Row) -> Side:
+    def estimate(self, row: Row) -> Estimate:
         assert row.value is not None
-        return Side(row.value, row.stderr, row.n, self.influences.get((row.cell, row.metric)))
+        return Estimate(row.value, row.stderr, row.n, self.influences.get((row.cell, row.metric)))
 
     def key(self, cell: str) -> Any:
         return self.table.run.get("cells", {}).get(cell)
@@ -74,9 +74,9 @@ class _Scores:
             return None
         n, count = known["count"], known["warnings"].get(metric, 0)
         if metric in LINTED:
-            found = [f for f in self.table.lint if f["where"] == cell and f["kind"] == metric]
-            n = found[0]["of"] if found else n  # of a large set the lint decodes a part
-            count = sum(f["count"] for f in found)
+            findings = [f for f in self.table.lint if f["where"] == cell and f["kind"] == metric]
+            n = findings[0]["of"] if findings else n  # of a large set the lint decodes a part
+            count = sum(f["count"] for f in findings)
         share = {"metric": metric, "label": IMAGE_SHARES[metric], "value": count / n, "stderr": None, "n": n}
         return replace(first, **share, better="lower", note=None)
 
@@ -103,10 +103,10 @@ def _judge(run: _Scores, gate: str, rule: Rule, cell: str) -> Result:
         return replace(blank, status=unusable[0], reason=unusable[1])
     assert row is not None
     assert row.value is not None
-    found = replace(blank, value=row.value, stderr=row.stderr)
+    result = replace(blank, value=row.value, stderr=row.stderr)
     if rule.limit is not None:
-        return _against_limit(run, found, row, rule.limit)
-    return _against_baseline(run, found, row, rule, rule.baselines[cell])
+        return _against_limit(run, result, row, rule.limit)
+    return _against_baseline(run, result, row, rule, rule.baselines[cell])
 
 
 def _unusable(row: Row | None, what: str) -> tuple[Status, str] | None:
@@ -121,54 +121,54 @@ def _unusable(row: Row | None, what: str) -> tuple[Status, str] | None:
     return None
 
 
-def _against_limit(run: _Scores, found: Result, row: Row, limit: float) -> Result:
-    side = run.side(row)
-    bounds = score_bounds(side)
+def _against_limit(run: _Scores, result: Result, row: Row, limit: float) -> Result:
+    estimate = run.estimate(row)
+    bounds = score_bounds(estimate)
     if bounds is None:
-        ok = side.value <= limit if found.kind == "max" else side.value >= limit
+        ok = estimate.value <= limit if result.kind == "max" else estimate.value >= limit
         if row.metric in IMAGE_SHARES:
-            why = f"{round(side.value * row.n)} of {row.n} images, counted"
+            why = f"{round(estimate.value * row.n)} of {row.n} images, counted"
         else:
-            lacks = "it has no standard error" if side.stderr is None else "its standard error is 0"
-            why = f"{side.value:.4g}, judged by its value: {lacks}"
-        return replace(found, status="pass" if ok else "fail", reason=f"{why}; the limit is {limit:g}")
-    status, bound = _decide(bounds, limit, upper=found.kind == "max")
+            lacks = "it has no standard error" if estimate.stderr is None else "its standard error is 0"
+            why = f"{estimate.value:.4g}, judged by its value: {lacks}"
+        return replace(result, status="pass" if ok else "fail", reason=f"{why}; the limit is {limit:g}")
+    status, bound = _decide(bounds, limit, upper=result.kind == "max")
     edge = f"{'at most' if bound == bounds.high else 'at least'} {bound:.4g} with 95 % confidence"
-    text = f"{side.value:.4g} ± {bounds.stderr:.2g}: {edge}; the limit is {limit:g}"
-    return _decided(replace(found, stderr=bounds.stderr, bound=bound), status, text, needed_n(bounds, limit))
+    text = f"{estimate.value:.4g} ± {bounds.stderr:.2g}: {edge}; the limit is {limit:g}"
+    return _decided(replace(result, stderr=bounds.stderr, bound=bound), status, text, needed_n(bounds, limit))
 
 
-def _against_baseline(run: _Scores, found: Result, row: Row, rule: Rule, baseline: Baseline) -> Result:
+def _against_baseline(run: _Scores, result: Result, row: Row, rule: Rule, baseline: Baseline) -> Result:
     earlier = baseline.earlier
-    theirs = run if earlier is None else _Scores(earlier.table, earlier.influences, earlier.pairing)
-    base = theirs.row(baseline.cell, rule.metric)
+    other = run if earlier is None else _Scores(earlier.table, earlier.influences, earlier.pairing)
+    base = other.row(baseline.cell, rule.metric)
     unusable = _unusable(base, "the baseline's score")
     if unusable:
-        return replace(found, reason=unusable[1])  # not this cell's fault: it cannot be judged
+        return replace(result, reason=unusable[1])  # not this cell's fault: it cannot be judged
     assert base is not None
     assert base.value is not None
-    a, b = run.side(row), theirs.side(base)
+    a, b = run.estimate(row), other.estimate(base)
     worse, amount, relative = (1 if row.better == "lower" else -1), rule.margin.amount, rule.margin.relative
     # Judged is the score less `factor` times the baseline, against `offset`.
     factor = 1 + worse * math.copysign(amount, b.value) if relative and b.value else 1.0
     offset = 0.0 if relative else worse * amount
-    found = replace(found, baseline_value=b.value, limit=factor * b.value + offset)
+    result = replace(result, baseline_value=b.value, limit=factor * b.value + offset)
     if row.protocol_hash != base.protocol_hash:
         reason = f"not comparable with the baseline: {protocol_difference(row.protocol, base.protocol)}"
-        return replace(found, stderr=None, reason=reason)
-    found = replace(found, difference=a.value - b.value)
+        return replace(result, stderr=None, reason=reason)
+    result = replace(result, difference=a.value - b.value)
     digest, key = run.pairing.get(row.cell), run.key(row.cell)
     bounds = difference_bounds(
         a,
         b,
         factor=factor,
-        common=digest is not None and digest == theirs.pairing.get(base.cell),
-        same=key is not None and key == theirs.key(base.cell),
+        common=digest is not None and digest == other.pairing.get(base.cell),
+        same=key is not None and key == other.key(base.cell),
     )
     both = f"{a.value:.4g} against the baseline's {b.value:.4g}"
     if bounds is None:
         reason = f"{both}: without a standard error of both, their difference cannot be judged"
-        return replace(found, stderr=None, reason=reason)
+        return replace(result, stderr=None, reason=reason)
     status, bound = _decide(bounds, offset, upper=worse > 0)
     by = worse * (a.value - b.value)
     edge = worse * (bound - (1 - factor) * b.value)  # by how much worse the bound says it is
@@ -178,18 +178,18 @@ def _against_baseline(run: _Scores, found: Result, row: Row, rule: Rule, baselin
         f"({'paired' if bounds.paired else 'unpaired'}); worse by {'at least' if status == 'fail' else 'at most'} "
         f"{edge:.3g} with 95 % confidence; the margin is {margin}"
     )
-    found = replace(found, stderr=bounds.stderr, bound=bound + factor * b.value, paired=bounds.paired)
-    return _decided(found, status, text, needed_n(bounds, offset))
+    result = replace(result, stderr=bounds.stderr, bound=bound + factor * b.value, paired=bounds.paired)
+    return _decided(result, status, text, needed_n(bounds, offset))
 
 
-def _decided(found: Result, status: Status, text: str, n: int | None) -> Result:
+def _decided(result: Result, status: Status, text: str, n: int | None) -> Result:
     if status != "inconclusive":
-        return replace(found, status=status, reason=text)
+        return replace(result, status=status, reason=text)
     if n is None:
         more = "it lies too near to the limit for any number of samples to decide"
     else:
-        more = f"about {n:,} samples a cell would decide it (4 times in 5, were this the true value)"
-    return replace(found, status=status, reason=f"{text}; {more}", needed_n=n)
+        more = f"about {n:,} samples per cell would decide it (4 times in 5, were this the true value)"
+    return replace(result, status=status, reason=f"{text}; {more}", needed_n=n)
 
 
 def _decide(bounds: Bounds, limit: float, *, upper: bool) -> tuple[Status, float]:
@@ -203,7 +203,7 @@ def _decide(bounds: Bounds, limit: float, *, upper: bool) -> tuple[Status, float
 
 
 def _waive(results: Sequence[Result], waivers: Sequence[Waiver], today: date) -> tuple[list[Result], list[str]]:
-    """The results with the waivers that still hold; and what is to be said of the others."""
+    """The results with the waivers that still hold; and notes on the others."""
     covered = list(results)
     notes = []
     for waiver in waivers:

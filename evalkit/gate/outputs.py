@@ -39,7 +39,7 @@ def headline(verdict: Verdict) -> str:
 
 
 def to_junit(verdict: Verdict) -> str:
-    """One suite a gate, one case a rule and cell: <failure>, <error> where it is inconclusive, <skipped> where waived.
+    """One suite per gate, one case per rule and cell: <failure>, <error> where inconclusive, <skipped> where waived.
 
     In the form that both Ant's and Jenkins' schemas accept: Ant's wants all attributes, Jenkins' times without sign.
     """
@@ -100,9 +100,9 @@ def to_markdown(verdict: Verdict) -> str:
     passed = [result.rule for result in verdict.results if result.shown == "pass"]
     rules = list(dict.fromkeys(passed))
     if rules:
-        told = [f"{_code(rule)} ({_many(passed.count(rule), 'cell')})" for rule in rules[:MOST_ROWS]]
-        told += [f"{len(rules) - MOST_ROWS} more rules"] if len(rules) > MOST_ROWS else []
-        lines += [f"Passed: {'; '.join(told)}.", ""]
+        passed_rules = [f"{_code(rule)} ({_many(passed.count(rule), 'cell')})" for rule in rules[:MOST_ROWS]]
+        passed_rules += [f"{len(rules) - MOST_ROWS} more rules"] if len(rules) > MOST_ROWS else []
+        lines += [f"Passed: {'; '.join(passed_rules)}.", ""]
     notes = [*verdict.notes[:MOST_ROWS], *(["..."] if len(verdict.notes) > MOST_ROWS else [])]
     lines += [*(f"- Note: {_md(_cut(note))}." for note in notes), *([""] if notes else [])]
     lines.append("Bounds are one-sided, at 95 % confidence; inconclusive and missing are never a pass.")
@@ -140,17 +140,17 @@ def announce(verdict: Verdict) -> None:
 
 
 def to_annotations(verdict: Verdict) -> list[str]:
-    """GitHub's workflow commands: an error a failure, a warning what is inconclusive, a notice what is waived."""
+    """GitHub's workflow commands: errors for failures, warnings where inconclusive, notices where waived."""
     lines = []
     for status, command in (("fail", "error"), ("inconclusive", "warning"), ("waived", "notice")):
-        found = [result for result in verdict.results if result.shown == status]
-        kept = found if len(found) <= MOST_ANNOTATIONS else found[: MOST_ANNOTATIONS - 1]
-        for result in kept:
+        results = [result for result in verdict.results if result.shown == status]
+        annotated = results if len(results) <= MOST_ANNOTATIONS else results[: MOST_ANNOTATIONS - 1]
+        for result in annotated:
             why = f"{_waiver(result)}. {result.reason}" if result.waived else result.reason
             title = _property(f"gate {result.gate}: {result.shown}")
             lines.append(f"::{command} title={title}::{_data(f'{result.rule}, {result.cell}: {why}')}")
-        if len(found) > len(kept):
-            title = _property(f"gate: {len(found) - len(kept)} more {WORDS[status]}")
+        if len(results) > len(annotated):
+            title = _property(f"gate: {len(results) - len(annotated)} more {WORDS[status]}")
             lines.append(f"::{command} title={title}::junit.xml and gate.md hold them")
     lines += [f"::notice title=gate::{_data(note)}" for note in verdict.notes[:MOST_ANNOTATIONS]]
     return lines or [f"::notice title=gate::{_data(headline(verdict))}"]

@@ -11,13 +11,13 @@ from typing import Any, Literal
 
 from evalkit.cell import Cell, find_baseline, matches
 from evalkit.errors import ConfigError, nearest
-from evalkit.gate.baseline import Earlier, is_file
+from evalkit.gate.baseline import EarlierRun, is_file
 from evalkit.results.table import COSTS
 
 Kind = Literal["max", "min", "no_worse_than"]
 BOUNDS: tuple[Kind, ...] = ("max", "min", "no_worse_than")
 
-# Shares of a cell's images that are counted, not estimated: in the samples' own records, or by the lint.
+# Shares of a cell's images that are counted, not estimated: in the samples' records, or by the lint.
 IMAGE_SHARES: Mapping[str, str] = {
     "blanked": "blanked images [share]",
     "prompt_truncated": "images of truncated prompts [share]",
@@ -46,7 +46,7 @@ class Baseline:
 
     name: str
     cell: str
-    earlier: Earlier | None = None
+    earlier: EarlierRun | None = None
 
 
 @dataclass(frozen=True)
@@ -117,7 +117,7 @@ class _Run:
     cells: Sequence[Cell]
     metrics: Mapping[str, Any]
     lint: bool
-    files: dict[str, Earlier]  # read so far
+    files: dict[str, EarlierRun]  # read so far
 
     def gate(self, name: str, option: Any) -> Gate:
         where = f"gate.{name}"
@@ -134,7 +134,7 @@ class _Run:
         return Gate(name, rules, tuple(self.waiver(entry, f"{where}.waivers[{i}]", known) for i, entry in entries))
 
     def rules(self, entry: Any, where: str) -> Iterator[Rule]:
-        """One rule a bound: an entry may hold several (c_t is to lie between -3 and 3)."""
+        """One rule per bound: an entry may hold several (c_t is to lie between -3 and 3)."""
         _keys(entry, where, ("metric", *BOUNDS, "where"), "{metric: fid, max: 12}")
         metric = self.metric(entry.get("metric"), where)
         cells = self.select(entry.get("where"), f"{where}.where")
@@ -170,20 +170,21 @@ class _Run:
         """The cells that a `where` selects; all without one."""
         if rule is None:
             return list(self.cells)
-        found = [cell for cell in self.cells if matches(cell, rule, where)]
-        if found:
-            return found
+        selected = [cell for cell in self.cells if matches(cell, rule, where)]
+        if selected:
+            return selected
         known: dict[str, list[Any]] = {}  # by setting its values in this run
         for cell in self.cells:
             about = {"model": cell.model, "sampler": cell.sampler, "prompts": cell.prompts, "seed": cell.seed}
             for key, value in {**about, **cell.settings}.items():
                 known.setdefault(key, []).append(value)
-        for key, wanted in rule.items():
+        for key, asked in rule.items():
             if key not in known:
                 raise ConfigError(f"{where}: no cell has a setting '{key}'. {nearest(str(key), known)}")
-            if not set(map(str, wanted if isinstance(wanted, list) else [wanted])) & set(map(str, known[key])):
+            choices = asked if isinstance(asked, list) else [asked]
+            if not set(map(str, choices)) & set(map(str, known[key])):
                 values = ", ".join(dict.fromkeys(str(value) for value in known[key]))
-                raise ConfigError(f"{where} selects no cell: {key} is {wanted}, but in this run there are {values}")
+                raise ConfigError(f"{where} selects no cell: {key} is {asked}, but in this run there are {values}")
         raise ConfigError(f"{where} selects no cell: {dict(rule)} hold together for none of the {len(self.cells)}")
 
     def no_worse_than(self, option: Any, where: str, metric: str, cells: Sequence[Cell]) -> Rule:
@@ -191,21 +192,21 @@ class _Run:
             raise ConfigError(f"{where}: {metric} is counted in each set, not estimated: give max")
         option = option if isinstance(option, Mapping) else {"baseline": option}
         _keys(option, where, ("baseline", "margin", "cell"), "{baseline: runs/prev/results.json, margin: 5%}")
-        wanted, margin = option.get("baseline"), _margin(option.get("margin"), f"{where}.margin")
+        baseline, margin = option.get("baseline"), _margin(option.get("margin"), f"{where}.margin")
         text = f"{metric} no worse than {{}}" + (f" by more than {margin}" if margin.amount else "")
-        if isinstance(wanted, str) and wanted not in [cell.name for cell in self.cells] and is_file(wanted):
-            if wanted not in self.files:
-                self.files[wanted] = Earlier.load(wanted, f"{where}.baseline")
-            earlier, named = self.files[wanted], option.get("cell")
-            found = {cell.name: earlier.find(cell, named, metric, where) for cell in cells}
-            baselines = {name: Baseline(f"{wanted}: {theirs}", theirs, earlier) for name, theirs in found.items()}
-            shown = wanted if named is None else f"{wanted}: {named}"
+        if isinstance(baseline, str) and baseline not in [cell.name for cell in self.cells] and is_file(baseline):
+            if baseline not in self.files:
+                self.files[baseline] = EarlierRun.load(baseline, f"{where}.baseline")
+            earlier, named = self.files[baseline], option.get("cell")
+            compared = {cell.name: earlier.find(cell, named, metric, where) for cell in cells}
+            baselines = {name: Baseline(f"{baseline}: {cell}", cell, earlier) for name, cell in compared.items()}
+            shown = baseline if named is None else f"{baseline}: {named}"
             names = tuple(cell.name for cell in cells)
             return Rule(text.format(shown), metric, "no_worse_than", names, None, margin, baselines)
         if option.get("cell") is not None:
             raise ConfigError(f"{where}.cell: it names a cell of an earlier results.json; here the baseline is a cell")
         try:
-            cell = find_baseline(self.cells, wanted)
+            cell = find_baseline(self.cells, baseline)
         except ConfigError as error:
             raise ConfigError(f"{where}: {error} (or give the path of a results.json)") from error
         if cell is None:

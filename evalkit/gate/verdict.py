@@ -1,4 +1,4 @@
-"""What a gate says: one result a rule and cell, and the worst of them."""
+"""What a gate says: one result per rule and cell, and the worst of them."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ class Result:
         bound: the one-sided 95 % bound that was held against `limit`, in the score's units; none where there is none.
         status: of this rule alone; a waived one keeps it.
         reason: one line: the figures, and why they mean this.
-        needed_n: of an inconclusive result: samples a cell that would decide it four times in five, were the true value
-            the present one; none where no number would, or it is not known.
+        needed_n: of an inconclusive result: samples per cell that would decide it four times in five, were the true
+            value the present one; none where no number would, or it is not known.
         baseline, baseline_value, difference, paired: of `no_worse_than`: what it was compared with and how.
         waived: {"reason", "until"} where a waiver covers it.
     """

@@ -1,8 +1,8 @@
-"""Looks over sample sets and the reference: what in them would bend which metric.
+"""Checks sample sets and the reference for what would make a metric wrong.
 
-`headers.py` gathers what is known without decoding, `look.py` and `enlarged.py` measure pixels, while the feature pass
-reads them (`passing.py`) and once (`measured.py` keeps it by the images' content), `rules.py` and `prompts.py` turn
-both into findings. Docs: docs/lint.md.
+`headers.py` gathers what is known without decoding; `pixels.py` and `upscaling.py` measure pixels, while the feature
+pass reads them (`watch.py`) and only once (`cache.py` stores it by the images' content); `rules.py` and `prompts.py`
+turn both into findings. Docs: docs/lint.md.
 """
 
 from evalkit.lint.finding import Finding, lines

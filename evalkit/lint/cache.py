@@ -1,4 +1,4 @@
-"""What was measured of a set's pixels, kept by their content so that a finished run decodes nothing."""
+"""What was measured of a set's pixels, stored by their content so that a finished run decodes nothing."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from typing import Any
 from evalkit.utils.files import sha256_json, write_json
 
 VERSION = 1  # a change of what is measured, or how, remakes the cache
+NAME_DIGITS = 20  # of a set's digest in its file's name
 
 Stamp = list[int]  # size and mtime_ns of a file
 
@@ -23,7 +24,7 @@ class Measured:
     Attributes:
         count: images in the set.
         looked: how many of them were decoded.
-        pixels: one digest an image of its size and pixels; "" where it was not decoded.
+        pixels: one digest per image of its size and pixels; "" where it was not decoded.
         sizes: [width, height, images] of those decoded.
         lowest, highest: of all values in images that are not of one colour.
         zeros: share of values that are 0 in these.
@@ -51,8 +52,8 @@ class Measured:
 
 
 @dataclass(frozen=True)
-class Kept:
-    """A cache entry: what was measured, and the files' stamps when they last agreed with their checksums."""
+class CacheEntry:
+    """What was measured, and the files' stamps when they last agreed with their checksums."""
 
     measured: Measured
     stamps: Sequence[Stamp] = field(default_factory=list)
@@ -63,19 +64,19 @@ def known(cache: Path, digest: str) -> bool:
     return _path(cache, digest).is_file()
 
 
-def load(cache: Path, digest: str) -> Kept | None:
+def load(cache: Path, digest: str) -> CacheEntry | None:
     """The entry of a set; none where there is none, or where it is broken or of another version."""
     try:
         data = json.loads(_path(cache, digest).read_text(encoding="utf-8"))
-        kept = Kept(Measured(**data["measured"]), data["stamps"])
-        return kept if data["check"] == _check(digest, kept) else None
+        entry = CacheEntry(Measured(**data["measured"]), data["stamps"])
+        return entry if data["check"] == _check(digest, entry) else None
     except (OSError, ValueError, KeyError, TypeError):
         return None
 
 
-def save(cache: Path, digest: str, kept: Kept) -> None:
+def save(cache: Path, digest: str, entry: CacheEntry) -> None:
     """Writes an entry; where the store is read-only, the next run measures again."""
-    data: dict[str, Any] = {"check": _check(digest, kept), "stamps": kept.stamps, "measured": vars(kept.measured)}
+    data: dict[str, Any] = {"check": _check(digest, entry), "stamps": entry.stamps, "measured": vars(entry.measured)}
     try:
         write_json(_path(cache, digest), data)
     except OSError:
@@ -84,20 +85,20 @@ def save(cache: Path, digest: str, kept: Kept) -> None:
 
 def stamps(files: Sequence[Path]) -> list[Stamp]:
     """Size and mtime of each file; [-1, 0] where it is missing."""
-    found = []
+    stamps_of_files = []
     for file in files:
         try:
             stat = os.stat(file)  # noqa: PTH116 (done for every file of every run)
         except OSError:
-            found.append([-1, 0])
+            stamps_of_files.append([-1, 0])
         else:
-            found.append([stat.st_size, stat.st_mtime_ns])
-    return found
+            stamps_of_files.append([stat.st_size, stat.st_mtime_ns])
+    return stamps_of_files
 
 
 def _path(cache: Path, digest: str) -> Path:
-    return cache / f"{digest[:20]}.json"
+    return cache / f"{digest[:NAME_DIGITS]}.json"
 
 
-def _check(digest: str, kept: Kept) -> str:
-    return sha256_json([VERSION, digest, vars(kept.measured), list(kept.stamps)])
+def _check(digest: str, entry: CacheEntry) -> str:
+    return sha256_json([VERSION, digest, vars(entry.measured), list(entry.stamps)])

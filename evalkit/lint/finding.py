@@ -12,24 +12,24 @@ if TYPE_CHECKING:
 
 SEVERITIES = ("error", "warning", "note")
 REFERENCE = "reference"  # `where` of what is found in the reference
-FILES = 5  # a finding names so many of its files
-# Kinds that `Source.warnings` counts as well, so that the table's notes tell of them already.
+FILES = 5  # a finding names at most so many of its files
+# Kinds that `Source.warnings` counts as well, so that the table's notes name them already.
 NOTED = frozenset({"blanked", "prompt_truncated", "skipped", "16bit", "cmyk", "alpha_dropped"})
 
 
 @dataclass(frozen=True)
 class Finding:
-    """Something in a set of images that a score would suffer from.
+    """Something in a set of images that makes a score wrong.
 
     Attributes:
         kind: what it is, such as "duplicates" (docs/lint.md lists all).
-        severity: "error" (the scores mean nothing), "warning" (they are bent), "note" (worth knowing).
+        severity: "error" (the scores mean nothing), "warning" (they are biased), "note" (worth knowing).
         where: the cell's name, or "reference".
         count: images that it is about (prompts, for missing ones).
         files: where the first of them lie, as `Source.location` says.
         message: what is wrong, without the cell's name.
         effect: what it does to which metric.
-        of: images that were looked at; fewer than the set holds where only a part was decoded.
+        of: images that were decoded; fewer than the set holds where only a part was decoded.
     """
 
     kind: str
@@ -47,17 +47,17 @@ def locations(source: Source, indices: Sequence[int]) -> tuple[str, ...]:
     return tuple(source.location(i) for i in indices[:FILES])
 
 
-def lines(findings: Sequence[Mapping[str, Any]], *, told: Collection[str] = NOTED, limit: int = 10) -> list[str]:
-    """A line a finding for the terminal, the most severe first; notes are left to the report.
+def lines(findings: Sequence[Mapping[str, Any]], *, printed: Collection[str] = NOTED, limit: int = 10) -> list[str]:
+    """A line per finding for the terminal, the most severe first; notes are left to the report.
 
     Args:
         findings: as JSON values (`ResultTable.lint`).
-        told: kinds that were printed elsewhere.
+        printed: kinds that were printed elsewhere.
         limit: lines at most; the last one then counts the rest.
     """
-    cells: dict[tuple[str, str, str], list[str]] = {}  # what several cells share is said once
+    cells: dict[tuple[str, str, str], list[str]] = {}  # what several cells share is printed once
     for finding in findings:
-        if finding["severity"] != "note" and finding["kind"] not in told:
+        if finding["severity"] != "note" and finding["kind"] not in printed:
             names = ", ".join(_short(file) for file in finding["files"][:2])
             what = f"{finding['message']}{f' [{names}]' if names else ''}"
             cells.setdefault((finding["severity"], what, finding["effect"]), []).append(finding["where"])

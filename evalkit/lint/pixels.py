@@ -1,4 +1,4 @@
-"""Measures a set's pixels: each image is decoded once, and looked at as a thumbnail wherever that is enough."""
+"""Measures a set's pixels: each image is decoded once, and compared as a thumbnail wherever that is enough."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from evalkit.errors import DataError
 from evalkit.lint.cache import Measured
-from evalkit.lint.upscaling import SMALLEST, Enlarged
+from evalkit.lint.upscaling import SMALLEST, UpscalingEvidence
 
 if TYPE_CHECKING:
     from evalkit.data.source import Source
@@ -30,11 +30,12 @@ THUMB = 32  # side of a thumbnail
 PLAIN = 4.0  # levels of contrast: images below are not compared, nor tested for enlargement
 SPREAD = 3  # an image whose values spread no more, channel by channel, is of one colour
 NEAR = 0.15  # of the contrast: how far thumbnails of one picture may differ (r.m.s.) ...
-NEAR_SPOT = 32.0  # ... and levels that a spot of 1/16 of the side may differ
+NEAR_PATCH = 32.0  # ... and levels that a patch of 1/16 of the side may differ
+PIXEL_DIGITS = 16  # of the digest of an image's pixels
 ATTEMPTS = 8  # nearest neighbours of an image that are compared in full
 
 
-class Look:
+class PixelScan:
     """Measures a set, or an evenly spread part of a large one: of images that are handed to it, then of the rest.
 
     Args:
@@ -51,13 +52,13 @@ class Look:
         self._left: dict[int, int] | None = None  # where the blocks still to measure start -> where they end
 
     def add(self, indices: range, images: Sequence[U8]) -> None:
-        """Measures those of some images, u8 [H,W,3] each, that are wanted and new: the blocks that lie within them."""
+        """Of some images u8 [H,W,3], measures the blocks that lie within them and are still to be measured."""
         left = self._blocks(images[0].nbytes if images else 1)
         for start in [start for start in left if start in indices and left[start] <= indices.stop]:
             stop = left.pop(start)
             self._add(list(range(start, stop)), images[start - indices.start : stop - indices.start])
 
-    def rest(self) -> tuple[Measured, dict[int, str]]:
+    def finish(self) -> tuple[Measured, dict[int, str]]:
         """Decodes what is left, and returns what was measured of all; and by index why an image could not be read."""
         if self._left is None:
             _, first = _read(self.source, range(min(1, len(self.source))), self.bad)
@@ -98,8 +99,8 @@ def _read(source: Source, indices: range, bad: dict[int, str]) -> tuple[list[int
         if len(indices) == 1:
             bad[indices[0]] = str(error)
             return [], []
-    found = [_read(source, range(i, i + 1), bad) for i in indices]
-    return [i for index, _ in found for i in index], [image for _, images in found for image in images]
+    parts = [_read(source, range(i, i + 1), bad) for i in indices]
+    return [i for index, _ in parts for i in index], [image for _, images in parts for image in images]
 
 
 class _Tally:
@@ -114,7 +115,7 @@ class _Tally:
         self.flat: list[int] = []
         self.black: list[int] = []
         self.tiny: list[int] = []
-        self.enlarged: dict[tuple[int, int], Enlarged] = {}
+        self.enlarged: dict[tuple[int, int], UpscalingEvidence] = {}
         self.index: list[int] = []  # of the thumbnails
         self.thumbs: list[U8] = []
 
@@ -128,30 +129,30 @@ class _Tally:
         contrast = contrasts(thumbs)
         red, green, blue = (thumbs[..., channel] for channel in range(3))
         grey = ((red == green) & (green == blue)).reshape(len(index), -1).all(axis=1)
-        kept = []
+        varied = []
         for i, image in enumerate(images):
             digest = hashlib.sha256(b"%dx%d" % (width, height))
             digest.update(image.data)
-            self.pixels[index[i]] = digest.hexdigest()[:16]
+            self.pixels[index[i]] = digest.hexdigest()[:PIXEL_DIGITS]
             one_colour = contrast[i] < PLAIN and int(np.ptp(image.reshape(-1, 3), axis=0).max()) <= SPREAD
             if high[i] <= 2 and high[i] > low[i]:
                 self.tiny.append(index[i])
             elif one_colour:
                 (self.black if high[i] <= 8 else self.flat).append(index[i])
             else:
-                kept.append(i)
-        if not kept:
+                varied.append(i)
+        if not varied:
             return
-        self.grey += int(grey[kept].sum())
-        self.lowest = min(self.lowest, int(low[kept].min()))
-        self.highest = max(self.highest, int(high[kept].max()))
-        self.zeros += sum(rows.shape[1] - int(np.count_nonzero(rows[i])) for i in kept)
-        self.values += len(kept) * rows.shape[1]
-        busy = [i for i in kept if contrast[i] >= PLAIN]
+        self.grey += int(grey[varied].sum())
+        self.lowest = min(self.lowest, int(low[varied].min()))
+        self.highest = max(self.highest, int(high[varied].max()))
+        self.zeros += sum(rows.shape[1] - int(np.count_nonzero(rows[i])) for i in varied)
+        self.values += len(varied) * rows.shape[1]
+        busy = [i for i in varied if contrast[i] >= PLAIN]
         self.index += [index[i] for i in busy]
         self.thumbs.append(thumbs[busy])
         if busy and (not self.tested or (width, height) in self.tested) and min(width, height) >= SMALLEST:
-            seen = self.enlarged.setdefault((width, height), Enlarged(height, width))
+            seen = self.enlarged.setdefault((width, height), UpscalingEvidence(height, width))
             seen.add([index[i] for i in busy], images[busy])
 
     def measured(self) -> Measured:
@@ -248,8 +249,8 @@ def _similar(thumbs: U8, contrast: F32) -> list[tuple[int, int]]:
 def _same_picture(thumbs: U8, contrast: F32, a: NDArray[np.intp], b: NDArray[np.intp]) -> NDArray[np.bool_]:
     difference = thumbs[a].astype(np.float32) - thumbs[b]  # [P,32,32,3]
     rms = np.sqrt(np.einsum("pijc,pijc->p", difference, difference) / (THUMB * THUMB * 3))
-    spots = np.abs(_shrunk(difference, 2)).reshape(len(a), -1).max(axis=1)
-    same: NDArray[np.bool_] = (rms <= NEAR * np.minimum(contrast[a], contrast[b])) & (spots <= NEAR_SPOT)
+    patches = np.abs(_shrunk(difference, 2)).reshape(len(a), -1).max(axis=1)
+    same: NDArray[np.bool_] = (rms <= NEAR * np.minimum(contrast[a], contrast[b])) & (patches <= NEAR_PATCH)
     return same
 
 

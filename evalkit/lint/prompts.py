@@ -37,7 +37,7 @@ class Asked:
 
 
 def asked_of(config: RunConfig, cells: Sequence[Cell], sources: Mapping[str, Source]) -> dict[str, Asked]:
-    """By cell what the configuration asks for. A set of prompts is read only where a folder's prompts are told."""
+    """By cell what the configuration asks for. A set of prompts is read only where a folder's prompts are known."""
     elsewhere = [c.name for c in cells if not isinstance(sources[c.name], SampleSet) and any(sources[c.name].prompts)]
     variants = [v for name, option in config.prompts.items() for v in expand(name, option)] if elsewhere else []
     texts: tuple[str, ...] = ()
@@ -68,21 +68,21 @@ def check_prompts(
     prompts = source.prompts
     shown = Counter(prompt for prompt in prompts if prompt is not None)
     generated = isinstance(source, SampleSet)
-    found: list[Finding] = []
+    findings: list[Finding] = []
 
     def add(severity: str, count: int, indices: Sequence[int], message: str) -> None:
         files = locations(source, indices)
-        found.append(Finding("prompts", severity, name, count, files, message, _EFFECT, len(source)))
+        findings.append(Finding("prompts", severity, name, count, files, message, _EFFECT, len(source)))
 
     if asked.count is not None and len(source) < asked.count:
         add("note", asked.count - len(source), [], f"{len(source)} images for {asked.count} prompts: the set's first")
     if not shown:
-        return found
+        return findings
     bare = [i for i, prompt in enumerate(prompts) if prompt is None]
     if bare:
         add("warning", len(bare), bare, f"{len(bare)} of {len(source)} images have no prompt, the others have")
     if generated:  # made from the set, in its order: nothing else can be wrong
-        return found
+        return findings
     expected = frozenset(asked.texts) or _related(shown, others or {})
     missing = sorted(expected - shown.keys())
     strange = [i for i, prompt in enumerate(prompts) if asked.texts and prompt is not None and prompt not in expected]
@@ -93,14 +93,15 @@ def check_prompts(
     if strange:
         add("warning", len(strange), strange, f"{len(strange)} images show prompts that are not in the prompt set")
     _check_repeats(prompts, shown, add)
-    return found
+    return findings
 
 
 def _related(shown: Counter[str], others: Mapping[str, frozenset[str]]) -> frozenset[str]:
     """The prompts of other cells that share most of theirs with these."""
-    own = frozenset(shown)
-    fitting = [texts for texts in others.values() if len(texts & own) >= _RELATED * max(len(texts), len(own))]
-    return frozenset().union(*fitting)
+    related = [
+        texts for texts in others.values() if len(texts & shown.keys()) >= _RELATED * max(len(texts), len(shown))
+    ]
+    return frozenset().union(*related)
 
 
 def _check_repeats(prompts: Sequence[str | None], shown: Counter[str], add: Callable[..., None]) -> None:
@@ -111,7 +112,7 @@ def _check_repeats(prompts: Sequence[str | None], shown: Counter[str], add: Call
         indices = [i for i, prompt in enumerate(prompts) if prompt in odd]
         severity = "note" if len(odd) <= 0.05 * len(shown) else "warning"
         low, high = min(shown.values()), max(shown.values())
-        text = f"{low} to {high} images a prompt: {len(odd)} of {len(shown)} prompts have not {usual}"
+        text = f"{low} to {high} images per prompt: {len(odd)} of {len(shown)} prompts have not {usual}"
         add(severity, len(odd), indices, text)
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from evalkit.data.moments import Moments
 from evalkit.lint import cache
-from evalkit.lint.cache import Kept, Measured
+from evalkit.lint.cache import CacheEntry, Measured
 from evalkit.lint.finding import REFERENCE, SEVERITIES, Finding, lines, locations
 from evalkit.lint.headers import Headers, changed, read_headers, unlike_metadata
 from evalkit.lint.prompts import Asked, check_prompts
@@ -88,9 +88,9 @@ def _measure(name: str, source: Source, headers: Headers, watch: Watch, found: l
             if bad:
                 _report(_unlike(name, source, bad, _ALTERED), found)
             else:
-                cache.save(watch.cache, source.digest, Kept(kept.measured, now))
+                cache.save(watch.cache, source.digest, CacheEntry(kept.measured, now))
         return kept.measured
-    seen, unread = watch.look_at(source, Counter(headers.sizes)).rest()
+    seen, unread = watch.scan_of(source, Counter(headers.sizes)).finish()
     if unread:
         indices = sorted(unread)
         if all("sha256" in text for text in unread.values()):
@@ -100,7 +100,7 @@ def _measure(name: str, source: Source, headers: Headers, watch: Watch, found: l
             files = locations(source, indices)
             _report(Finding("damaged", "error", name, len(indices), files, message, _UNTRUE, len(source)), found)
         return seen if seen.looked else None
-    cache.save(watch.cache, source.digest, Kept(seen, now))
+    cache.save(watch.cache, source.digest, CacheEntry(seen, now))
     return seen
 
 

@@ -1,4 +1,4 @@
-"""Tells images that were enlarged from smaller ones, whatever they show.
+"""Detects images that were enlarged from smaller ones, whatever they show.
 
 An image of H rows that was enlarged from h rows lies in the h-dimensional space that the resampling kernel spans; what
 is outside of that space is rounding noise, about 0.3 levels. So for a list of factors f and kernels the part of an
@@ -28,7 +28,7 @@ F64 = NDArray[np.float64]
 FACTORS = (1.25, 1.5, 2.0, 2.5, 3.0, 4.0, 5.0, 6.0, 8.0, 10.0)
 SMALL = (32, 64, 128, 224, 256, 512)  # sides that data sets and models have: their factors are tried as well
 SMALLEST = 24  # below this side there is too little to tell
-WINDOW = 256  # rows (columns) in the middle that are looked at
+WINDOW = 256  # rows (columns) in the middle that are measured
 ROWS, LINES = 8, 16  # residuals are taken at so many rows of the window, along so many lines
 FINE = 48  # rows of a closer look
 APART, LARGEST = 1.15, 8.5  # between neighbouring factors; the largest one that is tried
@@ -168,7 +168,7 @@ def residuals(grey: F32, factors: tuple[float, ...]) -> F32:
 
 def _fine(grey: F32, kernel: int, factors: tuple[float, ...]) -> list[float]:
     """r of one image [H,W] at some factors, from nearly all of its window: few lines may miss what it shows."""
-    found = []
+    values = []
     for factor in factors:
         both = [0.0]
         for axis in (1, 2):
@@ -176,29 +176,29 @@ def _fine(grey: F32, kernel: int, factors: tuple[float, ...]) -> list[float]:
             if rows is not None:
                 outside = rows @ _lines(grey[None], axis, min(grey.shape[2 - axis], 4 * FINE))
                 both.append(float(np.sqrt(np.mean(outside**2))))
-        found.append(max(both))
-    return found
+        values.append(max(both))
+    return values
 
 
 def _neighbours(factors: tuple[float, ...]) -> list[tuple[int, int, int]]:
     """Each factor that has neighbours on both sides: positions of f-, f and f+."""
-    found = []
+    triples = []
     for t, factor in enumerate(factors):
         below = [i for i, f in enumerate(factors) if f <= factor / APART]
         above = [i for i, f in enumerate(factors) if f >= factor * APART]
         if below and above and factor <= LARGEST:
-            found.append((below[-1], t, above[0]))
-    return found
+            triples.append((below[-1], t, above[0]))
+    return triples
 
 
-class Enlarged:
+class UpscalingEvidence:
     """Collects the evidence of images of one size."""
 
     def __init__(self, height: int, width: int) -> None:
         self.factors = factors_for(height, width)
         self.triples = _neighbours(self.factors)
         self.index: list[int] = []
-        self.single: dict[int, float] = {}  # images that are told by themselves: index -> factor
+        self.single: dict[int, float] = {}  # images that are detected by themselves: index -> factor
         self.kink: list[F32] = []  # [B, kernels, triples]
         self.dip: list[F32] = []
 
@@ -225,27 +225,27 @@ class Enlarged:
 
     def _confirmed(self, grey: F32, hits: NDArray[np.bool_]) -> float | None:
         """The largest factor that a closer look bears out."""
-        found = []
+        confirmed = []
         for kernel, place in np.argwhere(hits).tolist():
             below, here, above = _fine(grey, kernel, tuple(self.factors[i] for i in self.triples[place]))
             kink = max(below, FLOOR) * max(above, FLOOR) / max(here, FLOOR) ** 2
             if here <= NOISE[kernel] and kink >= KINK_IMAGE:
-                found.append(self.factors[self.triples[place][1]])
-        return max(found, default=None)
+                confirmed.append(self.factors[self.triples[place][1]])
+        return max(confirmed, default=None)
 
     def found(self) -> list[tuple[int, float]]:
         """Index and factor of the images that were enlarged."""
         if not self.index:
             return []
-        found = dict(self.single)
+        factor_by_index = dict(self.single)
         if len(self.index) >= SET:
             kink, dip = np.concatenate(self.kink), np.concatenate(self.dip)
             median = np.where(np.median(dip, axis=0) >= DIP, np.median(kink, axis=0), 0.0) / KINK_SET[:, None]
             kernel, place = np.unravel_index(int(median.argmax()), median.shape)
             if median[kernel, place] >= 1.0:
                 for i in np.flatnonzero(kink[:, kernel, place] >= KINK_MEMBER).tolist():
-                    found.setdefault(self.index[i], self.factors[self.triples[int(place)][1]])
-        return sorted(found.items())
+                    factor_by_index.setdefault(self.index[i], self.factors[self.triples[int(place)][1]])
+        return sorted(factor_by_index.items())
 
 
 def _changes(image: U8) -> int:

@@ -17,20 +17,20 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from evalkit.data.source import Source
-    from evalkit.lint.pixels import Look
+    from evalkit.lint.pixels import PixelScan
 
 
-class Passing:
-    """A `Source` that hands out another's images and keeps what the lint wants to know of them.
+class WatchedSource:
+    """A `Source` that hands out another's images and measures them for the lint.
 
     Attributes:
         source: the images.
-        look: what was measured so far; none before the first read.
+        scan: what was measured so far; none before the first read.
     """
 
     def __init__(self, source: Source) -> None:
         self.source = source
-        self.look: Look | None = None
+        self.scan: PixelScan | None = None
         self._lock = threading.Lock()  # `read` is called from several threads
 
     @property
@@ -56,26 +56,26 @@ class Passing:
         return self.source.location(index)
 
     def read(self, indices: range) -> list[NDArray[np.uint8]]:
-        from evalkit.lint.pixels import Look
+        from evalkit.lint.pixels import PixelScan
 
         images = self.source.read(indices)
         with self._lock:
-            if self.look is None:
-                self.look = Look(self.source, Counter(read_headers(self.source).sizes))
-            self.look.add(indices, images)
+            if self.scan is None:
+                self.scan = PixelScan(self.source, Counter(read_headers(self.source).sizes))
+            self.scan.add(indices, images)
         return images
 
 
 class Watch:
-    """The passing sources of a run.
+    """The watched sources of a run.
 
     Args:
-        cache: where the lint keeps what it measured; sets that are known there are not measured again.
+        cache: where the lint stores what it measured; sets that are known there are not measured again.
     """
 
     def __init__(self, cache: Path) -> None:
         self.cache = cache
-        self.passing: dict[str, Passing] = {}  # by the source's digest
+        self.watched: dict[str, WatchedSource] = {}  # by the source's digest
 
     def of(self, source: Source) -> Source:
         """The source, or one that is measured as it is read: the same one for the same images."""
@@ -85,11 +85,11 @@ class Watch:
             return source  # scoring says what is wrong with it
         if cache.known(self.cache, digest):
             return source
-        return self.passing.setdefault(digest, Passing(source))
+        return self.watched.setdefault(digest, WatchedSource(source))
 
-    def look_at(self, source: Source, sizes: Counter[tuple[int, int]]) -> Look:
+    def scan_of(self, source: Source, sizes: Counter[tuple[int, int]]) -> PixelScan:
         """What is to be measured of a source, less what was measured already."""
-        from evalkit.lint.pixels import Look
+        from evalkit.lint.pixels import PixelScan
 
-        passing = self.passing.get(source.digest)
-        return passing.look if passing is not None and passing.look is not None else Look(source, sizes)
+        watched = self.watched.get(source.digest)
+        return watched.scan if watched is not None and watched.scan is not None else PixelScan(source, sizes)

@@ -37,7 +37,7 @@ class Line:
         number: of the series: its colour and marker.
         points: in order.
         joined: whether a line runs through them.
-        fit: two points of a straight line beside them.
+        fit: two points of a straight line next to them.
     """
 
     number: int
@@ -47,7 +47,7 @@ class Line:
 
 
 @dataclass(frozen=True)
-class Figured:
+class FigureSpec:
     """What a figure shows.
 
     Attributes:
@@ -56,7 +56,7 @@ class Figured:
         log_x: whether x is logarithmic.
         ticks: of x, with their text; none: matplotlib's.
         front: points of a Pareto front, by x: a thin line of steps runs through them.
-        small: one of many beside each other.
+        small: one of many next to each other.
         labels: whether points bear their labels.
         ends: only the points at x = 0 bear labels and full markers.
     """
@@ -72,30 +72,30 @@ class Figured:
     ends: bool = False
 
 
-def draw(figured: Figured, *, key: str, label: str) -> Markup:
+def draw(spec: FigureSpec, *, key: str, label: str) -> Markup:
     """The figure as an <svg> element; `key` is unique in the page, `label` is for screen readers."""
     with drawing():
         from matplotlib.figure import Figure
 
-        size = (2.7, 2.0) if figured.small else (5.0, 3.5)
+        size = (2.7, 2.0) if spec.small else (5.0, 3.5)
         figure = Figure(figsize=size)
         axes = figure.subplots()
         tips: dict[str, str] = {}
-        if len(figured.front) > 1:
-            across, up = [p.x for p in figured.front], [p.y for p in figured.front]
+        if len(spec.front) > 1:
+            across, up = [p.x for p in spec.front], [p.y for p in spec.front]
             axes.plot(across, up, color=MUTED, linewidth=0.9, linestyle=(0, (4, 3)), zorder=1)
-        for line in figured.lines:
-            _line(axes, figured, line, tips)
-        axes.set_xlabel(clean(figured.x))
-        axes.set_ylabel(clean(figured.y))
-        _scale(axes, figured)
-        _lay_out(axes, size, bool(figured.y))
-        if figured.labels:
-            _place(axes, figured)
+        for line in spec.lines:
+            _line(axes, spec, line, tips)
+        axes.set_xlabel(clean(spec.x))
+        axes.set_ylabel(clean(spec.y))
+        _scale(axes, spec)
+        _lay_out(axes, size, bool(spec.y))
+        if spec.labels:
+            _place(axes, spec)
         return to_svg(figure, key=key, label=label, tips=tips)
 
 
-def _line(axes: Axes, figured: Figured, line: Line, tips: dict[str, str]) -> None:
+def _line(axes: Axes, spec: FigureSpec, line: Line, tips: dict[str, str]) -> None:
     colour, marker = style(line.number)
     if line.fit:
         axes.plot([p.x for p in line.fit], [p.y for p in line.fit], color=colour, linewidth=0.8, alpha=0.6)
@@ -107,27 +107,27 @@ def _line(axes: Axes, figured: Figured, line: Line, tips: dict[str, str]) -> Non
         if point.up or point.across:
             bars = {"yerr": point.up or None, "xerr": point.across or None}
             axes.errorbar(point.x, point.y, **bars, fmt="none", ecolor=colour, elinewidth=1, capsize=0, alpha=0.75)  # type: ignore[arg-type]
-        faint = figured.ends and point.x > 0
-        size = 3.0 if faint else 4.5 if figured.small else 6.0
+        faint = spec.ends and point.x > 0
+        size = 3.0 if faint else 4.5 if spec.small else 6.0
         axes.plot(
             [point.x], [point.y], marker=marker, color=colour, markersize=size, alpha=0.6 if faint else 1, gid=gid,
             linestyle="none", clip_on=False, zorder=3,
         )  # fmt: skip
 
 
-def _scale(axes: Axes, figured: Figured) -> None:
+def _scale(axes: Axes, spec: FigureSpec) -> None:
     from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter, NullLocator
 
     axes.margins(0.09, 0.12)
     axes.yaxis.set_major_locator(MaxNLocator(5))
-    if figured.log_x:
+    if spec.log_x:
         axes.set_xscale("log")
         axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
         axes.xaxis.set_minor_formatter(NullFormatter())
         axes.xaxis.set_minor_locator(NullLocator())
-    if figured.ticks and len(figured.ticks) <= 10:
-        axes.set_xticks([at for at, _ in figured.ticks], [clean(text) for _, text in figured.ticks])
+    if spec.ticks and len(spec.ticks) <= 10:
+        axes.set_xticks([at for at, _ in spec.ticks], [clean(text) for _, text in spec.ticks])
         axes.xaxis.set_minor_locator(NullLocator())
 
 
@@ -143,26 +143,26 @@ def _lay_out(axes: Axes, size: tuple[float, float], named: bool) -> None:
 _AROUND = ((5, 4), (-5, 4), (5, -11), (-5, -11), (8, -3), (-8, -3), (12, 9), (-12, 9), (12, -16), (-12, -16))
 
 
-Spot = tuple[float, float]
+Position = tuple[float, float]
 
 
-def _place(axes: Axes, figured: Figured) -> None:
-    """Puts each label beside its point, where it covers the least of points, lines and labels; in 1/72 inch."""
+def _place(axes: Axes, spec: FigureSpec) -> None:
+    """Puts each label next to its point, where it covers the least of points, lines and labels; in 1/72 inch."""
     scale = 72 / axes.figure.dpi
 
-    def at(point: Point) -> Spot:
+    def at(point: Point) -> Position:
         x, y = axes.transData.transform((point.x, point.y))
         return float(x) * scale, float(y) * scale
 
-    spots = [at(p) for line in figured.lines for p in line.points]
-    between = [s for line in figured.lines if line.joined for s in _between([at(p) for p in line.points])]
+    positions = [at(p) for line in spec.lines for p in line.points]
+    between = [s for line in spec.lines if line.joined for s in _between([at(p) for p in line.points])]
     boxes: list[tuple[float, float, float]] = []  # centre and half the width of what is placed
-    for point in (p for line in figured.lines for p in line.points if p.text):
+    for point in (p for line in spec.lines for p in line.points if p.text):
         (x, y), half = at(point), 3.2 * len(point.text) + 1
 
         def covered(offset: tuple[int, int], x: float = x, y: float = y, half: float = half) -> float:
             at_x, at_y = x + offset[0] + half * (1 if offset[0] > 0 else -1), y + offset[1] + 3
-            hits: float = sum(abs(at_x - a) < half + 3 and abs(at_y - b) < 7 for a, b in spots)
+            hits: float = sum(abs(at_x - a) < half + 3 and abs(at_y - b) < 7 for a, b in positions)
             hits += 0.5 * any(abs(at_x - a) < half + 1 and abs(at_y - b) < 5 for a, b in between)
             hits += sum(2 * (abs(at_x - a) < half + w and abs(at_y - b) < 9) for a, b, w in boxes)
             return hits + 0.01 * (abs(offset[0]) + abs(offset[1]))
@@ -182,13 +182,13 @@ def _place(axes: Axes, figured: Figured) -> None:
         )
 
 
-def _between(spots: Sequence[Spot], step: float = 4.0) -> list[Spot]:
-    """Spots along the lines that join others."""
-    found = []
-    for (x, y), (to_x, to_y) in pairwise(spots):
+def _between(positions: Sequence[Position], step: float = 4.0) -> list[Position]:
+    """Positions along the lines that join others."""
+    between = []
+    for (x, y), (to_x, to_y) in pairwise(positions):
         count = max(1, int(math.hypot(to_x - x, to_y - y) / step))
-        found += [(x + (to_x - x) * i / count, y + (to_y - y) * i / count) for i in range(1, count)]
-    return found
+        between += [(x + (to_x - x) * i / count, y + (to_y - y) * i / count) for i in range(1, count)]
+    return between
 
 
 def style(number: int) -> tuple[str, str]:

@@ -11,7 +11,7 @@ from typing import Any
 from markupsafe import Markup
 
 from evalkit.cell import setting_name
-from evalkit.report.figure import Figured, Line, Point, draw, legend_mark
+from evalkit.report.figure import FigureSpec, Line, Point, draw, legend_mark
 from evalkit.report.run_folder import Run, short
 from evalkit.report.summary import by_size, first_rows, is_frechet
 from evalkit.results.render import format_value
@@ -70,9 +70,9 @@ class _Maker:
         frechet = [c for c in self.quality if any(is_frechet(row) for row in c.rows.values())]
         return next(iter(frechet or self.quality), None)
 
-    def svg(self, figured: Figured, label: str) -> Markup:
+    def svg(self, spec: FigureSpec, label: str) -> Markup:
         self.count += 1
-        return draw(figured, key=f"p{self.count}", label=label)
+        return draw(spec, key=f"p{self.count}", label=label)
 
     def point(self, cell: str, x: Row | float, y: Row, text: str = "") -> Point:
         """A cell's point; x is a score or a setting's value."""
@@ -105,17 +105,17 @@ class _Maker:
         ]
         on_front = sorted((self.point(cells[i], x.rows[cells[i]], y.rows[cells[i]]) for i in best), key=lambda p: p.x)
         names = ", ".join(self.run.keys[cells[i]] for i in best)
-        said = "On the Pareto front" if front else "Beaten by none in both"
-        caption = f"{said}, by value: {names}. {self.left_out(cells)}"
+        which = "On the Pareto front" if front else "Beaten by none in both"
+        caption = f"{which}, by value: {names}. {self.left_out(cells)}"
         title = f"{short(y.label, 40)} against {short(x.label, 40)}"
-        figured = Figured(
+        spec = FigureSpec(
             [line for line in lines if line.points],
             short(x.title, 40),
             short(y.title, 40),
             log_x=front and wide([p.x for line in lines for p in line.points]),
             front=tuple(on_front) if front else (),
         )
-        return Plot(title, caption.strip(), self.svg(figured, f"{title}, a point a cell. {caption}"))
+        return Plot(title, caption.strip(), self.svg(spec, f"{title}, a point per cell. {caption}"))
 
     def left_out(self, cells: Sequence[str]) -> str:
         out = [self.run.keys[cell] for cell in self.run.table.cells if cell not in cells]
@@ -140,10 +140,10 @@ class _Maker:
                 other = self.column(lambda name, c=column: name == c.metric.replace("precision", "recall", 1))  # type: ignore[misc]
                 if other is not None:
                     plots.append(self.against(other, column, front=False))
-        kept = [plot for plot in plots if plot is not None]
-        if not kept:
+        drawn = [plot for plot in plots if plot is not None]
+        if not drawn:
             return None
-        return Group("Trade-offs", kept, self.legend(self.families), "Letters are the table's. Bars: 95 % intervals.")
+        return Group("Trade-offs", drawn, self.legend(self.families), "Letters are the table's. Bars: 95 % intervals.")
 
     def guidance(self) -> Plot | None:
         """The Frechet distance against the CLIP score, a line for what differs in guidance alone."""
@@ -163,9 +163,9 @@ class _Maker:
         if not lines:
             return None
         title = f"{short(self.main.label, 40)} against {short(clip.label, 40)} along guidance"
-        figured = Figured(lines, short(clip.title, 40), short(self.main.title, 40))
+        spec = FigureSpec(lines, short(clip.title, 40), short(self.main.title, 40))
         caption = "Numbers are guidance scales; a line holds all other settings."
-        return Plot(title, caption, self.svg(figured, f"{title}. {caption}"))
+        return Plot(title, caption, self.svg(spec, f"{title}. {caption}"))
 
     # -- along swept axes
 
@@ -184,14 +184,14 @@ class _Maker:
                 groups.setdefault((row.model, row.sampler, row.prompts, row.seed, str(rest)), []).append(cell)
         several = [cells for cells in groups.values() if len(cells) > 1]
         held = [name for name in self.axes() if name != axis]
-        found = []
+        sweeps = []
         for cells in several:
             row = self.rows[cells[0]]
             fixed = [f"{setting_name(n)} {_text(row.settings[n])}" for n in held if row.settings.get(n) is not None]
             seeds = {self.rows[group[0]].seed for group in several}
             name = " ".join([row.model, row.sampler or "", *fixed, f"seed {row.seed}" if len(seeds) > 1 else ""])
-            found.append((short(name), sorted(cells, key=lambda c: by_size(self.rows[c].settings[axis]))))
-        return found
+            sweeps.append((short(name), sorted(cells, key=lambda c: by_size(self.rows[c].settings[axis]))))
+        return sweeps
 
     def along(self, axis: str) -> Group | None:
         """Every metric of quality along one swept setting, all others held."""
@@ -203,12 +203,12 @@ class _Maker:
         for column in self.quality:
             lines = []
             for number, (_, cells) in enumerate(sweeps):
-                kept = [c for c in cells if finite(column.rows.get(c)) and c not in column.odd]
+                shown = [c for c in cells if finite(column.rows.get(c)) and c not in column.odd]
                 at = [
                     self.rows[c].settings[axis] if numeric else places.index(str(self.rows[c].settings[axis]))
-                    for c in kept
+                    for c in shown
                 ]
-                points = tuple(self.point(c, float(x), column.rows[c], "") for c, x in zip(kept, at, strict=True))
+                points = tuple(self.point(c, float(x), column.rows[c], "") for c, x in zip(shown, at, strict=True))
                 if len(points) > 1:
                     lines.append(Line(number, points, True))
             if not lines or self.count >= MAX_PLOTS:
@@ -216,12 +216,10 @@ class _Maker:
             title = f"{short(column.title, 34)}"
             ticks = [(float(v) if numeric else float(i), _text(v)) for i, v in enumerate(places)]
             log = numeric and wide([float(v) for v in places], 8)
-            figured = Figured(
+            spec = FigureSpec(
                 lines, short(setting_name(axis), 30), "", log_x=log, ticks=ticks, small=True, labels=False
             )
-            plots.append(
-                Plot(title, "", self.svg(figured, f"{title} along {setting_name(axis)}, with 95 % intervals."))
-            )
+            plots.append(Plot(title, "", self.svg(spec, f"{title} along {setting_name(axis)}, with 95 % intervals.")))
         if not plots:
             return None
         legend = [(legend_mark(number), name) for number, (name, _) in enumerate(sweeps)]
@@ -230,36 +228,36 @@ class _Maker:
     # -- against N
 
     def against_n(self) -> Group | None:
-        """Frechet distances of growing subsets, and the line to infinitely many samples, where a metric kept them."""
+        """Frechet distances of growing subsets, and the line to infinitely many samples, where a metric has them."""
         plots = []
         for column in self.quality:
             lines = []
             for number, (cell, row) in enumerate(column.rows.items()):
-                found = sorted((int(k[3:]), v) for k, v in row.details.items() if re.fullmatch(r"fd@\d+", k))
-                if len(found) > 1 and finite(row):
-                    lines.append(self._subsets(number, cell, row, found))
+                distances = sorted((int(k[3:]), v) for k, v in row.details.items() if re.fullmatch(r"fd@\d+", k))
+                if len(distances) > 1 and finite(row):
+                    lines.append(self._subsets(number, cell, row, distances))
             if lines:
                 title = f"{short(column.label, 40)}: Frechet distance against N"
                 sizes = sorted({round(1 / p.x) for line in lines for p in line.points if p.x})
                 few = [size for size in sizes if size * 4 <= sizes[-1]][:1]
                 marks = [*few, sizes[len(sizes) // 4], sizes[-1]]
                 ticks = [(0.0, "∞"), *((1 / size, str(size)) for size in dict.fromkeys(marks))]
-                figured = Figured(lines, "N (on a scale of 1/N)", "Frechet distance ↓", ticks=ticks, ends=True)
+                spec = FigureSpec(lines, "N (on a scale of 1/N)", "Frechet distance ↓", ticks=ticks, ends=True)
                 caption = (
-                    "A dot a subset; at ∞ the line's end: the extrapolated value, without the bias of finite samples."
+                    "A dot per subset; at ∞ the line's end: the extrapolated value, without the bias of finite samples."
                 )
-                plots.append(Plot(title, caption, self.svg(figured, f"{title}. {caption}")))
+                plots.append(Plot(title, caption, self.svg(spec, f"{title}. {caption}")))
         if not plots:
             return None
         legend = [(legend_mark(n), f"{key} {short(cell)}") for n, (cell, key) in enumerate(self.run.keys.items())]
         return Group("Against N", plots, legend)
 
-    def _subsets(self, number: int, cell: str, row: Row, found: Sequence[tuple[int, float]]) -> Line:
+    def _subsets(self, number: int, cell: str, row: Row, by_n: Sequence[tuple[int, float]]) -> Line:
         key = self.run.keys[cell]
         end = Point(0.0, row.value or 0.0, 0.0, 0.0, key, f"{key}  {short(cell)}: {format_value(row.value)} at ∞")
-        dots = [Point(1 / n, v, 0.0, 0.0, "", f"{key}  {short(cell)}: {format_value(v)} at N = {n}") for n, v in found]
+        dots = [Point(1 / n, v, 0.0, 0.0, "", f"{key}  {short(cell)}: {format_value(v)} at N = {n}") for n, v in by_n]
         slope = row.details.get("slope")
-        fit = (end, Point(1 / found[0][0], end.y + slope / found[0][0], 0, 0, "", "")) if slope is not None else ()
+        fit = (end, Point(1 / by_n[0][0], end.y + slope / by_n[0][0], 0, 0, "", "")) if slope is not None else ()
         return Line(number, (end, *dots), False, fit)
 
 

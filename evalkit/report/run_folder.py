@@ -1,4 +1,4 @@
-"""A run's folder as the report reads it: results.json and the files next to it. What is missing is said, not fatal."""
+"""A run's folder as the report reads it: results.json and the files next to it. What is missing is named, not fatal."""
 
 from __future__ import annotations
 

@@ -80,7 +80,7 @@ def compared(run: Run) -> list[Fact]:
         facts.append(Fact(setting_name(name), _listed(sorted(values, key=by_size))))
     if any(row.prompts for row in rows):
         facts.append(Fact("prompts", _listed(row.prompts for row in rows if row.prompts)))
-    facts.append(Fact("samples a cell", _listed(sorted({max_n(run, cell) for cell in run.table.cells}))))
+    facts.append(Fact("samples per cell", _listed(sorted({max_n(run, cell) for cell in run.table.cells}))))
     facts.append(Fact("seeds", _listed(row.seed for row in rows)))
     facts += [Fact(side, _side(run, side)) for side in ("reference", "training") if run.table.run.get(side)]
     if run.table.run.get("baseline"):
@@ -114,10 +114,10 @@ def _listed(values: Any, most: int = 8) -> str:
 
 def first_rows(run: Run) -> dict[str, Row]:
     """By cell its first row, which tells what the cell is."""
-    found: dict[str, Row] = {}
+    firsts: dict[str, Row] = {}
     for row in run.table.rows:
-        found.setdefault(row.cell, row)
-    return found
+        firsts.setdefault(row.cell, row)
+    return firsts
 
 
 def max_n(run: Run, cell: str) -> int:
@@ -126,7 +126,7 @@ def max_n(run: Run, cell: str) -> int:
 
 def winners(run: Run) -> list[Winner]:
     """The best cell of each metric that ranks two cells or more; metrics of quality first, then what samples cost."""
-    found = []
+    best_cells = []
     for column in sorted(run.table.columns, key=lambda column: column.is_cost):
         rows = column.ranked
         if len(rows) < 2:
@@ -135,7 +135,7 @@ def winners(run: Run) -> list[Winner]:
         ties = [row.cell for row in rows[1:] if row.cell in column.best]
         behind = next((row for row in rows[1:] if row.cell not in column.best), None)
         baseline = run.table.run.get("baseline")
-        found.append(
+        best_cells.append(
             Winner(
                 column,
                 best.cell,
@@ -146,17 +146,17 @@ def winners(run: Run) -> list[Winner]:
                 len(column.odd),
             )
         )
-    return found
+    return best_cells
 
 
 def _gap(run: Run, row: Row, base: Row) -> Gap:
     """A cell less another: as compared by the run, else the plain difference (of scores without a standard error)."""
-    found = next(
+    comparison = next(
         (c for c in run.table.comparisons if (c.metric, c.cell, c.baseline) == (row.metric, row.cell, base.cell)), None
     )
-    if found is None:
+    if comparison is None:
         return Gap(row.cell, signed((row.value or 0.0) - (base.value or 0.0)), "", "")
-    return Gap(row.cell, signed(found.difference), interval(found), found.verdict)
+    return Gap(row.cell, signed(comparison.difference), interval(comparison), comparison.verdict)
 
 
 def _baseline_gap(run: Run, column: Column, best: Row, baseline: str) -> Gap | None:
@@ -191,10 +191,10 @@ class Headline:
     verdicts: Mapping[str, Sequence[str]]
 
 
-def headline(run: Run, found: Sequence[Winner]) -> Headline:
+def headline(run: Run, best_cells: Sequence[Winner]) -> Headline:
     """What the first sentence says."""
     baseline = run.table.run.get("baseline")
-    candidates = [winner for winner in found if not winner.column.is_cost]
+    candidates = [winner for winner in best_cells if not winner.column.is_cost]
     quality = [
         winner
         for winner in candidates
@@ -219,24 +219,24 @@ def _verdicts(run: Run, cells: Sequence[str], baseline: str | None) -> dict[str,
 
 
 def warnings(run: Run) -> list[Warning]:
-    """What must be known before the numbers are acted on, the gravest first."""
-    found = [Warning(note.removeprefix("Warning: ")) for note in run.table.notes]
-    found += _lint(run)
+    """What must be known before the numbers are acted on, the most severe first."""
+    shown = [Warning(note.removeprefix("Warning: ")) for note in run.table.notes]
+    shown += _lint(run)
     for column in run.table.columns:
         if column.odd and not column.is_cost:
             cells = ", ".join(run.keys[cell] for cell in run.table.cells if cell in column.odd)
             text = f"{column.label}: {cells} stand apart (†): other protocol, not ranked with the rest."
-            found.append(Warning(text, "table"))
-        found += _small(column)
+            shown.append(Warning(text, "table"))
+        shown += _small(column)
     missing: dict[str, list[str]] = {}
     for column in run.table.columns:
         without = [cell for cell, row in column.rows.items() if not finite(row)]
         if without and not column.is_cost and len(without) < len(column.rows):
             missing.setdefault(", ".join(run.keys[cell] for cell in without), []).append(column.label)
         elif without and not column.is_cost:
-            found.append(Warning(f"{column.label} has no value for any cell.", "table", True))
-    found += [Warning(f"No {', '.join(titles)} for {cells}.", "table") for cells, titles in missing.items()]
-    return sorted(found, key=lambda warning: not warning.severe)
+            shown.append(Warning(f"{column.label} has no value for any cell.", "table", True))
+    shown += [Warning(f"No {', '.join(titles)} for {cells}.", "table") for cells, titles in missing.items()]
+    return sorted(shown, key=lambda warning: not warning.severe)
 
 
 def is_frechet(row: Row) -> bool:
@@ -260,11 +260,11 @@ def _small(column: Column) -> list[Warning]:
 
 def _lint(run: Run) -> list[Warning]:
     """Errors and warnings of the sample sets, each once; notes stay in their section."""
-    found = []
+    shown = []
     for finding in run.table.lint:
         severity = str(finding.get("severity", ""))
         if severity in ("error", "warning"):
             where, message = str(finding.get("where", "")), str(finding.get("message", finding.get("kind", "")))
             text = message if where and where in message else f"{where}: {message}".removeprefix(": ")
-            found.append(Warning(short(text, 240), "findings", severity == "error"))
-    return found
+            shown.append(Warning(short(text, 240), "findings", severity == "error"))
+    return shown

@@ -42,7 +42,7 @@ class TableView:
     Attributes:
         heads: of the leading columns.
         columns: with the hash of the protocol that most of a column's scores share.
-        entries: a line a cell.
+        entries: one per cell.
         filters: by leading column that tells cells apart: its values.
         csv: the whole table, as a data URI.
         markdown, latex: the whole table.
@@ -109,12 +109,12 @@ def _first(column: Column) -> set[str]:
     for row in column.rows.values():
         if finite(row):
             groups.setdefault(row.protocol_hash, []).append(row)
-    found = set()
+    firsts = set()
     for rows in groups.values():
         if len(rows) > 1:
             top = Column(column.metric, {row.cell: row for row in rows}).ranked[0]
-            found |= {row.cell for row in rows if row.value == top.value and row.cell in column.best}
-    return found
+            firsts |= {row.cell for row in rows if row.value == top.value and row.cell in column.best}
+    return firsts
 
 
 def _score(column: Column, cell: str, best: set[str]) -> Score:
@@ -143,10 +143,10 @@ class Protocol:
 
 def protocols(run: Run) -> list[Protocol]:
     """Every protocol of the table's values, in full."""
-    found: dict[str, list[Row]] = {}
+    rows_by_hash: dict[str, list[Row]] = {}
     for row in run.table.rows:
         if finite(row):
-            found.setdefault(row.protocol_hash, []).append(row)
+            rows_by_hash.setdefault(row.protocol_hash, []).append(row)
     return [
         Protocol(
             short(key, 40),
@@ -154,7 +154,7 @@ def protocols(run: Run) -> list[Protocol]:
             list(dict.fromkeys(run.keys[row.cell] for row in rows)),
             to_yaml(rows[0].protocol),
         )
-        for key, rows in found.items()
+        for key, rows in rows_by_hash.items()
     ]
 
 
@@ -232,22 +232,22 @@ def make_gate(run: Run) -> GateView | None:
     gate = run.table.gate
     if gate is None:
         return None
-    found = [_result(run, r) for r in gate.get("results") or () if isinstance(r, Mapping)]
-    statuses = [result["status"] for result in found]
+    judged = [_result(run, r) for r in gate.get("results") or () if isinstance(r, Mapping)]
+    statuses = [result["status"] for result in judged]
     known = sorted(set(statuses), key=lambda s: (_ORDER.index(s) if s in _ORDER else len(_ORDER), s))
     notes = [str(note) for note in gate.get("notes") or ()]
-    results = sorted(found, key=lambda result: known.index(result["status"]))
+    results = sorted(judged, key=lambda result: known.index(result["status"]))
     return GateView(str(gate.get("status", "unknown")), [(s, statuses.count(s)) for s in known], results, notes)
 
 
 def _result(run: Run, result: Mapping[str, Any]) -> dict[str, str]:
     """One result as text; nothing is taken for granted of an earlier version's results.json."""
     waived, needed = result.get("waived"), result.get("needed_n")
-    said = [str(result.get("reason") or "")]
+    reasons = [str(result.get("reason") or "")]
     if needed:
-        said.append(f"About {needed} samples a cell would decide it.")
+        reasons.append(f"About {needed} samples per cell would decide it.")
     if isinstance(waived, Mapping):
-        said.append(f"Waived until {waived.get('until', '?')}: {waived.get('reason', '')}")
+        reasons.append(f"Waived until {waived.get('until', '?')}: {waived.get('reason', '')}")
     plain = f"{result.get('kind') or ''} {_number(result.get('limit'))}".strip()
     return {
         "cell": str(result.get("cell") or "the run"),
@@ -256,7 +256,7 @@ def _result(run: Run, result: Mapping[str, Any]) -> dict[str, str]:
         "rule": str(result.get("rule") or plain),
         "value": format_value(*_pair(result)),
         "status": "waived" if waived else str(result.get("status", "")),
-        "reason": " ".join(part for part in said if part),
+        "reason": " ".join(part for part in reasons if part),
     }
 
 
@@ -285,9 +285,9 @@ class FindingView:
 
 
 def make_findings(run: Run) -> list[FindingView]:
-    """What lint found, the gravest first."""
+    """What the lint found, the most severe first."""
     order = ("error", "warning", "note")
-    found = [
+    views = [
         FindingView(
             str(f.get("severity", "")),
             str(f.get("kind", "")),
@@ -299,4 +299,4 @@ def make_findings(run: Run) -> list[FindingView]:
         )
         for f in run.table.lint
     ]
-    return sorted(found, key=lambda f: order.index(f.severity) if f.severity in order else len(order))
+    return sorted(views, key=lambda f: order.index(f.severity) if f.severity in order else len(order))

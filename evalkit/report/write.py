@@ -10,7 +10,7 @@ from evalkit.report.run_folder import Run
 from evalkit.utils.files import sha256_file, sha256_json, write_text
 
 NAME = "report.html"
-HEAD = 4096  # bytes in which a page's mark is found
+HEAD = 4096  # bytes in which a page's mark stands
 MARK_DIGITS = 32
 
 

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from evalkit.data.source import Source
 
 FORMAT = 1  # of what is written: another one is written again
-RECORD = "written.json"  # digests of what lies beside it
+RECORD = "written.json"  # digests of the files next to it
 _BLOCK = 64  # images in memory
 _GROUP_BYTES = 64 << 20  # of files in a Parquet row group
 _GROUP_ROWS = 1000
@@ -121,7 +121,7 @@ def write_exports(exports: Mapping[str, Export], sets: Mapping[str, Set], folder
 
 
 def _write_remote(export: Export, each: Set, place: Remote, folder: Path) -> None:
-    """Made in a temporary folder beside the local exports, then copied: a file at a time, metadata last."""
+    """Made in a temporary folder next to the local exports, then copied: one file at a time, metadata last."""
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".tmp-export-", dir=folder) as temporary:
         made = Path(temporary) / (place.name or "export")
@@ -153,7 +153,7 @@ def _plain(value: Any) -> Any:
 
 @contextmanager
 def _atomic_folder(path: Path) -> Iterator[Path]:
-    """A temporary folder beside `path`; on leaving without an error it takes the place of `path`."""
+    """A temporary folder next to `path`; on leaving without an error it takes the place of `path`."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".tmp-{path.name}-", dir=path.parent) as temporary:
         new = Path(temporary) / "new"

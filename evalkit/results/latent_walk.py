@@ -86,7 +86,7 @@ def _space(walk: Walk, cell: Cell) -> str | None:
 def write_walks(walk: Walk, cells: Sequence[Cell], folder: Path, *, device: str, batch_size: int) -> list[Path]:
     """Writes `<cell>-walk.png` of each cell whose model shows latents; one that is there already is not made again.
 
-    A model that fails at it is told of in the log, and costs its sheet alone.
+    A model that fails at it is named in the log, and only its sheet is missing.
 
     Returns:
         The files that were written.

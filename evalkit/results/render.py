@@ -136,8 +136,8 @@ def comparisons_to_markdown(table: ResultTable) -> str:
     """All comparisons as GitHub Markdown."""
     titles = {column.metric: column.title for column in table.columns}
     lines = [list(COMPARISON_HEADS), ["---"] * len(COMPARISON_HEADS), *comparison_lines(table.comparisons, titles)]
-    said = "Differences are cell less baseline; p is two-sided and Holm-corrected within each metric."
-    return "\n".join("| " + " | ".join(c.replace("|", "\\|") for c in line) + " |" for line in lines) + f"\n\n{said}\n"
+    note = "Differences are cell less baseline; p is two-sided and Holm-corrected within each metric."
+    return "\n".join("| " + " | ".join(c.replace("|", "\\|") for c in line) + " |" for line in lines) + f"\n\n{note}\n"
 
 
 def write(table: ResultTable, out: Path) -> None:

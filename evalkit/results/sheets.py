@@ -44,7 +44,7 @@ def write_sheet(source: Any, path: Path, *, title: str, count: int, columns: int
 
 
 def write_overview(sources: Mapping[str, Any], path: Path, *, columns: int = 12) -> bool:
-    """Writes one PNG with a line a cell: the first samples of each, made from the same prompts and seeds."""
+    """Writes one PNG with a line per cell: the first samples of each, made from the same prompts and seeds."""
     sources = {name: source for name, source in sources.items() if len(source)}
     mark = sha256_json([[name, source.digest] for name, source in sources.items()] + [columns, VERSION])
     if not sources or _mark_of(path) == mark:
@@ -142,7 +142,7 @@ def _wrapped(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, widt
 
 
 def _tile(array: Any) -> Image.Image:
-    """u8 [H,W,3] as a tile of at least TILE and at most MAX_TILE pixels a side."""
+    """u8 [H,W,3] as a tile of at least TILE and at most MAX_TILE pixels per side."""
     from PIL import Image
 
     image = Image.fromarray(array)

@@ -264,13 +264,13 @@ class ResultTable:
             for cell in sorted(column.odd):
                 differs = protocol_difference(column.rows[cell].protocol, common.protocol if common else {})
                 lines.append(f"† {column.label} of {cell} is not comparable with the others: {differs}.")
-            said: dict[tuple[str, str], list[str]] = {}
+            cells_by_note: dict[tuple[str, str], list[str]] = {}
             for cell, row in column.rows.items():
                 if row.value is None:
-                    said.setdefault((f"{MISSING} ", row.note or "no value"), []).append(cell)
+                    cells_by_note.setdefault((f"{MISSING} ", row.note or "no value"), []).append(cell)
                 elif row.note:
-                    said.setdefault(("", row.note), []).append(cell)
-            lines += [f"{mark}{column.label}: {note} ({', '.join(c)})." for (mark, note), c in said.items()]
+                    cells_by_note.setdefault(("", row.note), []).append(cell)
+            lines += [f"{mark}{column.label}: {note} ({', '.join(c)})." for (mark, note), c in cells_by_note.items()]
         return [*lines, *self.notes]
 
 

@@ -1,4 +1,4 @@
-"""The pictures that the report shows: small WebP images, kept crisp where they are small, within a budget of bytes.
+"""The pictures that the report shows: small WebP images, crisp where they are small, within a budget of bytes.
 
 thumbnails.json holds those of single samples, so that the report needs nothing but the run's folder.
 """
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 NAME = "thumbnails.json"
 VERSION = 1  # a change of the thumbnails or of their choice remakes the file
 BUDGET = 2_400_000  # bytes of WebP in all; in base64 a third more
-CRISP = 96  # images of at most this many pixels a side are kept as they are, without loss
+CRISP = 96  # images of at most this many pixels per side stay as they are, without loss
 SIDE = 160  # larger ones are shrunk to this
 SHOWN = 104  # pixels on the screen that a crisp image is enlarged towards, by a whole factor
 LARGE_SHOWN = 128  # pixels on the screen of a shrunk image: less than its own, so that it is sharp on a fine screen too
@@ -138,7 +138,7 @@ def _mark_of(path: Path) -> str | None:
     try:
         return str(json.loads(path.read_text(encoding="utf-8"))["mark"])
     except (OSError, ValueError, LookupError, TypeError):
-        return None  # there is none that could be kept
+        return None  # none, or a broken one
 
 
 def fit(image: Image, side: int) -> Image:

@@ -18,12 +18,10 @@ from evalkit.errors import ConfigError, DataError
 from evalkit.results.table import COSTS, ResultTable
 from evalkit.utils.files import write_json
 
+ID_DIGITS = 12  # of a run's id
+KEY_DIGITS = 16  # of a cell's key in tracker.json
 _ALWAYS = ("results.json", "config.yaml", "table.md", "table.csv", "table.tex", "comparison.md", "samples.csv")
-
-
 _SOMETIMES = ("categories.csv", "nearest.csv", "overview.png", "reference.png")
-
-
 _OF_THE_GATE = ("gate.md", "junit.xml")
 
 
@@ -43,10 +41,10 @@ class FinishedRun:
 
     @classmethod
     def load(cls, folder: Path) -> FinishedRun:
-        """Reads a run's folder; its id is kept in tracker.json there.
+        """Reads a run's folder; its id is stored in tracker.json there.
 
         A run goes on as long as all that was pushed before still stands in the folder: the same cells, and the same
-        metrics under the same protocols, perhaps with others beside them. Else the folder holds another run, which
+        metrics under the same protocols, perhaps with others next to them. Else the folder holds another run, which
         gets an id of its own, so that no tracker ever mixes the scores of two.
 
         Raises:
@@ -63,7 +61,7 @@ class FinishedRun:
             goes_on = False
         except (ValueError, KeyError, AttributeError, TypeError) as error:
             raise DataError(f"{path}: not a tracker.json of evalkit ({error}); without it, a new run begins") from error
-        run_id = str(known["id"]) if goes_on else uuid.uuid4().hex[:12]
+        run_id = str(known["id"]) if goes_on else uuid.uuid4().hex[:ID_DIGITS]
         if known.get("id") != run_id or known.get("stands") != stands:
             write_json(path, {"id": run_id, "stands": stands})
         return cls(folder, run_id, table)
@@ -85,25 +83,25 @@ class FinishedRun:
     @cached_property
     def scores(self) -> dict[str, float]:
         """By `<cell>/<metric>` and `<cell>/<metric>.stderr`; a score that is missing is left out."""
-        found: dict[str, float] = {}
+        scores: dict[str, float] = {}
         for row in self.table.rows:
             if row.value is not None:
-                found[f"{row.cell}/{row.metric}"] = row.value
+                scores[f"{row.cell}/{row.metric}"] = row.value
             if row.value is not None and row.stderr is not None:
-                found[f"{row.cell}/{row.metric}.stderr"] = row.stderr
-        return found
+                scores[f"{row.cell}/{row.metric}.stderr"] = row.stderr
+        return scores
 
     @cached_property
     def protocols(self) -> dict[str, str]:
         """By metric the short hash of its protocol; several, with commas, where cells differ."""
-        found: dict[str, list[str]] = {}
+        hashes_by_metric: dict[str, list[str]] = {}
         for row in self.table.rows:
             if row.value is not None:
-                found.setdefault(row.metric, []).append(row.protocol_hash)
-        return {metric: ", ".join(dict.fromkeys(hashes)) for metric, hashes in found.items()}
+                hashes_by_metric.setdefault(row.metric, []).append(row.protocol_hash)
+        return {metric: ", ".join(dict.fromkeys(hashes)) for metric, hashes in hashes_by_metric.items()}
 
     def lines(self) -> tuple[list[str], list[list[Any]]]:
-        """The wide table: headings, and a line a cell, with numbers as numbers and none where one is missing."""
+        """The wide table: headings, and a line per cell, with numbers as numbers and none where one is missing."""
         heads, leading = self.table.grid
         columns = self.table.columns
         metrics = [head for c in columns for head in (c.metric, f"{c.metric}.stderr")]
@@ -134,7 +132,7 @@ class FinishedRun:
 
     @cached_property
     def files(self) -> dict[str, Path]:
-        """All that is kept of the run, by its name below the folder: results, report, gate and contact sheets."""
+        """All of the run's files, by their names below the folder: results, report, gate and contact sheets."""
         names = [*_ALWAYS, *_SOMETIMES, *(_OF_THE_GATE if self.table.gate is not None else ())]
         paths = {name: self.folder / name for name in names if (self.folder / name).is_file()}
         if self.report is not None:
@@ -144,7 +142,7 @@ class FinishedRun:
 
 def _stands(table: ResultTable) -> dict[str, str]:
     """What a tracker run is known by: each cell's key, and each score's protocol (costs are the machine's, not its)."""
-    keys = {str(cell): str(key)[:16] for cell, key in table.run["cells"].items()}
+    keys = {str(cell): str(key)[:KEY_DIGITS] for cell, key in table.run["cells"].items()}
     return keys | {f"{row.cell}/{row.metric}": row.protocol_hash for row in table.rows if row.metric not in COSTS}
 
 

@@ -17,7 +17,7 @@ from evalkit.trackers.base import FinishedRun, Tracker, environment, installed
 
 _SQLITE = "sqlite:///"  # then a path: relative, or with a fourth slash absolute
 _SERVERS = ("http", "https", "databricks")
-_ID = "evalkit.run"  # the tag by which a run is found again
+_ID = "evalkit.run"  # the tag by which a run is recognised
 
 
 class MlflowTracker(Tracker):
@@ -27,7 +27,7 @@ class MlflowTracker(Tracker):
         uri: the server or database; none: MLFLOW_TRACKING_URI, else `mlflow.db` in the run's folder.
         experiment: its name; made where there is none.
         artifacts: the folder or bucket of a new experiment's files; none: the server's choice, or `mlflow-artifacts/`
-            beside the SQLite file.
+            next to the SQLite file.
         timeout: seconds that a push may take.
     """
 
@@ -73,9 +73,9 @@ class MlflowTracker(Tracker):
                 Path(uri.removeprefix(_SQLITE)).absolute().parent.mkdir(parents=True, exist_ok=True)
             client = MlflowClient(tracking_uri=uri)
             experiment = self._experiment(client, uri)
-            found = client.search_runs([experiment], f"tags.`{_ID}` = '{run.id}'", max_results=1)
+            earlier = client.search_runs([experiment], f"tags.`{_ID}` = '{run.id}'", max_results=1)
             tags = {_ID: run.id}
-            known = found[0] if found else client.create_run(experiment, tags=tags, run_name=run.name)
+            known = earlier[0] if earlier else client.create_run(experiment, tags=tags, run_name=run.name)
             try:
                 _write(client, known, run)
             except BaseException:
@@ -87,9 +87,9 @@ class MlflowTracker(Tracker):
 
     def _experiment(self, client: Any, uri: str) -> str:
         """The experiment's id."""
-        found = client.get_experiment_by_name(self.experiment)
-        if found is not None:
-            return str(found.experiment_id)
+        experiment = client.get_experiment_by_name(self.experiment)
+        if experiment is not None:
+            return str(experiment.experiment_id)
         artifacts = self.artifacts
         if artifacts is None and uri.startswith(_SQLITE):  # else MLflow would make ./mlruns
             artifacts = (Path(uri.removeprefix(_SQLITE)).absolute().parent / "mlflow-artifacts").as_uri()
@@ -133,13 +133,13 @@ def _parts(items: Sequence[Any], size: int) -> Iterator[Sequence[Any]]:
 
 def _keys(named: Mapping[str, Any]) -> dict[str, Any]:
     """The same under names that MLflow allows (letters, digits, `_-. /`, 250 characters), none lost to another."""
-    found: dict[str, Any] = {}
+    keys: dict[str, Any] = {}
     for name, value in named.items():
         key = re.sub(r"[^\w/.\- ]", "_", name)[:240]
-        while key in found:
+        while key in keys:
             key += "_"
-        found[key] = value
-    return found
+        keys[key] = value
+    return keys
 
 
 def _flat(node: Any, path: str = "") -> Iterator[tuple[str, str]]:

@@ -57,7 +57,7 @@ def push(options: Mapping[str, Mapping[str, Any]], out: Path, *, command: str = 
         command: what pushes again, for the warning.
 
     Returns:
-        The names of those that failed. Each has a line in the log, and its own words in `tracker-<name>.log`.
+        The names of those that failed. Each has a line in the log, and its output in `tracker-<name>.log`.
     """
     if options:
         log.info("pushing to %s", ", ".join(options))
@@ -93,21 +93,21 @@ def _push_to(name: str, option: Mapping[str, Any], out: Path) -> str:
         answer, output = Path(scratch) / "answer.json", Path(scratch) / "output.txt"
         job = {"name": name, "option": dict(option), "out": str(out.absolute()), "answer": str(answer)}
         in_time = _run_child(json.dumps(job), output, timeout)
-        said = output.read_text(encoding="utf-8", errors="replace")
-        told = json.loads(answer.read_text(encoding="utf-8")) if answer.exists() else {}
-    if "place" in told:
+        printed = output.read_text(encoding="utf-8", errors="replace")
+        reply = json.loads(answer.read_text(encoding="utf-8")) if answer.exists() else {}
+    if "place" in reply:
         record.unlink(missing_ok=True)
-        return str(told["place"])
-    write_text(record, _redact(said))
-    if "error" in told:
-        raise _PushError(told["error"])
+        return str(reply["place"])
+    write_text(record, _redact(printed))
+    if "error" in reply:
+        raise _PushError(reply["error"])
     if not in_time:
         raise _PushError(f"not done after {timeout:g} s, tracker.{name}.timeout")
     raise _PushError(f"its process ended without an answer, see {record}")
 
 
 def _run_child(job: str, output: Path, timeout: float) -> bool:
-    """Runs `evalkit.trackers.child`, its words going to a file; afterwards nothing of it is left running."""
+    """Runs `evalkit.trackers.child`, its output going to a file; afterwards nothing of it is left running."""
     path = os.pathsep.join(str(Path(entry).absolute()) for entry in sys.path)
     with output.open("wb") as sink:
         child = subprocess.Popen(

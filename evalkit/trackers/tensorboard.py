@@ -1,4 +1,4 @@
-"""TensorBoard: scores as scalars, contact sheets as images; table, configuration and verdict as text; files beside it.
+"""TensorBoard: scores as scalars, contact sheets as images; table, configuration and verdict as text; files next to it.
 
 The event file is written by the tensorboard package itself: neither torch nor TensorFlow is needed.
 """

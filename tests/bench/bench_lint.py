@@ -24,7 +24,7 @@ from evalkit.data.reference import DigitsReference
 from evalkit.data.source import FolderImages
 from evalkit.lint import Watch, lint
 from evalkit.lint.pixels import contrasts, near_duplicates, thumbnails
-from evalkit.lint.upscaling import Enlarged
+from evalkit.lint.upscaling import UpscalingEvidence
 
 KERNELS = {
     "nearest": Image.Resampling.NEAREST,
@@ -103,7 +103,7 @@ def bench_near() -> None:
 
 def told(images: list[Pixels]) -> tuple[int, int]:
     """Images called enlarged one by one, and with the set's help."""
-    seen = Enlarged(*images[0].shape[:2])
+    seen = UpscalingEvidence(*images[0].shape[:2])
     for start in range(0, len(images), 32):
         block = images[start : start + 32]
         seen.add(list(range(start, start + len(block))), np.stack(block))

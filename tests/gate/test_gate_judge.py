@@ -15,7 +15,7 @@ from gate_fakes import CELLS, HALF, METRICS, fid, gate, judged, row, table
 
 from evalkit.errors import ConfigError
 from evalkit.gate import Verdict, judge, make_gates
-from evalkit.gate.bounds import Side, difference_bounds, needed_n, score_bounds
+from evalkit.gate.bounds import Estimate, difference_bounds, needed_n, score_bounds
 from evalkit.gate.outputs import to_markdown
 from evalkit.results import render
 from evalkit.results.table import ResultTable, Row
@@ -48,7 +48,7 @@ def test_the_number_of_samples_that_would_decide() -> None:
     """(1.6449 + 0.8416)^2 = 6.1826 squared standard errors by the squared gap: 100 x 6.1826 x (0.1 / 0.1)^2 = 618.3."""
     verdict = judged(gate({"metric": "fid", "max": 12, "where": {"model": "a"}}), fid("a", 11.9))
     assert verdict.results[0].needed_n == 620
-    assert "about 620 samples a cell would decide it" in verdict.results[0].reason
+    assert "about 620 samples per cell would decide it" in verdict.results[0].reason
     on_the_limit = judged(gate({"metric": "fid", "max": 12, "where": {"model": "a"}}), fid("a", 12.0))
     assert on_the_limit.results[0].needed_n is None
     assert "too near to the limit for any number of samples" in on_the_limit.results[0].reason
@@ -89,7 +89,7 @@ def test_a_share_that_is_all_ones_is_not_taken_as_certain() -> None:
 
 
 def test_a_percentage_is_a_share_too() -> None:
-    bounds = score_bounds(Side(75.0, 4.35, 100, [100.0] * 75 + [0.0] * 25))
+    bounds = score_bounds(Estimate(75.0, 4.35, 100, [100.0] * 75 + [0.0] * 25))
     assert bounds is not None
     assert (bounds.low, bounds.high) == pytest.approx((66.88, 81.94), abs=0.05)  # Clopper-Pearson of 75 in 100
 
@@ -98,7 +98,7 @@ def test_skewness_moves_the_bounds() -> None:
     tail = [0.0] * 90 + [1.0] * 8 + [10.0, 12.0]
     mean, n = sum(tail) / 100, 100
     stderr = math.sqrt(sum((x - mean) ** 2 for x in tail) / 99 / n)
-    plain, skewed = score_bounds(Side(mean, stderr, n)), score_bounds(Side(mean, stderr, n, tail))
+    plain, skewed = score_bounds(Estimate(mean, stderr, n)), score_bounds(Estimate(mean, stderr, n, tail))
     assert plain is not None
     assert skewed is not None
     assert skewed.high - mean > plain.high - mean  # a long tail to the right may be undersampled
@@ -106,7 +106,7 @@ def test_skewness_moves_the_bounds() -> None:
 
 
 def test_a_known_difference_needs_no_samples() -> None:
-    bounds = difference_bounds(Side(5.0, 0.3, 100), Side(5.0, 0.3, 100), same=True)
+    bounds = difference_bounds(Estimate(5.0, 0.3, 100), Estimate(5.0, 0.3, 100), same=True)
     assert bounds is not None
     assert (bounds.low, bounds.high) == (0, 0)
     assert needed_n(bounds, 0.0) is None
@@ -218,7 +218,7 @@ def test_the_reason_says_by_how_much_worse() -> None:
     (result,) = judged(gate(NO_WORSE), fid("a", 9.9), fid("b", 9.0)).results
     assert result.reason == (
         "9.9 against the baseline's 9: worse by 0.9 ± 0.14 (unpaired); worse by at most 1.13 with 95 % confidence; "
-        "the margin is 1; about 1,300 samples a cell would decide it (4 times in 5, were this the true value)"
+        "the margin is 1; about 1,300 samples per cell would decide it (4 times in 5, were this the true value)"
     )
 
 

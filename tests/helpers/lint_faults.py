@@ -20,7 +20,7 @@ def opened(path: Path, **options: Any) -> FolderImages:
     return FolderImages.open(path, **{"mixed_sizes": True, "on_error": "skip", **options})
 
 
-def found(source: Any, tmp_path: Path, reference: Any = None, **options: Any) -> list[Finding]:
+def findings_of(source: Any, tmp_path: Path, reference: Any = None, **options: Any) -> list[Finding]:
     return lint({"cell": source}, reference, watch=Watch(tmp_path / "lint"), **options)
 
 

@@ -19,7 +19,7 @@ from lint_faults import (
     copied,
     encoded_again,
     enlarged,
-    found,
+    findings_of,
     grey,
     kinds,
     lossy,
@@ -54,7 +54,7 @@ def clean(tmp_path: Path) -> Path:
 def test_clean_folders_are_left_in_peace(tmp_path: Path, suffix: str) -> None:
     own = folder(tmp_path / "a", pictures(COUNT), suffix)
     other = folder(tmp_path / "b", pictures(COUNT, seed=1), suffix)
-    assert found(opened(own), tmp_path, opened(other)) == []
+    assert findings_of(opened(own), tmp_path, opened(other)) == []
 
 
 def test_real_photographs_are_left_in_peace(tmp_path: Path, shared_data: Path) -> None:
@@ -68,7 +68,7 @@ def test_real_photographs_are_left_in_peace(tmp_path: Path, shared_data: Path) -
                 target = tmp_path / part / f"{i:04d}.jpg"
                 target.parent.mkdir(exist_ok=True)
                 target.write_bytes(archive.read(name))
-    assert found(opened(tmp_path / "a"), tmp_path, opened(tmp_path / "b")) == []
+    assert findings_of(opened(tmp_path / "a"), tmp_path, opened(tmp_path / "b")) == []
 
 
 def test_the_digits_of_one_class_look_alike_and_are_left_in_peace(tmp_path: Path) -> None:
@@ -104,7 +104,7 @@ def test_a_planted_fault_is_found_and_nothing_else(
     clean: Path, tmp_path: Path, plant: Callable[[Path], str], kind: str, effect: str
 ) -> None:
     name = plant(clean)
-    findings = kinds(found(opened(clean), tmp_path))
+    findings = kinds(findings_of(opened(clean), tmp_path))
     assert findings.keys() - {"grey"} == {kind} - {"grey"}  # the 16-bit file is grey as well
     assert str(clean / name) in findings[kind].files
     assert findings[kind].count == 1
@@ -115,7 +115,7 @@ def test_a_planted_fault_is_found_and_nothing_else(
 def test_all_faults_in_one_folder_are_found(clean: Path, tmp_path: Path) -> None:
     names = {plant.__name__: (plant(clean), kind) for plant, kind, _ in PLANTED}
     named: dict[str, set[str]] = {}
-    for finding in found(opened(clean), tmp_path):
+    for finding in findings_of(opened(clean), tmp_path):
         named.setdefault(finding.kind, set()).update(Path(file).name for file in finding.files)
     for name, kind in names.values():
         assert name in named[kind], f"{name} is not named by {kind}: {named.get(kind)}"
@@ -124,12 +124,12 @@ def test_all_faults_in_one_folder_are_found(clean: Path, tmp_path: Path) -> None
 def test_the_finding_counts_what_the_folder_holds(clean: Path, tmp_path: Path) -> None:
     for i in range(12):
         save(clean / f"black{i}.png", np.zeros((48, 48, 3), np.uint8))
-    finding = kinds(found(opened(clean), tmp_path))["black"]
+    finding = kinds(findings_of(opened(clean), tmp_path))["black"]
     assert (finding.count, finding.of, len(finding.files), finding.severity) == (12, 32, 5, "warning")
     assert finding.message == "12 of 32 images are black all over"
     for i in range(12):
         save(clean / f"more{i}.png", np.zeros((48, 48, 3), np.uint8))
-    assert kinds(found(opened(clean), tmp_path))["black"].severity == "error"
+    assert kinds(findings_of(opened(clean), tmp_path))["black"].severity == "error"
 
 
 # Beside the reference ------------------------------------------------------------------------------------------------
@@ -137,14 +137,14 @@ def test_the_finding_counts_what_the_folder_holds(clean: Path, tmp_path: Path) -
 
 def test_sizes_that_differ_from_the_reference(clean: Path, tmp_path: Path) -> None:
     reference = opened(folder(tmp_path / "ref", pictures(COUNT, 64, seed=1)))
-    finding = kinds(found(opened(clean), tmp_path, reference))["size"]
+    finding = kinds(findings_of(opened(clean), tmp_path, reference))["size"]
     assert finding.message == "images are 48x48, those of the reference 64x64"
     assert finding.count == COUNT
 
 
 def test_png_against_jpeg(clean: Path, tmp_path: Path) -> None:
     reference = opened(folder(tmp_path / "ref", pictures(COUNT, seed=1), ".jpg"))
-    findings = kinds(found(opened(clean), tmp_path, reference))
+    findings = kinds(findings_of(opened(clean), tmp_path, reference))
     assert findings.keys() == {"format"}
     assert findings["format"].message == "images are PNG, those of the reference JPEG"
     assert str(clean / "000.png") in findings["format"].files
@@ -152,18 +152,18 @@ def test_png_against_jpeg(clean: Path, tmp_path: Path) -> None:
 
 def test_grey_against_colour(tmp_path: Path) -> None:
     greys = [np.repeat(image[..., :1], 3, axis=2) for image in pictures(COUNT, seed=1)]
-    findings = kinds(found(arrays(greys), tmp_path, arrays(pictures(COUNT), "ref")))
+    findings = kinds(findings_of(arrays(greys), tmp_path, arrays(pictures(COUNT), "ref")))
     assert findings.keys() == {"grey"}
     assert "generated are grey" in findings["grey"].message
-    assert "the reference are grey" in found(arrays(pictures(COUNT)), tmp_path, arrays(greys, "ref"))[0].message
+    assert "the reference are grey" in findings_of(arrays(pictures(COUNT)), tmp_path, arrays(greys, "ref"))[0].message
 
 
 def test_images_of_the_reference_among_the_samples(clean: Path, tmp_path: Path) -> None:
     save(clean / "leak.png", picture(10_004))
     reference = opened(folder(tmp_path / "ref", pictures(COUNT, seed=1)))
-    finding = kinds(found(opened(clean), tmp_path, reference))["in_reference"]
+    finding = kinds(findings_of(opened(clean), tmp_path, reference))["in_reference"]
     assert (finding.files, finding.count, finding.severity) == ((str(clean / "leak.png"),), 1, "warning")
-    assert kinds(found(reference, tmp_path, reference))["in_reference"].severity == "error"
+    assert kinds(findings_of(reference, tmp_path, reference))["in_reference"].severity == "error"
 
 
 @pytest.mark.parametrize(
@@ -182,10 +182,10 @@ def test_values_in_a_part_of_their_range(tmp_path: Path, change: Any, words: str
     wrong = [change(image.astype(float)).round().astype(np.uint8) for image in stretched(1)]
     reference = arrays([np.clip(i, 1, 255) for i in stretched(2)], "ref")
     reference.pixels[0, 0, 0] = 0
-    findings = kinds(found(arrays(wrong), tmp_path, reference))
+    findings = kinds(findings_of(arrays(wrong), tmp_path, reference))
     assert words in findings["range"].message
-    assert found(arrays(stretched(3)), tmp_path, reference) == []
-    assert kinds(found(arrays(wrong), tmp_path, arrays(wrong[:-1], "alike"))).keys() <= {"in_reference"}
+    assert findings_of(arrays(stretched(3)), tmp_path, reference) == []
+    assert kinds(findings_of(arrays(wrong), tmp_path, arrays(wrong[:-1], "alike"))).keys() <= {"in_reference"}
 
 
 def test_two_cells_of_the_same_images(clean: Path, tmp_path: Path) -> None:
@@ -211,14 +211,14 @@ def test_two_cells_of_the_same_images(clean: Path, tmp_path: Path) -> None:
             "warning",
         ),
         (["a", "b", "c", "x"], Asked(texts=("a", "b", "c")), "1 images show prompts that are not in", 1, "warning"),
-        (["a", "a", "b", "b", "c"], Asked(), "1 to 2 images a prompt: 1 of 3 prompts have not 2", 1, "warning"),
+        (["a", "a", "b", "b", "c"], Asked(), "1 to 2 images per prompt: 1 of 3 prompts have not 2", 1, "warning"),
         ([None, None], Asked(count=5), "2 images for 5 prompts", 3, "note"),
     ],
 )
 def test_prompts(
     texts: list[str | None], asked: Asked, message: str, count: int, severity: str, tmp_path: Path
 ) -> None:
-    (finding,) = found(prompted(texts), tmp_path, asked={"cell": asked})
+    (finding,) = findings_of(prompted(texts), tmp_path, asked={"cell": asked})
     assert finding.kind == "prompts"
     assert message in finding.message
     assert (finding.count, finding.severity) == (count, severity)
@@ -235,5 +235,5 @@ def test_prompts_that_the_other_cells_show_are_missed(tmp_path: Path) -> None:
 
 def test_even_prompts_are_left_in_peace(tmp_path: Path) -> None:
     asked = {"cell": Asked(texts=("a", "b"))}
-    assert found(prompted(["a", "b", "a", "b"]), tmp_path, asked=asked) == []
-    assert found(prompted([None] * 4), tmp_path, asked=asked) == []
+    assert findings_of(prompted(["a", "b", "a", "b"]), tmp_path, asked=asked) == []
+    assert findings_of(prompted([None] * 4), tmp_path, asked=asked) == []

@@ -18,15 +18,14 @@ import numpy as np
 import pytest
 from command import ROOT, environment
 from fake_models import make_cell
-from lint_faults import black, copied, enlarged, found, kinds, noisier, of_0_to_1, opened, prompted
+from lint_faults import black, copied, enlarged, findings_of, kinds, noisier, of_0_to_1, opened, prompted
 from pictures import folder, picture, pictures, resized, save
 
 from evalkit import pipeline
 from evalkit.config.compose import compose, resolve
 from evalkit.data.source import FolderImages
 from evalkit.errors import DataError
-from evalkit.lint import Asked, Finding, asked_of, lines
-from evalkit.lint import pixels as looking
+from evalkit.lint import Asked, Finding, asked_of, lines, pixels
 from evalkit.plan.plan import make_plan
 from evalkit.results import terminal
 from evalkit.samples import generate
@@ -58,16 +57,16 @@ def test_warnings_of_the_making(made: Any, tmp_path: Path) -> None:
     rows = tuple(
         {**row, "warnings": ["prompt_truncated"]} if i in (2, 7) else row for i, row in enumerate(samples.rows)
     )
-    findings = kinds(found(replace(samples, rows=rows), tmp_path))
+    findings = kinds(findings_of(replace(samples, rows=rows), tmp_path))
     assert findings["blanked"].files == (str(samples.files[5]),) or findings["blanked"].count == 1
     assert findings["prompt_truncated"].files == (str(samples.files[2]), str(samples.files[7]))
     assert "CLIP score" in findings["prompt_truncated"].effect
 
 
 def test_a_size_that_was_not_asked_for(made: Any, tmp_path: Path) -> None:
-    finding = kinds(found(made[2], tmp_path, asked={"cell": Asked(size=(16, 16))}))["size"]
+    finding = kinds(findings_of(made[2], tmp_path, asked={"cell": Asked(size=(16, 16))}))["size"]
     assert "are 8x8, not 16x16 as asked" in finding.message
-    assert "size" not in kinds(found(made[2], tmp_path, asked={"cell": Asked(size=(8, 8))}))
+    assert "size" not in kinds(findings_of(made[2], tmp_path, asked={"cell": Asked(size=(8, 8))}))
 
 
 @pytest.mark.parametrize("finished", [False, True])
@@ -76,14 +75,14 @@ def test_altered_files_are_named_all_of_them(
 ) -> None:
     samples = made[2]
     if finished:  # all was measured, scored, and is never read again
-        assert "checksum" not in kinds(found(samples, tmp_path))
+        assert "checksum" not in kinds(findings_of(samples, tmp_path))
     whole = samples.files[3].read_bytes()
     for i in (3, 9):
         save(samples.files[i], picture(i, 8))
         os.utime(samples.files[i], (1, 1))
     logger = logging.getLogger("evalkit")
     logger.addHandler(caplog.handler)
-    finding = kinds(found(samples, tmp_path))["checksum"]
+    finding = kinds(findings_of(samples, tmp_path))["checksum"]
     logger.removeHandler(caplog.handler)
     assert finding.files == (str(samples.files[3]), str(samples.files[9]))
     assert finding.severity == "error"
@@ -91,19 +90,19 @@ def test_altered_files_are_named_all_of_them(
     with pytest.raises(DataError, match=r"000003\.png"):
         samples.read(range(12))
     samples.files[3].write_bytes(whole)
-    assert kinds(found(samples, tmp_path))["checksum"].files == (str(samples.files[9]),)
+    assert kinds(findings_of(samples, tmp_path))["checksum"].files == (str(samples.files[9]),)
     samples.files[9].unlink()
-    missing = found(samples, tmp_path)[0]
+    missing = findings_of(samples, tmp_path)[0]
     assert (missing.severity, missing.files) == ("error", (str(samples.files[9]),))
 
 
 def test_a_touched_file_is_read_once_more_and_no_fault(made: Any, tmp_path: Path, monkeypatch: Any) -> None:
     samples = made[2]
-    before = found(samples, tmp_path)
+    before = findings_of(samples, tmp_path)
     os.utime(samples.files[3], (1, 1))
-    assert found(samples, tmp_path) == before
+    assert findings_of(samples, tmp_path) == before
     monkeypatch.setattr("evalkit.lint.headers.sha256_file", lambda path: pytest.fail(f"{path} is hashed again"))
-    assert found(samples, tmp_path) == before
+    assert findings_of(samples, tmp_path) == before
 
 
 def test_damage_behind_the_header_is_named(clean: Path, tmp_path: Path) -> None:
@@ -111,7 +110,7 @@ def test_damage_behind_the_header_is_named(clean: Path, tmp_path: Path) -> None:
     data = bytearray(path.read_bytes())
     data[len(data) // 2] ^= 0xFF
     path.write_bytes(bytes(data))
-    finding = kinds(found(opened(clean, on_error="refuse"), tmp_path))["damaged"]
+    finding = kinds(findings_of(opened(clean, on_error="refuse"), tmp_path))["damaged"]
     assert finding.files == (str(path),)
     assert "007.png: cannot be decoded" in finding.message
     assert not (tmp_path / "lint").exists()  # what is not whole is not kept
@@ -134,10 +133,10 @@ def test_what_a_cell_was_asked_for(made: Any, tmp_path: Path) -> None:
 def test_a_second_look_decodes_nothing(clean: Path, tmp_path: Path, monkeypatch: Any) -> None:
     for plant in (copied, noisier, enlarged, of_0_to_1, black):
         plant(clean)
-    first = found(opened(clean), tmp_path, opened(clean))
+    first = findings_of(opened(clean), tmp_path, opened(clean))
     assert len(first) > 5
     monkeypatch.setattr(FolderImages, "read", lambda self, indices: pytest.fail("an image is decoded again"))
-    assert found(opened(clean), tmp_path, opened(clean)) == first
+    assert findings_of(opened(clean), tmp_path, opened(clean)) == first
 
 
 def test_a_finished_look_imports_nothing_heavy(clean: Path, tmp_path: Path) -> None:
@@ -173,43 +172,43 @@ def test_a_finished_look_imports_nothing_heavy(clean: Path, tmp_path: Path) -> N
 )
 def test_a_broken_cache_is_made_anew(clean: Path, tmp_path: Path, harm: Callable[[str], str]) -> None:
     copied(clean)
-    first = found(opened(clean), tmp_path)
+    first = findings_of(opened(clean), tmp_path)
     (path,) = (tmp_path / "lint").iterdir()
     whole = path.read_text()
     path.write_text(harm(whole))
     assert path.read_text() != whole
-    assert found(opened(clean), tmp_path) == first
+    assert findings_of(opened(clean), tmp_path) == first
     assert path.read_text() == whole
 
 
 def test_another_version_of_the_lint_measures_anew(clean: Path, tmp_path: Path, monkeypatch: Any) -> None:
-    found(opened(clean), tmp_path)
+    findings_of(opened(clean), tmp_path)
     monkeypatch.setattr("evalkit.lint.cache.VERSION", 99)
     read: list[range] = []
     original = FolderImages.read
     monkeypatch.setattr(FolderImages, "read", lambda self, indices: read.append(indices) or original(self, indices))
-    found(opened(clean), tmp_path)
+    findings_of(opened(clean), tmp_path)
     assert read
 
 
 def test_a_store_that_cannot_be_written_is_no_matter(clean: Path, tmp_path: Path) -> None:
     (tmp_path / "lint").write_text("a file where the folder should be")
     copied(clean)
-    assert kinds(found(opened(clean), tmp_path)).keys() == {"duplicates"}
+    assert kinds(findings_of(opened(clean), tmp_path)).keys() == {"duplicates"}
 
 
 def test_of_a_large_set_a_part_is_decoded_and_all_files_are_compared(tmp_path: Path, monkeypatch: Any) -> None:
-    monkeypatch.setattr(looking, "IMAGES", 64)
+    monkeypatch.setattr(pixels, "IMAGES", 64)
     base = pictures(10, 16)
     rng = np.random.default_rng(0)
     images = [np.clip(base[i % 10] + rng.normal(0, 40, (16, 16, 3)), 0, 255).astype(np.uint8) for i in range(300)]
     images[299] = images[150]
     path = folder(tmp_path / "set", images)
     source = opened(path)
-    finding = kinds(found(source, tmp_path))["duplicates"]
+    finding = kinds(findings_of(source, tmp_path))["duplicates"]
     assert (finding.count, finding.of) == (1, 300)
     assert finding.files == (str(path / "299.png"), str(path / "150.png"))
-    measured, _ = looking.Look(source, looking.Counter({(16, 16): 300})).rest()
+    measured, _ = pixels.PixelScan(source, pixels.Counter({(16, 16): 300})).finish()
     assert measured.looked == 64
     seen = [i for i, key in enumerate(measured.pixels) if key]
     assert len(seen) == 64
@@ -269,7 +268,7 @@ def test_a_run_keeps_its_findings_and_prints_them(
     ]
     plan = make_plan(resolve(compose(overrides)))
     table = pipeline.run(plan)
-    terminal.print_results(plan, table)
+    terminal.print_results(table, plan.out, against_baseline=False, report=False)
     printed = capsys.readouterr().out
     kept: list[Mapping[str, Any]] = json.loads((tmp_path / "runs" / "t" / "results.json").read_text())["lint"]
     if wanted == "true":
@@ -287,6 +286,6 @@ def test_shuffled_folders_give_the_same_findings(tmp_path: Path) -> None:
     for seed in (1, 2):
         random.Random(seed).shuffle(images)
         path = folder(tmp_path / str(seed), images)
-        seen.append(sorted((f.kind, f.severity, f.count, f.message) for f in found(opened(path), tmp_path)))
+        seen.append(sorted((f.kind, f.severity, f.count, f.message) for f in findings_of(opened(path), tmp_path)))
     assert seen[0] == seen[1]
     assert [kind for kind, *_ in seen[0]] == ["black", "duplicates", "upscaled"]

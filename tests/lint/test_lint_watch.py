@@ -9,14 +9,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-from lint_faults import found
+from lint_faults import findings_of
 from pictures import pictures, resized
 from PIL import Image
 
 from evalkit.data.arrays import ArrayImages
-from evalkit.lint import Watch, lint
-from evalkit.lint import pixels as looking
-from evalkit.lint.watch import Passing
+from evalkit.lint import Watch, lint, pixels
+from evalkit.lint.watch import WatchedSource
 
 
 def images() -> ArrayImages:
@@ -40,12 +39,12 @@ def read_all(source: Any, blocks: list[range]) -> None:
 @pytest.mark.parametrize("size", [64, 33, 150])
 def test_blocks_in_any_order_measure_the_same(tmp_path: Path, size: int) -> None:
     source = images()
-    alone, _ = looking.Look(source, Counter()).rest()
+    alone, _ = pixels.PixelScan(source, Counter()).finish()
     watch = Watch(tmp_path)
-    passing = watch.of(source)
+    watched = watch.of(source)
     blocks = [range(i, min(i + size, 150)) for i in range(0, 150, size)]
-    read_all(passing, blocks[::-1] + blocks)
-    measured, bad = watch.look_at(source, Counter()).rest()
+    read_all(watched, blocks[::-1] + blocks)
+    measured, bad = watch.scan_of(source, Counter()).finish()
     assert measured == alone
     assert not bad
 
@@ -53,24 +52,24 @@ def test_blocks_in_any_order_measure_the_same(tmp_path: Path, size: int) -> None
 def test_what_was_read_is_not_read_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     source = images()
     watch = Watch(tmp_path)
-    passing = watch.of(source)
-    read_all(passing, [range(0, 64), range(64, 128)])
+    watched = watch.of(source)
+    read_all(watched, [range(0, 64), range(64, 128)])
     seen: list[range] = []
     read = ArrayImages.read
     monkeypatch.setattr(ArrayImages, "read", lambda self, indices: seen.append(indices) or read(self, indices))
     findings = lint({"cell": source}, None, watch=watch)
     assert seen == [range(128, 150)]  # the rest
     assert {finding.kind for finding in findings} >= {"duplicates", "black"}
-    assert findings == found(source, tmp_path / "another")
+    assert findings == findings_of(source, tmp_path / "another")
     assert watch.of(source) is source  # known from now on: nothing is measured
 
 
 def test_of_a_large_set_the_blocks_lie_within_what_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(looking, "IMAGES", 64)
+    monkeypatch.setattr(pixels, "IMAGES", 64)
     watch, source = Watch(tmp_path), images()
     read_all(watch.of(source), [range(0, 64), range(64, 128), range(128, 150)])
     monkeypatch.setattr(ArrayImages, "read", lambda self, indices: pytest.fail("an image is decoded again"))
-    measured, _ = watch.look_at(source, Counter()).rest()
+    measured, _ = watch.scan_of(source, Counter()).finish()
     assert measured.looked == 64
 
 
@@ -78,5 +77,5 @@ def test_two_cells_of_the_same_images_are_measured_once(tmp_path: Path) -> None:
     watch = Watch(tmp_path)
     first, second = watch.of(images()), watch.of(images())
     assert first is second
-    assert isinstance(first, Passing)
+    assert isinstance(first, WatchedSource)
     assert (len(first), first.name, first.location(3)) == (150, "made", "made[3]")

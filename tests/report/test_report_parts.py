@@ -111,7 +111,7 @@ def test_the_gates_verdict_stands_first_and_in_full(tmp_path: Path, status: str)
     shown = page(out)
     assert shown.text.index(f"Gate: {status}") < shown.text.index("Best by each metric")
     assert "Waived until 2030-01-31: later" in shown.text
-    assert "About 900 samples a cell would decide it." in shown.text
+    assert "About 900 samples per cell would decide it." in shown.text
     assert "a waiver has expired" in shown.text
 
 

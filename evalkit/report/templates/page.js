@@ -4,7 +4,7 @@
   const $ = (id) => document.getElementById(id);
   const all = (selector, root = document) => [...root.querySelectorAll(selector)];
   const data = JSON.parse($("data").textContent);
-  const say = (text) => { $("said").textContent = text; };
+  const say = (text) => { $("status").textContent = text; };
   const minus = (text) => text.replace("-", "−");
 
   // -- theme
@@ -71,12 +71,12 @@
   const filters = $("filters");
   filters.hidden = false;
   function filter() {
-    const wanted = all("select", filters).filter((s) => s.value !== "").map((s) => [Number(s.dataset.col), s.selectedOptions[0].value]);
+    const chosen = all("select", filters).filter((s) => s.value !== "").map((s) => [Number(s.dataset.col), s.selectedOptions[0].value]);
     const words = $("find").value.toLowerCase().split(/\s+/).filter(Boolean);
     let shown = 0;
     for (const row of rows) {
       const text = `${row.dataset.find} ${row.textContent.toLowerCase()}`;
-      row.hidden = !(wanted.every(([column, value]) => valueOf(row, column) === value) && words.every((w) => text.includes(w)));
+      row.hidden = !(chosen.every(([column, value]) => valueOf(row, column) === value) && words.every((w) => text.includes(w)));
       shown += !row.hidden;
     }
     $("count").textContent = shown === rows.length ? "" : `${shown} of ${rows.length} cells`;
