@@ -66,7 +66,7 @@ def _text(name: str) -> str:
 def _environment() -> jinja2.Environment:
     """Everything is escaped, and what HTML cannot hold is replaced, wherever a template shows a value."""
     import jinja2
-    from markupsafe import Markup
+    from markupsafe import Markup, escape
 
     def finalize(value: Any) -> Any:
         return clean(value) if isinstance(value, str) and not isinstance(value, Markup) else value
@@ -82,6 +82,7 @@ def _environment() -> jinja2.Environment:
     environment.filters["short"] = short
     environment.filters["minus"] = lambda text: str(text).replace("-", "−")
     environment.filters["title"] = lambda text: short(text, 40).replace(" ↓", "\u00a0↓").replace(" ↑", "\u00a0↑")
+    environment.filters["breakable"] = lambda text: escape(text).replace("_", Markup("_<wbr>"))  # a long name wraps
     environment.filters["raw"] = Markup  # for this package's own CSS and script alone
     return environment
 

@@ -273,6 +273,12 @@ def _number(value: Any) -> str:
     return f"{value:g}" if isinstance(value, (int, float)) else "" if value is None else str(value)
 
 
+def _count(count: Any, of: Any) -> str:
+    """Such as "3 of 64"; more than there are images are no images (prompts that are missing, say)."""
+    share = isinstance(count, (int, float)) and isinstance(of, (int, float)) and count <= of
+    return f"{_number(count)} of {_number(of)}" if share else _number(count)
+
+
 @dataclass(frozen=True)
 class FindingView:
     severity: str
@@ -292,7 +298,7 @@ def make_findings(run: Run) -> list[FindingView]:
             str(f.get("severity", "")),
             str(f.get("kind", "")),
             str(f.get("where", "")),
-            f"{_number(f.get('count'))} of {_number(f['of'])}" if f.get("of") else _number(f.get("count")),
+            _count(f.get("count"), f.get("of")),
             str(f.get("message", "")),
             str(f.get("effect", "")),
             [str(file) for file in f.get("files") or ()],

@@ -9,10 +9,11 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from evalkit.errors import ConfigError, EvalkitError, nearest
+from evalkit.errors import ConfigError, EvalkitError, nearest, whole_number
 from evalkit.samples.cell_generator import CellGenerator, released
 from evalkit.utils import devices
 from evalkit.utils.files import sha256_json
+from evalkit.utils.text import one_line
 
 if TYPE_CHECKING:
     import numpy as np
@@ -58,9 +59,7 @@ def make_walk(setting: Mapping[str, Any]) -> Walk:
             raise ConfigError(f"walk.{name}: no such key. {nearest(str(name), names)}")
     walk = Walk(**setting)
     for name, least in (("lines", 0), ("tiles", 2), ("stops", 1)):
-        value = getattr(walk, name)
-        if isinstance(value, bool) or not isinstance(value, int) or value < least:
-            raise ConfigError(f"walk.{name}={value!r}: give a whole number >= {least}")
+        whole_number(getattr(walk, name), f"walk.{name}", least)
     if walk.through not in THROUGH:
         raise ConfigError(f"walk.through={walk.through!r} is not known. {nearest(str(walk.through), THROUGH)}")
     return walk
@@ -110,7 +109,7 @@ def write_walks(walk: Walk, cells: Sequence[Cell], folder: Path, *, device: str,
             except Exception as error:
                 if not isinstance(error, EvalkitError) and not devices.is_out_of_memory(error):
                     raise
-                log.warning("%s: no walk: %s", cell.name, " ".join(str(error).split()))
+                log.warning("%s: no walk: %s", cell.name, one_line(error))
                 continue
             way = "straight lines" if space == "w" else "great circles"
             title = f"{cell.name}: from each sample to the next, along {way} in {space}"

@@ -26,6 +26,7 @@ from evalkit.config.compose import compose, resolve
 from evalkit.errors import EXIT_DONE, EXIT_ERROR, ConfigError, EvalkitError
 from evalkit.trackers.base import FinishedRun, Tracker
 from evalkit.utils.files import write_text
+from evalkit.utils.text import one_line
 
 log = logging.getLogger(__name__)
 
@@ -69,10 +70,7 @@ def push(options: Mapping[str, Mapping[str, Any]], out: Path, *, command: str = 
             again = command or shlex.join(["python", "-m", "evalkit.trackers", str(out)])
             log.warning(
                 "Warning: tracker.%s failed (%s). The results in %s are whole; to push again: %s",
-                name,
-                _one_line(str(error)),
-                out,
-                again,
+                *(name, _redact(one_line(error)), out, again),
             )
             failed.append(name)
         else:
@@ -132,12 +130,6 @@ def _run_child(job: str, output: Path, timeout: float) -> bool:
 def _redact(text: str) -> str:
     """A text without the passwords of URLs."""
     return re.sub(r"(?<=://)[^@/\s]*:[^@/\s]*@", "***@", text)
-
-
-def _one_line(text: str, limit: int = 300) -> str:
-    """A text on one line, cut where it is long."""
-    line = " ".join(text.split())
-    return _redact(line if len(line) <= limit else f"{line[:limit]}...")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -377,3 +377,13 @@ def test_a_verdict_survives_the_results_file() -> None:
     rules = {"metric": "fid", "max": 12}, {"metric": "fid", "no_worse_than": {"baseline": "a", "margin": "5%"}}
     verdict = judged(gate(*rules, waivers=[waiver]), fid("a", 11.9), fid("b", 20.0), fid("c", math.nan))
     assert Verdict.from_json(json.loads(json.dumps(verdict.to_json(), allow_nan=False))) == verdict
+
+
+@pytest.mark.parametrize(("count", "n"), [(0, 20), (1, 20), (19, 20), (20, 20), (37, 100), (4990, 5000)])
+def test_the_bounds_of_a_share_are_scipys(count: int, n: int) -> None:
+    from scipy.stats import binomtest
+
+    bounds = score_bounds(Estimate(count / n, 0.01, n, [1.0] * count + [0.0] * (n - count)))
+    assert bounds is not None
+    expected = binomtest(count, n).proportion_ci(0.90)  # two-sided at 90 %: 95 % to each side
+    assert (bounds.low, bounds.high) == pytest.approx((expected.low, expected.high), abs=1e-9)

@@ -252,8 +252,8 @@ def test_hostile_text_makes_the_same_elements_as_plain_text(tmp_path: Path) -> N
     evil = '"><x-evil onload=x></td></script>&amp;<!--'
     plain = page(write_run(tmp_path / "a", RunOptions(text=lambda text: f"{text} xxxxxxxxxx")))
     nasty = page(write_run(tmp_path / "b", RunOptions(text=lambda text: f"{text} {evil}")))
-    assert [tag for tag, _ in nasty.tags] == [tag for tag, _ in plain.tags]
-    assert [sorted(attrs) for _, attrs in nasty.tags] == [sorted(attrs) for _, attrs in plain.tags]
+    made = [[(tag, sorted(attrs)) for tag, attrs in one.tags if tag != "wbr"] for one in (nasty, plain)]
+    assert made[0] == made[1]  # where a long name may wrap is another matter
 
 
 def test_names_are_cut_in_their_middle_and_cleaned() -> None:

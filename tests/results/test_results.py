@@ -1,4 +1,4 @@
-"""A run's files beside the table: samples, categories, comparisons, nearest training images, shared statistics."""
+"""A run's files next to the table: samples, categories, comparisons, nearest training images, shared statistics."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from evalkit.config.compose import compose, resolve
 from evalkit.errors import ConfigError
 from evalkit.plan.plan import make_plan
 from evalkit.results.table import ResultTable
+from evalkit.results.thumbnails import read_thumbnails
 
 GAN = ("model=[digits_dcgan]", "sampler=[]", "prompts=[]", "exclude=[]", "contact_sheet=4", "device=cpu")
 
@@ -49,6 +50,7 @@ def test_two_seeds_are_compared_and_each_sample_is_kept(tmp_path: Path) -> None:
     categories = [row for row in lines(tmp_path / "t" / "categories.csv") if row["cell"] == rows[0]["cell"]]
     assert sum(int(row["n"]) for row in categories) == 130
     assert "not distinguishable" in (tmp_path / "t" / "comparison.md").read_text()
+    assert {cell for cell, _ in read_thumbnails(tmp_path / "t" / "thumbnails.json")} == set(table.cells)
 
 
 def test_statistics_are_shared_and_give_the_same_distance(tmp_path: Path) -> None:
