@@ -66,7 +66,7 @@ def test_table_sheets_and_report_are_media(pushed: Any, finished: Path) -> None:
     sheet = folder / "files" / step["sheets/dcgan"]["path"]
     assert sheet.read_bytes() == (finished / "sheets" / "dcgan.png").read_bytes()
     table = json.loads(held.artifacts["run_table"]["table.table.json"].read_text())
-    assert table["columns"][:6] == ["cell", "model", "sampler", "steps", "N", "fid"]
+    assert table["columns"][:6] == ["cell", "model", "sampler", "num_inference_steps", "N", "fid"]
     assert [line[5] for line in table["data"]] == [12.5, 7.125]
     image = table["data"][1][-1]
     assert held.artifacts["run_table"][image["path"]].read_bytes() == sheet.read_bytes()
