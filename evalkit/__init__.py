@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,17 +17,13 @@ if (_ROOT / "configs" / "eval.yaml").is_file() and str(_ROOT) not in __path__:
 if TYPE_CHECKING:
     from evalkit.api import evaluate
     from evalkit.results.table import ResultTable
+    from evalkit.scoring.peers import peer_check
 
-__all__ = ["ResultTable", "__version__", "evaluate"]
+__all__ = ["ResultTable", "__version__", "evaluate", "peer_check"]
 
 
 def __getattr__(name: str) -> Any:
-    if name == "evaluate":
-        from evalkit.api import evaluate
-
-        return evaluate
-    if name == "ResultTable":
-        from evalkit.results.table import ResultTable
-
-        return ResultTable
-    raise AttributeError(f"module 'evalkit' has no attribute '{name}'")
+    owners = {"evaluate": "evalkit.api", "ResultTable": "evalkit.results.table", "peer_check": "evalkit.scoring.peers"}
+    if name not in owners:
+        raise AttributeError(f"module 'evalkit' has no attribute '{name}'")
+    return getattr(importlib.import_module(owners[name]), name)

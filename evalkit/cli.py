@@ -57,9 +57,10 @@ def _evaluate(config: DictConfig) -> None:
     choices = OmegaConf.to_container(hydra_config.runtime.choices)
     run_config = resolve(config, choices)  # type: ignore[arg-type]
     if run_config.selfcheck:
-        from evalkit.selfcheck import print_selfcheck
+        from evalkit.selfcheck import check_peers, print_selfcheck
 
-        sys.exit(EXIT_DONE if print_selfcheck(run_config.device) else EXIT_ERROR)
+        right = [print_selfcheck(run_config.device), check_peers(run_config)]
+        sys.exit(EXIT_DONE if all(right) else EXIT_ERROR)
     from evalkit import pipeline
     from evalkit.plan.plan import make_plan
     from evalkit.plan.show import print_plan

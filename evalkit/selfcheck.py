@@ -2,7 +2,8 @@
 
 Each value is computed the way a run computes it: metrics and extractors built from their YAML, images read, features
 extracted on the device. The images are the embedded digits, so nothing is downloaded. Where a golden value is not a
-published one, an independent implementation gave it (`tests/test_selfcheck.py` computes each anew by it).
+published one, an independent implementation gave it (`tests/test_selfcheck.py` computes each anew by it). Where the run
+has images of the user's (`model=[folder]`) and a reference, torch-fidelity and torchmetrics score them as well.
 """
 
 from __future__ import annotations
@@ -175,3 +176,28 @@ def print_selfcheck(device: str) -> bool:
         view.add_row(checked.what.replace("[", r"\["), *figures, mark[checked.right], checked.source)
     Console().print(view)
     return wrong == 0
+
+
+def check_peers(config: RunConfig) -> bool:
+    """Scores the run's existing images by evalkit and its peers; returns whether all agree (also where there are none).
+
+    Raises:
+        ConfigError, DataError: images or weights are missing or broken.
+    """
+    from evalkit.data.moments import Moments
+    from evalkit.models.base import ExistingImages
+    from evalkit.scoring.peers import peer_check
+
+    images = [build(option, f"model.{name}") for name, option in config.model.items()]
+    existing = [model for model in images if isinstance(model, ExistingImages)]
+    references = [build(option, f"reference.{name}").open() for name, option in config.reference.items()]
+    if not existing or not references or references[0] is None or isinstance(references[0], Moments):
+        return True
+    agree = True
+    for model in existing:
+        model.check()
+        samples = model.open(config.num_samples)
+        weights = config.extractor["inception"].get("weights")
+        scores = peer_check(samples, references[0], weights=weights, device=config.device)
+        agree &= all(score.agrees for score in scores)
+    return agree
