@@ -33,6 +33,7 @@ class Row:
         better: "lower" or "higher".
         protocol, protocol_hash: what the value rests on; scores of different protocols are never ranked together.
         details: further figures of the same computation.
+        broken: whether there is no value because the computation gave none that is finite.
     """
 
     cell: str
@@ -51,6 +52,7 @@ class Row:
     protocol_hash: str
     details: Mapping[str, float] = field(default_factory=dict)
     note: str | None = None
+    broken: bool = False
 
 
 @dataclass(frozen=True)
