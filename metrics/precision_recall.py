@@ -16,7 +16,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from evalkit.metric import KeepsFeatures, ReferenceMetric, Rows, Score, mean_score, standard_error
-from evalkit.numerics.neighbours import ball_counts, held, knn_radii, nearest_in, nearest_others
+from evalkit.numerics.neighbours import ball_counts, in_any_ball, knn_radii, nearest_in, nearest_others
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -133,7 +133,9 @@ class Recall(_Neighbours):
             order = np.random.default_rng(SEED).permutation(n) % GROUPS
             group = torch.from_numpy(order).to(x.device)  # i64 [N]
             radii = torch.cat([radii, without_a_group(distance, index, group, self.k)], 1)
-        recalls = held(reference[self.needs[0]], x, radii, closed=self.closed).double().mean(0)  # f64 [1 + GROUPS]
+        recalls = (
+            in_any_ball(reference[self.needs[0]], x, radii, closed=self.closed).double().mean(0)
+        )  # f64 [1 + GROUPS]
         if not enough:
             note = f"no standard error: N = {n} is below {2 * GROUPS * self.k}"
             return Score(float(recalls[0]), n, note=note)
