@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,8 @@ from evalkit.metric import Batch, KeepsFeatures, Metric, Rows, SampleMetric, Sco
 from evalkit.metrics.clip_score import ClipScore
 from evalkit.metrics.frechet import FrechetDistance
 from evalkit.metrics.inception_score import InceptionScore
+from evalkit.results.rows import Outcome, make_rows
+from evalkit.results.table import ResultTable
 from evalkit.samples.store import Store
 from evalkit.scoring import Against, score_sources
 from evalkit.scoring.checks import check_counts
@@ -186,6 +189,12 @@ def test_not_a_number_is_no_value_and_not_cached(tmp_path: Path) -> None:
         assert scored.score.note == "the computation gave nan"
         assert scored.score.broken
         assert not scored.cached
+    cell = SimpleNamespace(name="a", model="m", sampler=None, prompts=None, settings={}, seed=0)
+    outcome = Outcome([cell], {"nan": NotANumber()}, {"a": prompted()}, {("a", "nan"): scored})
+    table = ResultTable({}, tuple(make_rows(outcome)))
+    path = tmp_path / "results.json"
+    path.write_text(json.dumps(table.to_json()))
+    assert [row.broken for row in ResultTable.load(path).rows if row.metric == "nan"] == [True]
 
 
 def test_a_metric_of_pixels(tmp_path: Path) -> None:
