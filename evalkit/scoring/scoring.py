@@ -161,26 +161,20 @@ class _Run:
 
     def score(self, cell: _Cell) -> dict[str, Scored]:
         """All metrics of one source; only what is not cached is computed."""
-        n = len(cell.source)
-        blank: dict[str, Scored] = {}
-        keys: dict[str, dict[str, Any]] = {}
-        for name, (option, metric) in self.metrics.items():
-            protocol = make_protocol(metric, self.features.extractors, n, self.against, cell.own)
-            digest = sha256_json(protocol)[:HASH_DIGITS]
-            blank[name] = Scored(Score(None, n), protocol, digest, self._labels[name])
-            keys[name] = self._key(cell, option, metric, protocol)
+        built = {name: metric for name, (_, metric) in self.metrics.items()}
+        extractors, n = self.features.extractors, len(cell.source)
+        protocols = {name: make_protocol(m, extractors, n, self.against, cell.own) for name, m in built.items()}
+        keys = {name: self._key(cell, option, m, protocols[name]) for name, (option, m) in self.metrics.items()}
         cached = {name: score for name, key in keys.items() if (score := self.cache.find(key)) is not None}
-        computed = self._compute(
-            cell, {name: metric for name, (_, metric) in self.metrics.items() if name not in cached}
-        )
-        for name, score in computed.items():
-            self.cache.keep(keys[name], score)
-        scores = cached | computed
-        return {name: replace(item, score=scores[name], cached=name in cached) for name, item in blank.items()}
+        scores = cached | self._compute(cell, {name: m for name, m in built.items() if name not in cached})
+        for name in scores.keys() - cached.keys():
+            self.cache.keep(keys[name], scores[name])
+        return {
+            name: Scored(scores[name], about, sha256_json(about)[:HASH_DIGITS], self._labels[name], name in cached)
+            for name, about in protocols.items()
+        }
 
-    def _key(
-        self, cell: _Cell, option: Mapping[str, Any], metric: Metric, protocol: Mapping[str, Any]
-    ) -> dict[str, Any]:
+    def _key(self, cell: _Cell, option: Mapping[str, Any], metric: Metric, protocol: Any) -> dict[str, Any]:
         """All that a score depends on, as JSON."""
         names = dict.fromkeys(address.partition("/")[0] for address in metric.needs)
         measured = cell.generator if isinstance(metric, ModelMetric) else None
