@@ -2,6 +2,7 @@
 
 A metric author writes `needs`, `better`, `observe` and `score`, and nothing else. The states that `observe` returns
 merge with `+`, so that batches, shards and workers need no init/update/reset/sync. This module imports nothing of ours.
+Metrics name the type of their state, `SampleMetric[Rows]`, so that mypy sees an `observe` that returns another one.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, Protocol, TypeVar
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -25,7 +26,7 @@ class Batch:
         images: u8 [B,3,H,W], or none where all features come from the feature store.
         index: i64 [B], the samples' indices in their set.
         total: number of samples in the whole set.
-        prompts: one text a sample (none where the sample was not asked for by text).
+        prompts: one text per sample (none where the sample was not asked for by text).
         features: by address ("inception/pool3"), f32 [B,D].
     """
 
@@ -53,7 +54,7 @@ class Sums:
 
 @dataclass(frozen=True)
 class Rows:
-    """A metric state of one row a sample: `a + b` concatenates and sorts by index, so any order of merging will do."""
+    """A metric state of one row per sample: `a + b` joins and sorts by index, so any order of merging will do."""
 
     index: Tensor  # i64 [N]
     values: Mapping[str, Tensor]  # each [N, ...]
@@ -77,7 +78,7 @@ class Rows:
         return len(self.index)
 
 
-State = TypeVar("State", Sums, Rows)
+State = TypeVar("State", bound=Sums | Rows)
 
 
 @dataclass(frozen=True)
@@ -88,11 +89,12 @@ class Score:
         value: the score, or none where it does not apply (`note` says why).
         stderr: standard error of `value`, or none where the method gives none.
         n: number of generated samples behind it.
-        influence: one value a sample, the score's linear part up to a constant: of a mean the samples' own values, of a
-            Frechet distance how far each sample moves it. Differences of cells with common seeds are taken on them.
+        influence: one value per sample, the score's linear part up to a constant: of a mean the samples' own values, of
+            a Frechet distance how far each sample moves it. Differences of cells with common seeds are taken on them.
         details: further figures of the same computation (the spread of IS over its splits, ...).
         nearest: (sample, training sample, distance), the most suspicious first: what a memorisation metric shows.
         note: why there is no value, or what a reader must know.
+        broken: whether there is no value because the computation gave none that is finite; set by the scoring stage.
     """
 
     value: float | None
@@ -102,50 +104,92 @@ class Score:
     details: Mapping[str, float] = field(default_factory=dict)
     nearest: tuple[tuple[int, int, float], ...] = ()
     note: str | None = None
+    broken: bool = False
+
+
+def standard_error(influence: Tensor) -> float:
+    """std / sqrt(N) of a score's influences, f64 [N]."""
+    return float(influence.std(correction=1)) / float(len(influence) ** 0.5)
+
+
+def mean_score(each: Tensor) -> Score:
+    """The mean of independent values, f64 [N], one per sample; they are its influences too."""
+    return Score(float(each.mean()), len(each), standard_error(each), tuple(each.tolist()))
 
 
 class Metric(ABC):
-    """What all metrics share. Subclass `SampleMetric`, `ReferenceMetric`, `PairMetric` or `ModelMetric`, not this."""
+    """What all metrics share. Subclass `SampleMetric`, `ReferenceMetric`, `PairMetric` or `ModelMetric`, not this.
+
+    Attributes:
+        title: how a reader sees the metric ("FID").
+        better: "lower" or "higher".
+        per_sample: whether `influence` holds values of the single samples that mean something.
+        needs: feature addresses, "<extractor>/<layer>". Those of the class are the ones that the bare title stands for;
+            scores of an instance with others are labelled with them ("FID [digits]").
+        min_samples: a smaller set is refused before any work is done.
+        needs_prompts: no score, and a note, for samples that were not asked for by text.
+    """
 
     title: str
     better: Better
-    per_sample: bool = False  # whether `influence` holds values of the single samples that mean something
-    needs: tuple[str, ...] = ()  # feature addresses: "<extractor>/<layer>"
-    min_samples: int = 2  # a smaller set is refused before any work is done
-    needs_prompts: bool = False  # no score, and a note, for samples that were not asked for by text
+    per_sample: bool = False
+    needs: tuple[str, ...] = ()
+    min_samples: int = 2
+    needs_prompts: bool = False
 
     def constants(self) -> dict[str, Any]:
         """The estimator and its constants, as they stand in the protocol (JSON values)."""
         return {}
 
 
-class SampleMetric(Metric):
+class StateMetric(Metric, Generic[State]):
+    """What metrics that merge states share. Subclass `SampleMetric` or `ReferenceMetric`, not this."""
+
+    @abstractmethod
+    def observe(self, batch: Batch) -> State:
+        """The state (`Sums` or `Rows`) of one batch, of the generated samples or of another side."""
+
+
+class KeepsFeatures:
+    """For metrics whose state is the features that they need: `class Vendi(KeepsFeatures, SampleMetric[Rows])`.
+
+    It writes `observe`. A run keeps the rows of each address once, and hands them to all such metrics.
+    """
+
+    needs: tuple[str, ...]
+
+    def observe(self, batch: Batch) -> Rows:
+        """By address, f32 [B,D]."""
+        return Rows(batch.index, {address: batch.features[address] for address in self.needs})
+
+
+class SampleMetric(StateMetric[State]):
     """A metric of the generated samples alone."""
 
     @abstractmethod
-    def observe(self, batch: Batch) -> Any:
-        """The state (`Sums` or `Rows`) of one batch."""
-
-    @abstractmethod
-    def score(self, *, generated: Any) -> Score: ...
+    def score(self, *, generated: State) -> Score: ...
 
 
-class ReferenceMetric(Metric):
+class ReferenceMetric(StateMetric[State]):
     """A metric of generated samples against other samples: the reference, the training set, or both.
 
     `score` and `influence` take the states by the sides' names: `score(*, generated, reference)`, say.
+
+    Attributes:
+        sides: of "reference" and "training".
+        min_reference: a smaller side is refused before any work is done.
+        takes_moments: whether a side may be published statistics, for which there is `from_moments`.
+        gives_moments: whether `to_moments` is there, so that a side's statistics can be saved.
     """
 
-    sides: ClassVar[tuple[str, ...]] = ("reference",)  # of "reference" and "training"
+    sides: ClassVar[tuple[str, ...]] = ("reference",)
     min_reference: int = 2
-
-    @abstractmethod
-    def observe(self, batch: Batch) -> Any:
-        """The state (`Sums` or `Rows`) of one batch, of the generated samples or of another side."""
+    takes_moments: ClassVar[bool] = False
+    gives_moments: ClassVar[bool] = False
 
     @abstractmethod
     def score(self, *args: Any, **states: Any) -> Score:
-        """Keyword-only: `generated` and the sides."""
+        """Keyword-only: `generated` and the sides. (`Any`: only so may each metric name its own sides.)"""
 
     def influence(self, *args: Any, **states: Any) -> Callable[[Batch], Tensor] | str | None:
         """How much each sample moves the score, for metrics whose states are sums.
@@ -158,8 +202,8 @@ class ReferenceMetric(Metric):
         """
         return None
 
-    def from_moments(self, *, mean: Tensor, cov: Tensor, n: int | None) -> Any:
-        """The reference's state from published statistics; metrics that need the samples leave this as it is.
+    def from_moments(self, *, mean: Tensor, cov: Tensor, n: int | None) -> State:
+        """A side's state from published statistics, where `takes_moments`.
 
         Args:
             mean: f64 [D].
@@ -168,8 +212,8 @@ class ReferenceMetric(Metric):
         """
         raise NotImplementedError
 
-    def to_moments(self, state: Any) -> tuple[Tensor, Tensor, int]:
-        """A state's mean f64 [D], covariance f64 [D,D] (ddof=1) and n, to be written and shared."""
+    def to_moments(self, state: State) -> tuple[Tensor, Tensor, int]:
+        """A state's mean f64 [D], covariance f64 [D,D] (ddof=1) and n, to be saved, where `gives_moments`."""
         raise NotImplementedError
 
 
@@ -187,7 +231,7 @@ class PairMetric(Metric):
             with the image that its own prompt names as such.
         resize_own: whether a prompt's image of another size than the sample is resized to it (Pillow, Lanczos), else it
             is refused.
-        max_pairs: of pairs within a set: as many at most.
+        max_pairs: the most pairs to draw within a set.
         seed: of the drawing of pairs within a set.
     """
 
@@ -203,7 +247,7 @@ class PairMetric(Metric):
 
 
 class Generator(Protocol):
-    """A cell's model in the hands of a `ModelMetric`; samples are meant by their indices, as everywhere."""
+    """A cell's model, as a `ModelMetric` uses it; samples are named by their indices, as everywhere."""
 
     @property
     def spaces(self) -> Sequence[str]:
@@ -232,5 +276,5 @@ class ModelMetric(Metric):
     def measure(self, generator: Generator, n: int) -> Score:
         """The score of a cell of `n` samples; one without a value, and a note, where it does not apply.
 
-        An influence has one value a sample of the cell.
+        An influence has one value per sample of the cell.
         """

@@ -100,7 +100,7 @@ def _save_stats(plan: Plan) -> None:
     from evalkit.scoring.scoring import reference_statistics
 
     for name, metric in plan.metrics.items():
-        if not isinstance(metric, ReferenceMetric) or type(metric).to_moments is ReferenceMetric.to_moments:
+        if not isinstance(metric, ReferenceMetric) or not metric.gives_moments:
             continue
         extractors = {address.partition("/")[0]: plan.extractors[address.partition("/")[0]] for address in metric.needs}
         mean, cov, n = reference_statistics(name, metric, extractors, plan.reference, plan.store.features)
@@ -156,7 +156,7 @@ def _lint(plan: Plan, sources: Mapping[str, Source], watch: Watch) -> list[Findi
 def _score(plan: Plan, sources: Mapping[str, Source], watch: Watch | None) -> Mapping[tuple[str, str], Scored]:
     """All scores; with `watch`, the images are measured for the lint as they are read."""
     from evalkit.samples.cell_generator import CellGenerator, released
-    from evalkit.scoring.scoring import score_sources
+    from evalkit.scoring import Against, score_sources
 
     made = [cell for cell in plan.cells if cell.name not in plan.existing]
     reference = plan.reference
@@ -168,10 +168,7 @@ def _score(plan: Plan, sources: Mapping[str, Source], watch: Watch | None) -> Ma
             sources,
             metrics={name: (plan.config.metric[name], metric) for name, metric in plan.metrics.items()},
             extractors=plan.extractors,
-            reference=reference,
-            training=plan.training,
-            baseline=plan.baseline,
-            own=plan.own,
+            against=Against(reference, plan.training, sources[plan.baseline] if plan.baseline else None, plan.own),
             generators={cell.name: CellGenerator(cell, plan.config.device, plan.extractors) for cell in made},
             store=plan.store,
             device=plan.config.device,

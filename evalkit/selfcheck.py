@@ -129,7 +129,7 @@ def _check_gaussians(config: RunConfig) -> Iterator[Checked]:
 
 def _check_digits(config: RunConfig, device: str) -> Iterator[Checked]:
     from evalkit.samples.store import Store
-    from evalkit.scoring.scoring import score_sources
+    from evalkit.scoring import Against, score_sources
 
     samples, reference = digit_sources()
     metrics = {golden.metric: build(config.metric[golden.metric]) for golden in DIGITS}
@@ -139,7 +139,7 @@ def _check_digits(config: RunConfig, device: str) -> Iterator[Checked]:
             {"digits": samples},
             metrics={name: (config.metric[name], metric) for name, metric in metrics.items()},
             extractors={name: build(config.extractor[name]) for name in needed},
-            reference=reference,
+            against=Against(reference),
             store=Store(Path(folder)),
             device=device,
             progress=lambda name, done, total: None,

@@ -8,14 +8,15 @@ Hessel et al. 2021, arXiv:2104.08718. `ClipScore` is on the scale of torchmetric
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any, Literal
 
-from evalkit.metric import Batch, Rows, SampleMetric, Score
+from evalkit.metric import Batch, Rows, SampleMetric, Score, mean_score
 
 Clamp = Literal["mean", "each", "none"]
 
 
-class ClipScore(SampleMetric):
+class ClipScore(SampleMetric[Rows]):
     """0 to `scale`; higher is better. A mean over samples: its standard error is exact, and each sample's is kept.
 
     Args:
@@ -28,12 +29,13 @@ class ClipScore(SampleMetric):
     title = "CLIP score"
     better = "higher"
     per_sample = True
+    needs = ("clip_vit_b32/image", "clip_vit_b32/text")
     needs_prompts = True
 
     def __init__(
         self,
-        image: str = "clip_vit_b32/image",
-        text: str = "clip_vit_b32/text",
+        image: str = needs[0],
+        text: str = needs[1],
         scale: float = 100.0,
         clamp: Clamp = "mean",
         unit: bool = True,
@@ -64,26 +66,19 @@ class ClipScore(SampleMetric):
         return Rows(batch.index, {"score": each.clamp(min=0) if self.clamp == "each" else each})
 
     def score(self, *, generated: Rows) -> Score:
-        each = generated["score"]
-        mean, n = float(each.mean()), len(each)
-        stderr, note = float(each.std(correction=1)) / n**0.5, None
-        if mean < 0 and self.clamp == "mean":
-            mean, note = 0.0, f"the mean is {mean:.4g}, clamped to 0"
-        return Score(mean, n, stderr, tuple(each.tolist()), note=note)
+        score = mean_score(generated["score"])
+        if self.clamp == "mean" and score.value is not None and score.value < 0:
+            return replace(score, value=0.0, note=f"the mean is {score.value:.4g}, clamped to 0")
+        return score
 
 
 class HesselClipScore(ClipScore):
     """The paper's own: 0 to 2.5."""
 
     title = "CLIPScore (Hessel)"
+    needs = ("clip_vit_b32/image", "clip_vit_b32_hessel/text")
 
-    def __init__(
-        self,
-        image: str = "clip_vit_b32/image",
-        text: str = "clip_vit_b32_hessel/text",
-        scale: float = 2.5,
-        clamp: Clamp = "each",
-    ) -> None:
+    def __init__(self, image: str = needs[0], text: str = needs[1], scale: float = 2.5, clamp: Clamp = "each") -> None:
         super().__init__(image, text, scale, clamp)
 
 
@@ -91,8 +86,9 @@ class PickScore(ClipScore):
     """PickScore (Kirstain et al. 2023, arXiv:2305.01569): exp(logit_scale) cos, with the learned scale; 18 to 24."""
 
     title = "PickScore"
+    needs = ("pickscore/image_unit", "pickscore/text_logit")
 
-    def __init__(self, image: str = "pickscore/image_unit", text: str = "pickscore/text_logit") -> None:
+    def __init__(self, image: str = needs[0], text: str = needs[1]) -> None:
         super().__init__(image, text, scale=1.0, clamp="none", unit=False)
 
 
@@ -100,6 +96,7 @@ class Hps(ClipScore):
     """Human preference score v2.1 (Wu et al. 2023, arXiv:2306.09341): 100 cos, about 20 to 35."""
 
     title = "HPS v2.1"
+    needs = ("hpsv2/image", "hpsv2/text")
 
-    def __init__(self, image: str = "hpsv2/image", text: str = "hpsv2/text", scale: float = 100.0) -> None:
+    def __init__(self, image: str = needs[0], text: str = needs[1], scale: float = 100.0) -> None:
         super().__init__(image, text, scale, clamp="none")

@@ -18,16 +18,15 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
-class Cmmd(ReferenceMetric):
+class Cmmd(ReferenceMetric[Rows]):
     """0 (equal sets) upwards, lower is better; biased upward by O(1/N)."""
 
     title = "CMMD"
     better = "lower"
+    needs = ("clip_vit_l14_336/image",)
     min_samples = 4
 
-    def __init__(
-        self, features: str = "clip_vit_l14_336/image", sigma: float = 10.0, scale: float = 1000.0, seed: int = 2020
-    ) -> None:
+    def __init__(self, features: str = needs[0], sigma: float = 10.0, scale: float = 1000.0, seed: int = 2020) -> None:
         """
         Args:
             features: the address of the embeddings, f32 [B,D], of any length.

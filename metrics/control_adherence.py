@@ -58,8 +58,8 @@ class EdgeF1(PairMetric):
             raise ValueError(f"sigma={sigma}, low={low}, high={high}: give sigma >= 0 and 0 < low <= high")
 
     def constants(self) -> dict[str, Any]:
-        told = {"estimator": "boundary F1", "tolerance": self.tolerance}
-        return {**told, "control": self.control, "canny": self.canny}
+        estimator = {"estimator": "boundary F1", "tolerance": self.tolerance}
+        return {**estimator, "control": self.control, "canny": self.canny}
 
     def distance(self, first: Batch, second: Batch) -> Tensor:
         import torch
@@ -84,8 +84,8 @@ class EdgeSsim(EdgeF1):
     title = "edge SSIM"
 
     def constants(self) -> dict[str, Any]:
-        told = {"estimator": "ssim, gaussian window", "kernel": KERNEL, "sigma": 1.5, "data_range": 255}
-        return {**told, "control": self.control, "canny": self.canny}
+        estimator = {"estimator": "ssim, gaussian window", "kernel": KERNEL, "sigma": 1.5, "data_range": 255}
+        return {**estimator, "control": self.control, "canny": self.canny}
 
     def distance(self, first: Batch, second: Batch) -> Tensor:
         import torch

@@ -7,10 +7,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from evalkit.metric import Batch, Better, Rows, SampleMetric, Score
+from evalkit.metric import Batch, Better, Rows, SampleMetric, Score, mean_score
 
 
-class FeatureMean(SampleMetric):
+class FeatureMean(SampleMetric[Rows]):
     """The mean of a feature of width 1.
 
     Args:
@@ -40,21 +40,20 @@ class FeatureMean(SampleMetric):
     def observe(self, batch: Batch) -> Rows:
         x = batch.features[self.needs[0]]  # f32 [B,1]
         if x.shape[1] != 1:
-            raise ValueError(f"{self.needs[0]} has {x.shape[1]} values a sample: the mean is of a feature of width 1")
+            raise ValueError(f"{self.needs[0]} has {x.shape[1]} values per sample: the mean is of a feature of width 1")
         return Rows(batch.index, {"score": x[:, 0].double()})  # f64 [B]
 
     def score(self, *, generated: Rows) -> Score:
-        each = generated["score"]
-        n = len(each)
-        return Score(float(each.mean()), n, float(each.std(correction=1)) / n**0.5, tuple(each.tolist()))
+        return mean_score(generated["score"])
 
 
 class Aesthetic(FeatureMean):
     """LAION's aesthetic predictor v2 (Schuhmann 2022): about 1 to 10, higher is better. Of the images alone."""
 
     title = "LAION aesthetic"
+    needs = ("aesthetic/score",)
 
-    def __init__(self, features: str = "aesthetic/score") -> None:
+    def __init__(self, features: str = needs[0]) -> None:
         super().__init__(features)
 
 
@@ -62,8 +61,9 @@ class ImageReward(FeatureMean):
     """ImageReward (Xu et al. 2023, arXiv:2304.05977): about mean 0 and spread 1 over its raters' images, no bounds."""
 
     title = "ImageReward"
+    needs = ("image_reward/score",)
 
-    def __init__(self, features: str = "image_reward/score") -> None:
+    def __init__(self, features: str = needs[0]) -> None:
         super().__init__(features, needs_prompts=True)
 
 
@@ -71,6 +71,7 @@ class VqaScore(FeatureMean):
     """VQAScore (Lin et al. 2024, arXiv:2404.01291): the probability of "Yes" to "Does this figure show ...?"."""
 
     title = "VQAScore"
+    needs = ("vqascore/score",)
 
-    def __init__(self, features: str = "vqascore/score") -> None:
+    def __init__(self, features: str = needs[0]) -> None:
         super().__init__(features, needs_prompts=True)

@@ -7,7 +7,7 @@ the reference's own finite N brings stays.
 
 The bias is O(1/n) for n well above the dimension D alone: below it the covariances are singular, and a line is a poor
 model of what the distances do. At N = 50,000 the smallest size is 5,000, above D = 2048. With fewer samples give
-`min_size`, or features of a smaller D; a smallest size that is not above D is said in a note.
+`min_size`, or features of a smaller D; a note says so where the smallest size is not above D.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from evalkit.metric import Batch, ReferenceMetric, Rows, Score
+from evalkit.metric import KeepsFeatures, ReferenceMetric, Rows, Score, Sums
 from evalkit.numerics.gaussians import root_trace
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ class Gaussian:
     rank: int
 
 
-class FrechetInfinity(ReferenceMetric):
+class FrechetInfinity(KeepsFeatures, ReferenceMetric[Rows | Sums]):
     """The intercept: lower is better; it can fall a little below zero. `details` holds each "fd@n", and the fit.
 
     The distances of overlapping subsets err together, so that the spread around the line ("fit_residual") is far less
@@ -42,10 +42,12 @@ class FrechetInfinity(ReferenceMetric):
 
     title = "FID-infinity"
     better = "lower"
+    needs = ("inception/pool3",)
+    takes_moments = True
 
     def __init__(
         self,
-        features: str = "inception/pool3",
+        features: str = needs[0],
         sizes: int = 15,
         min_size: int | None = None,
         seed: int = 2020,
@@ -77,21 +79,23 @@ class FrechetInfinity(ReferenceMetric):
             "ddof": 1,
         }
 
-    def observe(self, batch: Batch) -> Rows:
-        return Rows(batch.index, {"features": batch.features[self.needs[0]]})  # f32 [B,D]
+    def from_moments(self, *, mean: Tensor, cov: Tensor, n: int | None) -> Sums:
+        import torch
 
-    def from_moments(self, *, mean: Tensor, cov: Tensor, n: int | None) -> Gaussian:
-        return Gaussian(mean, cov, (n or len(mean) + 1) - 1)
+        return Sums({"mean": mean, "cov": cov, "rank": torch.tensor((n or len(mean) + 1) - 1)})  # never added up
 
-    def influence(self, *, generated: Rows, reference: Rows | Gaussian) -> str:
+    def influence(self, *, generated: Rows, reference: Rows | Sums) -> str:
         return "no standard error: the subsets overlap"
 
-    def score(self, *, generated: Rows, reference: Rows | Gaussian) -> Score:
+    def score(self, *, generated: Rows, reference: Rows | Sums) -> Score:
         import numpy as np
 
-        x = generated["features"]
+        x = generated[self.needs[0]]  # f32 [N,D]
         total, dimension = x.shape
-        target = reference if isinstance(reference, Gaussian) else fit(reference["features"])
+        if isinstance(reference, Rows):
+            target = fit(reference[self.needs[0]])
+        else:
+            target = Gaussian(reference["mean"], reference["cov"], int(reference["rank"]))
         smallest = self.min_size or min(5000, max(total // 10, 2))
         sizes = np.linspace(smallest, total, self.sizes).astype(np.int64)
         rng = np.random.default_rng(self.seed)
@@ -121,6 +125,6 @@ def fit(x: Tensor) -> Gaussian:
 
 
 def frechet(a: Gaussian, b: Gaussian) -> float:
-    """Their Frechet distance; the first one's covariance is spent."""
+    """Their Frechet distance; the first one's covariance is overwritten."""
     spread = (a.mean - b.mean).square().sum() + a.cov.trace() + b.cov.trace()
     return float(spread - 2 * root_trace(b.cov.clone(), a.cov, b.rank, a.rank))

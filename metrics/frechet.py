@@ -19,13 +19,15 @@ if TYPE_CHECKING:
 UNKNOWN_N = 10**9  # of statistics that do not say: so many that ddof plays no part
 
 
-class FrechetDistance(ReferenceMetric):
+class FrechetDistance(ReferenceMetric[Sums]):
     """`|mu1-mu2|^2 + Tr(S1) + Tr(S2) - 2 Tr((S1 S2)^(1/2))`, lower is better, 0 for equal moments."""
 
     title = "FID"
     better = "lower"
+    needs = ("inception/pool3",)
+    takes_moments = gives_moments = True
 
-    def __init__(self, features: str = "inception/pool3", ddof: int = 1, title: str | None = None) -> None:
+    def __init__(self, features: str = needs[0], ddof: int = 1, title: str | None = None) -> None:
         """
         Args:
             features: the address of the features, f32 [B,D].

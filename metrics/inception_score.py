@@ -9,13 +9,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from evalkit.metric import Batch, Rows, SampleMetric, Score
+from evalkit.metric import KeepsFeatures, Rows, SampleMetric, Score, standard_error
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 
-class InceptionScore(SampleMetric):
+class InceptionScore(KeepsFeatures, SampleMetric[Rows]):
     """1 (one class, or no certainty) to the number of classes; higher is better.
 
     The standard error is the delta method's: with KL_i = KL(p(y|x_i) || p(y)), a sample of a split of n_s has the
@@ -25,18 +25,19 @@ class InceptionScore(SampleMetric):
 
     Args:
         features: address of the logits.
-        splits: number of splits; without a meaning where `split_size` is given.
-        split_size: samples a split; none: N / splits.
+        splits: number of splits; has no effect where `split_size` is given.
+        split_size: samples per split; none: N / splits.
         shuffle: whether the samples are shuffled before they are split.
         seed: of the shuffle.
     """
 
     title = "IS"
     better = "higher"
+    needs = ("inception/logits_unbiased",)
 
     def __init__(
         self,
-        features: str = "inception/logits_unbiased",
+        features: str = needs[0],
         splits: int = 10,
         split_size: int | None = None,
         shuffle: bool = True,
@@ -56,9 +57,6 @@ class InceptionScore(SampleMetric):
         order = f"RandomState({self.seed})" if self.shuffle else None
         return {"estimator": "inception score", **size, "shuffle": order}
 
-    def observe(self, batch: Batch) -> Rows:
-        return Rows(batch.index, {"logits": batch.features[self.needs[0]]})  # f32 [B,C]
-
     def _parts(self, n: int) -> list[slice]:
         if self.split_size is not None:
             return [slice(start, min(start + self.split_size, n)) for start in range(0, n, self.split_size)]
@@ -70,7 +68,7 @@ class InceptionScore(SampleMetric):
 
         n = len(generated)
         order = np.random.RandomState(self.seed).permutation(n) if self.shuffle else np.arange(n)
-        logits = generated["logits"][order].double()  # f64 [N,C]
+        logits = generated[self.needs[0]][order].double()  # f64 [N,C]
         influence = torch.zeros(n).double()
         scores, enough = [], True
         parts = self._parts(n)
@@ -83,8 +81,7 @@ class InceptionScore(SampleMetric):
         if not enough:
             note = "no standard error: a split has fewer samples than classes"
             return Score(float(np.mean(scores)), n, details=details, note=note)
-        stderr = float(influence.std(correction=1)) / n**0.5
-        return Score(float(np.mean(scores)), n, stderr, tuple(influence.tolist()), details)
+        return Score(float(np.mean(scores)), n, standard_error(influence), tuple(influence.tolist()), details)
 
 
 def split_score(logits: Tensor) -> tuple[float, Tensor, float]:

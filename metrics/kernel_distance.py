@@ -15,22 +15,23 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from evalkit.metric import Batch, ReferenceMetric, Rows, Score
+from evalkit.metric import KeepsFeatures, ReferenceMetric, Rows, Score
 from evalkit.numerics.kernels import kernel_diagonal, kernel_product, mmd_spread
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 
-class KernelDistance(ReferenceMetric):
+class KernelDistance(KeepsFeatures, ReferenceMetric[Rows]):
     """Unbiased, so it may fall a little below 0 for equal distributions; lower is better."""
 
     title = "KID"
     better = "lower"
+    needs = ("inception/pool3",)
 
     def __init__(
         self,
-        features: str = "inception/pool3",
+        features: str = needs[0],
         subsets: int = 100,
         subset_size: int = 1000,
         seed: int = 2020,
@@ -63,14 +64,11 @@ class KernelDistance(ReferenceMetric):
             "draws": f"RandomState({self.seed})",
         }
 
-    def observe(self, batch: Batch) -> Rows:
-        return Rows(batch.index, {"x": batch.features[self.needs[0]]})  # f32 [B,D]
-
     def score(self, *, generated: Rows, reference: Rows) -> Score:
         import numpy as np
         import torch
 
-        x, y = generated["x"], reference["x"]
+        x, y = generated[self.needs[0]], reference[self.needs[0]]  # f32 [N,D], [M,D]
         n, size = len(x), min(self.subset_size, len(x), len(y))
         rng = np.random.RandomState(self.seed)
         picks = [
@@ -78,8 +76,8 @@ class KernelDistance(ReferenceMetric):
         ]
         of_x, of_y = ([torch.from_numpy(pick[side]).to(x.device) for pick in picks] for side in (0, 1))
         within = sum(
-            subset_sums(s, s, of, of) - torch.stack([own[i].sum() for i in of])
-            for s, of, own in ((x, of_x, kernel_diagonal(x, cubic)), (y, of_y, kernel_diagonal(y, cubic)))
+            subset_sums(s, s, of, of) - torch.stack([diagonal[i].sum() for i in of])
+            for s, of, diagonal in ((x, of_x, kernel_diagonal(x, cubic)), (y, of_y, kernel_diagonal(y, cubic)))
         )  # f64 [subsets]
         across = subset_sums(x, y, of_x, of_y)
         values = within / (size * (size - 1)) - 2 * across / size**2

@@ -20,10 +20,11 @@ class Lpips(PairMetric):
 
     title = "LPIPS"
     better: Better = "lower"
+    needs = ("lpips_alex/phi",)
 
     def __init__(
         self,
-        features: str = "lpips_alex/phi",
+        features: str = needs[0],
         pairs: Pairing = "baseline",
         max_pairs: int | None = None,
         seed: int = 2020,
@@ -51,7 +52,7 @@ class LpipsDiversity(Lpips):
 
     def __init__(
         self,
-        features: str = "lpips_alex/phi",
+        features: str = Lpips.needs[0],
         pairs: Pairing = "prompt",
         max_pairs: int | None = None,
         seed: int = 2020,

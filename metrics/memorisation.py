@@ -10,10 +10,10 @@ Standard errors are those of drawing other generated samples; training and held-
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from evalkit.metric import Batch, ReferenceMetric, Rows, Score
+from evalkit.metric import KeepsFeatures, ReferenceMetric, Rows, Score, mean_score
 from evalkit.numerics.neighbours import nearest_in, nearest_others
 
 if TYPE_CHECKING:
@@ -23,16 +23,17 @@ STARTS = 10  # of k-means, as in dgm-eval; the best is kept
 STEPS = 50
 
 
-class _Training(ReferenceMetric):
+FEATURES = "inception/pool3"
+
+
+class _Training(KeepsFeatures, ReferenceMetric[Rows]):
     """What the three share."""
 
+    needs = (FEATURES,)
     sides: ClassVar[tuple[str, ...]] = ("training",)
 
-    def __init__(self, features: str) -> None:
+    def __init__(self, features: str = FEATURES) -> None:
         self.needs = (features,)
-
-    def observe(self, batch: Batch) -> Rows:
-        return Rows(batch.index, {"x": batch.features[self.needs[0]]})  # f32 [B,D]
 
 
 class AuthPct(_Training):
@@ -46,18 +47,14 @@ class AuthPct(_Training):
     better = "higher"
     per_sample = True
 
-    def __init__(self, features: str = "inception/pool3") -> None:
-        super().__init__(features)
-
     def constants(self) -> dict[str, Any]:
         return {"estimator": "100 mean[d(nearest, its own nearest) < d(sample, nearest)]"}
 
     def score(self, *, generated: Rows, training: Rows) -> Score:
-        distance, index = nearest_in(generated["x"], training["x"])  # f64 [N,1], i64 [N,1]
-        authentic = nearest_others(training["x"], 1)[0][index[:, 0], 0] < distance[:, 0]
-        each = 100 * authentic.double()  # [N]
-        n = len(each)
-        return Score(float(each.mean()), n, float(each.std(correction=1)) / n**0.5, tuple(each.tolist()))
+        known = training[self.needs[0]]  # f32 [M,D]
+        distance, index = nearest_in(generated[self.needs[0]], known)  # f64 [N,1], i64 [N,1]
+        authentic = nearest_others(known, 1)[0][index[:, 0], 0] < distance[:, 0]
+        return mean_score(100 * authentic.double())
 
 
 class NearestTraining(_Training):
@@ -72,12 +69,12 @@ class NearestTraining(_Training):
     better = "lower"
     per_sample = True
 
-    def __init__(self, features: str = "inception/pool3", ratio: float = 1 / 3, top: int = 32) -> None:
+    def __init__(self, features: str = FEATURES, ratio: float = 1 / 3, top: int = 32) -> None:
         """
         Args:
             features: the address of the features, f32 [B,D].
             ratio: 0 to 1.
-            top: as many pairs are kept at most.
+            top: the most pairs to show.
         """
         super().__init__(features)
         self.ratio = ratio
@@ -87,10 +84,8 @@ class NearestTraining(_Training):
         return {"estimator": "share of d(sample, nearest) < ratio d(sample, second nearest)", "ratio": self.ratio}
 
     def score(self, *, generated: Rows, training: Rows) -> Score:
-        distance, index = nearest_in(generated["x"], training["x"], k=2)  # f64 [N,2], i64 [N,2]
+        distance, index = nearest_in(generated[self.needs[0]], training[self.needs[0]], k=2)  # f64, i64 [N,2]
         ratios = distance[:, 0] / distance[:, 1].clamp(min=1e-300)  # 0 where both are 0
-        each = (ratios < self.ratio).double()
-        n = len(each)
         first = ratios.argsort(stable=True)[: self.top]
         nearest = zip(
             generated.index[first].tolist(),
@@ -98,8 +93,7 @@ class NearestTraining(_Training):
             distance[first, 0].tolist(),
             strict=True,
         )
-        stderr = float(each.std(correction=1)) / n**0.5
-        return Score(float(each.mean()), n, stderr, tuple(each.tolist()), nearest=tuple(nearest))
+        return replace(mean_score((ratios < self.ratio).double()), nearest=tuple(nearest))
 
 
 @dataclass(frozen=True)
@@ -135,7 +129,7 @@ class DataCopying(_Training):
 
     def __init__(
         self,
-        features: str = "inception/pool3",
+        features: str = FEATURES,
         cells: int = 3,
         components: int = 64,
         more_than: int = 20,
@@ -145,7 +139,7 @@ class DataCopying(_Training):
         Args:
             features: the address of the features, f32 [B,D].
             cells: number of cells, 1 upwards.
-            components: features of more dimensions are projected on so many principal components of the training set.
+            components: features of more dimensions are projected on this many principal components of the training set.
             more_than: a cell counts if it holds more generated samples than this.
             seed: of k-means.
         """
@@ -169,9 +163,9 @@ class DataCopying(_Training):
 
     def score(self, *, generated: Rows, reference: Rows, training: Rows) -> Score:
         if self._known is None or self._known[0] is not training:
-            self._known = (training, partition(training["x"], self.cells, self.components, self.seed))
+            self._known = (training, partition(training[self.needs[0]], self.cells, self.components, self.seed))
         cells = self._known[1]
-        (g, of_g), (held_out, of_held_out) = cells.place(generated["x"]), cells.place(reference["x"])
+        (g, of_g), (held_out, of_held_out) = (cells.place(s[self.needs[0]]) for s in (generated, reference))
         weights, zs, errors = [], [], []
         for c in range(self.cells):
             mine, theirs, train = g[of_g == c], held_out[of_held_out == c], cells.x[cells.cell == c]

@@ -34,13 +34,14 @@ class PerceptualPathLength(ModelMetric):
         crop: the face's part of the image alone, as the first paper did for FFHQ: rows 3/8 to 7/8, columns 2/8 to 6/8.
         resolution: larger images are averaged down by a whole factor to this size or a little more; none: never.
         discard: share of pairs left out at either end.
-        num_pairs: as many at most; none: as many as the cell has samples.
+        num_pairs: the most pairs; none: as many as the cell has samples.
         seed: of the places between two latents, with sampling "full".
         batch_size: pairs at a time.
     """
 
     title = "PPL"
     better: Better = "lower"
+    needs = ("lpips_vgg/phi",)
 
     def __init__(
         self,
@@ -48,7 +49,7 @@ class PerceptualPathLength(ModelMetric):
         sampling: Literal["end", "full"] = "end",
         epsilon: float = 1e-4,
         interpolation: Literal["lerp", "slerp"] | None = None,
-        features: str = "lpips_vgg/phi",
+        features: str = needs[0],
         crop: bool = False,
         resolution: int | None = 256,
         discard: float = 0.01,
@@ -123,7 +124,7 @@ def trimmed(distances: list[float], discard: float, n: int) -> Score:
     """The mean of distances without those beyond the percentiles, as the reference takes them, and its standard error.
 
     Args:
-        distances: one a pair.
+        distances: one per pair.
         discard: share left out at either end: what is below the lower value at it, or above the higher one.
         n: samples of the cell.
     """

@@ -15,20 +15,22 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from evalkit.metric import Batch, ReferenceMetric, Rows, Score
-from evalkit.numerics.neighbours import ball_counts, held, knn_radii, nearest_in, nearest_others
+from evalkit.metric import KeepsFeatures, ReferenceMetric, Rows, Score, mean_score, standard_error
+from evalkit.numerics.neighbours import ball_counts, in_any_ball, knn_radii, nearest_in, nearest_others
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+FEATURES = "inception/pool3"
 GROUPS = 10  # of recall's jackknife: ten further sets of radii in the same pass over the distances
 SEED = 2020  # of the groups
 
 
-class _Neighbours(ReferenceMetric):
+class _Neighbours(KeepsFeatures, ReferenceMetric[Rows]):
     """What the four share: 0 to 1 (density: 0 upwards), higher is better."""
 
     better = "higher"
+    needs = (FEATURES,)
     estimator: str
 
     def __init__(self, features: str, k: int, closed: bool) -> None:
@@ -48,14 +50,10 @@ class _Neighbours(ReferenceMetric):
     def constants(self) -> dict[str, Any]:
         return {"estimator": self.estimator, "k": self.k, "comparison": "<=" if self.closed else "<"}
 
-    def observe(self, batch: Batch) -> Rows:
-        return Rows(batch.index, {"x": batch.features[self.needs[0]]})  # f32 [B,D]
-
     def _counts(self, generated: Rows, reference: Rows) -> Tensor:
         """f64 [N]: the number of reference balls that each generated sample lies in."""
-        counts, _ = ball_counts(
-            generated["x"], reference["x"], radii_y=knn_radii(reference["x"], self.k), closed=self.closed
-        )
+        x, y = generated[self.needs[0]], reference[self.needs[0]]  # f32 [N,D], [M,D]
+        counts, _ = ball_counts(x, y, radii_y=knn_radii(y, self.k), closed=self.closed)
         assert counts is not None
         return counts.of_points.double()
 
@@ -67,7 +65,7 @@ class Precision(_Neighbours):
     per_sample = True
     estimator = "share of generated samples in the reference's balls"
 
-    def __init__(self, features: str = "inception/pool3", k: int = 3, closed: bool = True) -> None:
+    def __init__(self, features: str = FEATURES, k: int = 3, closed: bool = True) -> None:
         super().__init__(features, k, closed)
 
     def score(self, *, generated: Rows, reference: Rows) -> Score:
@@ -81,7 +79,7 @@ class Density(_Neighbours):
     per_sample = True
     estimator = "mean number of the reference's balls that hold a generated sample, over k"
 
-    def __init__(self, features: str = "inception/pool3", k: int = 5, closed: bool = False) -> None:
+    def __init__(self, features: str = FEATURES, k: int = 5, closed: bool = False) -> None:
         super().__init__(features, k, closed)
 
     def score(self, *, generated: Rows, reference: Rows) -> Score:
@@ -94,21 +92,22 @@ class Coverage(_Neighbours):
     title = "coverage"
     estimator = "share of the reference's balls that hold a generated sample"
 
-    def __init__(self, features: str = "inception/pool3", k: int = 5, closed: bool = False) -> None:
+    def __init__(self, features: str = FEATURES, k: int = 5, closed: bool = False) -> None:
         super().__init__(features, k, closed)
 
     def score(self, *, generated: Rows, reference: Rows) -> Score:
         """A sample's influence is (N-1) times what the score loses without it: the balls that it alone lies in."""
         import torch
 
-        n, m = len(generated), len(reference)
-        radii = knn_radii(reference["x"], self.k)[:, None]
-        distance, index = nearest_in(reference["x"], generated["x"], k=2)  # f64 [M,2], i64 [M,2]
+        x, y = generated[self.needs[0]], reference[self.needs[0]]  # f32 [N,D], [M,D]
+        n, m = len(x), len(y)
+        radii = knn_radii(y, self.k)[:, None]
+        distance, index = nearest_in(y, x, k=2)  # f64 [M,2], i64 [M,2]
         inside = distance <= radii * (1 + 1e-12) if self.closed else distance < radii * (1 - 1e-12)  # bool [M,2]
         alone = index[inside[:, 0] & ~inside[:, 1], 0]
         influence = torch.bincount(alone, minlength=n).double() * ((n - 1) / m)  # f64 [N]
-        stderr = float(influence.std(correction=1)) / n**0.5
-        return Score(float(inside[:, 0].double().mean()), n, stderr, tuple(influence.tolist()))
+        value = float(inside[:, 0].double().mean())
+        return Score(value, n, standard_error(influence), tuple(influence.tolist()))
 
 
 class Recall(_Neighbours):
@@ -117,7 +116,7 @@ class Recall(_Neighbours):
     title = "recall"
     estimator = "share of the reference in the generated samples' balls"
 
-    def __init__(self, features: str = "inception/pool3", k: int = 3, closed: bool = True) -> None:
+    def __init__(self, features: str = FEATURES, k: int = 3, closed: bool = True) -> None:
         super().__init__(features, k, closed)
         self.min_reference = 2
         self.min_samples = k + 1
@@ -126,7 +125,7 @@ class Recall(_Neighbours):
         import numpy as np
         import torch
 
-        x, n = generated["x"], len(generated)
+        x, n = generated[self.needs[0]], len(generated)
         distance, index = nearest_others(x, min(2 * self.k + 1, n - 1))
         radii = distance[:, self.k - 1, None]  # f64 [N,1]
         enough = n >= 2 * GROUPS * self.k
@@ -134,17 +133,14 @@ class Recall(_Neighbours):
             order = np.random.default_rng(SEED).permutation(n) % GROUPS
             group = torch.from_numpy(order).to(x.device)  # i64 [N]
             radii = torch.cat([radii, without_a_group(distance, index, group, self.k)], 1)
-        recalls = held(reference["x"], x, radii, closed=self.closed).double().mean(0)  # f64 [1 + GROUPS]
+        recalls = (
+            in_any_ball(reference[self.needs[0]], x, radii, closed=self.closed).double().mean(0)
+        )  # f64 [1 + GROUPS]
         if not enough:
             note = f"no standard error: N = {n} is below {2 * GROUPS * self.k}"
             return Score(float(recalls[0]), n, note=note)
         stderr = (GROUPS - 1) ** 0.5 * float(recalls[1:].std(correction=0))
         return Score(float(recalls[0]), n, stderr)
-
-
-def mean_score(each: Tensor) -> Score:
-    """The mean of f64 [N] independent values, and its standard error."""
-    return Score(float(each.mean()), len(each), float(each.std(correction=1)) / len(each) ** 0.5, tuple(each.tolist()))
 
 
 def without_a_group(distance: Tensor, index: Tensor, group: Tensor, k: int) -> Tensor:

@@ -7,8 +7,8 @@ rounding alone could give count as 0.
 
 Standard error: the delta method. With C the mean of x x', a sample moves the log of the score by -x' log(C) x - H at
 q = 1, and by q/(1-q) (x' C^(q-1) x / sum l^q - 1) at others. In simulation 0.79 to 1.07 times the true spread where n
-is 2 d or more (tests/metrics/test_vendi.py bounds it). It does not see
-the bias downward of O(d/n): only equal n compare.
+is 2 d or more (tests/metrics/test_vendi.py bounds it). It does not see the bias downward of O(d/n): only equal n
+compare.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import math
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from evalkit.metric import Batch, Rows, SampleMetric, Score
+from evalkit.metric import KeepsFeatures, Rows, SampleMetric, Score, standard_error
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -25,13 +25,14 @@ if TYPE_CHECKING:
 BLOCK = 2048  # rows in float64 at a time
 
 
-class Vendi(SampleMetric):
+class Vendi(KeepsFeatures, SampleMetric[Rows]):
     """1 (all samples alike) to n; higher is better. Large q looks at common kinds of samples, small q at rare ones."""
 
     title = "Vendi"
     better = "higher"
+    needs = ("inception/pool3",)
 
-    def __init__(self, features: str = "inception/pool3", order: float = 1.0) -> None:
+    def __init__(self, features: str = needs[0], order: float = 1.0) -> None:
         """
         Args:
             features: the address of the features, f32 [B,D].
@@ -47,13 +48,10 @@ class Vendi(SampleMetric):
     def constants(self) -> dict[str, Any]:
         return {"estimator": "exp of Renyi entropy of eigenvalues", "order": f"{self.order:g}", "kernel": "cosine"}
 
-    def observe(self, batch: Batch) -> Rows:
-        return Rows(batch.index, {"x": batch.features[self.needs[0]]})  # f32 [B,D]
-
     def score(self, *, generated: Rows) -> Score:
         import torch
 
-        x = generated["x"]
+        x = generated[self.needs[0]]  # f32 [N,D]
         n, d = x.shape
         if n < 2 * d or self.order == 0:
             value = vendi_of(torch.linalg.eigvalsh(similarities(x)), self.order)
@@ -63,7 +61,7 @@ class Vendi(SampleMetric):
         value = vendi_of(values, self.order)
         shares = torch.cat([(rows @ vectors).square() @ slope(values, self.order) for rows in unit_rows(x)])  # [N]
         influence = value * (shares - shares.mean())
-        return Score(value, n, float(influence.std(correction=1)) / n**0.5, tuple(influence.tolist()))
+        return Score(value, n, standard_error(influence), tuple(influence.tolist()))
 
 
 def unit_rows(x: Tensor) -> Iterator[Tensor]:

@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from evalkit.errors import ConfigError
 from evalkit.utils.files import sha256_file
@@ -37,8 +37,10 @@ class Extractor(ABC):
         joint_layers: the layers that need images and prompts, one prompt an image. They are asked for in calls of
             their own: `images` and `prompts` of equal length B. Their features belong to the images and the prompts
             both, so that they are found by the two digests together.
+        embeds: whether `embed` is there, for metrics of models.
     """
 
+    embeds: ClassVar[bool] = False
     text_layers: frozenset[str] = frozenset()
     joint_layers: frozenset[str] = frozenset()
 
@@ -99,7 +101,7 @@ class Extractor(ABC):
     def embed(self, images: Tensor, layer: str) -> Tensor:
         """Features f32 [B,D] of a layer, of images [B,3,H,W] from 0 to 255 that are not rounded; after `load`.
 
-        For metrics of models alone (`metric.ModelMetric`); an extractor that cannot leaves this as it is.
+        For metrics of models alone (`metric.ModelMetric`), where `embeds`.
         """
         raise NotImplementedError
 

@@ -32,6 +32,8 @@ class Digits(NetworkExtractor):
         name: how scores are labelled.
     """
 
+    embeds = True
+
     def __init__(
         self,
         weights: str = SHIPPED,

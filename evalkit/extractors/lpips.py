@@ -51,6 +51,8 @@ class Lpips(NetworkExtractor):
         batch_size: images in one forward pass.
     """
 
+    embeds = True
+
     def __init__(
         self,
         name: str,

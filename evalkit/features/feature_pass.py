@@ -1,9 +1,10 @@
-"""One extractor pass a batch, shared by all metrics, and the feature store.
+"""One extractor pass per batch, shared by all metrics, and the feature store.
 
 On disk: `features/<digest of the images or prompts>/<extractor id>/<layer>/<chunk>.safetensors`, f32 [rows,D] of 256
 rows each, written whole or not at all. Features are found by content, never by name: the extractor id is the digest of
 the extractor's identity (weights, resize, dtype ...) and of its batch size. A chunk is a fixed set of indices, computed
-in fixed batches, so that a pass that was killed and started again gives the same bits.
+in fixed batches, so that a pass that was killed and started again gives the same bits. A file's digest is checked when
+its features are used; one that is damaged is computed anew, there and then.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from evalkit.errors import ConfigError, DataError, EvalkitError, StoreError, nearest
 from evalkit.extractors.base import Extractor
-from evalkit.features.store import BLOCK, Column, extractor_id
+from evalkit.features.store import Column, blocks_of, extractor_id
 from evalkit.metric import Batch
 from evalkit.utils import devices
 from evalkit.utils.files import sha256_json
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 READERS = 2  # threads that decode ahead of the network
+DIGEST_DIGITS = 20  # hex digits of the digest of images or prompts, in their folder's name
 
 Progress = Callable[[str, int, int], None]
 """Called as progress(name of the source, images done, images to do)."""
@@ -93,34 +95,39 @@ class FeaturePass:
             self._ids[name] = extractor_id(self.extractors[name])
         if layer in self.extractors[name].text_layers:
             texts = unique_prompts(source.prompts)
-            folder, rows = f"prompts-{sha256_json(texts)[:20]}", len(texts)
+            folder, rows = f"prompts-{sha256_json(texts)[:DIGEST_DIGITS]}", len(texts)
         elif layer in self.extractors[name].joint_layers:
-            folder, rows = f"joint-{sha256_json([source.digest, list(source.prompts)])[:20]}", len(source)
+            folder, rows = f"joint-{sha256_json([source.digest, list(source.prompts)])[:DIGEST_DIGITS]}", len(source)
         else:
-            folder, rows = source.digest[:20], len(source)
+            folder, rows = source.digest[:DIGEST_DIGITS], len(source)
         return Column(self.root / folder / self._ids[name] / layer, rows)
 
     def compute(self, source: ImageSource, addresses: Sequence[str]) -> None:
-        """Computes the features that the store lacks; each image is decoded once, for all extractors.
+        """Computes the features of which the store has no file; each image is decoded once, for all extractors.
 
         Raises:
             DataError: an image cannot be read, or an extractor gave a value that is not finite.
             StoreError: the store cannot be written.
         """
-        missing: dict[range, dict[str, dict[str, Column]]] = {}  # chunk -> extractor -> layer -> where
-        for address in dict.fromkeys(addresses):
-            name, layer = parse(address, self.extractors, "a metric")
-            column = self.column(source, address)
-            lacking = [chunk for chunk in column.chunks if column.load(chunk) is None]
-            if lacking:
-                column.sweep()
-            if layer in self.extractors[name].text_layers:
-                self._compute_texts(source, name, layer, column, lacking)
+        columns = {address: self.column(source, address) for address in dict.fromkeys(addresses)}
+        self._compute(source, columns, {address: column.missing() for address, column in columns.items()})
+
+    def _compute(
+        self, source: ImageSource, columns: Mapping[str, Column], missing: Mapping[str, Sequence[range]]
+    ) -> None:
+        """Computes the missing chunks of each address."""
+        of_images: dict[range, dict[str, dict[str, Column]]] = {}  # chunk -> extractor -> layer -> where
+        for address, chunks in missing.items():
+            if chunks:
+                columns[address].sweep()
+            name, _, layer = address.partition("/")
+            if self._is_text(address):
+                self._compute_texts(source, name, layer, columns[address], chunks)
                 continue
-            for chunk in lacking:
-                missing.setdefault(chunk, {}).setdefault(name, {})[layer] = column
-        if missing:
-            self._compute_images(source, dict(sorted(missing.items(), key=lambda item: item[0].start)))
+            for chunk in chunks:
+                of_images.setdefault(chunk, {}).setdefault(name, {})[layer] = columns[address]
+        if of_images:
+            self._compute_images(source, dict(sorted(of_images.items(), key=lambda item: item[0].start)))
 
     def _load(self, name: str) -> Extractor:
         extractor = self.extractors[name]
@@ -134,21 +141,21 @@ class FeaturePass:
         """Features of some images that are not stored: by address, f32 [B,D]."""
         import torch
 
-        wanted: dict[str, list[str]] = {}
+        layers: dict[str, list[str]] = {}  # by extractor
         for address in addresses:
             name, layer = parse(address, self.extractors, "a metric of pairs")
-            wanted.setdefault(name, []).append(layer)
-        found: dict[str, Tensor] = {}
-        for name, layers in wanted.items():
-            for layer, values in _run(self._load(name), source, images, [], layers).items():
-                found[f"{name}/{layer}"] = torch.from_numpy(values)
-        return found
+            layers.setdefault(name, []).append(layer)
+        return {
+            f"{name}/{layer}": torch.from_numpy(values)
+            for name, needed in layers.items()
+            for layer, values in _run(self._load(name), source, images, [], needed).items()
+        }
 
     def _compute_texts(
-        self, source: ImageSource, name: str, layer: str, column: Column, lacking: Sequence[range]
+        self, source: ImageSource, name: str, layer: str, column: Column, chunks: Sequence[range]
     ) -> None:
         texts = unique_prompts(source.prompts)
-        for chunk in lacking:
+        for chunk in chunks:
             extractor = self._load(name)
             part = texts[chunk.start : chunk.stop]
             features = _run(extractor, source, [], part, [layer])[layer]
@@ -157,22 +164,22 @@ class FeaturePass:
     def _compute_images(self, source: ImageSource, missing: Mapping[range, Mapping[str, Mapping[str, Column]]]) -> None:
         import numpy as np
 
-        for name in dict.fromkeys(name for wanted in missing.values() for name in wanted):
+        for name in dict.fromkeys(name for columns in missing.values() for name in columns):
             self._load(name)
         done, total = 0, sum(map(len, missing))
-        blocks = _read_ahead(source, [block for chunk in missing for block in _blocks(chunk)])
-        for chunk, wanted in missing.items():
+        blocks = _read_ahead(source, [block for chunk in missing for block in blocks_of(chunk)])
+        for chunk, by_extractor in missing.items():
             parts: dict[tuple[str, str], list[NDArray[np.float32]]] = {}
-            for block in _blocks(chunk):
+            for block in blocks_of(chunk):
                 images = next(blocks)
-                for name, columns in wanted.items():
+                for name, columns in by_extractor.items():
                     for layer, value in self._run_block(name, source, block, images, list(columns)).items():
                         parts.setdefault((name, layer), []).append(value)
                 done += len(block)
                 if self.progress is not None:
                     self.progress(source.name, done, total)
             for (name, layer), values in parts.items():
-                wanted[name][layer].save(chunk, np.concatenate(values))
+                by_extractor[name][layer].save(chunk, np.concatenate(values))
 
     def _run_block(
         self,
@@ -186,31 +193,48 @@ class FeaturePass:
         extractor = self.extractors[name]
         joint = [layer for layer in layers if layer in extractor.joint_layers]
         alone = [layer for layer in layers if layer not in joint]
-        found = _run(extractor, source, images, [], alone) if alone else {}
+        features = _run(extractor, source, images, [], alone) if alone else {}
         if joint:
             prompts = [text for i in block if (text := source.prompts[i]) is not None]
             if len(prompts) < len(block):
                 raise DataError(f"{source.name}: samples {block.start} to {block.stop - 1} do not all have a prompt")
-            found |= _run(extractor, source, images, prompts, joint)
-        return found
+            features |= _run(extractor, source, images, prompts, joint)
+        return features
 
     def batches(self, source: ImageSource, addresses: Sequence[str], *, images: bool = False) -> Iterator[Batch]:
         """The stored features in index order, after `compute`; with the images themselves where asked for."""
         import torch
 
         columns = {address: self.column(source, address) for address in dict.fromkeys(addresses)}
-        texts = {address: column for address, column in columns.items() if self._is_text(address)}
-        tables = {address: torch.cat([_tensor(c, chunk) for chunk in c.chunks]) for address, c in texts.items()}
-        rows = {text: row for row, text in enumerate(unique_prompts(source.prompts))} if texts else {}
+
+        def read(address: str, chunk: range) -> Tensor:
+            return torch.from_numpy(self._read(source, address, columns[address], chunk))  # f32 [B,D]
+
+        tables = {
+            address: torch.cat([read(address, chunk) for chunk in column.chunks])
+            for address, column in columns.items()
+            if self._is_text(address)
+        }
+        rows = {text: row for row, text in enumerate(unique_prompts(source.prompts))} if tables else {}
         for chunk in Column(self.root, len(source)).chunks:
             prompts = list(source.prompts[chunk.start : chunk.stop])
-            features = {a: _tensor(c, chunk) for a, c in columns.items() if a not in texts}  # f32 [B,D]
-            if texts and None in prompts:
+            features = {address: read(address, chunk) for address in columns if address not in tables}
+            if tables and None in prompts:
                 raise DataError(f"{source.name}: sample {chunk[prompts.index(None)]} has no prompt")
             for address, table in tables.items():
                 features[address] = table[[rows[str(text)] for text in prompts]]  # f32 [B,D]
             pixels = _pixels(source, chunk) if images else None
             yield Batch(pixels, torch.arange(chunk.start, chunk.stop), len(source), prompts, features)
+
+    def _read(self, source: ImageSource, address: str, column: Column, chunk: range) -> NDArray[np.float32]:
+        """The features of a chunk, f32 [B,D]; computed anew where the file was damaged."""
+        stored = column.load(chunk)
+        if stored is None:
+            self._compute(source, {address: column}, {address: [chunk]})
+            stored = column.load(chunk)
+        if stored is None:
+            raise StoreError(f"{column.file(chunk)} is gone or was altered while it was being read: run again")
+        return stored[0]
 
     def _is_text(self, address: str) -> bool:
         name, layer = parse(address, self.extractors, "a metric")
@@ -219,16 +243,12 @@ class FeaturePass:
     def text_warnings(self, source: ImageSource, addresses: Sequence[str]) -> dict[str, int]:
         """Counted warnings about the texts ("prompt_truncated": 3 different prompts), as stored with their features."""
         counts: dict[str, int] = {}
-        for folder in {self.column(source, a) for a in addresses if self._is_text(a)}:
-            for chunk in folder.chunks:
-                loaded = folder.load(chunk)
-                for kind, count in json.loads(loaded[1].get("warnings", "{}") if loaded else "{}").items():
+        for column in {self.column(source, address) for address in addresses if self._is_text(address)}:
+            for chunk in column.chunks:
+                stored = column.load(chunk)
+                for kind, count in json.loads(stored[1].get("warnings", "{}") if stored else "{}").items():
                     counts[kind] = counts.get(kind, 0) + count
         return counts
-
-
-def _blocks(chunk: range) -> list[range]:
-    return [range(start, min(start + BLOCK, chunk.stop)) for start in range(chunk.start, chunk.stop, BLOCK)]
 
 
 def _read_ahead(source: ImageSource, blocks: Sequence[range]) -> Iterator[list[NDArray[np.uint8]]]:
@@ -275,15 +295,6 @@ def _run(
                 "are its weights right?"
             )
     return {layer: values.numpy() for layer, values in joined.items()}
-
-
-def _tensor(column: Column, chunk: range) -> Tensor:
-    import torch
-
-    loaded = column.load(chunk)
-    if loaded is None:
-        raise StoreError(f"{column.file(chunk)} is gone or was altered while it was being read: run again")
-    return torch.from_numpy(loaded[0])
 
 
 def _pixels(source: ImageSource, chunk: range) -> Tensor:

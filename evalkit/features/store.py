@@ -1,4 +1,4 @@
-"""The feature store's names and sizes."""
+"""One layer's stored features: where they are, how they are read, checked and written."""
 
 from __future__ import annotations
 
@@ -17,13 +17,10 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 
-CHUNK = 256  # rows a file: what a kill can cost, at most
-
-
+CHUNK = 256  # rows per file: what a kill can cost, at most
 BLOCK = MAX_BATCH  # images decoded at a time; divides CHUNK
-
-
 LEFTOVER_SECONDS = 3600
+ID_DIGITS = 12  # hex digits of an extractor's digest, in its folder's name
 
 
 @dataclass(frozen=True)
@@ -39,6 +36,10 @@ class Column:
 
     def file(self, chunk: range) -> Path:
         return self.folder / f"{chunk.start // CHUNK:05d}.safetensors"
+
+    def missing(self) -> list[range]:
+        """The chunks that have no file. Whether a file is whole is seen when it is read."""
+        return [chunk for chunk in self.chunks if not self.file(chunk).is_file()]
 
     def load(self, chunk: range) -> tuple[NDArray[np.float32], dict[str, str]] | None:
         """Features f32 [rows,D] and metadata of a chunk; none where the file is missing, truncated or altered."""
@@ -62,8 +63,8 @@ class Column:
             with atomic_path(self.file(chunk)) as temporary:
                 temporary.write_bytes(data)
         except OSError as error:
-            mend = "mend this, or give another store=FOLDER; what is finished is kept"
-            raise StoreError(f"cannot write features to {self.folder}: {error.strerror or error}: {mend}") from error
+            fix = "fix this, or give another store=FOLDER; what is finished is kept"
+            raise StoreError(f"cannot write features to {self.folder}: {error.strerror or error}: {fix}") from error
 
     def sweep(self) -> None:
         """Removes what killed processes left half written; what is younger than an hour may be at work."""
@@ -73,7 +74,12 @@ class Column:
                     path.unlink()
 
 
+def blocks_of(chunk: range) -> list[range]:
+    """A chunk's images in the blocks that are decoded at a time."""
+    return [range(start, min(start + BLOCK, chunk.stop)) for start in range(chunk.start, chunk.stop, BLOCK)]
+
+
 def extractor_id(extractor: Extractor) -> str:
     """Names the extractor's folder in the store: digest of all that its features depend on, besides the images."""
     digest = sha256_json({"identity": extractor.identity(), "batch_size": extractor.batch_size, "block": BLOCK})
-    return f"{extractor.name}-{digest[:12]}"
+    return f"{extractor.name}-{digest[:ID_DIGITS]}"

@@ -114,8 +114,7 @@ def _unusable(row: Row | None, what: str) -> tuple[Status, str] | None:
     if row is None:
         return "inconclusive", f"{what} is missing: there is none in the results"
     if row.value is None:
-        broke = (row.note or "").startswith("the computation gave")  # evalkit.scoring.cache.finite
-        return "fail" if broke else "inconclusive", f"{what} is missing: {row.note or 'no reason is recorded'}"
+        return "fail" if row.broken else "inconclusive", f"{what} is missing: {row.note or 'no reason is recorded'}"
     if not math.isfinite(row.value):
         return "fail", f"{what} is {row.value}: not a finite number"
     return None

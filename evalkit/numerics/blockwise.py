@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-BLOCK_BYTES = 16 * 2**20  # of a block of features, and of a block of distances
+BLOCK_BYTES = 16 * 2**20  # the most of a block of features, and of a block of distances
 
 
 @contextmanager

@@ -42,10 +42,10 @@ def canny(images: NDArray[np.uint8], sigma: float = SIGMA, low: float = LOW, hig
     plane = np.zeros((3, 3, 3), bool)
     plane[1] = True  # neighbours within an image
     labels, count = ndimage.label(thin, plane)
-    kept = np.zeros(count + 1, bool)
-    kept[labels[thin & (size >= high)]] = True
-    found: NDArray[np.bool_] = kept[labels]
-    return found
+    strong = np.zeros(count + 1, bool)
+    strong[labels[thin & (size >= high)]] = True
+    edges: NDArray[np.bool_] = strong[labels]
+    return edges
 
 
 def _smooth(images: NDArray[np.float64], sigma: float) -> NDArray[np.float64]:

@@ -1,6 +1,6 @@
 """Gaussians that stand for sets of features: their moments, from sums, and the root term of their Frechet distance.
 
-A leaf that metric plugins may import. Conventions of TTUR and torch-fidelity 0.4.0 (`metric_fid.py`), in float64.
+Conventions of TTUR and torch-fidelity 0.4.0 (`metric_fid.py`), in float64.
 """
 
 from __future__ import annotations

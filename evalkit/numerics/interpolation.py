@@ -1,4 +1,4 @@
-"""Ways between two latents, shared by walks and by path lengths. Imports nothing of ours."""
+"""Interpolation between two latents, shared by walks and by path lengths."""
 
 from __future__ import annotations
 

@@ -52,7 +52,7 @@ def kernel_diagonal(x: Tensor, kernel: Kernel) -> Tensor:
     """f64 [N], the kernel of each row of f32 [N,D] with itself."""
     import torch
 
-    step = 64  # of 64 x 64 values 64 are used: little beside any product with another set
+    step = 64  # of 64 x 64 values 64 are used: little next to any product with another set
     with full_float32():
         blocks = (x[start : start + step].float() for start in range(0, len(x), step))
         return torch.cat([kernel(rows, rows).diagonal().double() for rows in blocks])

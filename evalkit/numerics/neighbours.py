@@ -1,4 +1,4 @@
-"""Pairwise distances and kernels of two sets of features in blocks: never an N x M matrix. It imports nothing of ours.
+"""Neighbours and balls among two sets of features, from distances in blocks: never an N x M matrix.
 
 Distances come from `|x|^2 + |y|^2 - 2 x.y`, a float32 matrix product, after a common mean is taken off: it errs by at
 most 27 eps of |x|^2 + |y|^2 (measured up to D = 8192, and along one axis that outweighs all others). Where that could
@@ -6,8 +6,8 @@ change an answer (which neighbour is the k-th, which side of a radius a point li
 in float64 from the features' differences. So neighbours' distances and counts are those of float64, and a copy of an
 image is at distance 0. A row's distance to itself is left out by its index, not by its value.
 
-Work space: about six blocks of `BLOCK_BYTES`, 100 MiB, besides the features themselves (never copied as a whole) and a
-few numbers a row. Tensors may be on any device; the results are on the same.
+Work space: about six blocks of `BLOCK_BYTES`, 100 MiB, next to the features themselves (never copied as a whole) and
+a few numbers per row. Tensors may be on any device; the results are on the same.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 PAIR_BYTES = 2**21  # of differences in float64: what stays in a core's cache
 UNSURE = 64 * 2.0**-23  # in units of |x|^2 + |y|^2: nearer to a radius than this, a distance is computed again
-KEPT = 8  # neighbours that are kept of a set: as many as the metrics' defaults ask for
+KEPT = 8  # neighbours that are kept per row: as many as the metrics' defaults ask for
 SPARE = 2  # candidates beyond the k nearest, against a wrong order by rounding
 EQUAL = 1e-12  # float64 distances that differ by less, relatively, are equal
 
@@ -57,14 +57,14 @@ def nearest_others(x: Tensor, k: int) -> tuple[Tensor, Tensor]:
     """
     if len(x) <= k:
         raise ValueError(f"{k} nearest others of {len(x)} rows: there must be more than {k}")
-    version = None if x.is_inference() else x._version  # counts changes in place
-    _neighbours[:] = [kept for kept in _neighbours if kept[0]() is not None]
-    for of, then, (distance, index) in _neighbours:
-        if of() is x and then == version and distance.shape[1] >= k:
+    version = None if x.is_inference() else x._version  # a count of the changes in place
+    _neighbours[:] = [entry for entry in _neighbours if entry[0]() is not None]
+    for rows, known_version, (distance, index) in _neighbours:
+        if rows() is x and known_version == version and distance.shape[1] >= k:
             return distance[:, :k], index[:, :k]
-    found = _nearest_others(x, max(k, min(KEPT, len(x) - 1)))
-    _neighbours.append((weakref.ref(x), version, found))
-    return found[0][:, :k], found[1][:, :k]
+    distance, index = _nearest_others(x, max(k, min(KEPT, len(x) - 1)))
+    _neighbours.append((weakref.ref(x), version, (distance, index)))
+    return distance[:, :k], index[:, :k]
 
 
 _neighbours: list[tuple[weakref.ref[Tensor], int | None, tuple[Tensor, Tensor]]] = []
@@ -149,7 +149,7 @@ def ball_counts(
     return x_in_y, y_in_x
 
 
-def held(x: Tensor, y: Tensor, radii: Tensor, *, closed: bool) -> Tensor:
+def in_any_ball(x: Tensor, y: Tensor, radii: Tensor, *, closed: bool) -> Tensor:
     """Whether each point lies in any ball, for several sets of radii in one pass.
 
     The answer for the first set is that of float64. For the others, of which only spreads are taken, it is float32's.
@@ -167,15 +167,15 @@ def held(x: Tensor, y: Tensor, radii: Tensor, *, closed: bool) -> Tensor:
 
     limits = radii.square()  # f64 [M,R]
     limits32 = limits.float().T  # f32 [R,M]
-    found = torch.zeros((len(x), radii.shape[1]), dtype=torch.bool, device=x.device)
+    held = torch.zeros((len(x), radii.shape[1]), dtype=torch.bool, device=x.device)
     with full_float32():
         for rows, columns, squares, norms in _pairs(x, y):
             block = _Block(x, y, rows, columns, squares, norms)
-            found[rows, 0] |= block.inside(limits[columns, 0][None, :], closed).any(1)
+            held[rows, 0] |= block.inside(limits[columns, 0][None, :], closed).any(1)
             for r in range(1, radii.shape[1]):
                 inside = torch.le if closed else torch.lt
-                found[rows, r] |= inside(squares, limits32[r, columns]).any(1)
-    return found
+                held[rows, r] |= inside(squares, limits32[r, columns]).any(1)
+    return held
 
 
 class _Best:
@@ -192,11 +192,11 @@ class _Best:
         import torch
 
         width = self.squares.shape[1]
-        found = squares.topk(min(width, squares.shape[1]), dim=1, largest=False)
-        joined = torch.cat([self.squares[rows], found.values], 1)
-        index = torch.cat([self.index[rows], found.indices + offset], 1)
-        kept = joined.topk(width, dim=1, largest=False)
-        self.squares[rows], self.index[rows] = kept.values, index.gather(1, kept.indices)
+        new = squares.topk(min(width, squares.shape[1]), dim=1, largest=False)
+        joined = torch.cat([self.squares[rows], new.values], 1)
+        index = torch.cat([self.index[rows], new.indices + offset], 1)
+        best = joined.topk(width, dim=1, largest=False)
+        self.squares[rows], self.index[rows] = best.values, index.gather(1, best.indices)
 
     def exact(self, x: Tensor, y: Tensor, k: int) -> tuple[Tensor, Tensor]:
         """The k best of the candidates by float64 distances: f64 [N,k] ascending, i64 [N,k]."""
@@ -230,8 +230,8 @@ class _Block:
             near = self.squares[i, j]
             limit = limits.expand_as(self.squares)[i, j]
             inside[i, j] = near < limit
-            own = UNSURE * (self.norms[0][i, 0] + self.norms[1][0, j])
-            unsure = ((near - limit).abs() <= own).nonzero()[:, 0]
+            margin = UNSURE * (self.norms[0][i, 0] + self.norms[1][0, j])
+            unsure = ((near - limit).abs() <= margin).nonzero()[:, 0]
             i, j, limit = i[unsure], j[unsure], limit[unsure]
             exact = _exact_squares(self.x, i + self.rows.start, self.y, j + self.columns.start)
             inside[i, j] = exact <= limit * (1 + EQUAL) if closed else exact < limit * (1 - EQUAL)
@@ -268,8 +268,8 @@ def _exact_squares(x: Tensor, i: Tensor, y: Tensor, j: Tensor) -> Tensor:
     import torch
 
     step = max(1, PAIR_BYTES // (8 * max(x.shape[1], 1)))
-    found = torch.empty(len(i), dtype=torch.float64, device=x.device)
+    squares = torch.empty(len(i), dtype=torch.float64, device=x.device)
     for start in range(0, len(i), step):
         part = slice(start, start + step)
-        found[part] = y[j[part]].double().sub_(x[i[part]]).square_().sum(1)
-    return found
+        squares[part] = y[j[part]].double().sub_(x[i[part]]).square_().sum(1)
+    return squares

@@ -25,7 +25,7 @@ from evalkit.results.latent_walk import Walk, check_walk, make_walk
 from evalkit.results.table import ResultTable
 from evalkit.samples.store import Store
 from evalkit.scoring.checks import check_counts, check_models, check_moments, check_pairs
-from evalkit.scoring.pairs import OWN, Own
+from evalkit.scoring.protocol import OWN, Own
 from evalkit.trackers.push import make_trackers
 
 if TYPE_CHECKING:

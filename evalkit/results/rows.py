@@ -94,6 +94,7 @@ def make_rows(outcome: Outcome) -> list[Row]:
                     protocol_hash=result.protocol_hash,
                     details=dict(result.score.details),
                     note=result.score.note,
+                    broken=result.score.broken,
                 )
             )
         rows += _cost_rows(about, outcome.sources[cell.name])

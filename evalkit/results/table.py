@@ -41,6 +41,7 @@ class Row:
         better: "lower" or "higher".
         protocol, protocol_hash: what the value rests on; scores of different protocols are never ranked together.
         details: further figures of the same computation.
+        broken: whether there is no value because the computation gave none that is finite.
     """
 
     cell: str
@@ -59,6 +60,7 @@ class Row:
     protocol_hash: str
     details: Mapping[str, float] = field(default_factory=dict)
     note: str | None = None
+    broken: bool = False
 
     @property
     def sign(self) -> int:

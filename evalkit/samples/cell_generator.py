@@ -26,13 +26,20 @@ class CellGenerator:
         cell: whose model, sampler, settings, prompts and seed.
         device: auto, cpu, cuda or mps.
         extractors: by name, for `features`.
+        show: called with what `progress` is told.
     """
 
-    def __init__(self, cell: Cell, device: str, extractors: Mapping[str, Extractor] | None = None) -> None:
+    def __init__(
+        self,
+        cell: Cell,
+        device: str,
+        extractors: Mapping[str, Extractor] | None = None,
+        show: Callable[[int, int], None] | None = None,
+    ) -> None:
         self.cell = cell
         self.key = cell.key
         self.extractors = extractors or {}
-        self.show: Callable[[int, int], None] | None = None
+        self.show = show
         self._device = device
         self._sampler: Sampler | None = None
 
@@ -63,6 +70,10 @@ class CellGenerator:
         extractor = self.extractors[name]
         extractor.load(devices.pick_device(self._device))
         return extractor.embed(images, layer)
+
+    def showing(self, show: Callable[[int, int], None] | None) -> CellGenerator:
+        """The same generator, whose `progress` calls `show`."""
+        return CellGenerator(self.cell, self._device, self.extractors, show)
 
     def progress(self, done: int, total: int) -> None:
         """Shows how far a measurement is, where `show` is set."""

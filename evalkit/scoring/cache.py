@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import math
 from collections.abc import Mapping
@@ -10,20 +11,20 @@ from pathlib import Path
 from typing import Any
 
 from evalkit.errors import StoreError
-from evalkit.metric import Score
-from evalkit.utils.files import sha256_json, write_json
+from evalkit.metric import Metric, Score
+from evalkit.utils.files import sha256_file, sha256_json, write_json
 
-CACHE_SCHEMA = 2
+KEY_DIGITS = 32  # hex digits of a key's digest, in the file's name
 
 
 class ScoreCache:
-    """One JSON file a score, in a store's folder of scores; a key is all that the score depends on (JSON)."""
+    """One JSON file per score, in a store's folder of scores; a key is all that the score depends on (JSON)."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
     def _file(self, key: Mapping[str, Any]) -> Path:
-        return self.folder / f"{sha256_json(key)[:32]}.json"
+        return self.folder / f"{sha256_json(key)[:KEY_DIGITS]}.json"
 
     def find(self, key: Mapping[str, Any]) -> Score | None:
         """The cached score; none where there is none, or its file is broken."""
@@ -58,7 +59,22 @@ class ScoreCache:
 def finite(score: Score) -> Score:
     """A score that is not a finite number has no value, and is never cached as one; nor is a standard error."""
     if score.value is not None and not math.isfinite(score.value):
-        return Score(None, score.n, note=f"the computation gave {score.value}")
+        return Score(None, score.n, note=f"the computation gave {score.value}", broken=True)
     if score.stderr is not None and not math.isfinite(score.stderr):
         return replace(score, stderr=None, influence=None)
     return score
+
+
+def code_digest(metric: Metric) -> str:
+    """Digest of the sources of the metric's class, of its bases and of what plugins share: an edited metric is new."""
+    digests = []
+    for kind in type(metric).__mro__:
+        if kind.__module__ in ("builtins", "abc", "typing"):
+            continue
+        try:
+            digests.append(sha256_file(Path(inspect.getfile(kind))))
+        except (OSError, TypeError):  # a class of an interactive session has no file
+            digests.append(kind.__qualname__)
+    here = Path(__file__)
+    shared = [*sorted((here.parents[1] / "numerics").glob("*.py")), here.with_name("pairs.py")]
+    return sha256_json([*digests, *map(sha256_file, shared)])

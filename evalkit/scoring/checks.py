@@ -1,15 +1,17 @@
-"""Refuses what could not be scored, before any work."""
+"""Refuses what cannot be scored: before any work, and where only the data shows it."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, get_args
 
-from evalkit.data.moments import Moments
-from evalkit.errors import ConfigError, nearest
+from evalkit.data.moments import Moments, moments_for
+from evalkit.errors import ConfigError, DataError, nearest
 from evalkit.extractors.base import Extractor
-from evalkit.metric import Metric, ModelMetric, OwnImage, Pairing, PairMetric, ReferenceMetric
-from evalkit.scoring.protocol import Side, select_moments
+from evalkit.metric import Metric, ModelMetric, Pairing, PairMetric, ReferenceMetric
+from evalkit.scoring.protocol import OWN, Own, Side
+from evalkit.utils.text import one_line
 
 _GIVE = {
     "reference": "reference=folder reference.folder.path=DIR",
@@ -26,7 +28,7 @@ def check_counts(metrics: Mapping[str, Metric], counts: Mapping[str, int], sides
         sides: "reference" and "training": what the samples are compared with, or none.
 
     Raises:
-        ConfigError: names the metric, the set, both numbers and how to mend it; or a missing side.
+        ConfigError: names the metric, the set, both numbers and how to fix it; or a missing side.
     """
     for name, metric in metrics.items():
         for cell, count in counts.items():
@@ -40,7 +42,7 @@ def check_counts(metrics: Mapping[str, Metric], counts: Mapping[str, int], sides
                 _check_side(name, metric, side, sides.get(side))
 
 
-def check_pairs(metrics: Mapping[str, Metric], baseline: str | None, own: Mapping[str, Mapping[str, Any]]) -> None:
+def check_pairs(metrics: Mapping[str, Metric], baseline: str | None, own: Mapping[str, Own]) -> None:
     """Refuses metrics of pairs that pair in no known way, or with images that no cell has (ConfigError).
 
     Args:
@@ -55,7 +57,7 @@ def check_pairs(metrics: Mapping[str, Metric], baseline: str | None, own: Mappin
             raise ConfigError(f"metric.{name}.pairs={metric.pairs}: {nearest(str(metric.pairs), get_args(Pairing))}")
         if metric.pairs == "baseline" and baseline is None:
             raise ConfigError(f"metric '{name}' compares each cell with the baseline: give baseline=CELL")
-        if metric.pairs in get_args(OwnImage) and all(isinstance(o.get(metric.pairs, ""), str) for o in own.values()):
+        if metric.pairs in OWN and all(isinstance(images.get(metric.pairs, ""), str) for images in own.values()):
             raise ConfigError(
                 f"metric '{name}' compares each sample with its prompt's {metric.pairs} image, but no cell has any: "
                 f"give a prompt set that names them (prompts.table.{metric.pairs}=COLUMN)"
@@ -67,21 +69,21 @@ def check_models(metrics: Mapping[str, Metric], extractors: Mapping[str, Extract
     for name, metric in metrics.items():
         for address in metric.needs if isinstance(metric, ModelMetric) else ():
             extractor = extractors[address.partition("/")[0]]
-            if type(extractor).embed is Extractor.embed:
+            if not extractor.embeds:
                 raise ConfigError(
                     f"metric.{name} needs '{address}' of images that are not rounded, and that extractor takes 8-bit "
                     "images alone: use lpips_vgg/phi, lpips_alex/phi or digits/features"
                 )
 
 
-def _check_side(name: str, metric: ReferenceMetric, side: str, given: Side | None) -> None:
+def _check_side(name: str, metric: ReferenceMetric[Any], side: str, given: Side | None) -> None:
     if given is None:
         raise ConfigError(
             f"metric '{name}' compares with {side} images, but there are none: give {_GIVE[side]}, "
             f"or leave '{name}' out of metric=[...]"
         )
     if isinstance(given, Moments):
-        if type(metric).from_moments is ReferenceMetric.from_moments:
+        if not metric.takes_moments:
             raise ConfigError(
                 f"metric '{name}' needs the {side} images themselves, but {given.name} holds statistics (mean and "
                 f"covariance) alone: give {_GIVE[side]}, or leave '{name}' out of metric=[...]"
@@ -101,3 +103,19 @@ def check_moments(
             given = sides.get(side)
             if isinstance(given, Moments):
                 select_moments(given, metric, extractors)
+
+
+def select_moments(given: Moments, metric: Metric, extractors: Mapping[str, Extractor]) -> Moments:
+    """The pair of moments that belongs to a metric's features, checked to be of the extractor in use."""
+    address = metric.needs[0]
+    name, _, layer = address.partition("/")
+    return moments_for(given, address, extractors[name].identity(), extractors[name].layers[layer])
+
+
+@contextmanager
+def metric_errors(name: str) -> Iterator[None]:
+    """One line of the ValueError by which a metric says what only the data shows (images too small, say)."""
+    try:
+        yield
+    except ValueError as error:
+        raise DataError(f"metric '{name}': {one_line(error)}") from error

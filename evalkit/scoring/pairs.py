@@ -9,12 +9,13 @@ metrics that pair in the same way.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING, Any
 
 from evalkit.errors import DataError
 from evalkit.features.feature_pass import FeaturePass, ImageSource
-from evalkit.metric import Batch, OwnImage, PairMetric, Score
-from evalkit.scoring.protocol import metric_errors
+from evalkit.metric import Batch, PairMetric, Score
+from evalkit.scoring.checks import metric_errors
+from evalkit.scoring.protocol import OWN, Own
 
 if TYPE_CHECKING:
     import numpy as np
@@ -22,16 +23,11 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 BLOCK = 32  # pairs at a time, fewer where features are wide:
-BLOCK_VALUES = 64_000_000  # LPIPS-VGG at 512 px has 28 million values an image
-
-OWN: tuple[str, ...] = get_args(OwnImage)
-
-Own = Mapping[str, ImageSource | str]
-"""By kind ("target", ...): an image for each sample of a set, in their order; or why there are none."""
+BLOCK_VALUES = 64_000_000  # LPIPS-VGG at 512 px has 28 million values per image
 
 
 def form_pairs(
-    metric: PairMetric, source: ImageSource, baseline: ImageSource | None, own: Own | None = None
+    metric: PairMetric, source: ImageSource, baseline: ImageSource | None, own: Own
 ) -> list[tuple[int, int]] | str:
     """The pairs of indices that a metric compares, or the reason why there are none.
 
@@ -40,7 +36,7 @@ def form_pairs(
     """
     n = len(source)
     if metric.pairs in OWN:
-        images = (own or {}).get(metric.pairs, f"the samples have no prompts that name {metric.pairs} images")
+        images = own.get(metric.pairs, f"the samples have no prompts that name {metric.pairs} images")
         return images if isinstance(images, str) else [(i, i) for i in range(n)]
     if metric.pairs == "baseline":
         if baseline is None:
@@ -76,7 +72,7 @@ def score_pairs(
     source: ImageSource,
     baseline: ImageSource | None,
     features: FeaturePass,
-    own: Own | None = None,
+    own: Own,
 ) -> dict[str, Score]:
     """Scores a set by metrics of pairs.
 
@@ -107,11 +103,11 @@ def score_pairs(
     return scores
 
 
-def _other(way: PairMetric, source: ImageSource, baseline: ImageSource | None, own: Own | None) -> ImageSource:
+def _other(way: PairMetric, source: ImageSource, baseline: ImageSource | None, own: Own) -> ImageSource:
     """Where the second image of each pair comes from."""
     if way.pairs in OWN:
-        images = (own or {})[way.pairs]
-        assert not isinstance(images, str)  # form_pairs has seen to it
+        images = own[way.pairs]
+        assert not isinstance(images, str)  # form_pairs gives the reason, and no pairs
         if len(images) != len(source):
             raise ValueError(f"{images.name}: {len(images)} {way.pairs} images for {len(source)} samples")
         return images

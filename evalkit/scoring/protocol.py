@@ -1,56 +1,64 @@
-"""What a score rests on: its protocol, the label that a reader sees, and the checks that come before any work."""
+"""What a score rests on: what samples are compared with, the protocol of it, and the label that a reader sees."""
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from pathlib import Path
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any, get_args
 
-from evalkit.data.moments import Moments, moments_for
-from evalkit.errors import DataError
+from evalkit.data.moments import Moments
 from evalkit.extractors.base import Extractor
 from evalkit.features.feature_pass import ImageSource
 from evalkit.metric import Metric, OwnImage, PairMetric, ReferenceMetric
-from evalkit.utils.files import sha256_file, sha256_json
 
 Side = ImageSource | Moments  # what samples are compared with: images, or published statistics
 
+OWN: tuple[str, ...] = get_args(OwnImage)
 
-@contextmanager
-def metric_errors(name: str) -> Iterator[None]:
-    """A metric says by ValueError what only the data shows (images too small, features too wide): one line of it."""
-    try:
-        yield
-    except ValueError as error:
-        raise DataError(f"metric '{name}': {' '.join(str(error).split())}") from error
+Own = Mapping[str, ImageSource | str]
+"""By kind ("target", ...): an image for each sample of a set, in their order; or why there are none."""
 
 
-def select_moments(given: Moments, metric: Metric, extractors: Mapping[str, Extractor]) -> Moments:
-    """The pair of moments that belongs to a metric's features, checked to be of the extractor in use."""
-    address = metric.needs[0]
-    name, _, layer = address.partition("/")
-    return moments_for(given, address, extractors[name].identity(), extractors[name].layers[layer])
+@dataclass(frozen=True)
+class Against:
+    """What samples are compared with.
+
+    Attributes:
+        reference: the reference images, or their published statistics; needed where a metric compares with them.
+        training: the images that the models were trained on, for metrics of memorisation.
+        baseline: the source that metrics of pairs compare with, one of those that are scored.
+        own: by source: the images that its samples' own prompts name.
+    """
+
+    reference: Side | None = None
+    training: Side | None = None
+    baseline: ImageSource | None = None
+    own: Mapping[str, Own] = field(default_factory=dict)
+
+    @property
+    def sides(self) -> dict[str, Side | None]:
+        """What `ReferenceMetric.sides` names."""
+        return {"reference": self.reference, "training": self.training}
 
 
 def column_label(metric: Metric, extractors: Mapping[str, Extractor]) -> str:
     """The metric's title; with the extractor's label where it is not the one that the bare title stands for.
 
-    The bare title needs the addresses that the metric has by default, and the published weights behind them. Metrics
-    of pairs with a prompt's own images say with which: "PSNR (target)".
+    The bare title needs the addresses of the metric's class, and the published weights behind them. Metrics of pairs
+    with a prompt's own images say with which: "PSNR (target)".
     """
     title = metric.title
-    if isinstance(metric, PairMetric) and metric.pairs in get_args(OwnImage):
+    if isinstance(metric, PairMetric) and metric.pairs in OWN:
         title = f"{title} ({metric.pairs})"
-    usual = [p.default for p in inspect.signature(type(metric)).parameters.values()]
     tags = []
     for address in metric.needs:
         name, _, layer = address.partition("/")
         extractor = extractors[name]
         if not extractor.canonical():
             tags.append(extractor.label())
-        elif address not in usual and metric.title == type(metric).title:  # a title of its own names the features too
+        elif (
+            address not in type(metric).needs and metric.title == type(metric).title
+        ):  # a title of its own names the features too
             tags.append(f"{extractor.label()}/{layer}")
     return f"{title} [{', '.join(dict.fromkeys(tags))}]" if tags else title
 
@@ -59,11 +67,19 @@ def make_protocol(
     metric: Metric,
     extractors: Mapping[str, Extractor],
     n: int,
-    sides: Mapping[str, Side | None],
-    baseline: ImageSource | None = None,
-    own: Mapping[str, ImageSource | str] | None = None,
+    against: Against,
+    own: Own,
 ) -> dict[str, Any]:
-    """All that must agree for scores to be compared. A metric whose numbers change raises its class's `revision`."""
+    """All that must agree for scores to be compared , as JSON. A metric whose numbers change raises its class's
+    `revision`.
+
+    Args:
+        metric: which.
+        extractors: by name.
+        n: number of samples.
+        against: what they are compared with.
+        own: the images that their own prompts name.
+    """
     kind = type(metric)
     protocol: dict[str, Any] = {
         "metric": f"{kind.__module__}.{kind.__qualname__}",
@@ -74,19 +90,17 @@ def make_protocol(
         "reference": None,
     }
     if isinstance(metric, ReferenceMetric):
-        protocol |= {side: _describe(given) for side in metric.sides if (given := sides.get(side)) is not None}
+        protocol |= {side: _describe(given) for side in metric.sides if (given := against.sides[side]) is not None}
     if isinstance(metric, PairMetric):
-        protocol |= _describe_pairs(metric, baseline, own or {})
+        protocol |= _describe_pairs(metric, against.baseline, own)
     return protocol
 
 
-def _describe_pairs(
-    metric: PairMetric, baseline: ImageSource | None, own: Mapping[str, ImageSource | str]
-) -> dict[str, Any]:
+def _describe_pairs(metric: PairMetric, baseline: ImageSource | None, own: Own) -> dict[str, Any]:
     if metric.pairs == "baseline":
         compared = {"baseline": _describe(baseline)} if baseline is not None else {}
         return {"pairs": {"of": metric.pairs}, **compared}
-    if metric.pairs in get_args(OwnImage):
+    if metric.pairs in OWN:
         images = own.get(metric.pairs)
         compared = {metric.pairs: _describe(images)} if images is not None and not isinstance(images, str) else {}
         return {"pairs": {"of": metric.pairs} | ({"resized": True} if metric.resize_own else {}), **compared}
@@ -96,18 +110,3 @@ def _describe_pairs(
 def _describe(given: Side) -> dict[str, Any]:
     n = given.n if isinstance(given, Moments) else len(given)
     return {"digest": given.digest, "n": n} | ({"statistics": True} if isinstance(given, Moments) else {})
-
-
-def code_digest(metric: Metric) -> str:
-    """Digest of the sources of the metric's class, of its bases and of what plugins share: an edited metric is new."""
-    digests = []
-    for kind in type(metric).__mro__:
-        if kind.__module__ in ("builtins", "abc", "typing"):
-            continue
-        try:
-            digests.append(sha256_file(Path(inspect.getfile(kind))))
-        except (OSError, TypeError):  # a class of an interactive session has no file
-            digests.append(kind.__qualname__)
-    here = Path(__file__)
-    shared = [*sorted((here.parents[1] / "numerics").glob("*.py")), here.with_name("pairs.py")]
-    return sha256_json([*digests, *map(sha256_file, shared)])

@@ -57,14 +57,6 @@ def sha256_file(path: Path) -> str:
     return _DIGESTS[key]
 
 
-def sha256_tree(path: Path) -> str:
-    """Digest of a file, or of all files below a folder with their relative names (hidden files left out)."""
-    if path.is_file():
-        return sha256_file(path)
-    files = sorted(p for p in path.rglob("*") if p.is_file() and not p.name.startswith("."))
-    return sha256_json([[p.relative_to(path).as_posix(), sha256_file(p)] for p in files])
-
-
 @contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
     """A temporary path beside `path`; on leaving without an error it is synced and takes the name `path`."""

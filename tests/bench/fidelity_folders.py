@@ -51,13 +51,13 @@ def by_evalkit(generated: Path, reference: Path, weights: Path, store: Path) -> 
     from evalkit.metrics.frechet import FrechetDistance
     from evalkit.metrics.inception_score import InceptionScore
     from evalkit.samples.store import Store
-    from evalkit.scoring.scoring import score_sources
+    from evalkit.scoring import Against, score_sources
 
     results = score_sources(
         {"generated": FolderImages.open(generated, prompts=None)},
         metrics={"fid": ({}, FrechetDistance()), "is": ({}, InceptionScore())},
         extractors={"inception": Inception(weights=str(weights))},
-        reference=FolderImages.open(reference, prompts=None),
+        against=Against(FolderImages.open(reference, prompts=None)),
         store=Store(store),
     )
     fid, inception_score = results["generated", "fid"].score, results["generated", "is"].score

@@ -121,7 +121,7 @@ def test_a_broken_file_is_made_anew(tmp_path: Path, damage: str) -> None:
     source = MemorySource(random_images(60))
     run = FeaturePass(tmp_path, {"matrix": MatrixExtractor()})
     run.compute(source, ["matrix/flat"])
-    before = files(tmp_path)
+    before, rows = files(tmp_path), collect(run, source, "matrix/flat")
     path = run.column(source, "matrix/flat").file(range(24, 48))
     data = path.read_bytes()
     broken = {
@@ -135,9 +135,34 @@ def test_a_broken_file_is_made_anew(tmp_path: Path, damage: str) -> None:
     else:
         path.write_bytes(broken[damage])
     source.reads.clear()
-    FeaturePass(tmp_path, {"matrix": MatrixExtractor()}).compute(source, ["matrix/flat"])
+    run = FeaturePass(tmp_path, {"matrix": MatrixExtractor()})
+    run.compute(source, ["matrix/flat"])
+    assert torch.equal(collect(run, source, "matrix/flat"), rows)
     assert sorted(source.reads) == list(range(24, 48))
     assert files(tmp_path) == before
+
+
+def test_broken_features_of_texts_are_made_anew(tmp_path: Path) -> None:
+    source = MemorySource(random_images(3), prompts=["a", "b", "a"])
+    run = FeaturePass(tmp_path, {"matrix": MatrixExtractor()})
+    run.compute(source, ["matrix/text"])
+    rows, column = collect(run, source, "matrix/text"), run.column(source, "matrix/text")
+    column.file(range(2)).write_bytes(b"broken")
+    assert torch.equal(collect(run, source, "matrix/text"), rows)
+    assert column.load(range(2)) is not None
+
+
+def test_stored_features_are_read_once_where_they_are_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = MemorySource(random_images(60))
+    run = FeaturePass(tmp_path, {"matrix": MatrixExtractor()})
+    run.compute(source, ["matrix/flat"])
+    loads: list[range] = []
+    load = Column.load
+    monkeypatch.setattr(Column, "load", lambda column, chunk: loads.append(chunk) or load(column, chunk))
+    run.compute(source, ["matrix/flat"])
+    assert not loads
+    collect(run, source, "matrix/flat")
+    assert loads == [range(24), range(24, 48), range(48, 60)]
 
 
 def test_leftovers_of_a_kill_are_swept(tmp_path: Path) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -104,21 +103,6 @@ class MatrixExtractor(Extractor):
             if self.bad:
                 out[layer][0, 0] = float("nan")
         return out
-
-
-@dataclass(frozen=True)
-class Folders:
-    """A store's folders."""
-
-    root: Path
-
-    @property
-    def features(self) -> Path:
-        return self.root / "features"
-
-    @property
-    def scores(self) -> Path:
-        return self.root / "scores"
 
 
 def random_images(n: int, seed: int = 0, size: int = 8) -> list[np.ndarray]:

@@ -8,14 +8,15 @@ from typing import Any
 
 import numpy as np
 import torch
-from fakes import Folders, MemorySource
+from fakes import MemorySource
 from omegaconf import OmegaConf
 
 from evalkit.config.build import build
 from evalkit.extractors.base import Extractor
 from evalkit.metric import Batch, Score
-from evalkit.scoring.pairs import OWN
-from evalkit.scoring.scoring import score_sources
+from evalkit.samples.store import Store
+from evalkit.scoring import Against, score_sources
+from evalkit.scoring.protocol import OWN
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 
@@ -73,17 +74,15 @@ def pair_score(
     the metric pairs; without `other` of two by two, one prompt each."""
     sources = {"cell": MemorySource(images, [f"prompt {i // 2}" for i in range(len(images))])}
     metric = metric_of(name)
-    own = {"cell": {metric.pairs: MemorySource(other)}} if metric.pairs in OWN else None
-    if other and own is None:
+    own = {"cell": {metric.pairs: MemorySource(other)}} if metric.pairs in OWN else {}
+    if other and not own:
         sources["other"] = MemorySource(other, sources["cell"].prompts)
     found = score_sources(
         sources,
         metrics={name: (option("metric", name), metric)},
         extractors={extractor.name: extractor for extractor in extractors},
-        reference=None,
-        store=Folders(folder),
-        baseline="other" if "other" in sources else None,
-        own=own,
+        against=Against(baseline=sources.get("other"), own=own),
+        store=Store(folder),
         device="cpu",
         progress=lambda name, done, total: None,
     )

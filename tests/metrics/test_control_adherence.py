@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from fakes import Folders, MemorySource
+from fakes import MemorySource
 from golden import Golden, peer
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -20,7 +20,8 @@ from evalkit.digits.data import PROMPTS, colourise
 from evalkit.metric import Batch
 from evalkit.metrics.control_adherence import EdgeF1, EdgeSsim
 from evalkit.numerics.canny import canny
-from evalkit.scoring.scoring import score_sources
+from evalkit.samples.store import Store
+from evalkit.scoring import Against, score_sources
 
 
 def batch(images: np.ndarray) -> Batch:
@@ -67,13 +68,13 @@ def test_by_hand() -> None:
 def score(name: str, folder: Path, images: np.ndarray, controls: np.ndarray, **changes: Any) -> Any:
     """The option's score of samples with a control image each, as a run takes it."""
     sources = {"cell": MemorySource([*images], [None] * len(images))}
+    given = MemorySource([*batch(controls).images.permute(0, 2, 3, 1).numpy()], [None] * 12)
     found = score_sources(
         sources,
         metrics={name: (option("metric", name, **changes), metric_of(name, **changes))},
         extractors={},
-        reference=None,
-        store=Folders(folder),
-        own={"cell": {"control": MemorySource([*batch(controls).images.permute(0, 2, 3, 1).numpy()], [None] * 12)}},
+        against=Against(own={"cell": {"control": given}}),
+        store=Store(folder),
         device="cpu",
         progress=lambda name, done, total: None,
     )

@@ -9,7 +9,6 @@ import numpy as np
 import peers
 import pytest
 import torch
-from fakes import Folders
 from golden import SHIPPED, Golden, peer
 from options import extractor_of, metric_of, option
 
@@ -17,7 +16,8 @@ from evalkit.data.arrays import ArrayImages
 from evalkit.digits.data import reference_images
 from evalkit.digits.nets import load_classifier
 from evalkit.metrics.memorisation import partition
-from evalkit.scoring.scoring import score_sources
+from evalkit.samples.store import Store
+from evalkit.scoring import Against, score_sources
 
 OPTIONS = sorted(path.stem for path in (Path(__file__).parents[2] / "configs/metric").glob("*_digits.yaml"))
 OPTIONS.remove("ppl_digits")  # of a model, not of images: tests/metrics/test_path_length.py
@@ -50,10 +50,8 @@ def scores(sets: dict[str, ArrayImages], tmp_path_factory: pytest.TempPathFactor
         {"generated": sets["generated"]},
         metrics={name: (option("metric", name), metric_of(name)) for name in OPTIONS},
         extractors={name: extractor_of(name) for name in ("digits", "digits_clip")},
-        reference=sets["reference"],
-        training=sets["training"],
-        own={"generated": {"target": sets["reference"]}},
-        store=Folders(tmp_path_factory.mktemp("store")),
+        against=Against(sets["reference"], sets["training"], own={"generated": {"target": sets["reference"]}}),
+        store=Store(tmp_path_factory.mktemp("store")),
         device="cpu",
         progress=lambda name, done, total: None,
     )

@@ -43,7 +43,7 @@ def test_merges_in_any_order_to_the_same_bits(cuts: list[int], rng: object) -> N
 
 
 def test_wide_features_are_refused() -> None:
-    with pytest.raises(ValueError, match="net/score has 2 values a sample"):
+    with pytest.raises(ValueError, match="net/score has 2 values per sample"):
         FeatureMean("net/score").observe(batch(torch.zeros(3, 2)))
 
 

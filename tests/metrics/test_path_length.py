@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import tiny_stylegan
 import torch
-from fakes import Folders, MemorySource
+from fakes import MemorySource
 from golden import RANDOM, SHIPPED, Golden, peer
 from lpips_weights import seeded_trunk, torchvision_features
 from options import extractor_of, metric_of, option
@@ -19,7 +19,8 @@ from torch import Tensor
 
 from evalkit.metric import Score
 from evalkit.metrics.path_length import PerceptualPathLength, trimmed
-from evalkit.scoring.scoring import Scored, score_sources
+from evalkit.samples.store import Store
+from evalkit.scoring import Against, Scored, score_sources
 
 PAIRS = 24
 
@@ -288,8 +289,8 @@ def scored(folder: Path, generators: Any, name: str = "ppl_digits") -> Scored:
         {"cell": source},
         metrics={name: (option("metric", name), metric_of(name))},
         extractors={"digits": extractor_of("digits")},
-        reference=None,
-        store=Folders(folder),
+        against=Against(),
+        store=Store(folder),
         generators=generators,
         device="cpu",
         progress=lambda name, done, total: None,

@@ -12,7 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from evalkit.numerics import blockwise, neighbours
 from evalkit.numerics.kernels import kernel_product
-from evalkit.numerics.neighbours import ball_counts, held, knn_radii, nearest_in, nearest_others
+from evalkit.numerics.neighbours import ball_counts, in_any_ball, knn_radii, nearest_in, nearest_others
 
 
 def features(n: int, d: int, seed: int, shift: float = 0.0) -> Tensor:
@@ -125,7 +125,7 @@ def test_held_equals_brute_force(block_bytes: int) -> None:
     x, y = features(60, 4, 9), features(45, 4, 10)
     radii = torch.stack([knn_radii(y, 1), knn_radii(y, 6), torch.full((45,), float("nan")).double()], 1)
     d = brute(x, y)
-    found = held(x, y, radii, closed=True)
+    found = in_any_ball(x, y, radii, closed=True)
     assert torch.equal(found[:, 0], (d <= radii[:, 0]).any(1))
     assert torch.equal(found[:, 1], (d <= radii[:, 1]).any(1))
     assert not found[:, 2].any()

@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from fakes import Folders
 from lpips_weights import seeded_trunk
 
 from evalkit.config.build import build
@@ -15,7 +14,8 @@ from evalkit.config.compose import compose, resolve
 from evalkit.data.arrays import ArrayImages
 from evalkit.digits.data import DIGIT_WORDS, reference_images
 from evalkit.digits.nets import load_dcgan
-from evalkit.scoring.scoring import score_sources
+from evalkit.samples.store import Store
+from evalkit.scoring import Against, score_sources
 
 N = 400
 METRICS = [
@@ -60,9 +60,8 @@ def scores(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, str], An
         sources,
         metrics={name: (config.metric[name], build(config.metric[name])) for name in METRICS},
         extractors={name: build(config.extractor[name]) for name in ("digits", "lpips_alex")},
-        reference=ArrayImages("held out", held_out),
-        training=ArrayImages("training", training),
-        store=Folders(folder / "store"),
+        against=Against(ArrayImages("held out", held_out), ArrayImages("training", training)),
+        store=Store(folder / "store"),
         device="cpu",
         progress=lambda name, done, total: None,
     )

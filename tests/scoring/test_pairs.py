@@ -10,16 +10,18 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
-from fakes import Folders, MatrixExtractor, MemorySource, random_images
+from fakes import MatrixExtractor, MemorySource, random_images
 
 from evalkit.data.codec import encode_png
 from evalkit.errors import ConfigError, DataError
 from evalkit.metric import Batch, PairMetric
 from evalkit.prompts.images import PromptImages, prompt_images
 from evalkit.prompts.sets import InlinePrompts, Prompt, PromptSet
+from evalkit.samples.store import Store
+from evalkit.scoring import Against, score_sources
 from evalkit.scoring.checks import check_pairs
-from evalkit.scoring.pairs import OWN, form_pairs
-from evalkit.scoring.scoring import score_sources
+from evalkit.scoring.pairs import form_pairs
+from evalkit.scoring.protocol import OWN
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -55,10 +57,8 @@ def scores(
         sets,
         metrics={name: ({}, metric) for name, metric in metrics.items()},
         extractors={"matrix": MatrixExtractor()},
-        reference=None,
-        store=Folders(tmp_path),
-        baseline=baseline,
-        own=own,
+        against=Against(baseline=sets.get(baseline) if baseline else None, own=own or {}),
+        store=Store(tmp_path),
     )
 
 
@@ -103,14 +103,14 @@ def test_images_of_other_sizes_are_refused(tmp_path: Path) -> None:
 
 def test_pairs_within_a_prompt_are_disjoint_and_seeded() -> None:
     source = MemorySource(random_images(20), [f"p{i % 3}" for i in range(20)])
-    pairs = form_pairs(PixelGap("prompt"), source, None)
+    pairs = form_pairs(PixelGap("prompt"), source, None, {})
     assert not isinstance(pairs, str)
     used = [i for pair in pairs for i in pair]
     assert len(used) == len(set(used)) == 18  # 7 + 7 + 6 samples a prompt: one of each 7 stays alone
     assert all(i % 3 == j % 3 for i, j in pairs)
-    assert pairs == form_pairs(PixelGap("prompt"), source, None)
-    assert form_pairs(PixelGap("prompt", max_pairs=4), source, None) == pairs[:4]
-    assert len(form_pairs(PixelGap("any"), source, None)) == 10
+    assert pairs == form_pairs(PixelGap("prompt"), source, None, {})
+    assert form_pairs(PixelGap("prompt", max_pairs=4), source, None, {}) == pairs[:4]
+    assert len(form_pairs(PixelGap("any"), source, None, {})) == 10
 
 
 def test_one_sample_a_prompt_has_no_pairs(tmp_path: Path) -> None:

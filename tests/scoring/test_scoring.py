@@ -6,21 +6,25 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from fakes import Folders, MatrixExtractor, MemorySource, random_images
+from fakes import MatrixExtractor, MemorySource, random_images
 
-from evalkit.errors import ConfigError
-from evalkit.metric import Batch, Metric, Rows, SampleMetric, Score
+from evalkit.errors import ConfigError, DataError
+from evalkit.metric import Batch, KeepsFeatures, Metric, Rows, SampleMetric, Score
 from evalkit.metrics.clip_score import ClipScore
 from evalkit.metrics.frechet import FrechetDistance
 from evalkit.metrics.inception_score import InceptionScore
+from evalkit.results.rows import Outcome, make_rows
+from evalkit.results.table import ResultTable
+from evalkit.samples.store import Store
+from evalkit.scoring import Against, score_sources
 from evalkit.scoring.checks import check_counts
 from evalkit.scoring.protocol import column_label
-from evalkit.scoring.scoring import _States, score_sources
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -37,9 +41,9 @@ def score(
     arguments: dict[str, Any] = {
         "metrics": METRICS,
         "extractors": {"matrix": MatrixExtractor()},
-        "store": Folders(tmp_path),
+        "store": Store(tmp_path),
     }
-    return score_sources(sources, reference=reference, **{**arguments, **changes})
+    return score_sources(sources, against=Against(reference), **{**arguments, **changes})
 
 
 def prompted(n: int = 40, seed: int = 0) -> MemorySource:
@@ -183,7 +187,14 @@ def test_not_a_number_is_no_value_and_not_cached(tmp_path: Path) -> None:
         scored = score(tmp_path, {"a": prompted()}, None, metrics={"nan": ({}, NotANumber())})["a", "nan"]
         assert scored.score.value is None
         assert scored.score.note == "the computation gave nan"
+        assert scored.score.broken
         assert not scored.cached
+    cell = SimpleNamespace(name="a", model="m", sampler=None, prompts=None, settings={}, seed=0)
+    outcome = Outcome([cell], {"nan": NotANumber()}, {"a": prompted()}, {("a", "nan"): scored})
+    table = ResultTable({}, tuple(make_rows(outcome)))
+    path = tmp_path / "results.json"
+    path.write_text(json.dumps(table.to_json()))
+    assert [row.broken for row in ResultTable.load(path).rows if row.metric == "nan"] == [True]
 
 
 def test_a_metric_of_pixels(tmp_path: Path) -> None:
@@ -193,21 +204,16 @@ def test_a_metric_of_pixels(tmp_path: Path) -> None:
     assert scored.label == "brightness"
 
 
-def test_too_few_samples_are_refused_before_any_work(tmp_path: Path) -> None:
-    source, extractor = prompted(3), MatrixExtractor()
-    with pytest.raises(ConfigError, match="metric 'is' needs at least 4 samples, but a has 3: raise num_samples"):
-        score(tmp_path, {"a": source}, MemorySource(random_images(50)), extractors={"matrix": extractor})
-    assert not source.reads
-    assert not extractor.loaded
-    with pytest.raises(ConfigError, match="'is' needs at least 10 samples, but x has 9"):
+def test_too_few_samples_are_refused() -> None:
+    with pytest.raises(ConfigError, match="metric 'is' needs at least 10 samples, but x has 9: raise num_samples"):
         check_counts({"is": InceptionScore()}, {"x": 9}, {})
     with pytest.raises(ConfigError, match="at least 2 reference images, but there are 1"):
         check_counts({"fid": FrechetDistance()}, {"x": 9}, {"reference": MemorySource(random_images(1))})
 
 
-def test_a_missing_reference_is_refused(tmp_path: Path) -> None:
+def test_a_missing_reference_is_refused() -> None:
     with pytest.raises(ConfigError, match="metric 'fid' compares with reference images, but there are none: give"):
-        score(tmp_path, {"a": prompted()}, None)
+        check_counts({"fid": FrechetDistance()}, {"a": 40}, {"reference": None})
 
 
 def test_unknown_extractor_and_layer(tmp_path: Path) -> None:
@@ -231,43 +237,123 @@ def test_labels() -> None:
     assert column_label(ClipScore("digits/image", "digits/text"), extractors) == "CLIP score [digits]"
 
 
-def test_metrics_that_keep_the_same_rows_share_one_copy() -> None:
-    x = torch.arange(40.0).reshape(20, 2)
-    states = _States(20)
-    for start in range(0, 20, 3):
-        index = torch.arange(start, min(start + 3, 20))
-        part, other = x[index], x[index] + 1
-        late = part if start < 9 else other  # the same as the first's for a while
-        given = {"first": part, "second": part, "third": other, "fourth": late}
-        states.add({name: Rows(index, {"x": values}) for name, values in given.items()})
-    done = states.total()
-    assert done["first"]["x"] is done["second"]["x"]
-    assert torch.equal(done["first"]["x"], x)
-    assert torch.equal(done["third"]["x"], x + 1)
-    assert torch.equal(done["fourth"]["x"], torch.cat([x[:9], x[9:] + 1]))
-    assert torch.equal(done["first"].index, torch.arange(20))
+class Kept(KeepsFeatures, SampleMetric[Rows]):
+    """Shows the rows that it is given."""
+
+    title = "kept"
+    better = "higher"
+
+    def __init__(self, *addresses: str) -> None:
+        self.needs = addresses
+        self.seen: Rows | None = None
+
+    def score(self, *, generated: Rows) -> Score:
+        self.seen = generated
+        return Score(0.0, len(generated))
 
 
-def test_rows_that_are_not_the_samples_are_told() -> None:
-    states, batch = _States(4), Batch(None, torch.arange(2, 4), 4, [None] * 2, {})
-    states.check(Rows(torch.tensor([2, 3]), {}), batch)
-    for index in ([2], [3, 2], [0, 1]):
-        with pytest.raises(ValueError, match="give one a sample"):
-            states.check(Rows(torch.tensor(index), {}), batch)
+def test_metrics_that_keep_the_same_features_share_one_copy(tmp_path: Path) -> None:
+    images = random_images(600)  # three chunks of features
+    one, two, both = Kept("matrix/flat"), Kept("matrix/flat"), Kept("matrix/soft", "matrix/flat")
+    metrics = {"one": ({}, one), "two": ({}, two), "both": ({}, both), "mean": ({}, FeatureSum())}
+    results = score(tmp_path, {"a": MemorySource(images)}, None, metrics=metrics)
+    assert one.seen is not None
+    assert two.seen is not None
+    assert both.seen is not None
+    assert one.seen["matrix/flat"] is two.seen["matrix/flat"] is both.seen["matrix/flat"]
+    assert list(both.seen.values) == ["matrix/soft", "matrix/flat"]
+    extractor = MatrixExtractor()
+    extractor.load("cpu")
+    expected = extractor(images, [], ["flat", "soft"])
+    torch.testing.assert_close(one.seen["matrix/flat"], expected["flat"])
+    torch.testing.assert_close(both.seen["matrix/soft"], expected["soft"])
+    assert torch.equal(one.seen.index, torch.arange(600))
+    assert results["a", "mean"].score.value == pytest.approx(float(expected["flat"].double().sum()))
+
+
+class FeatureSum(SampleMetric):
+    """Rows of its own making; a plain `SampleMetric`, as plugins wrote before its state had a type."""
+
+    title = "sum"
+    better = "higher"
+    needs = ("matrix/flat",)
+
+    def __init__(self, start: int = 0) -> None:
+        self.start = start
+
+    def observe(self, batch: Batch) -> Rows:
+        return Rows(batch.index[self.start :], {"sum": batch.features["matrix/flat"].double().sum(1)[self.start :]})
+
+    def score(self, *, generated: Rows) -> Score:
+        return Score(float(generated["sum"].sum()), len(generated))
+
+
+def test_rows_that_are_not_the_samples_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="metric 'sum': 39 rows for a batch of 40: give one row per sample"):
+        score(tmp_path, {"a": prompted()}, None, metrics={"sum": ({}, FeatureSum(start=1))})
+
+
+WRONG_PLUGIN = """
+from evalkit.metric import Batch, ReferenceMetric, Rows, SampleMetric, Score, Sums
+
+
+class Wrong(SampleMetric[Rows]):
+    title = "wrong"
+    better = "higher"
+
+    def observe(self, batch: Batch) -> Sums:
+        return Sums({})
+
+    def score(self, *, generated: Sums) -> Score:
+        return Score(None, 0)
+
+
+class Other(ReferenceMetric[Sums]):
+    title = "other"
+    better = "lower"
+
+    def observe(self, batch: Batch) -> Rows:
+        return Rows(batch.index, {})
+
+    def score(self, *, generated: Sums, reference: Sums) -> Score:
+        return Score(None, 0)
+
+
+class Right(SampleMetric[Rows]):
+    title = "right"
+    better = "higher"
+
+    def observe(self, batch: Batch) -> Rows:
+        return Rows(batch.index, {})
+
+    def score(self, *, generated: Rows) -> Score:
+        return Score(None, len(generated))
+"""
+
+
+def test_mypy_sees_a_state_of_another_type(tmp_path: Path) -> None:
+    (tmp_path / "plugin.py").write_text(WRONG_PLUGIN)
+    options = ["--strict", "--config-file=", f"--cache-dir={tmp_path / 'cache'}", "--follow-imports=skip"]  # no torch
+    command = [sys.executable, "-m", "mypy", *options, "evalkit/metric.py", str(tmp_path / "plugin.py")]
+    done = subprocess.run(command, cwd=ROOT, text=True, capture_output=True, check=False)
+    errors = [line.partition("plugin.py:")[2] for line in done.stdout.splitlines() if ": error:" in line]
+    assert [line.partition(":")[0] for line in errors] == ["9", "12", "20"], done.stdout + done.stderr
+    assert all("incompatible with" in line for line in errors)
 
 
 CACHED_RUN = """
 import sys
 sys.path.insert(0, {tests!r})
 from pathlib import Path
-from fakes import Folders, MatrixExtractor, MemorySource, random_images
-from evalkit.scoring import score_sources
+from fakes import MatrixExtractor, MemorySource, random_images
+from evalkit.samples.store import Store
+from evalkit.scoring import Against, score_sources
 from evalkit.metrics.frechet import FrechetDistance
 from evalkit.metrics.inception_score import InceptionScore
 metrics = {{"fid": ({{}}, FrechetDistance("matrix/flat")), "is": ({{}}, InceptionScore("matrix/soft", splits=4))}}
 results = score_sources(
     {{"a": MemorySource(random_images(40))}}, metrics=metrics, extractors={{"matrix": MatrixExtractor()}},
-    reference=MemorySource(random_images(50, 9)), store=Folders(Path({store!r})),
+    against=Against(MemorySource(random_images(50, 9))), store=Store(Path({store!r})),
 )
 print([scored.score.value for scored in results.values()], all(s.cached for s in results.values()))
 print("torch" in sys.modules)
@@ -328,8 +414,8 @@ def test_fid_and_is_equal_torch_fidelity(tmp_path: Path, inception_weights: Path
         {"one": PngFolder(tmp_path / "one")},
         metrics={"fid": ({}, FrechetDistance()), "is": ({}, InceptionScore())},
         extractors={"inception": extractor},
-        reference=PngFolder(tmp_path / "two"),
-        store=Folders(tmp_path / "store"),
+        against=Against(PngFolder(tmp_path / "two")),
+        store=Store(tmp_path / "store"),
     )
     fid, inception_score = results["one", "fid"], results["one", "is"]
     assert fid.score.value == pytest.approx(theirs["frechet_inception_distance"], rel=1e-5)
