@@ -119,6 +119,7 @@ def _by_evalkit(
 ) -> tuple[dict[str, float], Path]:
     """The value of each metric, and the weights file."""
     from evalkit.samples.store import Store
+    from evalkit.scoring.protocol import Against
     from evalkit.scoring.scoring import score_sources
 
     config = resolve(compose(["~experiment", f"metric=[{','.join(TOLERANCES)}]"]))
@@ -136,7 +137,7 @@ def _by_evalkit(
             {"samples": samples},
             metrics={name: (option, build(option, f"metric.{name}")) for name, option in options.items()},
             extractors=extractors,
-            reference=reference,
+            against=Against(reference),
             store=Store(Path(folder)),
             device=device,
         )
