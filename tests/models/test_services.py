@@ -328,7 +328,7 @@ def test_options_that_make_no_sense(changes: dict[str, Any], words: str, service
     [
         ({"api_key_env": "NO_SUCH_KEY"}, "the key is not set: export NO_SUCH_KEY=KEY"),
         ({"base_url": "http://127.0.0.1:9/v1"}, r"127.0.0.1:9/v1 cannot be reached \(the connection was refused\)"),
-        ({"height": None}, "height=None: give both height and width"),
+        ({"height": None}, "height=None, width=16: give both height and width"),
         ({"extra": {"prompt": "x"}}, "extra.prompt: this field is set by evalkit"),
         ({"extra": 3}, "extra=3: give a mapping"),
     ],

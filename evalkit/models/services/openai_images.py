@@ -11,12 +11,12 @@ from typing import Any
 
 from evalkit.errors import ConfigError
 from evalkit.models.base import Request
-from evalkit.models.services.base import Service, from_base64, size_of
+from evalkit.models.services.base import Service, from_base64, only_image, size_of
 from evalkit.models.services.client import Job, Transient
 
 
 class OpenAIImages(Service):
-    """Text to image, one image a request.
+    """Text to image, one image per request.
 
     Args:
         model: the model's name at the service.
@@ -78,14 +78,12 @@ class OpenAIImages(Service):
             body[self.seed_field] = request.seed32()
         else:
             warnings.append("unseeded")
-        answer = job.client.json("POST", "/images/generations", body, until=job.until)
-        images = answer.get("data")
-        if not isinstance(images, list) or len(images) != 1 or not isinstance(images[0], dict):
-            count = len(images) if isinstance(images, list) else "no"
-            raise Transient(f"the answer holds {count} images, not 1")
-        revised = images[0].get("revised_prompt")
-        if revised and revised != request.prompt:
+        answer = job.client.json("POST", "/images/generations", body, deadline=job.deadline)
+        image = only_image(answer.get("data"))
+        if not isinstance(image, dict):
+            raise Transient("the answer holds no image")
+        if image.get("revised_prompt") not in (None, "", request.prompt):
             warnings.append("prompt_revised")
-        if isinstance(images[0].get("url"), str) and not images[0].get("b64_json"):
-            return job.client.download(images[0]["url"], until=job.until), warnings
-        return from_base64(images[0].get("b64_json")), warnings
+        if isinstance(image.get("url"), str) and not image.get("b64_json"):
+            return job.client.download(image["url"], deadline=job.deadline), warnings
+        return from_base64(image.get("b64_json")), warnings
