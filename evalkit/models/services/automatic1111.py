@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from evalkit.models.base import Request
@@ -25,6 +26,7 @@ _FIELDS = {
 _OVERRIDE = {"clip_skip": "CLIP_stop_at_last_layers", "checkpoint": "sd_model_checkpoint"}  # in `override_settings`
 
 
+@dataclass(eq=False, repr=False, kw_only=True)
 class Automatic1111(Service):
     """Text to image, one image per request, its seed in the request.
 
@@ -46,16 +48,8 @@ class Automatic1111(Service):
         }
     )
 
-    def __init__(
-        self,
-        base_url: str = "http://127.0.0.1:7860",
-        api_key_env: str | None = None,
-        api_key_header: str = "Authorization",
-        api_key_scheme: str = "Basic",
-        version: str | None = None,
-        client: Mapping[str, Any] | None = None,
-    ) -> None:
-        super().__init__(base_url, api_key_env, api_key_header, api_key_scheme, version, client)
+    base_url: str = "http://127.0.0.1:7860"
+    api_key_scheme: str = "Basic"
 
     def identity(self) -> dict[str, Any]:
         """Address and version; a `checkpoint` is a setting."""

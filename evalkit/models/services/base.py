@@ -10,11 +10,12 @@ from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from evalkit.errors import ConfigError, DataError, nearest, whole_number
-from evalkit.models.base import Conditioning, Generated, Model, Request, Sampler, SideBySide
+from evalkit.errors import ConfigError, DataError, ServiceError, nearest, whole_number
+from evalkit.models.base import Generated, Model, Request, Sampler, SideBySide
 from evalkit.models.services.cache import FetchedImage, FetchedImages
 from evalkit.models.services.client import Client, ClientOptions, Job, Stopped, Transient
 from evalkit.models.services.keys import Key, check_url
@@ -25,7 +26,10 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+_CACHED = "What was fetched is kept: the same command goes on from there"
 
+
+@dataclass(eq=False, repr=False)
 class Service(Model):
     """A model behind HTTP. Subclasses say what to send (`ask`, or `obtain` where one request is not enough).
 
@@ -37,23 +41,21 @@ class Service(Model):
         client: see `ClientOptions`.
     """
 
-    conditioning: Conditioning = "text"
+    conditioning = "text"
     remote = True
     reserved: ClassVar[frozenset[str]] = frozenset()  # fields of a request that are not the user's to give in `extra`
 
-    def __init__(
-        self,
-        base_url: str,
-        api_key_env: str | None = None,
-        api_key_header: str = "Authorization",
-        api_key_scheme: str = "Bearer",
-        version: str | None = None,
-        client: Mapping[str, Any] | None = None,
-    ) -> None:
-        self.base_url = check_url(base_url)
-        self.key = Key(api_key_env, api_key_header, api_key_scheme)
-        self.version = version
-        self.options = ClientOptions.of(client)
+    base_url: str
+    api_key_env: str | None = None
+    api_key_header: str = "Authorization"
+    api_key_scheme: str = "Bearer"
+    version: str | None = None
+    client: Mapping[str, Any] | None = None
+
+    def __post_init__(self) -> None:
+        self.base_url = check_url(self.base_url)
+        self.key = Key(self.api_key_env, self.api_key_header, self.api_key_scheme)
+        self.options = ClientOptions.of(self.client)
         self._client: Client | None = None
         self._cache = FetchedImages()
         self._size: tuple[int, int] | None = None  # of the first image, where none is asked for
@@ -163,8 +165,10 @@ class Service(Model):
         job = Job(client, f"sample {request.index}", stop, time.monotonic() + self.options.budget)
         try:
             pixels, latency, warnings = self.obtain(job, request, settings)
-        except BaseException:
+        except BaseException as error:
             stop.set()  # here, before this thread takes the next one
+            if isinstance(error, ServiceError):
+                raise ServiceError(f"{self.base_url}, {job.name}: {error}. {_CACHED}") from None
             raise
         if job.retries:
             warnings = [*warnings, "retried"]

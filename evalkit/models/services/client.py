@@ -38,19 +38,10 @@ _QUOTED = 160  # characters of an answer that an error repeats
 _RETRIED = (408, 425, 429)  # besides all from 500 on
 _FINAL = ("insufficient_quota", "billing_hard_limit_reached")  # OpenAI's 429s that no waiting fixes
 _certificates = cache(ssl.create_default_context)  # this machine's; httpx by itself trusts certifi's
-_CACHED = "What was fetched is kept: the same command goes on from there"
 
 
 class Transient(Exception):
-    """An answer that may be right the next time. `retry_after`: seconds that the service asks to wait, if it does."""
-
-    def __init__(self, message: str, retry_after: float = 0.0) -> None:
-        super().__init__(message)
-        self.retry_after = retry_after
-
-
-class GaveUp(ServiceError):
-    """A `ServiceError` that names its sample already."""
+    """An answer that may be right the next time."""
 
 
 class Stopped(Exception):
@@ -227,7 +218,8 @@ class Client:
         message = f"{status} ({quoted})" if quoted else status
         final = any(f'"{word}"'.encode() in body for word in _FINAL)
         if not final and (code in _RETRIED or code >= 500):
-            return Transient(message, _retry_after(response.headers.get("Retry-After", "")))
+            self._hold(_retry_after(response.headers.get("Retry-After", "")))
+            return Transient(message)
         return ServiceError(f"{place}: {message}")
 
     def quote(self, body: bytes) -> str:
@@ -242,7 +234,7 @@ class Client:
         words = " ".join(self.key.redact(text).split())
         return words if len(words) <= _QUOTED else words[: _QUOTED - 3] + "..."
 
-    def hold(self, seconds: float) -> None:
+    def _hold(self, seconds: float) -> None:
         """No request leaves for so long: the service asked one of them to wait."""
         with self._lock:
             self._held_until = max(self._held_until, time.monotonic() + seconds)
@@ -290,11 +282,7 @@ class Job:
                 reraise=True,
             )(attempt)
         except Transient as error:
-            raise GaveUp(f"{self._where()}: {error}, {options.retries + 1} times. {_CACHED}") from None
-        except GaveUp:
-            raise
-        except ServiceError as error:
-            raise GaveUp(f"{self.name}: {error}. {_CACHED}") from None
+            raise ServiceError(f"{error}, {options.retries + 1} times") from None
 
     def _wait_for_turn(self) -> None:
         held = self.client.held()
@@ -306,29 +294,23 @@ class Job:
     def _wait_after(self, state: RetryCallState) -> None:
         """Waits after a failed attempt: as long as tenacity says, or longer where the service asks for it."""
         error = state.outcome and state.outcome.exception()
-        seconds = state.upcoming_sleep
-        if isinstance(error, Transient) and error.retry_after:
-            self.client.hold(error.retry_after)
-            seconds = max(seconds, error.retry_after)
+        seconds = max(state.upcoming_sleep, self.client.held())
         self.retries += 1
         again = f"again in {seconds:.1f} s (retry {state.attempt_number} of {self.client.options.retries})"
-        self.client.warn_once(f"{self._where()}: {error}; {again}")
+        self.client.warn_once(f"{self.client.base_url}, {self.name}: {error}; {again}")
         self.wait(seconds, str(error))
 
     def wait(self, seconds: float, reason: str) -> None:
         """Waits, unless the image's budget would then be used up (`ServiceError`) or the batch ends (`Stopped`)."""
         if time.monotonic() + seconds > self.deadline:
-            more = f"{seconds:.3g} s more would go beyond its {self.client.options.budget:g} s (client.budget)"
-            raise GaveUp(f"{self._where()}: {reason}; {more}. {_CACHED}")
+            budget = f"its {self.client.options.budget:g} s (client.budget)"
+            raise ServiceError(f"{reason}; {seconds:.3g} s more would go beyond {budget}")
         if self.stop.wait(seconds):
             raise Stopped
 
     def unstoppable(self) -> Job:
         """The same job, but finished even if the batch ends meanwhile: the image is being made."""
         return replace(self, stop=threading.Event(), retries=0)
-
-    def _where(self) -> str:
-        return f"{self.client.base_url}, {self.name}"
 
 
 def _read(response: httpx.Response, end: float) -> bytes:

@@ -12,6 +12,7 @@ import time
 import urllib.parse
 import uuid
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -31,6 +32,7 @@ _SETTINGS = ("num_inference_steps", "guidance_scale", "height", "width", "sample
 _FILLED = ("prompt", "negative_prompt", "seed")  # placeholders whose values evalkit knows
 
 
+@dataclass(eq=False, repr=False, kw_only=True)
 class ComfyUI(Service):
     """Any workflow that makes one image.
 
@@ -50,22 +52,17 @@ class ComfyUI(Service):
     call_settings = frozenset({*_SETTINGS, "negative_prompt", "extra"})
     reserved = frozenset({*_SETTINGS, *_FILLED})
 
-    def __init__(
-        self,
-        workflow: str,
-        base_url: str = "http://127.0.0.1:8188",
-        api_key_env: str | None = None,
-        api_key_header: str = "Authorization",
-        api_key_scheme: str = "Bearer",
-        version: str | None = None,
-        output_node: str | int | None = None,
-        poll: float = 0.5,
-        client: Mapping[str, Any] | None = None,
-    ) -> None:
-        super().__init__(base_url, api_key_env, api_key_header, api_key_scheme, version, client)
-        if isinstance(poll, bool) or not isinstance(poll, int | float) or not 0 < poll < float("inf"):
-            raise ConfigError(f"poll={poll!r}: give seconds, more than 0")
-        self.workflow, self.output_node, self.poll = workflow, None if output_node is None else str(output_node), poll
+    workflow: str
+    base_url: str = "http://127.0.0.1:8188"
+    output_node: str | int | None = None
+    poll: float = 0.5
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if isinstance(self.poll, bool) or not isinstance(self.poll, int | float) or not 0 < self.poll < float("inf"):
+            raise ConfigError(f"poll={self.poll!r}: give seconds, more than 0")
+        if self.output_node is not None:
+            self.output_node = str(self.output_node)
 
     @cached_property
     def graph(self) -> dict[str, Any]:
@@ -86,7 +83,7 @@ class ComfyUI(Service):
                     + (' ("seed": "{{seed}}")' if name == "seed" else "")
                 )
         if self.output_node is not None and self.output_node not in self.graph:
-            known = nearest(self.output_node, self.graph)
+            known = nearest(str(self.output_node), self.graph)
             raise ConfigError(f"{self.workflow} has no node '{self.output_node}' (output_node). {known}")
 
     def identity(self) -> dict[str, Any]:

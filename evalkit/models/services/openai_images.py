@@ -7,6 +7,7 @@ vLLM, LocalAI, LiteLLM, Together and others, some of which take a seed as well.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from evalkit.errors import ConfigError
@@ -15,6 +16,7 @@ from evalkit.models.services.base import Service, from_base64, only_image, size_
 from evalkit.models.services.client import Job, Transient
 
 
+@dataclass(eq=False, repr=False, kw_only=True)
 class OpenAIImages(Service):
     """Text to image, one image per request.
 
@@ -33,24 +35,18 @@ class OpenAIImages(Service):
     call_settings = frozenset({"height", "width", "quality", "style", "background", "output_format", "extra"})
     reserved = frozenset({"model", "prompt", "n", "size", "response_format", "stream"})
 
-    def __init__(
-        self,
-        model: str,
-        base_url: str = "https://api.openai.com/v1",
-        api_key_env: str | None = "OPENAI_API_KEY",
-        api_key_header: str = "Authorization",
-        api_key_scheme: str = "Bearer",
-        version: str | None = None,
-        response_format: str | None = None,
-        seed_field: str | None = None,
-        client: Mapping[str, Any] | None = None,
-    ) -> None:
-        super().__init__(base_url, api_key_env, api_key_header, api_key_scheme, version, client)
-        if response_format not in (None, "b64_json", "url"):
-            raise ConfigError(f"response_format={response_format}: give b64_json, url, or null (not sent)")
-        if seed_field in self.reserved:
-            raise ConfigError(f"seed_field={seed_field}: this field has another meaning; give seed, or null")
-        self.model, self.response_format, self.seed_field = model, response_format, seed_field
+    model: str
+    base_url: str = "https://api.openai.com/v1"
+    api_key_env: str | None = "OPENAI_API_KEY"
+    response_format: str | None = None
+    seed_field: str | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.response_format not in (None, "b64_json", "url"):
+            raise ConfigError(f"response_format={self.response_format}: give b64_json, url, or null (not sent)")
+        if self.seed_field in self.reserved:
+            raise ConfigError(f"seed_field={self.seed_field}: this field has another meaning; give seed, or null")
 
     def identity(self) -> dict[str, Any]:
         """Address, model and version; whether a seed goes along. The weights behind it are the service's secret."""
