@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 from command import evalkit, results
+from fake_services import KEY, FakeService, serving
 from omegaconf import OmegaConf
+from service_calls import all_text
 
 from evalkit.digits.data import PROMPTS, colourise, reference_digits
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "helpers"))
-from fake_services import KEY, FakeService, serving
-from service_calls import all_text
 
 DIGITS = reference_digits()
 CAPTIONS = {caption.text: caption for caption in PROMPTS}

@@ -11,7 +11,6 @@ import socket
 import ssl
 import threading
 import time
-import urllib.parse
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields, replace
 from functools import cache
@@ -106,12 +105,13 @@ class Client:
 
     def probe(self) -> None:
         """ConfigError where nothing listens at the address (not asked where a proxy stands between)."""
-        if _proxy(self.base_url):
+        import httpx
+
+        url = httpx.URL(self.base_url)
+        if _proxy(url):
             return
-        parts = urllib.parse.urlsplit(self.base_url)
-        port = parts.port or (443 if parts.scheme == "https" else 80)
         try:
-            socket.create_connection((parts.hostname or "", port), timeout=min(10.0, self.options.timeout)).close()
+            socket.create_connection(_origin(url)[1:], timeout=min(10.0, self.options.timeout)).close()
         except OSError as error:
             raise ConfigError(f"{self.base_url} cannot be reached ({_reason(error)}): is it running?") from error
 
@@ -170,20 +170,21 @@ class Client:
         if body is not None:
             headers["Content-Type"] = "application/json"
         try:
-            if _origin(url) == _origin(self.base_url):
+            address = httpx.URL(url)
+            if _origin(address) == _origin(httpx.URL(self.base_url)):
                 headers |= self.key.headers()
             with httpx.stream(
                 method,
-                url,
+                address,
                 content=None if body is None else json.dumps(body),
                 headers=headers,
                 timeout=max(end - began, 0.001),
-                proxy=_proxy(url),
+                proxy=_proxy(address),
                 verify=_certificates(),
                 trust_env=False,  # `_proxy` looks there
             ) as response:
                 if response.has_redirect_location:
-                    return b"", urllib.parse.urljoin(url, response.headers["Location"])
+                    return b"", str(address.join(response.headers["Location"]))
                 if not response.is_success:
                     raise self._refusal(response, end)
                 return _read(response, end), None
@@ -195,7 +196,7 @@ class Client:
         except httpx.RemoteProtocolError:
             raise Transient("the connection was cut") from None
         except httpx.HTTPError as error:
-            cause = _first_cause(error)
+            cause = _system_error(error)
             if isinstance(cause, ssl.SSLCertVerificationError):
                 trust = f"its certificate is not trusted: {cause.verify_message}"
                 raise ServiceError(f"{_without_secrets(url)}: {trust}") from None
@@ -205,7 +206,7 @@ class Client:
         """What a status other than 2xx means."""
         import httpx
 
-        code, place = response.status_code, _without_secrets(str(response.url))
+        code, place = response.status_code, _without_secrets(response.url)
         status = f"{code} {httpx.codes.get_reason_phrase(code)}".strip()
         if code in (401, 403):  # services like to repeat the key
             name = f"the key in {self.key.env}" if self.key.env else "a request without a key (api_key_env)"
@@ -330,27 +331,27 @@ def _read(response: httpx.Response, end: float) -> bytes:
     return bytes(body)
 
 
-def _proxy(url: str) -> str | None:
+def _proxy(url: httpx.URL) -> str | None:
     """The proxy that http_proxy, https_proxy and no_proxy name for an address; httpx would heed all_proxy as well.
 
     Raises:
         ConfigError: it is no http(s) proxy.
     """
-    parts = urllib.parse.urlsplit(url)
-    proxy = getproxies().get(parts.scheme)
-    if not proxy or proxy_bypass(parts.netloc):
+    proxy = getproxies().get(url.scheme)
+    if not proxy or proxy_bypass(url.netloc.decode()):
         return None
     proxy = proxy if "://" in proxy else f"http://{proxy}"
     if not proxy.startswith(("http://", "https://")):
-        raise ConfigError(f"{parts.scheme}_proxy names no http(s) proxy: services are asked through no other kind")
+        raise ConfigError(f"{url.scheme}_proxy names no http(s) proxy: services are asked through no other kind")
     return proxy
 
 
-def _first_cause(error: BaseException) -> BaseException:
-    """The system's error, which httpcore wraps, which httpx wraps."""
-    while error.__cause__ is not None:
-        error = error.__cause__
-    return error
+def _system_error(error: BaseException) -> BaseException:
+    """What httpcore wraps, which httpx wraps; the error itself where it comes from neither system nor network."""
+    inner: BaseException | None = error
+    while inner is not None and not isinstance(inner, OSError):
+        inner = inner.__cause__ or inner.__context__
+    return inner or error
 
 
 def _reason(error: BaseException) -> str:
@@ -376,14 +377,12 @@ def _retry_after(value: str) -> float:
     return max(seconds, 0.0) if math.isfinite(seconds) else 0.0
 
 
-def _origin(url: str) -> tuple[str, str, int | None]:
+def _origin(url: httpx.URL) -> tuple[str, str, int]:
+    return url.scheme, url.host, url.port or (443 if url.scheme == "https" else 80)
+
+
+def _without_secrets(url: httpx.URL | str) -> str:
+    """An address without what may be secret: signed addresses carry tokens in their query."""
     import httpx
 
-    parts = httpx.URL(url)  # knows the ports that are not written
-    return parts.scheme, parts.host, parts.port
-
-
-def _without_secrets(url: str) -> str:
-    """An address without what may be secret: signed addresses carry tokens in their query."""
-    parts = urllib.parse.urlsplit(url)
-    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
+    return str(httpx.URL(url).copy_with(userinfo=b"", query=None, fragment=None))
