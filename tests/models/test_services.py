@@ -545,7 +545,7 @@ def test_workflows_that_wait_are_taken_out_of_the_queue_when_a_batch_ends(
         (lambda text: text.replace("{{prompt}}", "a fox"), r"has no \{\{prompt\}\}"),
         (
             lambda text: text.replace('"{{seed}}"', "{{seed}}"),
-            r'is no JSON.*laceholders stand in quotes: "\{\{seed\}\}"',
+            r'is no JSON.*laceholders are in quotes: "\{\{seed\}\}"',
         ),
         (lambda text: '{"nodes": [], "links": []}', r"in the editor's format: export it again with Export \(API\)"),
         (lambda text: "[]", r"is no workflow in the API format"),

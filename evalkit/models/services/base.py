@@ -37,13 +37,13 @@ class Service(Model):
         base_url: where it is, without user, password or query.
         api_key_env: the environment variable that holds its key; none: it wants no key.
         api_key_header, api_key_scheme: how the key is sent: `Authorization: Bearer KEY`, or Basic with user:password.
-        version: anything that names what is deployed there; change it when that changes, and its samples are made anew.
+        version: anything that names what is deployed there; change it when that changes: samples are then made again.
         client: see `ClientOptions`.
     """
 
     conditioning = "text"
     remote = True
-    reserved: ClassVar[frozenset[str]] = frozenset()  # fields of a request that are not the user's to give in `extra`
+    reserved: ClassVar[frozenset[str]] = frozenset()  # fields of a request that `extra` cannot hold
 
     base_url: str
     api_key_env: str | None = None
@@ -88,13 +88,13 @@ class Service(Model):
         Client(self.base_url, self.key, self.options).probe()
 
     def load(self, device: str) -> None:
-        """Makes the client; `device` is the service's own matter."""
+        """Makes the client; `device` says nothing to a service."""
         self.key.check()
         self._client = Client(self.base_url, self.key, self.options)
         self._size = None
 
     def unload(self) -> None:
-        """Lets go of the client."""
+        """Drops the client."""
         self._client = None
 
     def keep_in(self, cell: Path) -> None:
@@ -149,7 +149,7 @@ class Service(Model):
             running = {pool.submit(self._fetch_one, client, request, settings, stop): request for request in requests}
             try:
                 for done in as_completed(running):
-                    with suppress(Stopped):  # by another request's error, which comes as well: that one is to be told
+                    with suppress(Stopped):  # by another request's error, which is the one to raise
                         images[running[done].index] = done.result()
             except BaseException as error:
                 stop.set()

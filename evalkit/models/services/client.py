@@ -34,7 +34,7 @@ Value = TypeVar("Value")
 MAX_BYTES = 256 * 2**20  # of an answer: a 4096x4096 PNG in base64 takes 64 MB at most
 _REDIRECTS = 5
 _QUOTED = 160  # characters of an answer that an error repeats
-_RETRIED = (408, 425, 429)  # besides all from 500 on
+_RETRIED = (408, 425, 429)  # and all from 500 on
 _FINAL = ("insufficient_quota", "billing_hard_limit_reached")  # OpenAI's 429s that no waiting fixes
 _certificates = cache(ssl.create_default_context)  # this machine's; httpx by itself trusts certifi's
 
@@ -104,7 +104,7 @@ class Client:
     _warned: bool = False
 
     def probe(self) -> None:
-        """ConfigError where nothing listens at the address (not asked where a proxy stands between)."""
+        """ConfigError where nothing listens at the address (not asked where there is a proxy)."""
         import httpx
 
         url = httpx.URL(self.base_url)

@@ -37,12 +37,12 @@ class ComfyUI(Service):
     """Any workflow that makes one image.
 
     Args:
-        workflow: a file in the API format (menu: Workflow, Export (API)). In its values stand {{prompt}} and {{seed}},
-            and as you like {{negative_prompt}}, {{width}}, {{height}} and the other call settings' names. A value that
-            is nothing but a placeholder takes the setting's type; within a longer text it becomes text.
+        workflow: a file in the API format (menu: Workflow, Export (API)). Its values hold {{prompt}} and {{seed}}, and
+            if you like {{negative_prompt}}, {{width}}, {{height}} and the other call settings' names. A value that is
+            nothing but a placeholder takes the setting's type; within a longer text it becomes text.
         base_url: of ComfyUI.
         output_node: the id of the node whose image counts, where the workflow saves several.
-        poll: seconds between two looks at the history: latencies are no finer than that.
+        poll: seconds between two requests for the history: latencies are no finer than that.
         api_key_env, api_key_header, api_key_scheme, version, client: see `Service`. A request of `client.timeout` never
             waits for the image itself; `client.budget` does, the time in ComfyUI's queue included.
 
@@ -66,7 +66,7 @@ class ComfyUI(Service):
 
     @cached_property
     def graph(self) -> dict[str, Any]:
-        """The workflow as it stands in its file: node id -> {class_type, inputs}."""
+        """The workflow as it is in its file: node id -> {class_type, inputs}."""
         return read_workflow(resolve_path(self.workflow))
 
     def check(self) -> None:
@@ -79,7 +79,7 @@ class ComfyUI(Service):
         for name in ("prompt", "seed"):
             if name not in names:
                 raise ConfigError(
-                    f"{self.workflow} has no {{{{{name}}}}}: put it where the workflow's own {name} stands"
+                    f"{self.workflow} has no {{{{{name}}}}}: put it where the workflow has its {name}"
                     + (' ("seed": "{{seed}}")' if name == "seed" else "")
                 )
         if self.output_node is not None and self.output_node not in self.graph:
@@ -242,9 +242,7 @@ def read_workflow(file: Path) -> dict[str, Any]:
     except OSError as error:
         raise ConfigError(f"workflow {file} cannot be read: {error.strerror or error}") from None
     except ValueError as error:
-        raise ConfigError(
-            f'workflow {file} is no JSON: {error}. Placeholders stand in quotes: "{{{{seed}}}}"'
-        ) from None
+        raise ConfigError(f'workflow {file} is no JSON: {error}. Placeholders are in quotes: "{{{{seed}}}}"') from None
     if isinstance(graph, dict) and "nodes" in graph and "links" in graph:
         raise ConfigError(f"workflow {file} is in the editor's format: export it again with Export (API)")
     nodes = isinstance(graph, dict) and all(isinstance(n, dict) and "class_type" in n for n in graph.values())

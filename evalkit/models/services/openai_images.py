@@ -24,7 +24,7 @@ class OpenAIImages(Service):
         model: the model's name at the service.
         base_url: up to and with /v1.
         api_key_env, api_key_header, api_key_scheme, version, client: see `Service`.
-        response_format: "b64_json" or "url", for services that must be told; none: not sent, either is taken.
+        response_format: "b64_json" or "url", for services that want to know; none: not sent, either is taken.
         seed_field: the name of the request's field that takes a seed; none: the service takes none (OpenAI's own),
             its images cannot be made again, and every sample is marked `unseeded`.
 
