@@ -24,7 +24,7 @@ from PIL import Image
 KEY = "sk-very-secret-4711/+="  # with characters that are quoted in addresses
 
 SHORT = 0.5  # seconds: a client's time-out, where the service is slow
-RETRY_AFTER = 0.15  # seconds, more than the tests' back-off
+RETRY_AFTER = 0.3  # seconds, more than the tests' back-off
 
 
 def pixels_of(prompt: str, seed: int | None, size: tuple[int, int] = (16, 16)) -> np.ndarray:
@@ -44,7 +44,7 @@ class FakeService:
 
     Attributes:
         faults: what goes wrong with the n-th request for an image; popped as it happens.
-        asked: bodies of the requests for images.
+        asked, asked_at: bodies of the requests for images, and their times.
         delivered: (prompt, seed) -> whole right answers sent.
         headers: of every request.
         draw: makes the pixels.
@@ -54,6 +54,7 @@ class FakeService:
         self.faults: dict[int, str] = {}
         self.always: str | None = None
         self.asked: list[dict[str, Any]] = []
+        self.asked_at: list[float] = []
         self.delivered: Counter[tuple[str, int | None]] = Counter()
         self.headers: list[dict[str, str]] = []
         self.paths: list[str] = []
@@ -114,9 +115,10 @@ class Handler(BaseHTTPRequestHandler):
             elif self.path in ("/v1/images/generations", "/sdapi/v1/txt2img", "/prompt"):
                 with service.lock:
                     service.asked.append(body)
+                    service.asked_at.append(time.monotonic())
                     fault = service.fault()
-                time.sleep(service.delay)
                 if not self._misbehave(fault):
+                    time.sleep(service.delay)
                     {"/v1/images/generations": self._openai, "/prompt": self._comfy}.get(self.path, self._webui)(
                         body, fault
                     )
@@ -156,7 +158,7 @@ class Handler(BaseHTTPRequestHandler):
             self.send_response(200)
             self.send_header("Content-Length", "1000")
             self.end_headers()
-            for _ in range(40):
+            for _ in range(400):
                 self.wfile.write(b" ")
                 time.sleep(SHORT / 10)
         else:
