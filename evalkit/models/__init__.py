@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING
 
-from evalkit.utils.lazy import lazy
+from evalkit.utils.lazy import lazy, moved
 
 if TYPE_CHECKING:
     from evalkit.models.base import ExistingImages as ExistingImages
@@ -12,3 +12,11 @@ if TYPE_CHECKING:
     from evalkit.models.base import Sampler as Sampler
 else:
     __all__, __getattr__ = lazy(__name__, base="ExistingImages Generated Model Request Sampler")
+
+moved(
+    __name__,
+    service="services.base",
+    openai_images="services.openai_images",
+    automatic1111="services.automatic1111",
+    comfyui="services.comfyui",
+)

@@ -149,7 +149,7 @@ class Model(ABC):
         """Frees the memory of `load`."""
 
     def keep_in(self, cell: Path) -> None:  # noqa: B027
-        """Told before each shard: the cell's folder, where a model may keep images that are dear (`models.kept`)."""
+        """Told before each shard: the cell's folder, where a model may keep images that are dear (`services.cache`)."""
 
 
 class ExistingImages(Model):

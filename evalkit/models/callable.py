@@ -12,7 +12,7 @@ from evalkit.config.build import build, locate
 from evalkit.errors import ConfigError, DataError, nearest
 from evalkit.models.base import Conditioning, Generated, Model, Request, Sampler, SideBySide
 from evalkit.models.gan import source_digest
-from evalkit.models.services.kept import Fetched, Kept
+from evalkit.models.services.cache import FetchedImage, FetchedImages
 
 if TYPE_CHECKING:
     import numpy as np
@@ -53,7 +53,7 @@ class CallableModel(Model):
         self.conditioning = conditioning
         self._call: Any = None
         self._takes_negative = False
-        self._kept = Kept()
+        self._cache = FetchedImages()
 
     @property
     def _target(self) -> str:
@@ -130,7 +130,7 @@ class CallableModel(Model):
 
     def keep_in(self, cell: Path) -> None:
         """Where finished images are kept until their shard is written, if `keep`."""
-        self._kept = Kept(cell if self.keep else None)
+        self._cache = FetchedImages(cell if self.keep else None)
 
     def generate(
         self, requests: Sequence[Request], *, sampler: Sampler | None, settings: Mapping[str, Any]
@@ -146,22 +146,22 @@ class CallableModel(Model):
 
         if self._call is None:
             raise RuntimeError("load() comes before generate()")
-        found = {request.index: self._kept.get(request.index) for request in requests}
+        found = {request.index: self._cache.get(request.index) for request in requests}
         todo = [request for request in requests if found[request.index] is None]
         began = time.perf_counter()
         made = self._made(todo) if todo else []
         latency = round((time.perf_counter() - began) / max(len(todo), 1), 6)
         for request, pixels in zip(todo, made, strict=True):
             ignored = bool(request.negative_prompt) and not self._takes_negative
-            fresh = Fetched(pixels, latency, ("negative_prompt_ignored",) if ignored else ())
-            self._kept.put(request.index, fresh)
+            fresh = FetchedImage(pixels, latency, ("negative_prompt_ignored",) if ignored else ())
+            self._cache.put(request.index, fresh)
             found[request.index] = fresh
         images = [image for request in requests if (image := found[request.index]) is not None]
         if len({image.pixels.shape for image in images}) > 1:
             raise DataError(f"function '{self._target}' made images of several sizes: all of a cell have one size")
         timing = None
         if len(todo) < len(requests):
-            timing = SideBySide([i.latency for i in images], [i.kept for i in images], max(len(todo), 1))
+            timing = SideBySide([i.latency for i in images], [i.cached for i in images], max(len(todo), 1))
         return Generated(np.stack([i.pixels for i in images]), None, [list(i.warnings) for i in images], timing)
 
     def _made(self, requests: Sequence[Request]) -> list[NDArray[np.uint8]]:

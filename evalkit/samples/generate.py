@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from evalkit.config.build import build
 from evalkit.errors import ConfigError, EvalkitError, StoreError
 from evalkit.models.base import Conditioning, Generated, Model, Request, Sampler
-from evalkit.models.services.kept import forget
+from evalkit.models.services.cache import FetchedImages
 from evalkit.samples.engine import Engine, LocalEngine
 from evalkit.samples.store import SampleSet, Store, check_whole, image_size, prepare_folder, shard_name
 from evalkit.samples.writer import ShardWriter, sweep
@@ -129,7 +129,7 @@ def run_shard(spec: ShardSpec, store: Store, on_images: OnImages | None = None) 
                 writer.add(row | about | peak, image)
             tell(cell.name, len(rows))
         made = writer.commit()
-        forget(folder, spec.start, spec.stop)
+        FetchedImages(folder).remove(spec.start, spec.stop)
         batch_size = min(spec.batch_size, loaded.largest_batch or spec.batch_size)
     return ShardResult(cell.name, final, count, made, time.monotonic() - began, batch_size)
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import importlib
+import sys
 from collections.abc import Callable
+from types import ModuleType
 from typing import Any
 
 
@@ -22,3 +24,27 @@ def lazy(package: str, **modules: str) -> tuple[list[str], Callable[[str], Any]]
         return getattr(importlib.import_module(f"{package}.{owners[name]}"), name)
 
     return sorted(owners), get
+
+
+class _Moved(ModuleType):
+    """A module under its earlier name: it is imported when something of it is asked for."""
+
+    def __init__(self, name: str, target: str) -> None:
+        super().__init__(name, f"Moved to {target}.")
+        self.__dict__["_target"] = target
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        return getattr(importlib.import_module(self.__dict__["_target"]), name)
+
+
+def moved(package: str, **modules: str) -> None:
+    """Keeps earlier names of a package's modules importable: `_target_`s and subclasses were written with them.
+
+    Args:
+        package: its `__name__`.
+        modules: by earlier name: the module's name below the package today.
+    """
+    for name, today in modules.items():
+        sys.modules[f"{package}.{name}"] = _Moved(f"{package}.{name}", f"{package}.{today}")

@@ -5,6 +5,8 @@ from __future__ import annotations
 import base64
 import io
 import json
+import re
+import ssl
 import threading
 import time
 import urllib.parse
@@ -13,12 +15,16 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
 KEY = "sk-very-secret-4711/+="  # with characters that are quoted in addresses
+
+SHORT = 0.5  # seconds: a client's time-out, where the service is slow
+RETRY_AFTER = 0.3  # seconds, more than the tests' back-off
 
 
 def pixels_of(prompt: str, seed: int | None, size: tuple[int, int] = (16, 16)) -> np.ndarray:
@@ -38,7 +44,7 @@ class FakeService:
 
     Attributes:
         faults: what goes wrong with the n-th request for an image; popped as it happens.
-        asked: bodies of the requests for images.
+        asked, asked_at: bodies of the requests for images, and their times.
         delivered: (prompt, seed) -> whole right answers sent.
         headers: of every request.
         draw: makes the pixels.
@@ -48,12 +54,14 @@ class FakeService:
         self.faults: dict[int, str] = {}
         self.always: str | None = None
         self.asked: list[dict[str, Any]] = []
+        self.asked_at: list[float] = []
         self.delivered: Counter[tuple[str, int | None]] = Counter()
         self.headers: list[dict[str, str]] = []
         self.paths: list[str] = []
         self.files: dict[str, bytes] = {}
         self.draw = draw
         self.by_url = False
+        self.moves_to = ""  # files: the address in front of their names
         self.delay = 0.0
         self.at_once = self.most_at_once = 0
         self.lock = threading.Lock()
@@ -107,9 +115,10 @@ class Handler(BaseHTTPRequestHandler):
             elif self.path in ("/v1/images/generations", "/sdapi/v1/txt2img", "/prompt"):
                 with service.lock:
                     service.asked.append(body)
+                    service.asked_at.append(time.monotonic())
                     fault = service.fault()
-                time.sleep(service.delay)
                 if not self._misbehave(fault):
+                    time.sleep(service.delay)
                     {"/v1/images/generations": self._openai, "/prompt": self._comfy}.get(self.path, self._webui)(
                         body, fault
                     )
@@ -125,24 +134,16 @@ class Handler(BaseHTTPRequestHandler):
         with self.service.lock:
             self.service.headers.append(dict(self.headers))
             self.service.paths.append(self.path)
+        self.path = re.sub("^http://[^/]+", "", self.path)  # a proxy is told the host as well
 
     def _misbehave(self, fault: str | None) -> bool:
         """Whether the fault is the whole answer."""
         given = self.headers.get("Authorization", "")
-        status = {
-            "500": 500,
-            "503": 503,
-            "429": 429,
-            "400": 400,
-            "401": 401,
-            "echo": 500,
-            "quota": 429,
-            "429-long": 429,
-        }
+        status = {"echo": 500, "quota": 429, "429-long": 429, **{str(code): code for code in (400, 401, 429, 500, 503)}}
         if fault in status:
             code = "insufficient_quota" if fault == "quota" else "some_code"
             message = f"you sent {given}" if fault in ("echo", "401") else "it went wrong"
-            after = {"429": {"Retry-After": "0.3"}, "429-long": {"Retry-After": "3600"}}.get(fault, {})
+            after = {"429": {"Retry-After": str(RETRY_AFTER)}, "429-long": {"Retry-After": "3600"}}.get(fault, {})
             self._json({"error": {"message": message, "code": code}}, status[fault], after)
         elif fault == "reset":
             self.close_connection = True
@@ -157,16 +158,16 @@ class Handler(BaseHTTPRequestHandler):
             self.send_response(200)
             self.send_header("Content-Length", "1000")
             self.end_headers()
-            for _ in range(40):
+            for _ in range(400):
                 self.wfile.write(b" ")
-                time.sleep(0.05)
+                time.sleep(SHORT / 10)
         else:
             return False
         return True
 
     def _draw(self, prompt: str, seed: int | None, size: tuple[int, int], fault: str | None) -> bytes:
         if fault == "slow":
-            time.sleep(0.8)
+            time.sleep(2 * SHORT)
         if fault == "not_image":
             return b"<html>not an image</html>"
         if fault == "broken_image":
@@ -256,6 +257,9 @@ class Handler(BaseHTTPRequestHandler):
         }
 
     def _file(self, name: str) -> None:
+        if self.service.moves_to:
+            self._send(b"", 302, {"Location": f"{self.service.moves_to}/files/{name}"})
+            return
         self._send(self.service.files[name], 200, {"Content-Type": "image/png"})
 
     def _json(self, value: Any, status: int = 200, headers: dict[str, str] | None = None) -> None:
@@ -278,10 +282,14 @@ class _Server(ThreadingHTTPServer):
 
 
 @contextmanager
-def serving(service: FakeService) -> Iterator[FakeService]:
-    """A server on a free port of the loopback."""
+def serving(service: FakeService, *, tls: bool = False) -> Iterator[FakeService]:
+    """A server on a free port of the loopback; with `tls` its certificate is one that nobody trusts."""
     server = _Server(("127.0.0.1", 0), type("Bound", (Handler,), {"service": service}))
-    service.url = f"http://127.0.0.1:{server.server_port}"
+    service.url = f"{'https' if tls else 'http'}://127.0.0.1:{server.server_port}"
+    if tls:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(Path(__file__).with_name("self_signed.pem"))
+        server.socket = context.wrap_socket(server.socket, server_side=True)
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
     thread.start()
     try:

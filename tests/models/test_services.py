@@ -5,6 +5,8 @@ from __future__ import annotations
 import base64
 import json
 import logging
+import subprocess
+import sys
 import threading
 import time
 import urllib.parse
@@ -14,11 +16,17 @@ from typing import Any
 
 import numpy as np
 import pytest
-from fake_services import KEY, FakeService, serving
+from command import ROOT
+from fake_services import KEY, RETRY_AFTER, SHORT, FakeService, serving
+from hydra.utils import get_class
 from service_calls import PROMPTS, all_text, cell_of, expected, make, option, pixels
 
+from evalkit.config.build import locate
 from evalkit.errors import ConfigError, EvalkitError, ServiceError
+from evalkit.models import services
 from evalkit.models.base import Request
+from evalkit.models.services.client import Client, ClientOptions, Transient
+from evalkit.models.services.keys import Key
 from evalkit.samples import generate
 from evalkit.samples.store import SampleSet, Store
 
@@ -30,6 +38,7 @@ def _surroundings(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setenv("TEST_IMAGES_KEY", KEY)
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     monkeypatch.setenv("no_proxy", "127.0.0.1")
+    monkeypatch.setattr("evalkit.utils.devices.free_memory", lambda: None)  # a full garbage collection per model
     yield
     generate.unload()
 
@@ -73,14 +82,13 @@ def test_what_passes_is_tried_again(
 ) -> None:
     service.faults = {0: fault, 3: fault}
     began = time.monotonic()
-    cell = cell_of(option(kind, service, tmp_path, client={"timeout": 0.4}), 6)
+    cell = cell_of(option(kind, service, tmp_path, client={"timeout": SHORT} if fault == "drip" else {}), 6)
     samples = make(cell, store)
     np.testing.assert_array_equal(pixels(samples), expected(cell))
     assert sorted(service.delivered.values()) == [1] * 6
     assert len(service.asked) == 8
     assert 1 <= samples.warnings["retried"] <= 2
-    if fault == "429":
-        assert time.monotonic() - began > 0.3  # Retry-After, which is more than the back-off
+    assert time.monotonic() - began < 15  # a drip takes 20 s
     out = capfd.readouterr()
     shown = all_text(store.root) + out.out.encode() + out.err.encode()
     assert not any(form in shown for form in forms_of_the_key())
@@ -107,7 +115,7 @@ def test_a_wrong_answer_is_asked_for_again(
     kind: str, fault: str, service: FakeService, store: Store, tmp_path: Path
 ) -> None:
     service.faults = {1: fault}
-    cell = cell_of(option(kind, service, tmp_path, client={"timeout": 0.5}), 5)
+    cell = cell_of(option(kind, service, tmp_path, client={"timeout": SHORT} if fault == "slow" else {}), 5)
     samples = make(cell, store)
     np.testing.assert_array_equal(pixels(samples), expected(cell))
     assert samples.warnings == {"retried": 1}
@@ -118,7 +126,7 @@ def test_a_wrong_answer_is_asked_for_again(
     ("kind", "fault", "words"),
     [
         ("openai", "500", r"127.0.0.1:\d+/v1, sample \d: 500 Internal Server Error \(it went wrong\), 3 times\."),
-        ("openai", "slow", r"no whole answer within 0.3 s \(client.timeout\), 3 times"),
+        ("openai", "slow", r"no whole answer within 0.1 s \(client.timeout\), 3 times"),
         ("openai", "reset", r"the connection was cut, 3 times"),
         ("openai", "cut", r"the connection was cut, 3 times"),
         ("openai", "garbage", r"the answer is no JSON \(\{\"data\": \[\), 3 times"),
@@ -148,7 +156,8 @@ def test_one_line_after_the_retries(
     kind: str, fault: str, words: str, service: FakeService, store: Store, tmp_path: Path
 ) -> None:
     service.always = fault
-    cell = cell_of(option(kind, service, tmp_path, client={"timeout": 0.3, "concurrency": 1}), 4)
+    limits = {"concurrency": 1, **({"timeout": 0.1} if fault == "slow" else {})}
+    cell = cell_of(option(kind, service, tmp_path, client=limits), 4)
     with pytest.raises(ServiceError, match=words) as caught:
         make(cell, store)
     line = str(caught.value)
@@ -229,17 +238,18 @@ def test_requests_go_side_by_side_and_each_has_its_own_latency(
 def test_the_latency_is_that_of_the_attempt_that_succeeded(service: FakeService, store: Store, tmp_path: Path) -> None:
     service.faults = {0: "429"}
     samples = make(cell_of(option("openai", service, tmp_path), 1), store)
-    assert samples.rows[0]["latency_s"] < 0.2
-    assert samples.rows[0]["clock_s"] > 0.3  # the wait is in the throughput
+    assert samples.rows[0]["latency_s"] < RETRY_AFTER
+    assert service.asked_at[1] - service.asked_at[0] > RETRY_AFTER
+    assert samples.rows[0]["clock_s"] > RETRY_AFTER  # the wait is in the throughput
     assert samples.rows[0]["warnings"] == ["retried"]
 
 
 def test_a_429_holds_all_requests_back(service: FakeService, store: Store, tmp_path: Path) -> None:
     """One is told to wait: the others, which have not left yet, wait as well."""
     service.faults = {0: "429"}
-    began = time.monotonic()
+    service.delay = RETRY_AFTER / 2  # of the other one's image
     made = make(cell_of(option("openai", service, tmp_path, client={"concurrency": 2}), 6), store)
-    assert time.monotonic() - began > 0.3
+    assert service.asked_at[2] - service.asked_at[0] > RETRY_AFTER
     assert made.warnings == {"retried": 1}
     assert len(service.asked) == 7
 
@@ -286,7 +296,10 @@ def test_the_key_is_sent_and_nowhere_to_be_found(
     assert not any(form in shown for form in forms_of_the_key())
 
 
-def test_the_key_does_not_go_to_other_hosts(service: FakeService, store: Store, tmp_path: Path) -> None:
+def test_the_key_does_not_go_to_other_hosts(
+    service: FakeService, store: Store, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.DEBUG)
     service.by_url = True
     make(cell_of(option("openai", service, tmp_path), 2), store)
     own = [h for p, h in zip(service.paths, service.headers, strict=True) if p.startswith("/files/")]
@@ -300,6 +313,86 @@ def test_the_key_does_not_go_to_other_hosts(service: FakeService, store: Store, 
     np.testing.assert_array_equal(pixels(samples), expected(cell_of(model, 4, seed=1)))
     assert len(elsewhere.headers) == 4
     assert not any("Authorization" in headers for headers in elsewhere.headers)
+    assert "signature" not in caplog.text  # httpx would log each address
+
+
+def test_an_image_that_has_moved(service: FakeService, store: Store, tmp_path: Path) -> None:
+    service.by_url = True
+    cell = cell_of(option("openai", service, tmp_path), 2)
+    with serving(FakeService()) as elsewhere:
+        elsewhere.files, service.moves_to = service.files, elsewhere.url
+        np.testing.assert_array_equal(pixels(make(cell, store)), expected(cell))
+        assert len(elsewhere.headers) == 2
+        assert not any("Authorization" in headers for headers in elsewhere.headers)
+        elsewhere.moves_to = elsewhere.url
+        with pytest.raises(ServiceError, match="the image's address sends on more than 5 times, 3 times"):
+            make(cell_of(option("openai", service, tmp_path), 3), store)
+
+
+def test_all_proxy_is_not_heeded_and_http_proxy_is(
+    service: FakeService, store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("all_proxy", "socks5://127.0.0.1:9")
+    for name in ("no_proxy", "NO_PROXY", "http_proxy", "HTTP_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    make(cell_of(option("openai", service, tmp_path), 1), store)
+    monkeypatch.setenv("http_proxy", service.url.removeprefix("http://"))
+    model = option("openai", service, tmp_path) | {"base_url": "http://images.invalid/v1"}
+    make(cell_of(model, 2), store)
+    assert service.paths[1:] == ["http://images.invalid/v1/images/generations"] * 2
+    monkeypatch.setenv("http_proxy", "socks5://127.0.0.1:9")
+    with pytest.raises(ConfigError, match="http_proxy names no http"):
+        make(cell_of(model, 3), store)
+
+
+@pytest.mark.parametrize(
+    ("address", "words"),
+    [
+        ("http://127.0.0.1:9/x?token=abc", "the connection was refused"),
+        ("http://[bad/x", "there is no such host"),
+        ("http://images.invalid/x", "there is no such host"),
+        ("https://{service}/x", "wrong version number"),
+        ("ftp://127.0.0.1/x", "the image's address is not http(s)"),
+        ("x.png", "the image's address is not http(s)"),
+        ("http://a\0b/x", "the image's address is not http(s)"),
+    ],
+)
+def test_why_an_image_cannot_be_had(address: str, words: str, service: FakeService) -> None:
+    client = Client(service.url, Key(None), ClientOptions())
+    with pytest.raises(Transient) as caught:
+        client.download(address.format(service=service.url.removeprefix("http://")), deadline=time.monotonic() + 5)
+    assert words in str(caught.value).lower()
+
+
+def test_a_certificate_that_is_not_trusted_is_final() -> None:
+    with serving(FakeService(), tls=True) as running:
+        client = Client(running.url, Key(None), ClientOptions())
+        with pytest.raises(ServiceError, match=r"https://127.0.0.1:\d+/x: its certificate is not trusted: "):
+            client.download(f"{running.url}/x?token=abc", deadline=time.monotonic() + 5)
+
+
+def test_an_answer_without_end(
+    service: FakeService, store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("evalkit.models.services.client.MAX_BYTES", 500)
+    with pytest.raises(ServiceError, match="the answer is larger than 0 MB, 3 times"):
+        make(cell_of(option("openai", service, tmp_path), 1), store)
+
+
+@pytest.mark.parametrize(
+    ("earlier", "name"),
+    [
+        ("openai_images", "OpenAIImages"),
+        ("automatic1111", "Automatic1111"),
+        ("comfyui", "ComfyUI"),
+        ("service", "Service"),
+    ],
+)
+def test_earlier_targets_are_found(earlier: str, name: str) -> None:
+    target = f"evalkit.models.{earlier}.{name}"
+    assert locate(target) is get_class(target) is getattr(services, name)
+    with pytest.raises(ConfigError, match=f"'evalkit.models.{earlier}' has no 'Other'"):
+        locate(f"evalkit.models.{earlier}.Other")
 
 
 @pytest.mark.parametrize(
@@ -328,7 +421,7 @@ def test_options_that_make_no_sense(changes: dict[str, Any], words: str, service
     [
         ({"api_key_env": "NO_SUCH_KEY"}, "the key is not set: export NO_SUCH_KEY=KEY"),
         ({"base_url": "http://127.0.0.1:9/v1"}, r"127.0.0.1:9/v1 cannot be reached \(the connection was refused\)"),
-        ({"height": None}, "height=None: give both height and width"),
+        ({"height": None}, "height=None, width=16: give both height and width"),
         ({"extra": {"prompt": "x"}}, "extra.prompt: this field is set by evalkit"),
         ({"extra": 3}, "extra=3: give a mapping"),
     ],
@@ -455,7 +548,7 @@ def test_workflows_that_wait_are_taken_out_of_the_queue_when_a_batch_ends(
         (lambda text: text.replace("{{prompt}}", "a fox"), r"has no \{\{prompt\}\}"),
         (
             lambda text: text.replace('"{{seed}}"', "{{seed}}"),
-            r'is no JSON.*laceholders stand in quotes: "\{\{seed\}\}"',
+            r'is no JSON.*laceholders are in quotes: "\{\{seed\}\}"',
         ),
         (lambda text: '{"nodes": [], "links": []}', r"in the editor's format: export it again with Export \(API\)"),
         (lambda text: "[]", r"is no workflow in the API format"),
@@ -532,3 +625,12 @@ def test_no_thread_stays(service: FakeService, store: Store, tmp_path: Path) -> 
 def test_errors_are_of_the_kind_that_is_one_line() -> None:
     assert issubclass(ServiceError, EvalkitError)
     assert ServiceError.exit_code == 1
+
+
+def test_no_http_client_is_imported_before_a_request() -> None:
+    modules = "automatic1111, base, cache, client, comfyui, keys, openai_images"
+    code = (
+        f"import sys; from evalkit.models.services import {modules}; print({{'httpx', 'tenacity'}} & set(sys.modules))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout == "set()\n"

@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from evalkit.models.base import Request
-from evalkit.models.services.base import Service, from_base64, size_of
-from evalkit.models.services.client import Job, Transient
+from evalkit.models.services.base import Service, from_base64, only_image
+from evalkit.models.services.client import Job
 
 # Names that evalkit uses for all models, and what this API calls them.
 _FIELDS = {
@@ -21,12 +22,13 @@ _FIELDS = {
     "width": "width",
     "sampler_name": "sampler_name",
     "scheduler": "scheduler",
-    "clip_skip": "clip_skip",
 }
+_OVERRIDE = {"clip_skip": "CLIP_stop_at_last_layers", "checkpoint": "sd_model_checkpoint"}  # in `override_settings`
 
 
+@dataclass(eq=False, repr=False, kw_only=True)
 class Automatic1111(Service):
-    """Text to image, one image a request, its seed in the request.
+    """Text to image, one image per request, its seed in the request.
 
     Args:
         base_url: of the web UI.
@@ -38,21 +40,16 @@ class Automatic1111(Service):
     `extra`: further fields of the request.
     """
 
-    call_settings = frozenset({*_FIELDS, "negative_prompt", "checkpoint", "extra"})
+    call_settings = frozenset({*_FIELDS, *_OVERRIDE, "negative_prompt", "extra"})
     reserved = frozenset(
-        {"prompt", "negative_prompt", "seed", "batch_size", "n_iter", "send_images", "save_images", *_FIELDS.values()}
+        {
+            *("prompt", "negative_prompt", "seed", "batch_size", "n_iter", "send_images", "save_images", "clip_skip"),
+            *_FIELDS.values(),
+        }
     )
 
-    def __init__(
-        self,
-        base_url: str = "http://127.0.0.1:7860",
-        api_key_env: str | None = None,
-        api_key_header: str = "Authorization",
-        api_key_scheme: str = "Basic",
-        version: str | None = None,
-        client: Mapping[str, Any] | None = None,
-    ) -> None:
-        super().__init__(base_url, api_key_env, api_key_header, api_key_scheme, version, client)
+    base_url: str = "http://127.0.0.1:7860"
+    api_key_scheme: str = "Basic"
 
     def identity(self) -> dict[str, Any]:
         """Address and version; a `checkpoint` is a setting."""
@@ -60,43 +57,34 @@ class Automatic1111(Service):
 
     def ask(self, job: Job, request: Request, settings: Mapping[str, Any]) -> tuple[bytes, list[str]]:
         """One attempt at one image."""
-        size_of(settings)
-        negative = request.negative_prompt
         seed = request.seed32()
+        negative = request.negative_prompt
+        if negative is None:
+            negative = settings.get("negative_prompt") or ""
         body = {theirs: settings[ours] for ours, theirs in _FIELDS.items() if settings.get(ours) is not None}
-        if "clip_skip" in body:
-            body["override_settings"] = {"CLIP_stop_at_last_layers": body.pop("clip_skip")}
-        if settings.get("checkpoint") is not None:
-            body["override_settings"] = {
-                **body.get("override_settings", {}),
-                "sd_model_checkpoint": settings["checkpoint"],
-            }
-        extra = dict(settings.get("extra") or {})
-        if "override_settings" in extra and "override_settings" in body:
-            extra["override_settings"] = {**extra["override_settings"], **body["override_settings"]}
-        body |= extra
+        override = {theirs: settings[ours] for ours, theirs in _OVERRIDE.items() if settings.get(ours) is not None}
+        extra = settings.get("extra") or {}
+        if override:
+            override = {**extra.get("override_settings", {}), **override}
+        body |= extra | ({"override_settings": override} if override else {})
         body |= {
             "prompt": request.prompt,
-            "negative_prompt": negative if negative is not None else settings.get("negative_prompt") or "",
+            "negative_prompt": negative,
             "seed": seed,
             "batch_size": 1,
             "n_iter": 1,
             "send_images": True,
             "save_images": False,
         }
-        answer = job.client.json("POST", "/sdapi/v1/txt2img", body, until=job.until)
-        images = answer.get("images")
-        if not isinstance(images, list) or len(images) != 1:
-            count = len(images) if isinstance(images, list) else "no"
-            raise Transient(f"the answer holds {count} images, not 1")
-        used = _seed_of(answer.get("info"))
-        return from_base64(images[0]), ["seed_ignored"] if used not in (None, seed) else []
+        answer = job.client.json("POST", "/sdapi/v1/txt2img", body, deadline=job.deadline)
+        image = from_base64(only_image(answer.get("images")))
+        return image, ["seed_ignored"] if _seed_of(answer.get("info")) not in (None, seed) else []
 
 
 def _seed_of(info: Any) -> int | None:
     """The seed that the web UI says it used."""
     try:
-        value = json.loads(info)["seed"]
+        seed = json.loads(info)["seed"]
     except (ValueError, TypeError, KeyError):
         return None
-    return value if isinstance(value, int) else None
+    return seed if isinstance(seed, int) else None

@@ -1,9 +1,8 @@
-"""What models behind a service share: a request an image, several at a time, each kept as soon as it is there."""
+"""What models behind a service share: one request per image, several at a time, each cached as soon as it is there."""
 
 from __future__ import annotations
 
 import base64
-import binascii
 import logging
 import threading
 import time
@@ -11,13 +10,14 @@ from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from evalkit.errors import ConfigError, DataError, nearest
-from evalkit.models.base import Conditioning, Generated, Model, Request, Sampler, SideBySide
+from evalkit.errors import ConfigError, DataError, ServiceError, nearest, whole_number
+from evalkit.models.base import Generated, Model, Request, Sampler, SideBySide
+from evalkit.models.services.cache import FetchedImage, FetchedImages
 from evalkit.models.services.client import Client, ClientOptions, Job, Stopped, Transient
-from evalkit.models.services.kept import Fetched, Kept
 from evalkit.models.services.keys import Key, check_url
 
 if TYPE_CHECKING:
@@ -26,7 +26,10 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+_CACHED = "What was fetched is kept: the same command goes on from there"
 
+
+@dataclass(eq=False, repr=False)
 class Service(Model):
     """A model behind HTTP. Subclasses say what to send (`ask`, or `obtain` where one request is not enough).
 
@@ -34,29 +37,27 @@ class Service(Model):
         base_url: where it is, without user, password or query.
         api_key_env: the environment variable that holds its key; none: it wants no key.
         api_key_header, api_key_scheme: how the key is sent: `Authorization: Bearer KEY`, or Basic with user:password.
-        version: anything that names what is deployed there; change it when that changes, and its samples are made anew.
-        client: see `http.ClientOptions`.
+        version: anything that names what is deployed there; change it when that changes: samples are then made again.
+        client: see `ClientOptions`.
     """
 
-    conditioning: Conditioning = "text"
+    conditioning = "text"
     remote = True
-    reserved: ClassVar[frozenset[str]] = frozenset()  # fields of a request that are not the user's to give in `extra`
+    reserved: ClassVar[frozenset[str]] = frozenset()  # fields of a request that `extra` cannot hold
 
-    def __init__(
-        self,
-        base_url: str,
-        api_key_env: str | None = None,
-        api_key_header: str = "Authorization",
-        api_key_scheme: str = "Bearer",
-        version: str | None = None,
-        client: Mapping[str, Any] | None = None,
-    ) -> None:
-        self.base_url = check_url(base_url)
-        self.key = Key(api_key_env, api_key_header, api_key_scheme)
-        self.version = version
-        self.options = ClientOptions.of(client)
+    base_url: str
+    api_key_env: str | None = None
+    api_key_header: str = "Authorization"
+    api_key_scheme: str = "Bearer"
+    version: str | None = None
+    client: Mapping[str, Any] | None = None
+
+    def __post_init__(self) -> None:
+        self.base_url = check_url(self.base_url)
+        self.key = Key(self.api_key_env, self.api_key_header, self.api_key_scheme)
+        self.options = ClientOptions.of(self.client)
         self._client: Client | None = None
-        self._kept = Kept()
+        self._cache = FetchedImages()
         self._size: tuple[int, int] | None = None  # of the first image, where none is asked for
         self._lock = threading.Lock()
 
@@ -71,7 +72,7 @@ class Service(Model):
         """Refuses settings that the model does not take, a key that is not set, and a service that is not there.
 
         Raises:
-            ConfigError: which of them, and how to mend it.
+            ConfigError: which of them, and how to fix it.
         """
         for name in settings:
             if name not in self.call_settings:
@@ -87,27 +88,27 @@ class Service(Model):
         Client(self.base_url, self.key, self.options).probe()
 
     def load(self, device: str) -> None:
-        """Makes the client; `device` is the service's own matter."""
+        """Makes the client; `device` says nothing to a service."""
         self.key.check()
         self._client = Client(self.base_url, self.key, self.options)
         self._size = None
 
     def unload(self) -> None:
-        """Lets go of the client."""
+        """Drops the client."""
         self._client = None
 
     def keep_in(self, cell: Path) -> None:
-        """Finished images are kept in the cell's folder until their shard is written."""
-        if self._kept.cell != cell:
+        """Finished images are cached in the cell's folder until their shard is written."""
+        if self._cache.cell != cell:
             self._size = None  # other settings may make other sizes
-        self._kept = Kept(cell)
+        self._cache = FetchedImages(cell)
 
     def generate(
         self, requests: Sequence[Request], *, sampler: Sampler | None, settings: Mapping[str, Any]
     ) -> Generated:
-        """One image a request; those that an earlier, failed call fetched are not asked for again.
+        """One image per request; those that an earlier, failed call fetched are not asked for again.
 
-        The first error ends the batch: what waits is dropped, what is under way is waited for, and kept.
+        The first error ends the batch: what waits is dropped, what is under way is waited for, and cached.
 
         Raises:
             ServiceError: the service failed, after all retries.
@@ -120,59 +121,60 @@ class Service(Model):
         for request in requests:
             if request.prompt is None:
                 raise DataError(f"{self.base_url} makes images from text, and sample {request.index} has no prompt")
-        found = {request.index: self._kept.get(request.index) for request in requests}
-        todo = [request for request in requests if found[request.index] is None]
-        for image in found.values():
-            if image is not None:
-                self._size = image.pixels.shape[0], image.pixels.shape[1]
-        found |= self._fetch(self._client, todo, settings)
-        images = [image for request in requests if (image := found[request.index]) is not None]
-        sizes = {image.pixels.shape for image in images}
+        images = {r.index: image for r in requests if (image := self._cache.get(r.index)) is not None}
+        for image in images.values():
+            self._size = image.pixels.shape[0], image.pixels.shape[1]
+        images |= self._fetch(self._client, [r for r in requests if r.index not in images], settings)
+        batch = [images[request.index] for request in requests]
+        sizes = {image.pixels.shape for image in batch}
         if len(sizes) > 1:
             raise DataError(f"{self.base_url} makes images of several sizes ({sorted(sizes)}): set height and width")
+        together = min(self.options.concurrency, len(requests))
         return Generated(
-            np.stack([image.pixels for image in images]),
+            np.stack([image.pixels for image in batch]),
             None,
-            [list(image.warnings) for image in images],
-            SideBySide(
-                [image.latency for image in images],
-                [image.kept for image in images],
-                min(self.options.concurrency, len(requests)),
-            ),
+            [list(image.warnings) for image in batch],
+            SideBySide([image.latency for image in batch], [image.cached for image in batch], together),
         )
 
-    def _fetch(self, client: Client, todo: Sequence[Request], settings: Mapping[str, Any]) -> dict[int, Fetched | None]:
+    def _fetch(
+        self, client: Client, requests: Sequence[Request], settings: Mapping[str, Any]
+    ) -> dict[int, FetchedImage]:
+        if not requests:
+            return {}
         stop = threading.Event()
-        found: dict[int, Fetched | None] = {}
-        if not todo:
-            return found
-        workers = min(self.options.concurrency, len(todo))
+        images: dict[int, FetchedImage] = {}
+        workers = min(self.options.concurrency, len(requests))
         with ThreadPoolExecutor(workers, thread_name_prefix="evalkit-fetch") as pool:
-            running = {pool.submit(self._one, client, request, settings, stop): request for request in todo}
+            running = {pool.submit(self._fetch_one, client, request, settings, stop): request for request in requests}
             try:
                 for done in as_completed(running):
-                    with suppress(Stopped):  # by another request's error, which comes as well: that one is to be told
-                        found[running[done].index] = done.result()
+                    with suppress(Stopped):  # by another request's error, which is the one to raise
+                        images[running[done].index] = done.result()
             except BaseException as error:
                 stop.set()
                 if isinstance(error, KeyboardInterrupt):
                     log.warning("%s: stopping; images under way are waited for, and kept", self.base_url)
                 pool.shutdown(cancel_futures=True)
                 raise
-        return found
+        return images
 
-    def _one(self, client: Client, request: Request, settings: Mapping[str, Any], stop: threading.Event) -> Fetched:
-        job = Job(client, f"sample {request.index}", stop)
+    def _fetch_one(
+        self, client: Client, request: Request, settings: Mapping[str, Any], stop: threading.Event
+    ) -> FetchedImage:
+        job = Job(client, f"sample {request.index}", stop, time.monotonic() + self.options.budget)
         try:
             pixels, latency, warnings = self.obtain(job, request, settings)
-        except BaseException:
+        except BaseException as error:
             stop.set()  # here, before this thread takes the next one
+            if isinstance(error, ServiceError):
+                raise ServiceError(f"{self.base_url}, {job.name}: {error}. {_CACHED}") from None
             raise
         if job.retries:
             warnings = [*warnings, "retried"]
-        made = Fetched(pixels, round(latency, 6), tuple(dict.fromkeys(warnings)))
-        self._kept.put(request.index, made)
-        return made
+        image = FetchedImage(pixels, round(latency, 6), tuple(dict.fromkeys(warnings)))
+        self._cache.put(request.index, image)
+        return image
 
     def obtain(
         self, job: Job, request: Request, settings: Mapping[str, Any]
@@ -201,12 +203,12 @@ class Service(Model):
             notes = [note for note in codec.inspect(data).notes if note == "alpha_dropped"]
         except DataError as error:
             raise Transient(str(error)) from None
-        made = (pixels.shape[0], pixels.shape[1])
+        size = (pixels.shape[0], pixels.shape[1])
         with self._lock:
-            wanted = size_of(settings) or self._size or made
-            if made != wanted:
-                raise Transient(f"the image is {made[1]}x{made[0]} (width x height), not {wanted[1]}x{wanted[0]}")
-            self._size = made
+            expected = size_of(settings) or self._size or size
+            if size != expected:
+                raise Transient(f"the image is {size[1]}x{size[0]} (width x height), not {expected[1]}x{expected[0]}")
+            self._size = size
         return pixels, notes
 
 
@@ -219,15 +221,23 @@ def size_of(settings: Mapping[str, Any]) -> tuple[int, int] | None:
     height, width = settings.get("height"), settings.get("width")
     if height is None and width is None:
         return None
-    for name, value in (("height", height), ("width", width)):
-        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-            raise ConfigError(f"{name}={value}: give both height and width, whole numbers of pixels")
-    assert height is not None
-    assert width is not None
-    return height, width
+    if height is None or width is None:
+        raise ConfigError(f"height={height}, width={width}: give both height and width, or neither")
+    return whole_number(height, "height"), whole_number(width, "width")
 
 
-def from_base64(text: Any) -> bytes:
+def only_image(images: object) -> object:
+    """The one image of an answer's list.
+
+    Raises:
+        Transient: it is no list, or holds none or several.
+    """
+    if not isinstance(images, list) or len(images) != 1:
+        raise Transient(f"the answer holds {len(images) if isinstance(images, list) else 'no'} images, not 1")
+    return images[0]
+
+
+def from_base64(text: object) -> bytes:
     """The bytes of base64, with or without a data: prefix.
 
     Raises:
@@ -235,9 +245,7 @@ def from_base64(text: Any) -> bytes:
     """
     if not isinstance(text, str):
         raise Transient("the answer holds no image")
-    if text.startswith("data:"):
-        text = text.partition(",")[2]
     try:
-        return base64.b64decode(text, validate=True)
-    except (binascii.Error, ValueError):
+        return base64.b64decode(text.partition(",")[2] if text.startswith("data:") else text, validate=True)
+    except ValueError:
         raise Transient("the answer's image is no base64") from None

@@ -1,4 +1,4 @@
-"""Keys and addresses of services: a key is read from the environment alone, and stands in no result, log or error."""
+"""Keys and addresses of services: a key comes from the environment alone, and is in no result, log or error."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from evalkit.errors import ConfigError
 
 
 class Key:
-    """A service's key: read from the environment when it is used, kept nowhere, and cut out of every text.
+    """A service's key: read from the environment when it is used, stored nowhere, and cut out of every text.
 
     Args:
         env: the environment variable's name; none: the service wants no key.
@@ -67,7 +67,7 @@ def check_url(url: str, name: str = "base_url") -> str:
     """A service's address without its last slash.
 
     Raises:
-        ConfigError: it is no http(s) address, or holds a password or a query (it stands in every result).
+        ConfigError: it is no http(s) address, or holds a password or a query (it is in every result).
     """
     url = str(url)
     if set(url) & set("@?#"):  # not repeated: a key may be in it

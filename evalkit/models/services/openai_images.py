@@ -7,22 +7,24 @@ vLLM, LocalAI, LiteLLM, Together and others, some of which take a seed as well.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from evalkit.errors import ConfigError
 from evalkit.models.base import Request
-from evalkit.models.services.base import Service, from_base64, size_of
+from evalkit.models.services.base import Service, from_base64, only_image, size_of
 from evalkit.models.services.client import Job, Transient
 
 
+@dataclass(eq=False, repr=False, kw_only=True)
 class OpenAIImages(Service):
-    """Text to image, one image a request.
+    """Text to image, one image per request.
 
     Args:
         model: the model's name at the service.
         base_url: up to and with /v1.
         api_key_env, api_key_header, api_key_scheme, version, client: see `Service`.
-        response_format: "b64_json" or "url", for services that must be told; none: not sent, either is taken.
+        response_format: "b64_json" or "url", for services that want to know; none: not sent, either is taken.
         seed_field: the name of the request's field that takes a seed; none: the service takes none (OpenAI's own),
             its images cannot be made again, and every sample is marked `unseeded`.
 
@@ -33,24 +35,18 @@ class OpenAIImages(Service):
     call_settings = frozenset({"height", "width", "quality", "style", "background", "output_format", "extra"})
     reserved = frozenset({"model", "prompt", "n", "size", "response_format", "stream"})
 
-    def __init__(
-        self,
-        model: str,
-        base_url: str = "https://api.openai.com/v1",
-        api_key_env: str | None = "OPENAI_API_KEY",
-        api_key_header: str = "Authorization",
-        api_key_scheme: str = "Bearer",
-        version: str | None = None,
-        response_format: str | None = None,
-        seed_field: str | None = None,
-        client: Mapping[str, Any] | None = None,
-    ) -> None:
-        super().__init__(base_url, api_key_env, api_key_header, api_key_scheme, version, client)
-        if response_format not in (None, "b64_json", "url"):
-            raise ConfigError(f"response_format={response_format}: give b64_json, url, or null (not sent)")
-        if seed_field in self.reserved:
-            raise ConfigError(f"seed_field={seed_field}: this field has another meaning; give seed, or null")
-        self.model, self.response_format, self.seed_field = model, response_format, seed_field
+    model: str
+    base_url: str = "https://api.openai.com/v1"
+    api_key_env: str | None = "OPENAI_API_KEY"
+    response_format: str | None = None
+    seed_field: str | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.response_format not in (None, "b64_json", "url"):
+            raise ConfigError(f"response_format={self.response_format}: give b64_json, url, or null (not sent)")
+        if self.seed_field in self.reserved:
+            raise ConfigError(f"seed_field={self.seed_field}: this field has another meaning; give seed, or null")
 
     def identity(self) -> dict[str, Any]:
         """Address, model and version; whether a seed goes along. The weights behind it are the service's secret."""
@@ -78,14 +74,12 @@ class OpenAIImages(Service):
             body[self.seed_field] = request.seed32()
         else:
             warnings.append("unseeded")
-        answer = job.client.json("POST", "/images/generations", body, until=job.until)
-        images = answer.get("data")
-        if not isinstance(images, list) or len(images) != 1 or not isinstance(images[0], dict):
-            count = len(images) if isinstance(images, list) else "no"
-            raise Transient(f"the answer holds {count} images, not 1")
-        revised = images[0].get("revised_prompt")
-        if revised and revised != request.prompt:
+        answer = job.client.json("POST", "/images/generations", body, deadline=job.deadline)
+        image = only_image(answer.get("data"))
+        if not isinstance(image, dict):
+            raise Transient("the answer holds no image")
+        if image.get("revised_prompt") not in (None, "", request.prompt):
             warnings.append("prompt_revised")
-        if isinstance(images[0].get("url"), str) and not images[0].get("b64_json"):
-            return job.client.download(images[0]["url"], until=job.until), warnings
-        return from_base64(images[0].get("b64_json")), warnings
+        if isinstance(image.get("url"), str) and not image.get("b64_json"):
+            return job.client.download(image["url"], deadline=job.deadline), warnings
+        return from_base64(image.get("b64_json")), warnings
