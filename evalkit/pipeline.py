@@ -21,7 +21,7 @@ from evalkit.plan.plan import Plan
 from evalkit.results.compare import compare, rename_apart
 from evalkit.results.files import write
 from evalkit.results.latent_walk import write_walks
-from evalkit.results.rows import Outcome, categories, make_rows, notes, run_info
+from evalkit.results.rows import Outcome, make_rows, notes, run_info
 from evalkit.results.table import ResultTable
 from evalkit.samples.store import SampleSet
 from evalkit.trackers.push import push
@@ -84,7 +84,7 @@ def _export(plan: Plan, sources: Mapping[str, Source]) -> None:
     sets = {
         cell.name: Set(
             sources[cell.name],
-            categories(sources[cell.name]),
+            sources[cell.name].categories,
             {name: getattr(cell, name) for name in names},
         )
         for cell in plan.cells

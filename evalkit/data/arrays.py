@@ -7,12 +7,13 @@ import hashlib
 import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING
 
 from evalkit.data.containers.archive_index import MAX_RATIO, RATIO_FROM
 from evalkit.data.remote import Place, Remote
-from evalkit.data.source import _first_line, check_count
+from evalkit.data.source import WithoutRecords, check_count
 from evalkit.errors import DataError, EvalkitError, nearest
+from evalkit.utils.text import one_line
 
 if TYPE_CHECKING:
     import numpy as np
@@ -20,13 +21,13 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, eq=False)
-class ArrayImages:
+class ArrayImages(WithoutRecords):
     """Images that are in memory.
 
     Attributes:
         name: what messages call it.
         pixels: u8 [N,H,W,3].
-        prompts: one text an image, or none.
+        prompts: one text per image, or none.
         warnings: counted, as in `Source`.
         classes: of each image as text, or none.
     """
@@ -56,7 +57,7 @@ class ArrayImages:
         import numpy as np
 
         try:
-            with _opened(path) as holder, zipfile.ZipFile(holder) as archive:
+            with path.open("rb") as holder, zipfile.ZipFile(holder) as archive:
                 names = [name.removesuffix(".npy") for name in archive.namelist()]
                 if array not in names:
                     raise DataError(f"{path}: no array '{array}'. {nearest(array, names)}")
@@ -66,14 +67,14 @@ class ArrayImages:
                         f"{path}: '{array}' unpacks to {info.file_size:,} bytes from {info.compress_size:,} (limit "
                         f"{MAX_RATIO} to 1): a bomb; if not, save it as .npy"
                     )
-            with _opened(path) as holder, np.load(holder, allow_pickle=False) as file:
+            with path.open("rb") as holder, np.load(holder, allow_pickle=False) as file:
                 pixels = file[array]
         except FileNotFoundError:
             raise DataError(f"{path}: not a readable {path.suffix}: there is no such file: check the path") from None
         except EvalkitError:
             raise
         except Exception as error:  # numpy, zipfile and zlib raise anything on damaged files
-            raise DataError(f"{path}: not a readable .npz: {_first_line(error)}") from error
+            raise DataError(f"{path}: not a readable .npz: {one_line(error)}") from error
         return cls(str(path), pixels)
 
     @classmethod
@@ -96,7 +97,7 @@ class ArrayImages:
         except FileNotFoundError:
             raise DataError(f"{path}: not a readable {path.suffix}: there is no such file: check the path") from None
         except Exception as error:
-            raise DataError(f"{path}: not a readable .npy: {_first_line(error)}") from error
+            raise DataError(f"{path}: not a readable .npy: {one_line(error)}") from error
         if not isinstance(pixels, np.ndarray):
             raise DataError(f"{path}: not an .npy but an .npz: call it so")
         return cls(str(path), pixels)
@@ -127,18 +128,18 @@ class ArrayImages:
         if num_samples is None or num_samples == len(self):
             return self
         check_count(self.name, len(self), num_samples)
-        return replace(
-            self,
-            pixels=self.pixels[:num_samples],
-            prompts=self.prompts[:num_samples],
-            classes=self.classes[:num_samples],
-        )
+        return self._part(slice(num_samples))
+
+    def take(self, indices: Sequence[int]) -> ArrayImages:
+        """Some of the images, in this order."""
+        return self._part(list(indices))
+
+    def _part(self, chosen: slice | list[int]) -> ArrayImages:
+        def of(values: Sequence[str | None]) -> Sequence[str | None]:
+            return values[chosen] if isinstance(chosen, slice) else [values[i] for i in chosen if values]
+
+        return replace(self, pixels=self.pixels[chosen], prompts=of(self.prompts), classes=of(self.classes))
 
     @property
     def categories(self) -> Sequence[str | None]:
-        """The class of each image as text, or none."""
         return self.classes or [None] * len(self)
-
-
-def _opened(path: Place) -> BinaryIO:
-    return path.open("rb")

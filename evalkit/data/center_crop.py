@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from evalkit.data.source import WithoutRecords
 from evalkit.errors import ConfigError
 from evalkit.utils.files import sha256_json
 
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from evalkit.data.arrays import ArrayImages
-    from evalkit.data.source import FolderImages, Source
+    from evalkit.data.stored import StoredImages
 
 
 def fit(image: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
@@ -33,15 +34,15 @@ def fit(image: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
 
 
 @dataclass(frozen=True, eq=False)
-class Fitted:
-    """A source whose images are fitted to `size` as they are read. It is a `Source` itself.
+class CenterCropped(WithoutRecords):
+    """A source whose images are resized and cut to `size` as they are read. It is a `Source` itself.
 
     Attributes:
         source: the images as they are.
         size: sides of the square.
     """
 
-    source: FolderImages | ArrayImages
+    source: StoredImages | ArrayImages
     size: int
 
     def __post_init__(self) -> None:
@@ -62,9 +63,9 @@ class Fitted:
     def read(self, indices: range) -> list[NDArray[np.uint8]]:
         return [fit(image, self.size) for image in self.source.read(indices)]
 
-    def head(self, num_samples: int | None) -> Source:
+    def head(self, num_samples: int | None) -> CenterCropped:
         """The first `num_samples` images (none: all); ConfigError where there are fewer."""
-        return Fitted(self.source.head(num_samples), self.size)
+        return CenterCropped(self.source.head(num_samples), self.size)
 
     def location(self, index: int) -> str:
         return self.source.location(index)
@@ -72,6 +73,10 @@ class Fitted:
     @property
     def prompts(self) -> Sequence[str | None]:
         return self.source.prompts
+
+    @property
+    def categories(self) -> Sequence[str | None]:
+        return self.source.categories
 
     @property
     def warnings(self) -> Mapping[str, int]:

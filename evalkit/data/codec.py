@@ -25,7 +25,8 @@ photographs lying on their side.
 from __future__ import annotations
 
 import io
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -51,6 +52,7 @@ class Header:
         width, height: in pixels, after EXIF orientation.
         notes: see the module's table.
         format, mode: as Pillow names them ("PNG", "JPEG"; "RGB", "L", "P", "CMYK").
+        texts: of a PNG, by keyword: its chunks tEXt, zTXt and iTXt before the pixels.
     """
 
     width: int
@@ -58,6 +60,7 @@ class Header:
     notes: tuple[str, ...]
     format: str
     mode: str
+    texts: Mapping[str, str] = field(default_factory=dict)
 
 
 def decode(source: Path | bytes, name: str = "") -> NDArray[np.uint8]:
@@ -95,7 +98,8 @@ def inspect(source: Path | bytes, name: str = "") -> Header:
             if orientation >= 5 and image.format != "TIFF":  # Pillow turns TIFFs itself
                 width, height = height, width
             mode = image.mode  # before the pixels are touched: Pillow then unpacks a GIF's palette
-            return Header(width, height, _notes(image, data, orientation), str(image.format), mode)
+            texts = {str(k): v for k, v in image.info.items() if isinstance(v, str)} if image.format == "PNG" else {}
+            return Header(width, height, _notes(image, data, orientation), str(image.format), mode, texts)
     except Exception as error:
         raise _unreadable(name, error) from error
 
@@ -104,7 +108,7 @@ def encode_png(pixels: NDArray[np.uint8]) -> bytes:
     """Encodes u8 [H,W,3] as an ordinary 8-bit RGB PNG, without loss. Safe to call from several threads.
 
     fpng where it is installed, else Pillow at level 1: see tests/bench/bench_png.py for the measurement. fpng holds the
-    GIL, which is no matter at well below a millisecond an image.
+    GIL, which is no matter at well below a millisecond per image.
 
     Raises:
         ValueError: another dtype or shape, or no pixels (fpng would write an empty file).
@@ -184,7 +188,7 @@ def _notes(image: Image, data: bytes, orientation: int) -> tuple[str, ...]:
 
 
 def _bits(image: Image, data: bytes) -> int:
-    """Bits a channel of a PNG or TIFF; 8 for all else."""
+    """Bits per channel of a PNG or TIFF; 8 for all else."""
     if data.startswith(_PNG_SIGNATURE):
         return data[24]
     tags = getattr(image, "tag_v2", None)
@@ -213,11 +217,11 @@ def _pixels(image: Image, orientation: int) -> NDArray[np.uint8]:
     if upright.mode in (*_GREY16, "I"):
         grey = np.asarray(upright).astype(np.int64)  # HW
         if grey.min() < 0 or grey.max() > 65535:
-            raise ValueError(f"32-bit pixels of {grey.min()} to {grey.max()}: save it with 8 or 16 bits a channel")
+            raise ValueError(f"32-bit pixels of {grey.min()} to {grey.max()}: save it with 8 or 16 bits per channel")
         grey8 = ((grey + 128) // 257).astype(np.uint8)
         return np.repeat(grey8[:, :, None], 3, axis=2)  # HW -> HW3
     if upright.mode.startswith("F"):
-        raise ValueError("float pixels, whose range is not known: save it with 8 or 16 bits a channel")
+        raise ValueError("float pixels, whose range is not known: save it with 8 or 16 bits per channel")
     if upright.mode == "P" and upright.has_transparency_data:
         # By way of RGBA, else Pillow warns about the transparency that we count; the colours are the same.
         return np.ascontiguousarray(np.asarray(upright.convert("RGBA"))[:, :, :3])

@@ -2,24 +2,14 @@
 
 from __future__ import annotations
 
-import bisect
-import functools
 import glob
 import itertools
 import re
-from array import array
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Self
 
 from evalkit.data.remote import Place, Remote
-from evalkit.data.source import FolderImages, check_sizes
-from evalkit.errors import ConfigError, DataError
-
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
+from evalkit.errors import ConfigError
 
 MAX_PARTS = 100_000
 
@@ -49,7 +39,7 @@ def expand(place: Place) -> list[Place] | None:
     written = list(itertools.islice(_braces(text), MAX_PARTS + 1))
     if len(written) > MAX_PARTS:
         raise ConfigError(f"{text}: stands for more than {MAX_PARTS:,} parts: check the pattern")
-    parts = [part for name in written for part in (_fitting(place, name) if wild else [_again(place, name)])]
+    parts = [part for name in written for part in (_matching(place, name) if wild else [_same_kind(place, name)])]
     if not parts:
         raise ConfigError(f"{text}: nothing fits this pattern: check the path")
     return parts
@@ -71,83 +61,14 @@ def _braces(text: str) -> Iterator[str]:
         yield from _braces(text[: match.start()] + word + text[match.end() :])
 
 
-def _fitting(place: Place, pattern: str) -> list[Place]:
-    found: list[Place]
+def _matching(place: Place, pattern: str) -> list[Place]:
+    parts: list[Place]
     if isinstance(place, Remote):
-        found = list(Remote(pattern).glob())
+        parts = list(Remote(pattern).glob())
     else:
-        found = [Path(name) for name in glob.glob(pattern, recursive=True)]  # noqa: PTH207 (the pattern may be absolute)
-    return sorted(found, key=lambda part: natural_key(str(part)))
+        parts = [Path(name) for name in glob.glob(pattern, recursive=True)]  # noqa: PTH207 (the pattern may be absolute)
+    return sorted(parts, key=lambda part: natural_key(str(part)))
 
 
-def _again(place: Place, name: str) -> Place:
+def _same_kind(place: Place, name: str) -> Place:
     return Remote(name) if isinstance(place, Remote) else Path(name)
-
-
-@dataclass(frozen=True, eq=False)
-class JoinedImages(FolderImages):
-    """The images of several sources, one after another; `folder` is the pattern, `files` are their names in the parts.
-
-    Attributes:
-        parts: the sources.
-        chosen: which of all their images, where some were taken.
-    """
-
-    parts: tuple[FolderImages, ...] = ()
-    chosen: Sequence[int] | None = None
-
-    @classmethod
-    def join(cls, pattern: Place, parts: Sequence[FolderImages], *, mixed_sizes: bool) -> JoinedImages:
-        """All of them. Raises DataError where sizes differ between parts (without `mixed_sizes`)."""
-        if not mixed_sizes:
-            check_sizes(pattern, [(f"{part.folder}: {part.files[0]}", part.records[0]) for part in parts])
-        return cls(
-            pattern,
-            tuple(name for part in parts for name in part.files),
-            tuple(record for part in parts for record in part.records),
-            tuple(prompt for part in parts for prompt in part.prompts),
-            tuple(name for part in parts for name in part.skipped),
-            parts=tuple(parts),
-        )
-
-    @functools.cached_property
-    def _starts(self) -> list[int]:
-        return list(itertools.accumulate((len(part) for part in self.parts), initial=0))
-
-    def _find(self, index: int) -> tuple[int, int]:
-        """An image's part, and its index in it."""
-        place = index if self.chosen is None else self.chosen[index]
-        part = bisect.bisect_right(self._starts, place) - 1
-        return part, place - self._starts[part]
-
-    def read(self, indices: range) -> list[NDArray[np.uint8]]:
-        images: list[NDArray[np.uint8]] = []
-        part, start, stop = -1, 0, 0  # a run of images that lie one after another in one part
-        for i in indices:
-            at, index = self._find(i)
-            if (at, index) != (part, stop):
-                images += self.parts[part].read(range(start, stop)) if stop > start else []
-                part, start = at, index
-            stop = index + 1
-        return images + (self.parts[part].read(range(start, stop)) if stop > start else [])
-
-    def location(self, index: int) -> str:
-        part, inner = self._find(index)
-        return self.parts[part].location(inner)
-
-    @property
-    def categories(self) -> Sequence[str | None]:
-        every = [category for part in self.parts for category in part.categories]
-        return every if self.chosen is None else [every[i] for i in self.chosen]
-
-    def take(self, indices: Sequence[int]) -> Self:
-        chosen = array("L", indices if self.chosen is None else (self.chosen[i] for i in indices))
-        return replace(super().take(indices), chosen=chosen)
-
-
-def join_parts(pattern: Place, parts: Sequence[object], *, mixed_sizes: bool) -> JoinedImages:
-    """`JoinedImages.join` of what was opened. Raises DataError where a part is an array: those hold no files."""
-    kept = [part for part in parts if isinstance(part, FolderImages)]
-    if len(kept) < len(parts):
-        raise DataError(f"{pattern}: arrays (.npy, .npz) cannot be joined: give folders, .zip, .tar or .parquet files")
-    return JoinedImages.join(pattern, kept, mixed_sizes=mixed_sizes)

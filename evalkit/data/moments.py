@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from evalkit.data.remote import Place
 from evalkit.errors import ConfigError, DataError
 from evalkit.utils.files import atomic_path, sha256_bytes
+from evalkit.utils.text import one_line
 
 if TYPE_CHECKING:
     import numpy as np
@@ -53,7 +54,7 @@ class Moments:
 
 
 def read_moments(path: Place) -> Moments:
-    """Moments of an .npz file. An `arr_0` of images beside them (ADM) is not read.
+    """Moments of an .npz file. An `arr_0` of images next to them (ADM) is not read.
 
     Raises:
         ConfigError: there is no such file, or it is a pickle.
@@ -80,7 +81,7 @@ def read_moments(path: Place) -> Moments:
     if not {"mu", "sigma"} <= held.keys():
         found = ", ".join(sorted(names)) or "no named array"
         raise DataError(f"{path} holds no statistics: 'mu' and 'sigma' are wanted, it has {found}")
-    said = _read_protocol(path, held)
+    protocol = _read_protocol(path, held)
     n = _count(path, held)
     spatial = None
     if {"mu_s", "sigma_s"} <= held.keys():
@@ -88,8 +89,8 @@ def read_moments(path: Place) -> Moments:
         address = f"inception/{SPATIAL_LAYER}"
         spatial = Moments(str(path), mean, cov, n, address, _digest(mean, cov, n, {"features": address}))
     mean, cov = _checked(path, held["mu"], held["sigma"], ("mu", "sigma"))
-    digest = _digest(mean, cov, n, said)
-    return Moments(str(path), mean, cov, n, said.get("features"), digest, said.get("extractor"), spatial)
+    digest = _digest(mean, cov, n, protocol)
+    return Moments(str(path), mean, cov, n, protocol.get("features"), digest, protocol.get("extractor"), spatial)
 
 
 def write_moments(
@@ -145,11 +146,11 @@ def moments_for(moments: Moments, address: str, identity: Mapping[str, Any], wid
     if layer == SPATIAL_LAYER and moments.spatial is not None:
         moments = moments.spatial
     where = f"the reference statistics {moments.name}"
-    mend = "give statistics made with this extractor, or the images themselves (reference=folder)"
+    remedy = "give statistics made with this extractor, or the images themselves (reference=folder)"
     if moments.features is not None and moments.features.partition("/")[2] != layer:
-        raise ConfigError(f"{where} are of {moments.features}, but {address} is asked for: {mend}")
+        raise ConfigError(f"{where} are of {moments.features}, but {address} is asked for: {remedy}")
     if width is not None and width != len(moments.mean):
-        raise ConfigError(f"{where} have {len(moments.mean)} dimensions, but {address} has {width}: {mend}")
+        raise ConfigError(f"{where} have {len(moments.mean)} dimensions, but {address} has {width}: {remedy}")
     if moments.extractor is not None:
         mine = json.loads(json.dumps(identity))
         for key in sorted(mine.keys() | moments.extractor.keys()):
@@ -157,7 +158,7 @@ def moments_for(moments: Moments, address: str, identity: Mapping[str, Any], wid
             if theirs != ours:
                 raise ConfigError(
                     f"{where} were made with another extractor than {address}: {key} was {_short(theirs)}, "
-                    f"and is {_short(ours)}: {mend}"
+                    f"and is {_short(ours)}: {remedy}"
                 )
     return moments
 
@@ -203,14 +204,14 @@ def _read_protocol(path: Place, held: Mapping[str, NDArray[Any]]) -> dict[str, A
     if "protocol" not in held:
         return {}
     try:
-        said: dict[str, Any] = json.loads(str(held["protocol"]))
-        if said["schema"] != SCHEMA:
-            raise ValueError(f"schema {said['schema']}, and {SCHEMA} is known here")
-        return {"features": str(said["features"]), "extractor": dict(said["extractor"])}
+        protocol: dict[str, Any] = json.loads(str(held["protocol"]))
+        if protocol["schema"] != SCHEMA:
+            raise ValueError(f"schema {protocol['schema']}, and {SCHEMA} is known here")
+        return {"features": str(protocol["features"]), "extractor": dict(protocol["extractor"])}
     except (ValueError, KeyError, TypeError) as error:
-        raise DataError(f"{path}: its 'protocol' cannot be read: {' '.join(str(error).split())[:200]}") from error
+        raise DataError(f"{path}: its 'protocol' cannot be read: {one_line(error)[:200]}") from error
 
 
-def _digest(mean: NDArray[np.float64], cov: NDArray[np.float64], n: int | None, said: Mapping[str, Any]) -> str:
-    head = json.dumps({"n": n, **said}, sort_keys=True).encode()
+def _digest(mean: NDArray[np.float64], cov: NDArray[np.float64], n: int | None, protocol: Mapping[str, Any]) -> str:
+    head = json.dumps({"n": n, **protocol}, sort_keys=True).encode()
     return sha256_bytes(head + mean.tobytes() + cov.tobytes())

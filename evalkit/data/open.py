@@ -7,108 +7,62 @@ A path may be an fsspec URL (`evalkit.data.remote`), and a pattern of several ar
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+import os
+from abc import ABC, abstractmethod
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from evalkit.data.arrays import ArrayImages
-from evalkit.data.concat import expand, join_parts
-from evalkit.data.containers.folder import list_files
-from evalkit.data.frames import Frames
-from evalkit.data.remote import Place, Remote, Stamp
-from evalkit.data.scan import EXTENSIONS, Choose
-from evalkit.data.source import FolderImages
-from evalkit.errors import ConfigError, nearest
+from evalkit.data.concat import expand
+from evalkit.data.remote import Place, Remote, find_place
+from evalkit.data.stored import ReadOptions, StoredImages, join, open_container
+from evalkit.errors import ConfigError
+
+if TYPE_CHECKING:
+    from evalkit.data.containers.base import Container
 
 ARCHIVES = (".zip", ".tar")
 ARRAYS = (".npy", ".npz")
 TABLES = (".parquet",)
-ON_ERROR = ("refuse", "skip")
+
+Images = StoredImages | ArrayImages
 
 
-@dataclass(frozen=True)
-class Opening:
-    """Images at a path, and how they are to be read; nothing is looked at before a method is called.
+def open_images(
+    path: str | os.PathLike[str] | Remote, options: ReadOptions | None = None, *, cache: Path | None = None
+) -> Images:
+    """The images at a path; see `PathOpener` and `Opener.open`."""
+    return PathOpener(path, options).open(cache=cache)
+
+
+class Opener(ABC):
+    """Images that lie somewhere, and how they are read.
+
+    Nothing is looked at before a method is called; what was looked at is kept for the next call.
 
     Attributes:
-        path: a folder, or a file of one of the kinds above; or a pattern of several.
-        recursive: whether folders inside it count.
-        prompts: where the texts are: see `folders.find_prompts`; of a .parquet "auto", none, or a column's name.
-        on_error: what a broken image does: "refuse", or "skip" (left out and counted).
-        mixed_sizes: whether images of different sizes are accepted.
-        extensions: of the files that count in a folder or an archive.
-        frames: which frames of its clips are read; none: the images are no frames.
-        by_folder: whether an image's class is the folder that it lies in.
+        options: how they are read.
     """
 
-    path: Place
-    recursive: bool = True
-    prompts: str | None = "auto"
-    on_error: Literal["refuse", "skip"] = "refuse"
-    mixed_sizes: bool = False
-    extensions: Sequence[str] = EXTENSIONS
-    frames: Frames | None = None
-    by_folder: bool = False
+    options: ReadOptions
+    _images: Images | None = None
 
-    @property
-    def kind(self) -> str:
-        """The path's suffix where it says how it is read, else ""."""
-        suffix = self.path.suffix.lower()
-        known = suffix in (*ARCHIVES, *ARRAYS, *TABLES)
-        return suffix if known and (isinstance(self.path, Remote) or not self.path.is_dir()) else ""
-
+    @abstractmethod
     def check(self) -> None:
         """Raises ConfigError where nothing is there, DataError where an archive is refused. No image is read."""
-        if self.on_error not in ON_ERROR:
-            raise ConfigError(f"on_error={self.on_error!r}: {nearest(str(self.on_error), ON_ERROR)}")
-        for part in self._parts():
-            if part.kind in ARRAYS:
-                if not part.path.is_file():
-                    raise ConfigError(f"{part.path}: the array of images is missing: check the path")
-            else:
-                part._listed()
+
+    @abstractmethod
+    def identity(self) -> dict[str, Any]:
+        """Which images are asked for (JSON)."""
 
     def count(self) -> int:
         """How many images there are; with on_error="skip", how many can be read."""
-        return sum(
-            len(part.open()) if part.kind in ARRAYS or part.on_error == "skip" else part._listed()
-            for part in self._parts()
-        )
+        return len(self.open()) if self.options.on_error == "skip" else self._count()
 
-    def _parts(self) -> list[Opening]:
-        """One for each part that a pattern stands for."""
-        parts = expand(self.path)
-        return [self] if parts is None else [replace(self, path=part) for part in parts]
+    @abstractmethod
+    def _count(self) -> int: ...
 
-    @property
-    def _choose(self) -> Choose:
-        return self.frames.choose if self.frames is not None else list
-
-    @functools.cached_property
-    def _remote(self) -> dict[str, Stamp]:
-        """The files of a remote folder; asked for once."""
-        from evalkit.data.containers.remote_folder import list_remote
-
-        assert isinstance(self.path, Remote)
-        return list_remote(self.path)
-
-    def _listed(self) -> int:
-        if self.kind in TABLES:
-            from evalkit.data.containers.parquet import count_images
-
-            return count_images(self.path)
-        if self.kind in ARCHIVES:
-            from evalkit.data.containers.archive import list_images
-
-            return len(self._choose(list_images(self.path, self.extensions, recursive=self.recursive)[1]))
-        if isinstance(self.path, Remote):
-            from evalkit.data.sidecars import pick_images
-
-            return len(self._choose(pick_images(self.path, self._remote, self.extensions, recursive=self.recursive)))
-        return len(self._choose(list_files(self.path, self.extensions, recursive=self.recursive)))
-
-    def open(self, *, cache: Path | None = None) -> FolderImages | ArrayImages:
+    def open(self, *, cache: Path | None = None) -> Images:
         """The images.
 
         Args:
@@ -119,31 +73,94 @@ class Opening:
             DataError: an image or the archive is broken or refused, or sizes differ.
             ServiceError: it is remote, and cannot be reached.
         """
-        parts = self._parts()
-        if parts != [self]:
-            return join_parts(self.path, [part._open(cache) for part in parts], mixed_sizes=self.mixed_sizes)
-        return self._open(cache)
+        if self._images is None:
+            self._images = self._open(cache)
+        return self._images
 
-    def _open(self, cache: Path | None) -> FolderImages | ArrayImages:
-        if self.kind == ".npz":
-            return ArrayImages.from_npz(self.path)
-        if self.kind == ".npy":
-            return ArrayImages.from_npy(self.path)
-        how: dict[str, Any] = {name: getattr(self, name) for name in ("prompts", "on_error", "mixed_sizes")}
-        if self.kind in TABLES:
-            from evalkit.data.containers.parquet import open_parquet
+    @abstractmethod
+    def _open(self, cache: Path | None) -> Images: ...
 
-            return open_parquet(self.path, **how, cache=cache)
-        how |= {"recursive": self.recursive, "extensions": self.extensions, "choose": self._choose}
-        source: FolderImages
-        if self.kind in ARCHIVES:
-            from evalkit.data.containers.archive import open_archive
 
-            source = open_archive(self.path, **how, cache=cache)
-        elif isinstance(self.path, Remote):
-            from evalkit.data.containers.remote_folder import open_remote
+class PathOpener(Opener):
+    """Images at a path.
 
-            source = open_remote(self.path, self._remote, **how, cache=cache)
-        else:
-            source = FolderImages.open(self.path, **how, cache=cache)
-        return replace(source, by_folder=True) if self.by_folder else source
+    Args:
+        path: a folder, or a file of one of the kinds above; or a pattern of several; or an fsspec URL.
+        options: how they are read.
+    """
+
+    def __init__(self, path: str | os.PathLike[str] | Remote, options: ReadOptions | None = None) -> None:
+        self.path: Place = path if isinstance(path, Remote) else find_place(path)
+        self.options = options or ReadOptions()
+
+    @functools.cached_property
+    def _pattern(self) -> list[Place] | None:
+        return expand(self.path)
+
+    @functools.cached_property
+    def _parts(self) -> list[Place | Container]:
+        """Each part that a pattern stands for, listed; an array's path as it is."""
+        return [_container(part, self.options) for part in ([self.path] if self._pattern is None else self._pattern)]
+
+    def check(self) -> None:
+        for part in self._parts:
+            if not isinstance(part, Path | Remote):
+                part.images(self.options)
+            elif not part.is_file():
+                raise ConfigError(f"{part}: the array of images is missing: check the path")
+
+    def identity(self) -> dict[str, Any]:
+        return {
+            "folder": str(self.path.absolute()),
+            "recursive": self.options.recursive,
+            "on_error": self.options.on_error,
+            "extensions": list(self.options.extensions),
+        }
+
+    def _count(self) -> int:
+        return sum(
+            len(_open_array(part) if isinstance(part, Path | Remote) else part.images(self.options))
+            for part in self._parts
+        )
+
+    def _open(self, cache: Path | None) -> Images:
+        opened = [
+            _open_array(part) if isinstance(part, Path | Remote) else open_container(part, self.options, cache=cache)
+            for part in self._parts
+        ]
+        if self._pattern is None:
+            return opened[0]
+        return join(self.path, opened, mixed_sizes=self.options.mixed_sizes)
+
+
+def kind_of(path: Place) -> str:
+    """The path's suffix where it says how it is read, else ""."""
+    suffix = path.suffix.lower()
+    known = suffix in (*ARCHIVES, *ARRAYS, *TABLES)
+    return suffix if known and (isinstance(path, Remote) or not path.is_dir()) else ""
+
+
+def _open_array(path: Place) -> ArrayImages:
+    return ArrayImages.from_npz(path) if kind_of(path) == ".npz" else ArrayImages.from_npy(path)
+
+
+def _container(path: Place, options: ReadOptions) -> Place | Container:
+    """What holds the images; an array's path as it is: nothing in it can be listed."""
+    kind = kind_of(path)
+    if kind in ARRAYS:
+        return path
+    if kind in TABLES:
+        from evalkit.data.containers.parquet import Parquet
+
+        return Parquet(path)
+    if kind in ARCHIVES:
+        from evalkit.data.containers.archive import Archive
+
+        return Archive(path)
+    if isinstance(path, Remote):
+        from evalkit.data.containers.remote_folder import RemoteFolder
+
+        return RemoteFolder(path)
+    from evalkit.data.containers.folder import Folder
+
+    return Folder(path, recursive=options.recursive)

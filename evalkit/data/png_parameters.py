@@ -9,13 +9,10 @@ from __future__ import annotations
 
 import json
 import re
-import struct
-import zlib
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-_SIGNATURE = b"\x89PNG\r\n\x1a\n"
-_MAX_TEXT = 1 << 20  # bytes of a text, unpacked; larger ones are left out
+MAX_TEXT = 1 << 20  # letters of a text; larger ones are left out
 _SETTING = re.compile(r'\s*([A-Za-z][\w /-]*):\s*("(?:\\.|[^"\\])*"|[^,]*)(?:,|$)')
 _A1111 = {"Seed": "seed", "Steps": "steps", "Sampler": "sampler", "CFG scale": "cfg"}
 _A1111 |= {"Schedule type": "scheduler", "Model": "model"}
@@ -30,51 +27,19 @@ _COMFY = {
 _TEXTS = ("text", "text_g", "text_l", "t5xxl", "clip_l", "string", "value", "prompt")
 
 
-def read_parameters(data: bytes) -> dict[str, Any] | None:
-    """What a PNG was made with; none where it does not say so, or is no PNG.
+def read_parameters(texts: Mapping[str, str]) -> dict[str, Any] | None:
+    """What a PNG was made with, from its texts by keyword; none where they do not say so.
 
     Returns:
         `prompt` (str) and, where told, `negative_prompt`, `sampler`, `scheduler`, `model` (str), `seed`, `steps` (int),
         `cfg` (float).
     """
-    texts = dict(_texts(data)) if data.startswith(_SIGNATURE) else {}
-    if "parameters" in texts:
-        return _from_a1111(texts["parameters"])
-    if "prompt" in texts:
-        return _from_comfy(texts["prompt"])
+    short = {name: text for name, text in texts.items() if len(text) <= MAX_TEXT}
+    if "parameters" in short:
+        return _from_a1111(short["parameters"])
+    if "prompt" in short:
+        return _from_comfy(short["prompt"])
     return None
-
-
-def _texts(data: bytes) -> Iterator[tuple[str, str]]:
-    """Keyword and text of the chunks before the pixels: tEXt, zTXt (packed), iTXt (UTF-8, maybe packed)."""
-    at = len(_SIGNATURE)
-    while at + 8 <= len(data):
-        length, kind = struct.unpack_from(">L4s", data, at)
-        if kind in (b"IDAT", b"IEND") or at + 12 + length > len(data):
-            return
-        if kind in (b"tEXt", b"zTXt", b"iTXt") and length <= _MAX_TEXT:
-            keyword, _, rest = data[at + 8 : at + 8 + length].partition(b"\0")
-            text = _decode(kind, rest)
-            if text is not None:
-                yield keyword.decode("latin-1"), text
-        at += 12 + length
-
-
-def _decode(kind: bytes, rest: bytes) -> str | None:
-    try:
-        if kind == b"tEXt":
-            return rest.decode("latin-1")
-        if kind == b"zTXt":
-            return _unpack(rest[1:]).decode("latin-1")
-        packed, (_, _, text) = rest[:1] == b"\1", rest[2:].split(b"\0", 2)  # language, translated keyword, text
-        text = text if len(rest) > 2 else b""
-        return (_unpack(text) if packed else text).decode()
-    except (ValueError, zlib.error):  # UnicodeDecodeError is a ValueError
-        return None
-
-
-def _unpack(data: bytes) -> bytes:
-    return zlib.decompressobj().decompress(data, _MAX_TEXT)
 
 
 def _from_a1111(text: str) -> dict[str, Any] | None:
@@ -85,9 +50,9 @@ def _from_a1111(text: str) -> dict[str, Any] | None:
     start = next((i for i, line in enumerate(lines) if line.startswith("Negative prompt:")), len(lines))
     prompt = "\n".join(lines[:start]).strip()
     negative = "\n".join(lines[start:]).removeprefix("Negative prompt:").strip()
-    found = {"prompt": prompt, "negative_prompt": negative}
-    found |= {ours: settings[theirs] for theirs, ours in _A1111.items() if theirs in settings}
-    return _typed(found)
+    values = {"prompt": prompt, "negative_prompt": negative}
+    values |= {ours: settings[theirs] for theirs, ours in _A1111.items() if theirs in settings}
+    return _typed(values)
 
 
 def _from_comfy(text: str) -> dict[str, Any] | None:
@@ -103,12 +68,12 @@ def _from_comfy(text: str) -> dict[str, Any] | None:
     )
     if sampler is None:
         return None
-    found: dict[str, Any] = {
+    values: dict[str, Any] = {
         "prompt": _text_above(nodes, sampler, ("positive", "guider", "conditioning")),
         "negative_prompt": _text_above(nodes, sampler, ("negative", "guider")),
     }
     for ours, theirs in _COMFY.items():
-        found[ours] = next(
+        values[ours] = next(
             (
                 value
                 for node in _above(nodes, sampler)
@@ -117,7 +82,7 @@ def _from_comfy(text: str) -> dict[str, Any] | None:
             ),
             None,
         )
-    return _typed(found)
+    return _typed(values)
 
 
 def _inputs(node: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -172,10 +137,10 @@ def _text_above(nodes: Mapping[str, Any], sampler: Mapping[str, Any], sides: tup
     return None
 
 
-def _typed(found: Mapping[str, Any]) -> dict[str, Any] | None:
+def _typed(values: Mapping[str, Any]) -> dict[str, Any] | None:
     """Numbers as numbers, what is missing or blank left out; none without a prompt."""
     result: dict[str, Any] = {}
-    for name, value in found.items():
+    for name, value in values.items():
         if value is None or value == "":
             continue
         if name in ("seed", "steps", "cfg"):

@@ -5,22 +5,23 @@ from __future__ import annotations
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from evalkit.data.arrays import ArrayImages
+from evalkit.data.center_crop import CenterCropped
+from evalkit.data.concat import expand
+from evalkit.data.containers.hf_dataset import DatasetOpener
+from evalkit.data.containers.torchvision_dataset import TorchvisionOpener
+from evalkit.data.open import Opener, PathOpener, kind_of
 from evalkit.data.remote import find_place
+from evalkit.data.scan import EXTENSIONS
+from evalkit.data.stored import ReadOptions
 from evalkit.errors import ConfigError, nearest
 
 if TYPE_CHECKING:
-    from evalkit.data.arrays import ArrayImages
-    from evalkit.data.containers.hf_dataset import DatasetOpening
-    from evalkit.data.containers.torchvision_dataset import VisionOpening
     from evalkit.data.moments import Moments
-    from evalkit.data.open import Opening
     from evalkit.data.source import Source
-
-ON_ERROR = ("refuse", "skip")
 
 
 class Reference(ABC):
@@ -40,7 +41,26 @@ class Reference(ABC):
         """
 
 
-class FolderReference(Reference):
+class OpenedReference(Reference):
+    """Images that an opener opens, once.
+
+    Args:
+        opener: where they are, and how they are read.
+        num_samples: the first images alone; none: all.
+    """
+
+    def __init__(self, opener: Opener, num_samples: int | None = None) -> None:
+        self.opener = opener
+        self.num_samples = num_samples
+
+    def check(self) -> None:
+        self.opener.check()
+
+    def open(self, *, cache: Path | None = None) -> Source:
+        return self.opener.open(cache=cache).head(self.num_samples)
+
+
+class FolderReference(OpenedReference):
     """The images of a folder, a .zip, .tar or .parquet, or an .npy or .npz (`arr_0`, u8 [N,H,W,3]), read in place.
 
     Args:
@@ -63,55 +83,33 @@ class FolderReference(Reference):
         extensions: Sequence[str] | None = None,
         size: int | None = None,
     ) -> None:
-        if on_error not in ON_ERROR:
-            raise ConfigError(f"reference.folder.on_error={on_error}: {nearest(str(on_error), ON_ERROR)}")
+        options = ReadOptions(recursive, None, on_error, mixed_sizes or size is not None, extensions or EXTENSIONS)
+        super().__init__(PathOpener(path, options), num_samples)
         self.path = find_place(path)
-        self.num_samples = num_samples
-        self.recursive = recursive
-        self.on_error: Literal["refuse", "skip"] = on_error
-        self.mixed_sizes = mixed_sizes
-        self.extensions = extensions
         self.size = size
 
     def check(self) -> None:
-        from evalkit.data.concat import expand
+        self._check_there()
+        super().check()
 
-        if not isinstance(self.path, Path) or expand(self.path) is not None:
-            self._opening().check()
-            return
-        kind = "file" if self._opening().kind else "folder"
-        if not (self.path.is_file() if kind == "file" else self.path.is_dir()):
+    def _check_there(self) -> None:
+        if isinstance(self.path, Path) and not self.path.exists() and expand(self.path) is None:
+            kind = "file" if kind_of(self.path) else "folder"
             raise ConfigError(f"there is no {kind} of reference images {self.path}: check reference.folder.path")
 
     def open(self, *, cache: Path | None = None) -> Source:
-        from evalkit.data.center_crop import Fitted
-
-        if isinstance(self.path, Path):  # a remote one is listed once: opening it says the same
-            self.check()
-        source = self._opening().open(cache=cache).head(self.num_samples)
-        return source if self.size is None else Fitted(source, self.size)
-
-    def _opening(self) -> Opening:
-        from evalkit.data.open import Opening
-        from evalkit.data.scan import EXTENSIONS
-
-        return Opening(
-            self.path,
-            self.recursive,
-            None,  # what they show is not asked for by text
-            self.on_error,
-            self.mixed_sizes or self.size is not None,
-            self.extensions or EXTENSIONS,
-        )
+        self._check_there()
+        source = self.opener.open(cache=cache).head(self.num_samples)
+        return source if self.size is None else CenterCropped(source, self.size)
 
 
-class FramesReference(FolderReference):
+class FramesReference(OpenedReference):
     """Video frames: each sub-folder is a clip, its files are numbered frames, read in natural order.
 
     Args:
         path: a folder of clips, or a .zip or .tar of such folders; an fsspec URL, or a pattern of several.
         every: each k-th frame of a clip.
-        frames: at most so many of these a clip; none: all.
+        frames: at most so many of these per clip; none: all.
         num_samples, on_error, mixed_sizes, extensions: as of `FolderReference`.
     """
 
@@ -125,31 +123,13 @@ class FramesReference(FolderReference):
         mixed_sizes: bool = False,
         extensions: Sequence[str] | None = None,
     ) -> None:
-        from evalkit.data.frames import Frames
-
-        super().__init__(path, num_samples, True, on_error, mixed_sizes, extensions)
-        self.frames = Frames(every, frames)
-
-    def _opening(self) -> Opening:
-        return replace(super()._opening(), frames=self.frames, by_folder=True)
+        options = ReadOptions(True, None, on_error, mixed_sizes, extensions or EXTENSIONS, True, every, frames)
+        super().__init__(PathOpener(path, options), num_samples)
 
 
-class _OpenedReference(Reference):
-    """A dataset's images."""
-
-    opening: DatasetOpening | VisionOpening
-    num_samples: int | None
-
-    def check(self) -> None:
-        self.opening.check()
-
-    def open(self, *, cache: Path | None = None) -> Source:
-        return self.opening.open(cache=cache).head(self.num_samples)
-
-
-class DatasetReference(_OpenedReference):
-    """Images of a Hugging Face dataset (`pip install 'evalkit[datasets]'`): arguments as of `DatasetOpening`, and
-    `num_samples`: the first images alone."""
+class DatasetReference(OpenedReference):
+    """Images of a Hugging Face dataset (`pip install 'evalkit[datasets]'`): arguments as of `DatasetOpener` and
+    `ReadOptions`, and `num_samples`: the first images alone."""
 
     def __init__(
         self,
@@ -162,14 +142,13 @@ class DatasetReference(_OpenedReference):
         on_error: Literal["refuse", "skip"] = "refuse",
         mixed_sizes: bool = False,
     ) -> None:
-        from evalkit.data.containers.hf_dataset import DatasetOpening
-
-        self.opening = DatasetOpening(name, split, image, None, "auto", config, revision, on_error, mixed_sizes)
-        self.num_samples = num_samples
+        options = ReadOptions(prompts=None, on_error=on_error, mixed_sizes=mixed_sizes)
+        super().__init__(DatasetOpener(name, split, image, "auto", config, revision, options), num_samples)
 
 
-class VisionReference(_OpenedReference):
-    """Images of a torchvision dataset: arguments as of `VisionOpening`, and `num_samples`: the first images alone."""
+class VisionReference(OpenedReference):
+    """Images of a torchvision dataset: arguments as of `TorchvisionOpener` and `ReadOptions`, and `num_samples`: the
+    first images alone."""
 
     def __init__(
         self,
@@ -182,10 +161,8 @@ class VisionReference(_OpenedReference):
         on_error: Literal["refuse", "skip"] = "refuse",
         mixed_sizes: bool = False,
     ) -> None:
-        from evalkit.data.containers.torchvision_dataset import VisionOpening
-
-        self.opening = VisionOpening(name, root, split, download, dict(options or {}), on_error, mixed_sizes)
-        self.num_samples = num_samples
+        reading = ReadOptions(prompts=None, on_error=on_error, mixed_sizes=mixed_sizes)
+        super().__init__(TorchvisionOpener(name, root, split, download, dict(options or {}), reading), num_samples)
 
 
 class DigitsReference(Reference):
@@ -210,7 +187,6 @@ class DigitsReference(Reference):
     def open(self, *, cache: Path | None = None) -> ArrayImages:
         import numpy as np
 
-        from evalkit.data.arrays import ArrayImages
         from evalkit.digits.data import reference_images
 
         self.check()

@@ -87,19 +87,19 @@ class Remote:
 
     def stamp(self) -> Stamp:
         """Its size, and a number that changes with it; blocks of a file that was another are forgotten."""
-        found = _stamp(self._call(lambda fs, path: fs.info(path)))
+        stamp = _stamp(self._call(lambda fs, path: fs.info(path)))
         with _opening:
-            if self.url in _OPEN and _OPEN[self.url].stamp != found:
+            if self.url in _OPEN and _OPEN[self.url].stamp != stamp:
                 del _OPEN[self.url]
-        return found
+        return stamp
 
     def list_files(self) -> dict[str, Stamp]:
         """All files below a folder by relative posix path, in no order."""
 
         def find(fs: Any, path: str) -> dict[str, Stamp]:
-            found: Mapping[str, Any] = fs.find(path, detail=True)
+            listed: Mapping[str, Any] = fs.find(path, detail=True)
             start = len(path.rstrip("/")) + 1
-            return {str(name)[start:]: _stamp(info) for name, info in found.items()}
+            return {str(name)[start:]: _stamp(info) for name, info in listed.items()}
 
         return self._call(find)
 
@@ -157,11 +157,19 @@ class Remote:
 Place = Path | Remote
 
 
+def stamp_of(place: Place) -> Stamp:
+    """Size of a file, and its mtime or what else changes with it. Raises OSError where it is a file that is gone."""
+    if isinstance(place, Remote):
+        return place.stamp()
+    stat = place.stat()
+    return stat.st_size, stat.st_mtime_ns
+
+
 def find_place(path: str | os.PathLike[str]) -> Place:
     """A path as `resolve_path` reads it, or a URL; building either is cheap, and nothing is looked at.
 
     Raises:
-        ConfigError: the URL holds a password or a key, or unpacks an archive (its own URL is wanted).
+        ConfigError: the URL holds a password or a key, or unpacks an archive (give its own URL).
     """
     text = os.fspath(path)
     match = _URL.match(text)
@@ -255,20 +263,21 @@ class _Shared:
         return data
 
 
-_OPEN: OrderedDict[str, _Shared] = OrderedDict()  # by URL, the last used last
+# By URL, the last used last. Of the process, not of an object: the bound on memory is one for all sets that are open.
+_OPEN: OrderedDict[str, _Shared] = OrderedDict()
 _opening = threading.Lock()
 
 
 def _shared(remote: Remote) -> _Shared:
     with _opening:
-        found = _OPEN.pop(remote.url, None)
-    if found is None:
-        found = _Shared(remote)
+        shared = _OPEN.pop(remote.url, None)
+    if shared is None:
+        shared = _Shared(remote)
     with _opening:
-        _OPEN[remote.url] = found
+        _OPEN[remote.url] = shared
         while len(_OPEN) > OPEN_FILES:
             _OPEN.popitem(last=False)
-    return found
+    return shared
 
 
 @functools.lru_cache(maxsize=64)
@@ -305,14 +314,14 @@ def _is_final(error: Exception) -> bool:
 
 
 def _explain(url: str, error: Exception) -> EvalkitError:
-    scheme, said = _scheme(url), _QUERY.sub(r"\1", " ".join(str(error).split()))[:200] or type(error).__name__
+    scheme, reason = _scheme(url), _QUERY.sub(r"\1", " ".join(str(error).split()))[:200] or type(error).__name__
     if isinstance(error, EvalkitError):
         return error
     if isinstance(error, ImportError):
         package = _PACKAGES.get(scheme)
-        how = f"pip install {package}" if package else said
+        how = f"pip install {package}" if package else reason
         return ConfigError(f"{url}: {scheme}:// needs a package that is not installed: {how}")
-    if isinstance(error, ValueError) and "rotocol not known" in said:
+    if isinstance(error, ValueError) and "rotocol not known" in reason:
         from fsspec.registry import known_implementations
 
         return ConfigError(f"{url}: no such protocol. {nearest(scheme, known_implementations)}")
@@ -324,10 +333,10 @@ def _explain(url: str, error: Exception) -> EvalkitError:
     if isinstance(error, IsADirectoryError):
         return ConfigError(f"{url}: is a folder, not a file: check the URL")
     if isinstance(error, PermissionError) or "Credentials" in type(error).__name__:
-        return ConfigError(f"{url}: access is refused: {said}: check the keys in the environment")
-    if isinstance(error, ValueError) and ("range requests" in said or "streaming HTTP" in said):
+        return ConfigError(f"{url}: access is refused: {reason}: check the keys in the environment")
+    if isinstance(error, ValueError) and ("range requests" in reason or "streaming HTTP" in reason):
         return DataError(f"{url}: the server cannot give parts of a file: {_whole(url)}")
-    return ServiceError(f"{url}: cannot be read or written: {said}: run again when it can; what is finished is kept")
+    return ServiceError(f"{url}: cannot be read or written: {reason}: run again when it can; what is finished is kept")
 
 
 def _is_absence(error: Exception) -> bool:
@@ -345,5 +354,5 @@ def _scheme(url: str) -> str:
 
 
 def _stamp(info: Mapping[str, Any]) -> Stamp:
-    told = {name: str(info[name]) for name in _CHANGES if info.get(name)}
-    return int(info.get("size") or 0), int(sha256_json(told)[:12], 16) + 1 if told else 0
+    changing = {name: str(info[name]) for name in _CHANGES if info.get(name)}
+    return int(info.get("size") or 0), int(sha256_json(changing)[:12], 16) + 1 if changing else 0

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
-from pathlib import Path
+from collections.abc import Collection
 
+METADATA = "metadata.jsonl"
 _SHARD = re.compile(r"(\d{5,})(?:-(\d{3}))?")
 
 
@@ -14,18 +15,15 @@ def parse_shard(name: str) -> tuple[int, int | None] | None:
     return (int(match[1]), int(match[2]) if match[2] else None) if match else None
 
 
-def superseded(folder: Path) -> set[Path]:
-    """In a cell's folder: shards that a longer version of the same shard contains."""
-    if not (folder / "cell.json").is_file():
+def superseded(names: Collection[str]) -> set[str]:
+    """Of the files of a cell's folder: the shards' folders ("shards/00002-048") that a longer version contains."""
+    if "cell.json" not in names:
         return set()
-    longest: dict[int, tuple[float, Path]] = {}
-    for path in (folder / "shards").iterdir() if (folder / "shards").is_dir() else ():
-        parsed = parse_shard(path.name)
+    folders = {name.split("/")[1] for name in names if name.startswith("shards/") and name.count("/") > 1}
+    longest: dict[int, tuple[float, str]] = {}
+    for folder in folders:
+        parsed = parse_shard(folder)
         if parsed:
             count = float("inf") if parsed[1] is None else parsed[1]
-            longest[parsed[0]] = max(longest.get(parsed[0], (0.0, path)), (count, path))
-    chosen = {path for _, path in longest.values()}
-    return {path for path in (folder / "shards").glob("*") if path not in chosen}
-
-
-METADATA = "metadata.jsonl"
+            longest[parsed[0]] = max(longest.get(parsed[0], (0.0, folder)), (count, folder))
+    return {f"shards/{folder}" for folder in folders - {folder for _, folder in longest.values()}}

@@ -1,4 +1,4 @@
-"""Readers of images that exist: a folder of files, an array, an .npz. All are a `Source`, as a `SampleSet` is.
+"""What a set of images is to all that reads one, however it is stored, and what is known of it without decoding.
 
 A source's digest is that of its content (the files' sha256s in order), never of a name or a path. Whatever is read is
 compared with the sha256 that was recorded for it, so that a file that changes under a run is never scored silently.
@@ -8,25 +8,77 @@ from __future__ import annotations
 
 import functools
 import os
-from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from concurrent.futures import Executor
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, Protocol, Self
+from typing import TYPE_CHECKING, Any, Protocol
 
 from evalkit.data import codec
-from evalkit.data.containers.folder import list_files
-from evalkit.data.remote import Place
-from evalkit.data.scan import EXTENSIONS, Choose, FileRecord, find_classes, find_prompts, folder_of, read_pool, scan
-from evalkit.errors import ConfigError, DataError, nearest
+from evalkit.errors import ConfigError, DataError
 from evalkit.utils.files import sha256_bytes
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-# Below this many bytes a file, decoding is mostly Python and threads only wait for the GIL (32x32 PNGs: 20 % slower).
+# Below this many bytes of a file, or pixels of an image, decoding is mostly Python and threads only wait for the GIL
+# (32x32 PNGs: 20 % slower).
 THREADED_FROM = 16_384
+GREY_MODES = frozenset({"1", "L", "LA", "La", "I"})
+
+
+@dataclass(frozen=True)
+class Headers:
+    """What is known of each image's file without decoding it; all empty where a set has no files.
+
+    Attributes:
+        sizes: (width, height).
+        formats: Pillow's names.
+        kinds: what is unusual: "grey", "palette", "16bit", "cmyk", "alpha_dropped", "blanked", "prompt_truncated", ...
+        sha256s: of the files.
+        making: what each says of its making (`evalkit.data.png_parameters`), and "folder": the first of its path.
+        made: the files, where sha256s were recorded when they were made: whether they still agree is not known.
+        skipped: broken files that were left out.
+    """
+
+    sizes: Sequence[tuple[int, int]] = ()
+    formats: Sequence[str] = ()
+    kinds: Sequence[frozenset[str]] = ()
+    sha256s: Sequence[str] = ()
+    making: Sequence[Mapping[str, Any]] = ()
+    made: Sequence[Path] = ()
+    skipped: Sequence[str] = ()
+
+    def of_kind(self, kind: str) -> list[int]:
+        """The images that have a kind."""
+        return [i for i, kinds in enumerate(self.kinds) if kind in kinds]
+
+
+@dataclass(frozen=True)
+class GenerationStats:
+    """What making a sample set cost.
+
+    Attributes:
+        latency_p50, latency_p95: seconds per image (a batch's time by its images; a service's answer by itself), over
+            all images but those of the first batch after a model was loaded, which also pays for warming up; over these
+            where there are no others.
+        images_per_second: over the same images.
+        nfe: network evaluations per image (the mean), or none.
+        peak_memory_mb: on cuda the device's peak, else that of the whole process; none where it is not known.
+        device: such as "cpu" or "cuda (NVIDIA H100)"; joined by " + " where shards were made on several.
+        batch_size: images in the largest batch; of a service, requests at a time.
+        blanked: images that a safety checker made black.
+    """
+
+    latency_p50: float
+    latency_p95: float
+    images_per_second: float
+    nfe: float | None
+    peak_memory_mb: float | None
+    device: str
+    batch_size: int
+    blanked: int
 
 
 class Source(Protocol):
@@ -54,13 +106,61 @@ class Source(Protocol):
 
     @property
     def prompts(self) -> Sequence[str | None]:
-        """One text an image; none where it was not asked for by text."""
+        """One text per image; none where it was not asked for by text."""
+        ...
+
+    @property
+    def categories(self) -> Sequence[str | None]:
+        """The class of each image as text, or none."""
         ...
 
     @property
     def warnings(self) -> Mapping[str, int]:
         """Images by kind of warning ("blanked", "prompt_truncated", "exif_rotated", "alpha_dropped", ...)."""
         ...
+
+    def headers(self) -> Headers:
+        """What is known of each image's file; no image is read."""
+        ...
+
+    def unlike_metadata(self) -> list[int]:
+        """Images whose sha256 is not the one that a metadata file next to them records."""
+        ...
+
+    def stats(self) -> GenerationStats | None:
+        """What making them cost; none where they were not made by evalkit."""
+        ...
+
+
+class WithoutRecords:
+    """What a `Source` says that knows nothing of its images' files, classes and making."""
+
+    def __len__(self) -> int:
+        raise NotImplementedError
+
+    @property
+    def categories(self) -> Sequence[str | None]:
+        return [None] * len(self)
+
+    def headers(self) -> Headers:
+        return Headers()
+
+    def unlike_metadata(self) -> list[int]:
+        return []
+
+    def stats(self) -> GenerationStats | None:
+        return None
+
+
+@functools.cache  # few differ, and there may be a million images
+def kinds_of(mode: str, notes: tuple[str, ...]) -> frozenset[str]:
+    """`Headers.kinds` of an image, from its mode and notes (`evalkit.data.codec`)."""
+    kinds = set(notes)
+    if mode in GREY_MODES or mode.startswith("I;"):
+        kinds.add("grey")
+    elif mode in ("P", "PA"):
+        kinds.add("palette")
+    return frozenset(kinds)
 
 
 def content_digest(sha256s: Iterable[str]) -> str:
@@ -74,14 +174,20 @@ def read_verified(files: Sequence[tuple[Path, str]], remedy: str) -> list[NDArra
     Raises:
         DataError: a file is missing, changed or damaged; the message names it and ends with `remedy`.
     """
+    from evalkit.data.scan import read_pool
+
     loads = [(str(path), sha256, path.read_bytes) for path, sha256 in files]
-    return decode_verified(loads, remedy, threaded=bool(files) and _size(files[0][0]) >= THREADED_FROM)
+    large = bool(files) and _size(files[0][0]) >= THREADED_FROM
+    return decode_verified(loads, remedy, read_pool() if large else None)
 
 
 def decode_verified(
-    items: Sequence[tuple[str, str, Callable[[], bytes]]], remedy: str, *, threaded: bool
+    items: Sequence[tuple[str, str, Callable[[], bytes]]], remedy: str, pool: Executor | None
 ) -> list[NDArray[np.uint8]]:
-    """As `read_verified`, of anything that gives bytes: what errors call it, its sha256, and what reads it."""
+    """As `read_verified`, of anything that gives bytes: what errors call it, its sha256, and what reads it.
+
+    `pool` are the threads that read and decode; none: one after another.
+    """
 
     def read(item: tuple[str, str, Callable[[], bytes]]) -> NDArray[np.uint8]:
         name, expected, load = item
@@ -93,8 +199,8 @@ def decode_verified(
             raise DataError(f"{name}: altered or half written (its sha256 is not the recorded one): {remedy}")
         return codec.decode(data, name)
 
-    if threaded and len(items) > 1 and (os.cpu_count() or 1) > 1:
-        return list(read_pool().map(read, items))
+    if pool is not None and len(items) > 1 and (os.cpu_count() or 1) > 1:
+        return list(pool.map(read, items))
     return [read(item) for item in items]
 
 
@@ -105,161 +211,7 @@ def _size(path: Path) -> int:
         return 0  # reading it gives the error
 
 
-def keep_whole(
-    where: Place, found: Sequence[tuple[str, FileRecord]], on_error: str, *, mixed_sizes: bool
-) -> tuple[list[tuple[str, FileRecord]], tuple[str, ...]]:
-    """The images that can be read, and the names of those that are left out (`on_error="skip"`).
-
-    Raises:
-        DataError: one cannot be read (`on_error="refuse"`), none can, or sizes differ (without `mixed_sizes`).
-    """
-    broken = [(name, record.error) for name, record in found if record.error]
-    if broken and on_error == "refuse":
-        more = f" ({len(broken) - 1} more like it)" if len(broken) > 1 else ""
-        raise DataError(f"{broken[0][1]}{more}: mend or remove it, or leave broken images out with on_error=skip")
-    kept = [(name, record) for name, record in found if not record.error]
-    if not kept:
-        raise DataError(f"{where}: none of its {len(found)} images can be read; the first: {broken[0][1]}")
-    if not mixed_sizes:
-        check_sizes(where, kept)
-    return kept, tuple(name for name, _ in broken)
-
-
-@dataclass(frozen=True)
-class FolderImages:
-    """The images of a folder, sorted by relative path (Python's order of the posix paths).
-
-    Attributes:
-        folder: where they are.
-        files: their names in it.
-        records: what is known of each.
-        prompts: one text an image, or none.
-        skipped: broken files that were left out.
-        by_folder: whether an image's class is the folder that it lies in.
-    """
-
-    folder: Place
-    files: tuple[str, ...]
-    records: tuple[FileRecord, ...]
-    prompts: tuple[str | None, ...]
-    skipped: tuple[str, ...] = ()
-    by_folder: bool = False
-
-    @classmethod
-    def open(
-        cls,
-        folder: Path,
-        *,
-        recursive: bool = True,
-        prompts: str | None = "auto",
-        on_error: Literal["refuse", "skip"] = "refuse",
-        mixed_sizes: bool = False,
-        extensions: Sequence[str] = EXTENSIONS,
-        choose: Choose = list,
-        cache: Path | None = None,
-    ) -> FolderImages:
-        """Scans a folder: the digest and the header of every file.
-
-        Args:
-            folder: hidden files and folders are left out; links are followed. Of a cell's folder in a store the
-                finished shards are read, each index once.
-            recursive: whether folders inside it count.
-            prompts: "auto" (metadata.jsonl or .csv in the folder of the images or above, else a .txt beside each
-                image, else what the PNGs say themselves, else none), None, "sidecar", or a metadata file relative to
-                the folder.
-            on_error: "skip" decodes every file once, leaves broken ones out and counts them ("skipped"); "refuse"
-                finds a broken header at once and damage behind it when the image is read.
-            mixed_sizes: whether images of different sizes are accepted.
-            extensions: of the files that count, in any case.
-            choose: which of them are read, and in which order; the others are not looked at.
-            cache: a folder that keeps the scan for the next process (it must not lie below `folder`).
-
-        Raises:
-            ConfigError: no such folder, no images in it, an option has an unknown value.
-            DataError: an image is broken, sizes differ, metadata names a file that is not there.
-        """
-        if on_error not in ("refuse", "skip"):
-            raise ConfigError(f"on_error={on_error!r}: {nearest(str(on_error), ('refuse', 'skip'))}")
-        files = choose(list_files(folder, extensions, recursive=recursive))
-        records = scan(folder, files, decode=on_error == "skip", cache=cache)
-        kept, broken = keep_whole(folder, list(zip(files, records, strict=True)), on_error, mixed_sizes=mixed_sizes)
-        names = tuple(name for name, _ in kept)
-        whole = tuple(record for _, record in kept)
-        return cls(folder, names, whole, find_prompts(folder, names, prompts, whole), broken)
-
-    @property
-    def name(self) -> str:
-        return str(self.folder)
-
-    def __len__(self) -> int:
-        return len(self.files)
-
-    @functools.cached_property
-    def digest(self) -> str:
-        return content_digest(record.sha256 for record in self.records)
-
-    def read(self, indices: range) -> list[NDArray[np.uint8]]:
-        assert isinstance(self.folder, Path)
-        files = [(self.folder / self.files[i], self.records[i].sha256) for i in indices]
-        return read_verified(files, "mend or remove it and start again (on_error=skip leaves broken images out)")
-
-    def location(self, index: int) -> str:
-        return str((self.folder / self.files[index]).absolute())
-
-    @property
-    def categories(self) -> Sequence[str | None]:
-        """The class of each image as text, or none."""
-        if self.by_folder:
-            parents = map(folder_of, self.files)
-            return [None if parent == "." else parent for parent in parents]
-        return self._classes()
-
-    def _classes(self) -> Sequence[str | None]:
-        """What the files beside the images, or a table's columns, say of them."""
-        found = find_classes(self.folder, self.files) if isinstance(self.folder, Path) else {}
-        return [found.get(name) for name in self.files]
-
-    @property
-    def warnings(self) -> Mapping[str, int]:
-        counts = Counter(note for record in self.records for note in record.notes)
-        return {**counts, "skipped": len(self.skipped)} if self.skipped else dict(counts)
-
-    def head(self, num_samples: int | None) -> Self:
-        """The first `num_samples` images (none: all).
-
-        Raises:
-            ConfigError: there are fewer.
-        """
-        if num_samples is None or num_samples == len(self):
-            return self
-        check_count(self.name, len(self), num_samples)
-        return self.take(range(num_samples))
-
-    def take(self, indices: Sequence[int]) -> Self:
-        """Some of the images, in this order."""
-        return replace(
-            self,
-            files=tuple(self.files[i] for i in indices),
-            records=tuple(self.records[i] for i in indices),
-            prompts=tuple(self.prompts[i] for i in indices),
-        )
-
-
-def _first_line(error: Exception) -> str:
-    return " ".join(str(error).split()) or type(error).__name__
-
-
-def check_sizes(folder: Place, kept: Sequence[tuple[str, FileRecord]]) -> None:
-    """Raises DataError where they differ, naming two."""
-    first_name, first = kept[0]
-    for name, record in kept:
-        if (record.width, record.height) != (first.width, first.height):
-            raise DataError(
-                f"{folder}: images of different sizes: {first_name} is {first.width}x{first.height}, {name} is "
-                f"{record.width}x{record.height}: resize them, or accept it with mixed_sizes=true"
-            )
-
-
 def check_count(name: str, there: int, asked: int) -> None:
+    """Raises ConfigError where fewer than `asked` images are there."""
     if not 1 <= asked <= there:
         raise ConfigError(f"{name}: num_samples={asked}, but there are {there} images: give 1 to {there}, or null")

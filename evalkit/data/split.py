@@ -6,14 +6,17 @@ can tell them apart as well.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from evalkit.data.arrays import ArrayImages
 from evalkit.data.concat import natural_key
-from evalkit.data.source import FolderImages
 from evalkit.errors import ConfigError, nearest
+
+if TYPE_CHECKING:
+    from evalkit.data.open import Images
+    from evalkit.data.source import Source
 
 # What images can be told apart by, and what the table calls it: as the cells that evalkit makes itself.
 KEYS = {
@@ -59,46 +62,45 @@ def check_keys(keys: Sequence[str], where: str) -> None:
             raise ConfigError(f"{where}: '{key}': {nearest(str(key), KEYS)}")
 
 
-def split(source: FolderImages | ArrayImages, keys: Sequence[str]) -> list[Part]:
-    """The combinations that there are, in natural order. An image that does not say stands under none.
+def split(source: Source, keys: Sequence[str], where: Mapping[str, Any]) -> list[Part]:
+    """The combinations that there are among the images that say all of `where`, in natural order.
+
+    An image that does not say stands under none.
 
     Raises:
         ConfigError: no image says anything of a key, or there are too many combinations.
     """
-    images = _with_records(source)
-    counts: dict[tuple[Any, ...], int] = {}
-    for index in range(len(images)):
-        told = tuple(_told(images, index, key) for key in keys)
-        counts[told] = counts.get(told, 0) + 1
+    making = _making(source)
+    counts = Counter(tuple(making[i].get(key) for key in keys) for i in _fitting(source, where))
     for position, key in enumerate(keys):
-        if all(told[position] is None for told in counts):
+        if all(values[position] is None for values in counts):
             raise ConfigError(
-                f"{source.name}: split_by={key}: none of its {len(images)} images says so (PNGs of AUTOMATIC1111 and "
-                "ComfyUI do; folder goes by sub-folders)"
+                f"{source.name}: split_by={key}: none of its {counts.total()} images says so (PNGs of AUTOMATIC1111 "
+                "and ComfyUI do; folder goes by sub-folders)"
             )
     if len(counts) > MAX_CELLS:
         raise ConfigError(f"{source.name}: split_by={list(keys)} makes {len(counts):,} cells (limit {MAX_CELLS:,})")
-    ordered = sorted(counts, key=lambda told: [natural_key("" if v is None else str(v)) for v in told])
-    return [Part(dict(zip(keys, told, strict=True)), counts[told]) for told in ordered]
+    ordered = sorted(counts, key=lambda values: [natural_key("" if v is None else str(v)) for v in values])
+    return [Part(dict(zip(keys, values, strict=True)), counts[values]) for values in ordered]
 
 
-def pick(source: FolderImages | ArrayImages, where: Mapping[str, Any]) -> FolderImages:
+def pick(source: Images, where: Mapping[str, Any]) -> Images:
     """The images that say all of `where`, in their order. Raises ConfigError where there are none."""
-    images = _with_records(source)
-    chosen = [i for i in range(len(images)) if all(_told(images, i, key) == value for key, value in where.items())]
+    return source.take(_fitting(source, where))
+
+
+def _fitting(source: Source, where: Mapping[str, Any]) -> list[int]:
+    making = _making(source)
+    chosen = [i for i, values in enumerate(making) if all(values.get(key) == value for key, value in where.items())]
     if not chosen:
-        raise ConfigError(f"{source.name}: none of its {len(images)} images says {dict(where)}")
-    return images.take(chosen)
+        raise ConfigError(f"{source.name}: none of its {len(making)} images says {dict(where)}")
+    return chosen
 
 
-def _with_records(source: FolderImages | ArrayImages) -> FolderImages:
-    if isinstance(source, FolderImages):
-        return source
-    raise ConfigError(f"{source.name}: an array's images say nothing of their making: split_by and where need files")
-
-
-def _told(images: FolderImages, index: int, key: str) -> Any:
-    if key == "folder":
-        first, inside, _ = images.files[index].partition("/")
-        return first if inside else None
-    return (images.records[index].parameters or {}).get(key)
+def _making(source: Source) -> Sequence[Mapping[str, Any]]:
+    making = source.headers().making
+    if not making:
+        raise ConfigError(
+            f"{source.name}: an array's images say nothing of their making: split_by and where need files"
+        )
+    return making

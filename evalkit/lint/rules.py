@@ -1,4 +1,4 @@
-"""What is wrong with a set, alone and beside its reference: measurements in, findings out. Nothing is read here."""
+"""What is wrong with a set, alone and against its reference: measurements in, findings out. Nothing is read here."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from evalkit.data.source import FolderImages
+from evalkit.data.source import Headers
 from evalkit.lint.cache import Measured
-from evalkit.lint.finding import REFERENCE, Finding, locations
-from evalkit.lint.headers import LOSSY, Headers
+from evalkit.lint.finding import FILES, REFERENCE, Finding, locations
+from evalkit.lint.headers import LOSSY
 
 if TYPE_CHECKING:
     from evalkit.data.source import Source
@@ -39,7 +39,7 @@ _FILE_KINDS: dict[str, tuple[str, str, str, str]] = {
         "warning",
         "warning",
     ),
-    "16bit": ("files of 16 bits a channel", "scored with 8 bits: no metric changes visibly", "note", "note"),
+    "16bit": ("files of 16 bits per channel", "scored with 8 bits: no metric changes visibly", "note", "note"),
     "cmyk": (
         "CMYK files, converted without their colour profile",
         "colours shift: FID, KID and CLIP score",
@@ -106,37 +106,37 @@ class View:
 
 def check_alone(view: View) -> list[Finding]:
     """What is wrong with a set by itself."""
-    found = [*_file_kinds(view), *_skipped(view), *_mixed(view), *_duplicates(view)]
+    findings = [*_file_kinds(view), *_skipped(view), *_mixed(view), *_duplicates(view)]
     if view.measured is not None:
-        found += [*_pixels(view, view.measured), *_near(view, view.measured), *_enlarged(view, view.measured)]
-    return found
+        findings += [*_pixels(view, view.measured), *_near(view, view.measured), *_enlarged(view, view.measured)]
+    return findings
 
 
 def _file_kinds(view: View) -> list[Finding]:
-    found = []
+    findings = []
     for kind, (words, effect, all_so, some_so) in _FILE_KINDS.items():
         indices = view.headers.of_kind(kind)
         if indices:
             severity = all_so if len(indices) == len(view.source) else some_so
             if kind == "grey" and view.name == REFERENCE:
                 severity = "note"  # photographs in black and white are part of the world
-            found.append(view.finding(kind, severity, indices, f"{_of(view, indices)} are {words}", effect))
-    return found
+            findings.append(view.finding(kind, severity, indices, f"{_of(view, indices)} are {words}", effect))
+    return findings
 
 
 def _skipped(view: View) -> list[Finding]:
-    source = view.source
-    if not isinstance(source, FolderImages) or not source.skipped:
+    skipped = view.headers.skipped
+    if not skipped:
         return []
-    files = tuple(str((source.folder / name).absolute()) for name in source.skipped[:5])
-    message = f"{len(source.skipped)} files cannot be read and were left out"
+    message = f"{len(skipped)} files cannot be read and were left out"
     effect = "N is smaller than the folder; what broke them may have chosen them"
-    return [Finding("skipped", "warning", view.name, len(source.skipped), files, message, effect, len(source))]
+    files = tuple(skipped[:FILES])
+    return [Finding("skipped", "warning", view.name, len(skipped), files, message, effect, len(view.source))]
 
 
 def _mixed(view: View) -> list[Finding]:
     """Sizes, and lossy among lossless files, that differ within a set: the rarer ones are named."""
-    found = []
+    findings = []
     sizes = view.sizes()
     if len(sizes) > 1:
         usual = max(sizes, key=lambda size: (sizes[size], size))
@@ -144,7 +144,7 @@ def _mixed(view: View) -> list[Finding]:
         message = f"{len(sizes)} sizes: {_of(view, indices)} are not {usual[0]}x{usual[1]}"
         severity = "note" if view.name == REFERENCE else "warning"
         effect = "each image is resized by itself: FID, KID and precision compare different sharpness and aspect"
-        found.append(view.finding("size", severity, indices, message, effect))
+        findings.append(view.finding("size", severity, indices, message, effect))
     lossy = [i for i, name in enumerate(view.headers.formats) if name in LOSSY]
     lossless = [i for i, name in enumerate(view.headers.formats) if name not in LOSSY]
     if lossy and lossless:
@@ -152,12 +152,12 @@ def _mixed(view: View) -> list[Finding]:
         names = "/".join(sorted({view.headers.formats[i] for i in rare}))
         message = f"{_of(view, rare)} are {what} ({names}), the others are not"
         effect = "compression leaves its own texture in a part of the set: FID and KID measure it"
-        found.append(view.finding("format", "warning", rare, message, effect))
-    return found
+        findings.append(view.finding("format", "warning", rare, message, effect))
+    return findings
 
 
 def _duplicates(view: View) -> list[Finding]:
-    """Images that repeat another one exactly; those of one colour are told elsewhere."""
+    """Images that repeat another one exactly; those of one colour are another finding."""
     measured = view.measured
     keys = view.keys()
     plain = {keys[i] for i in [*measured.flat, *measured.black, *measured.tiny]} if measured else set()
@@ -198,13 +198,13 @@ def _repeated(view: View, kind: str, copies: Sequence[tuple[int, int]], words: s
 
 def _pixels(view: View, measured: Measured) -> list[Finding]:
     """Images of one colour, and values that fill a part of their range only."""
-    found = []
+    findings = []
     blanked = set(view.headers.of_kind("blanked"))
 
     def add(kind: str, indices: Sequence[int], words: str, effect: str) -> None:
         severity = "error" if len(indices) > MOST * measured.looked else "warning"
         message = f"{len(indices)} of {_looked(measured.looked, len(view.source))} images {words}"
-        found.append(view.finding(kind, severity, indices, message, effect, measured.looked))
+        findings.append(view.finding(kind, severity, indices, message, effect, measured.looked))
 
     black = [i for i in measured.black if i not in blanked]
     if black:
@@ -214,7 +214,7 @@ def _pixels(view: View, measured: Measured) -> list[Finding]:
     if measured.tiny:
         effect = "they are all but black to every extractor: all metrics"
         add("range", measured.tiny, "hold no value above 2: pixels of 0..1 saved as if of 0..255?", effect)
-    return found
+    return findings
 
 
 def _enlarged(view: View, measured: Measured) -> list[Finding]:
@@ -230,13 +230,13 @@ def _enlarged(view: View, measured: Measured) -> list[Finding]:
 
 def check_against(view: View, reference: View) -> list[Finding]:
     """What differs between a set and its reference so that a metric would measure it."""
-    found = [*_sizes_differ(view, reference), *_formats_differ(view, reference), *_copied(view, reference)]
+    findings = [*_sizes_differ(view, reference), *_formats_differ(view, reference), *_copied(view, reference)]
     a, b = view.measured, reference.measured
     if a and b and _coloured(a) != _coloured(b) and None not in (_coloured(a), _coloured(b)):
         grey, colour = ("the reference", "generated") if _coloured(a) else ("generated", "the reference")
         effect = "FID, KID and precision measure the missing colour"
-        found.append(_whole(view, "grey", f"images of {grey} are grey, those of {colour} are not", effect))
-    return found
+        findings.append(_whole(view, "grey", f"images of {grey} are grey, those of {colour} are not", effect))
+    return findings
 
 
 def _whole(view: View, kind: str, message: str, effect: str) -> Finding:
@@ -252,10 +252,10 @@ def _coloured(measured: Measured) -> bool | None:
 
 
 def _sizes_differ(view: View, reference: View) -> list[Finding]:
-    own, other = view.sizes(), reference.sizes()
-    if not own or not other or own.keys() & other.keys():
+    sizes, other = view.sizes(), reference.sizes()
+    if not sizes or not other or sizes.keys() & other.keys():
         return []
-    message = f"images are {_named(own)}, those of the reference {_named(other)}"
+    message = f"images are {_named(sizes)}, those of the reference {_named(other)}"
     return [_whole(view, "size", message, _RESAMPLED)]
 
 
@@ -317,15 +317,15 @@ def check_range(view: View, reference: View | None) -> list[Finding]:
 
 def check_same(views: Sequence[View]) -> list[Finding]:
     """Cells that hold the very same images: what tells them apart had no effect."""
-    found = []
+    findings = []
     first: dict[str, View] = {}
     for view in views:
         other = first.setdefault(view.source.digest, view)
         if other is not view:
             message = f"the images are those of {other.name}, one by one"
             effect = "their scores differ by nothing: the setting that tells them apart had no effect"
-            found.append(_whole(view, "same_images", message, effect))
-    return found
+            findings.append(_whole(view, "same_images", message, effect))
+    return findings
 
 
 def check_asked_size(view: View, size: tuple[int, int] | None) -> list[Finding]:

@@ -1,4 +1,4 @@
-"""The lint of a run: every cell and the reference, by themselves and beside one another."""
+"""The lint of a run: every cell and the reference, by themselves and next to one another."""
 
 from __future__ import annotations
 
@@ -12,14 +12,13 @@ from evalkit.data.moments import Moments
 from evalkit.lint import cache
 from evalkit.lint.cache import CacheEntry, Measured
 from evalkit.lint.finding import REFERENCE, SEVERITIES, Finding, lines, locations
-from evalkit.lint.headers import Headers, changed, read_headers, unlike_metadata
+from evalkit.lint.headers import changed
 from evalkit.lint.prompts import Asked, check_prompts
 from evalkit.lint.rules import View, check_against, check_alone, check_asked_size, check_range, check_same
 from evalkit.lint.watch import Watch
-from evalkit.samples.store import SampleSet
 
 if TYPE_CHECKING:
-    from evalkit.data.source import Source
+    from evalkit.data.source import Headers, Source
 
 log = logging.getLogger(__name__)
 
@@ -48,45 +47,45 @@ def lint(
     Returns:
         The most severe first; within a severity in the order of the cells, the reference last.
     """
-    found: list[Finding] = []
-    views = [_view(name, source, watch, found) for name, source in sources.items()]
+    findings: list[Finding] = []
+    views = [_view(name, source, watch, findings) for name, source in sources.items()]
     images = None if reference is None or isinstance(reference, Moments) else reference
-    beside = _view(REFERENCE, images, watch, found) if images is not None else None
+    against = _view(REFERENCE, images, watch, findings) if images is not None else None
     texts = {view.name: frozenset(prompt for prompt in view.source.prompts if prompt is not None) for view in views}
     for view in views:
-        wanted = (asked or {}).get(view.name, Asked())
+        request = (asked or {}).get(view.name, Asked())
         others = {name: shown for name, shown in texts.items() if name != view.name and shown}
-        found += check_alone(view)
-        found += check_asked_size(view, wanted.size)
-        found += check_prompts(view.name, view.source, wanted, others)
-        found += check_range(view, beside)
-        found += check_against(view, beside) if beside is not None else []
-    found += check_alone(beside) if beside is not None else []
-    found += check_same(views)
-    return sorted(found, key=lambda finding: SEVERITIES.index(finding.severity))
+        findings += check_alone(view)
+        findings += check_asked_size(view, request.size)
+        findings += check_prompts(view.name, view.source, request, others)
+        findings += check_range(view, against)
+        findings += check_against(view, against) if against is not None else []
+    findings += check_alone(against) if against is not None else []
+    findings += check_same(views)
+    return sorted(findings, key=lambda finding: SEVERITIES.index(finding.severity))
 
 
-def _view(name: str, source: Source, watch: Watch, found: list[Finding]) -> View:
-    headers = read_headers(source)
-    unlike = unlike_metadata(source)
+def _view(name: str, source: Source, watch: Watch, findings: list[Finding]) -> View:
+    headers = source.headers()
+    unlike = source.unlike_metadata()
     if unlike:
-        found.append(
+        findings.append(
             _unlike(
                 name, source, unlike, "are not what their metadata records (sha256): put them back, or write it anew"
             )
         )
-    return View(name, source, headers, _measure(name, source, headers, watch, found))
+    return View(name, source, headers, _measure(name, source, headers, watch, findings))
 
 
-def _measure(name: str, source: Source, headers: Headers, watch: Watch, found: list[Finding]) -> Measured | None:
+def _measure(name: str, source: Source, headers: Headers, watch: Watch, findings: list[Finding]) -> Measured | None:
     """From the cache, else by decoding. Files that are not the recorded ones become a finding, logged at once."""
     kept = cache.load(watch.cache, source.digest)
-    now = cache.stamps(source.files) if isinstance(source, SampleSet) else []
+    now = cache.stamps(headers.made)
     if kept is not None:
-        if isinstance(source, SampleSet) and kept.stamps != now:
-            bad = changed(source, kept.stamps, now)
+        if kept.stamps != now:
+            bad = changed(headers, kept.stamps, now)
             if bad:
-                _report(_unlike(name, source, bad, _ALTERED), found)
+                _report(_unlike(name, source, bad, _ALTERED), findings)
             else:
                 cache.save(watch.cache, source.digest, CacheEntry(kept.measured, now))
         return kept.measured
@@ -94,11 +93,11 @@ def _measure(name: str, source: Source, headers: Headers, watch: Watch, found: l
     if unread:
         indices = sorted(unread)
         if all("sha256" in text for text in unread.values()):
-            _report(_unlike(name, source, indices, _ALTERED), found)
+            _report(_unlike(name, source, indices, _ALTERED), findings)
         else:
             message = f"{len(indices)} files cannot be read: {unread[indices[0]]}"
             files = locations(source, indices)
-            _report(Finding("damaged", "error", name, len(indices), files, message, _UNTRUE, len(source)), found)
+            _report(Finding("damaged", "error", name, len(indices), files, message, _UNTRUE, len(source)), findings)
         return seen if seen.looked else None
     cache.save(watch.cache, source.digest, CacheEntry(seen, now))
     return seen
@@ -109,8 +108,8 @@ def _unlike(name: str, source: Source, indices: list[int], words: str) -> Findin
     return Finding("checksum", "error", name, len(indices), locations(source, indices), message, _UNTRUE, len(source))
 
 
-def _report(finding: Finding, found: list[Finding]) -> None:
+def _report(finding: Finding, findings: list[Finding]) -> None:
     """Scoring may stop at such a file before any result is printed."""
-    found.append(finding)
+    findings.append(finding)
     for line in lines([asdict(finding)]):
         log.warning("%s", line)

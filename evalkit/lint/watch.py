@@ -8,9 +8,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from evalkit.data.source import WithoutRecords
 from evalkit.errors import DataError
 from evalkit.lint import cache
-from evalkit.lint.headers import read_headers
 
 if TYPE_CHECKING:
     import numpy as np
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from evalkit.lint.pixels import PixelScan
 
 
-class WatchedSource:
+class WatchedSource(WithoutRecords):
     """A `Source` that hands out another's images and measures them for the lint.
 
     Attributes:
@@ -61,7 +61,7 @@ class WatchedSource:
         images = self.source.read(indices)
         with self._lock:
             if self.scan is None:
-                self.scan = PixelScan(self.source, Counter(read_headers(self.source).sizes))
+                self.scan = PixelScan(self.source, Counter(self.source.headers().sizes))
             self.scan.add(indices, images)
         return images
 

@@ -165,7 +165,7 @@ class ExistingImages(Model):
 
     @abstractmethod
     def open(self, num_samples: int | None = None, *, cache: Path | None = None) -> Any:
-        """The first `num_samples` images (none: all) as a `samples.Source`; `cache` keeps the scan for the next run."""
+        """The first `num_samples` images (none: all), a `data.source.Source`; `cache` keeps the scan for the next."""
 
     def load(self, device: str) -> None:
         raise NotImplementedError("images that exist are opened, not generated")

@@ -3,38 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any, Literal
 
-from evalkit.data.arrays import ArrayImages
-from evalkit.data.containers.hf_dataset import DatasetOpening
-from evalkit.data.containers.torchvision_dataset import VisionOpening
-from evalkit.data.source import FolderImages
-from evalkit.models.base import ExistingImages
+from evalkit.data.containers.hf_dataset import DatasetOpener
+from evalkit.data.containers.torchvision_dataset import TorchvisionOpener
+from evalkit.data.stored import ReadOptions
+from evalkit.models.folder import OpenedImages
 
 
-class _Opened(ExistingImages):
-    """What both have in common."""
+class DatasetModel(OpenedImages):
+    """Images of a Hugging Face dataset; arguments as of `DatasetOpener` and `ReadOptions`.
 
-    opening: DatasetOpening | VisionOpening
-
-    def check(self) -> None:
-        """Raises ConfigError where it is not there."""
-        self.opening.check()
-
-    def identity(self) -> dict[str, Any]:
-        """Which images are asked for. What they hold is told by `open(...).digest`, which scores and features go by."""
-        return self.opening.identity()
-
-    def num_available(self) -> int:
-        return self.opening.count()
-
-    def open(self, num_samples: int | None = None, *, cache: Path | None = None) -> FolderImages | ArrayImages:
-        return self.opening.open(cache=cache).head(num_samples)
-
-
-class DatasetModel(_Opened):
-    """Images of a Hugging Face dataset; arguments as of `DatasetOpening`. Needs `pip install 'evalkit[datasets]'`."""
+    Needs `pip install 'evalkit[datasets]'`.
+    """
 
     def __init__(
         self,
@@ -48,11 +29,12 @@ class DatasetModel(_Opened):
         on_error: Literal["refuse", "skip"] = "refuse",
         mixed_sizes: bool = False,
     ) -> None:
-        self.opening = DatasetOpening(name, split, image, prompts, category, config, revision, on_error, mixed_sizes)
+        options = ReadOptions(prompts=prompts, on_error=on_error, mixed_sizes=mixed_sizes)
+        super().__init__(DatasetOpener(name, split, image, category, config, revision, options))
 
 
-class VisionModel(_Opened):
-    """Images of a torchvision dataset; arguments as of `VisionOpening`."""
+class VisionModel(OpenedImages):
+    """Images of a torchvision dataset; arguments as of `TorchvisionOpener` and `ReadOptions`."""
 
     def __init__(
         self,
@@ -64,4 +46,5 @@ class VisionModel(_Opened):
         on_error: Literal["refuse", "skip"] = "refuse",
         mixed_sizes: bool = False,
     ) -> None:
-        self.opening = VisionOpening(name, root, split, download, dict(options or {}), on_error, mixed_sizes)
+        reading = ReadOptions(prompts=None, on_error=on_error, mixed_sizes=mixed_sizes)
+        super().__init__(TorchvisionOpener(name, root, split, download, dict(options or {}), reading))

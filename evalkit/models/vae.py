@@ -12,7 +12,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from evalkit.data.open import Opening
+from evalkit.data.open import PathOpener
+from evalkit.data.stored import ReadOptions
 from evalkit.errors import ConfigError, DataError, nearest
 from evalkit.models import hub
 from evalkit.models.base import Generated, Model, Request, Sampler
@@ -96,7 +97,7 @@ class VaeReconstruction(Model):
         else:
             hub.check(self.path, self.revision, self._inside("config.json"))
         if isinstance(self.images, str):
-            self._opening().check()
+            self._opener().check()
         if self.local and self.images is not None:
             height, width = self._source.read(range(1))[0].shape[:2]
             self._check_size(height, width, self._source.name)
@@ -179,21 +180,21 @@ class VaeReconstruction(Model):
 
     # ---- the images
 
-    def _opening(self) -> Opening:
+    def _opener(self) -> PathOpener:
         assert isinstance(self.images, str)
-        return Opening(resolve_path(self.images), prompts=None, mixed_sizes=self.size is not None)
+        return PathOpener(resolve_path(self.images), ReadOptions(prompts=None, mixed_sizes=self.size is not None))
 
     @functools.cached_property
     def _source(self) -> Any:
         """The images to reconstruct, as the autoencoder is given them."""
         from evalkit.config.build import build
-        from evalkit.data.center_crop import Fitted
+        from evalkit.data.center_crop import CenterCropped
 
         assert self.images is not None
-        source: Any = (self._opening() if isinstance(self.images, str) else build(self.images, "images")).open()
+        source: Any = (self._opener() if isinstance(self.images, str) else build(self.images, "images")).open()
         if not hasattr(source, "head"):
             raise ConfigError(f"images: {self.images} holds no images")
-        return source if self.size is None else Fitted(source, self.size)
+        return source if self.size is None else CenterCropped(source, self.size)
 
     def num_available(self) -> int | None:
         """As many as there are images; with prompts as many as they ask for."""

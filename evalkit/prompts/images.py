@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from evalkit.data.source import content_digest, read_verified
+from evalkit.data.source import WithoutRecords, content_digest, read_verified
 from evalkit.utils.files import sha256_file
 
 if TYPE_CHECKING:
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, eq=False)
-class PromptImages:
+class PromptImages(WithoutRecords):
     """Image files in the order of the samples; one that several samples share stands once for each. It is a `Source`.
 
     Attributes:

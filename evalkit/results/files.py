@@ -10,7 +10,6 @@ from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 from evalkit.data.moments import Moments
-from evalkit.results.rows import categories
 from evalkit.results.stats import stderr_of_mean
 from evalkit.results.table import ResultTable
 from evalkit.utils.files import write_text
@@ -31,7 +30,7 @@ def _write_samples(outcome: Outcome, out: Path) -> None:
         for cell in outcome.cells:
             source = outcome.sources[cell.name]
             columns = [outcome.scored[cell.name, name].score.influence for name in names]
-            for i, (prompt, category) in enumerate(zip(source.prompts, categories(source), strict=True)):
+            for i, (prompt, category) in enumerate(zip(source.prompts, source.categories, strict=True)):
                 values = ("" if column is None else f"{column[i]:.6g}" for column in columns)
                 yield [cell.name, i, source.location(i), prompt, category, *values]
 
@@ -42,7 +41,7 @@ def _write_categories(outcome: Outcome, out: Path) -> None:
     """categories.csv: the mean of each metric of single samples over the prompts of a category, where there are any."""
     lines: list[list[Any]] = [["cell", "metric", "category", "mean", "stderr", "n"]]
     for cell in outcome.cells:
-        headings = categories(outcome.sources[cell.name])
+        headings = outcome.sources[cell.name].categories
         for name, metric in outcome.metrics.items():
             each = outcome.scored[cell.name, name].score.influence
             if not metric.per_sample or each is None:

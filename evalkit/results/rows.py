@@ -9,8 +9,7 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
 from evalkit.cell import Cell
-from evalkit.data.arrays import ArrayImages
-from evalkit.data.source import FolderImages, Source
+from evalkit.data.source import Source
 from evalkit.results.table import COSTS, Row
 from evalkit.samples.store import SampleSet
 from evalkit.utils.files import sha256_json
@@ -106,7 +105,7 @@ _UNKNOWN = {False: "these images were not made by evalkit", True: "the model doe
 
 def _cost_rows(about: Mapping[str, Any], source: Source) -> list[Row]:
     """Latency per image and the like; images that were made elsewhere have none."""
-    stats = source.stats() if isinstance(source, SampleSet) else None
+    stats = source.stats()
     rows = []
     for name, (label, factor, better) in COSTS.items():
         value = getattr(stats, name) if stats is not None else None
@@ -184,12 +183,3 @@ def run_info(
         "seconds": {stage: round(value, 2) for stage, value in seconds.items()},
         "config": asdict(config),
     }
-
-
-def categories(source: Source) -> Sequence[str | None]:
-    """Each sample's prompt category; none where its set knows of none."""
-    if isinstance(source, SampleSet):
-        return [row.get("category") for row in source.rows]
-    if isinstance(source, FolderImages | ArrayImages):
-        return source.categories
-    return [None] * len(source)

@@ -27,9 +27,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from evalkit.data.arrays import ArrayImages
 from evalkit.data.shard_format import METADATA, parse_shard
-from evalkit.data.source import FolderImages, Source, content_digest, read_verified
+from evalkit.data.source import GenerationStats, Headers, WithoutRecords, content_digest, kinds_of, read_verified
 from evalkit.errors import StoreError
 from evalkit.utils.files import write_json, writing
 
@@ -38,8 +37,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from evalkit.cell import Cell
-
-__all__ = ["ArrayImages", "FolderImages", "GenerationStats", "SampleSet", "Source", "Store", "content_digest"]
 
 FORMAT = 1
 SHARD_SAMPLES = 256
@@ -90,34 +87,8 @@ class Store:
         return shutil.disk_usage(path).free
 
 
-@dataclass(frozen=True)
-class GenerationStats:
-    """What making a sample set cost.
-
-    Attributes:
-        latency_p50, latency_p95: seconds an image (a batch's time by its images; a service's answer by itself), over
-            all images but those of the first batch after a model was loaded, which also pays for warming up; over these
-            where there are no others.
-        images_per_second: over the same images.
-        nfe: network evaluations an image (the mean), or none.
-        peak_memory_mb: on cuda the device's peak, else that of the whole process; none where it is not known.
-        device: such as "cpu" or "cuda (NVIDIA H100)"; joined by " + " where shards were made on several.
-        batch_size: images in the largest batch; of a service, requests at a time.
-        blanked: images that a safety checker made black.
-    """
-
-    latency_p50: float
-    latency_p95: float
-    images_per_second: float
-    nfe: float | None
-    peak_memory_mb: float | None
-    device: str
-    batch_size: int
-    blanked: int
-
-
 @dataclass(frozen=True, eq=False)
-class SampleSet:
+class SampleSet(WithoutRecords):
     """The first samples of a cell, complete. It is a `Source`.
 
     Attributes:
@@ -184,6 +155,19 @@ class SampleSet:
     @functools.cached_property
     def warnings(self) -> Mapping[str, int]:
         return dict(Counter(kind for row in self.rows for kind in row["warnings"]))
+
+    @property
+    def categories(self) -> Sequence[str | None]:
+        return [row.get("category") for row in self.rows]
+
+    def headers(self) -> Headers:
+        return Headers(
+            sizes=[(int(row["width"]), int(row["height"])) for row in self.rows],
+            formats=["PNG"] * len(self),
+            kinds=[kinds_of("RGB", tuple(row["warnings"])) for row in self.rows],
+            sha256s=[str(row["sha256"]) for row in self.rows],
+            made=self.files,
+        )
 
     def stats(self) -> GenerationStats:
         timed = [row for row in self.rows if not row["warmup"]] or list(self.rows)

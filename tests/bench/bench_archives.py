@@ -71,14 +71,14 @@ def turn(path: Path) -> None:
     import PIL.Image  # noqa: F401
 
     from evalkit.data.containers import archive  # noqa: F401
-    from evalkit.data.open import Opening
+    from evalkit.data.open import open_images
 
     if path.suffix == ".parquet":
         import pyarrow.parquet  # noqa: F401
 
     before = peak_kib()
     start, busy = time.perf_counter(), time.process_time()
-    source = Opening(path).open()
+    source = open_images(path)
     opened = time.perf_counter()
     for at in range(0, len(source), 64):
         source.read(range(at, min(at + 64, len(source))))

@@ -20,8 +20,8 @@ from PIL import Image, ImageFilter
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "helpers"))
 from pictures import Pixels, folder, jpeg, picture, resized
 
+from evalkit.data.open import open_images
 from evalkit.data.reference import DigitsReference
-from evalkit.data.source import FolderImages
 from evalkit.lint import Watch, lint
 from evalkit.lint.pixels import contrasts, near_duplicates, thumbnails
 from evalkit.lint.upscaling import UpscalingEvidence
@@ -139,7 +139,7 @@ def bench_enlarged() -> None:
 def bench_speed(count: int = 1000, side: int = 256) -> None:
     with tempfile.TemporaryDirectory() as temporary:
         path = folder(Path(temporary) / "set", [picture(i, side) for i in range(count)], compress_level=1)
-        source = FolderImages.open(path)
+        source = open_images(path)
         for what in ("reading alone", "lint", "lint again"):
             wall, cpu = time.perf_counter(), time.process_time()
             if what == "reading alone":

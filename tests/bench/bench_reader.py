@@ -20,7 +20,7 @@ import numpy as np
 from PIL import Image
 
 from evalkit.data.codec import encode_png
-from evalkit.data.source import FolderImages
+from evalkit.data.open import open_images
 from evalkit.features.feature_pass import _read_ahead
 from evalkit.features.store import BLOCK
 
@@ -45,7 +45,7 @@ def write_images(folder: Path, kind: str, size: int, count: int) -> None:
 
 
 def by_evalkit(folder: Path, files: list[Path]) -> int:
-    source = FolderImages.open(folder)
+    source = open_images(folder)
     blocks = [range(start, min(start + BLOCK, len(source))) for start in range(0, len(source), BLOCK)]
     return sum(len(block) for block in _read_ahead(source, blocks))
 

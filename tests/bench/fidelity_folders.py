@@ -46,7 +46,7 @@ def by_torch_fidelity(generated: Path, reference: Path, weights: Path) -> dict[s
 
 
 def by_evalkit(generated: Path, reference: Path, weights: Path, store: Path) -> dict[str, float]:
-    from evalkit.data.source import FolderImages
+    from evalkit.data.open import open_images
     from evalkit.extractors.inception import Inception
     from evalkit.metrics.frechet import FrechetDistance
     from evalkit.metrics.inception_score import InceptionScore
@@ -54,10 +54,10 @@ def by_evalkit(generated: Path, reference: Path, weights: Path, store: Path) -> 
     from evalkit.scoring import Against, score_sources
 
     results = score_sources(
-        {"generated": FolderImages.open(generated, prompts=None)},
+        {"generated": open_images(generated)},
         metrics={"fid": ({}, FrechetDistance()), "is": ({}, InceptionScore())},
         extractors={"inception": Inception(weights=str(weights))},
-        against=Against(FolderImages.open(reference, prompts=None)),
+        against=Against(open_images(reference)),
         store=Store(store),
     )
     fid, inception_score = results["generated", "fid"].score, results["generated", "is"].score

@@ -26,19 +26,12 @@ from evalkit.data import remote, scan
 from evalkit.data.arrays import ArrayImages
 from evalkit.data.codec import encode_png
 from evalkit.data.containers import archive_index
-from evalkit.data.open import Opening
+from evalkit.data.open import PathOpener, open_images
 from evalkit.data.reference import FolderReference
-from evalkit.data.source import FolderImages
+from evalkit.data.stored import ReadOptions, StoredImages
 from evalkit.errors import ConfigError, DataError
-from evalkit.results.rows import categories
 
 FUZZ_SECONDS = float(os.environ.get("EVALKIT_FUZZ_SECONDS", "10"))
-
-
-@pytest.fixture(autouse=True)
-def nothing_kept() -> None:
-    scan._SCANNED.clear()
-    scan._SCANNED_INSIDE.clear()
 
 
 def write_folder(folder: Path, files: dict[str, bytes]) -> Path:
@@ -48,7 +41,7 @@ def write_folder(folder: Path, files: dict[str, bytes]) -> Path:
     return folder
 
 
-def read_all(opening: Opening) -> None:
+def read_all(opening: PathOpener) -> None:
     source = opening.open()
     for i in range(len(source)):
         source.read(range(i, i + 1))
@@ -73,15 +66,15 @@ KINDS: dict[str, Any] = {
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_an_archive_is_the_folder_it_was_made_of(tmp_path: Path, kind: str) -> None:
-    folder = FolderImages.open(write_folder(tmp_path / "folder", FILES))
-    archive = Opening(KINDS[kind](tmp_path / kind)).open()
-    assert isinstance(archive, FolderImages)
+    folder = open_images(write_folder(tmp_path / "folder", FILES))
+    archive = open_images(KINDS[kind](tmp_path / kind))
+    assert isinstance(archive, StoredImages)
     assert archive.files == folder.files == ("a.png", "b/10.PNG", "b/2.png")
     assert archive.digest == folder.digest
     for ours, theirs in zip(archive.read(range(3)), folder.read(range(3)), strict=True):
         np.testing.assert_array_equal(ours, theirs)
     assert archive.location(1) == f"{tmp_path / kind}[1]"
-    assert Opening(tmp_path / kind, recursive=False).open().files == ("a.png",)  # type: ignore[union-attr]
+    assert open_images(tmp_path / kind, ReadOptions(recursive=False)).files == ("a.png",)  # type: ignore[union-attr]
     assert len(archive.head(2)) == 2
     np.testing.assert_array_equal(archive.head(2).read(range(1, 2))[0], image(10))
     with pytest.raises(ConfigError, match="num_samples=4, but there are 3 images"):
@@ -92,10 +85,10 @@ def test_an_archive_is_the_folder_it_was_made_of(tmp_path: Path, kind: str) -> N
 def test_names_of_all_lengths_and_alphabets(tmp_path: Path, format: int) -> None:
     files = {f"{'x' * 99}/{'y' * 150}.png": encode_png(image(1)), "./füchslein/狐.png": encode_png(image(2))}
     expected = tuple(sorted(name.removeprefix("./") for name in files))
-    tar = Opening(write_tar(tmp_path / "a.tar", files, format)).open()
-    assert isinstance(tar, FolderImages)
+    tar = open_images(write_tar(tmp_path / "a.tar", files, format))
+    assert isinstance(tar, StoredImages)
     assert tar.files == expected
-    zipped = Opening(write_zip(tmp_path / "a.zip", files)).open()
+    zipped = open_images(write_zip(tmp_path / "a.zip", files))
     assert zipped.digest == tar.digest
     assert zipped.files == expected  # type: ignore[union-attr]
 
@@ -114,7 +107,7 @@ def test_zip64_and_sizes_behind_the_data(tmp_path: Path) -> None:
                 file.write(data)
         archive.comment = b"PK\x05\x06 is no second end"
     (tmp_path / "a.zip").write_bytes(b"a self-extracting head" + pipe.getvalue())
-    source = Opening(tmp_path / "a.zip").open()
+    source = open_images(tmp_path / "a.zip")
     np.testing.assert_array_equal(source.read(range(2, 3))[0], image(2))
 
 
@@ -128,36 +121,36 @@ def test_a_zip_with_more_entries_than_16_bits_count(tmp_path: Path) -> None:
 def test_stylegan_labels_become_categories(tmp_path: Path) -> None:
     files = {f"0000{i}/img{i:08d}.png": encode_png(image(i)) for i in range(3)}
     labels: Any = {"labels": [[name, i % 2] for i, name in enumerate(files)]}
-    source = Opening(write_zip(tmp_path / "a.zip", files | {"dataset.json": json.dumps(labels).encode()})).open()
-    assert list(categories(source)) == ["0", "1", "0"]
-    assert list(categories(source.head(2))) == ["0", "1"]
+    source = open_images(write_zip(tmp_path / "a.zip", files | {"dataset.json": json.dumps(labels).encode()}))
+    assert list(source.categories) == ["0", "1", "0"]
+    assert list(source.head(2).categories) == ["0", "1"]
     for wrong, message in (
         ({"labels": [["gone.png", 1]]}, "names 'gone.png', which is not there"),
         ({"labels": ["x"]}, "must be"),
     ):
         write_zip(tmp_path / "b.zip", files | {"dataset.json": json.dumps(wrong).encode()})
         with pytest.raises(DataError, match=message):
-            Opening(tmp_path / "b.zip").open()
+            open_images(tmp_path / "b.zip")
     write_zip(tmp_path / "c.zip", files | {"dataset.json": b'{"labels": null}'})
-    assert list(categories(Opening(tmp_path / "c.zip").open())) == [None] * 3
+    assert list(open_images(tmp_path / "c.zip").categories) == [None] * 3
 
 
 def test_webdataset_captions_and_classes(tmp_path: Path) -> None:
     names = ["000.png", "001.png", "002.png"]
     files = {name: encode_png(image(i)) for i, name in enumerate(names)}
     beside = {"000.txt": b" a cat \n", "001.json": b'{"caption": "a dog", "w": 3}', "001.cls": b"7"}
-    source = Opening(write_tar(tmp_path / "a.tar", files | beside)).open()
+    source = open_images(write_tar(tmp_path / "a.tar", files | beside))
     assert source.prompts == ("a cat", "a dog", None)
-    assert list(categories(source)) == [None, "7", None]
-    assert Opening(tmp_path / "a.tar", prompts=None).open().prompts == (None,) * 3
+    assert list(source.categories) == [None, "7", None]
+    assert open_images(tmp_path / "a.tar", ReadOptions(prompts=None)).prompts == (None,) * 3
     with pytest.raises(DataError, match=r"002.png: no prompt for this image \(prompts=sidecar\)"):
-        Opening(tmp_path / "a.tar", prompts="sidecar").open()
+        open_images(tmp_path / "a.tar", ReadOptions(prompts="sidecar"))
     for bad, message in ((b"\xff\xfe", "not UTF-8"), (b"x" * (2 << 20), "more than 1,048,576 bytes")):
         with pytest.raises(DataError, match=message):
-            Opening(write_tar(tmp_path / "b.tar", files | {"000.txt": bad})).open()
+            open_images(write_tar(tmp_path / "b.tar", files | {"000.txt": bad}))
     for bad in (b"{", b"[" * 100_000, b'{"prompt": 3}'):
         with pytest.raises(DataError, match=r"000.json: (not JSON|the prompt is not a text)"):
-            Opening(write_tar(tmp_path / "b.tar", files | {"000.json": bad})).open()
+            open_images(write_tar(tmp_path / "b.tar", files | {"000.json": bad}))
 
 
 def test_metadata_in_an_archive(tmp_path: Path) -> None:
@@ -169,42 +162,42 @@ def test_metadata_in_an_archive(tmp_path: Path) -> None:
         "a/x.txt": b"not asked",
     }
     path = write_zip(tmp_path / "a.zip", files | meta)
-    assert Opening(path).open().prompts == ("A", "nearer")
-    assert Opening(path, prompts="mine.csv").open().prompts == ("1", "2")
-    with pytest.raises(ConfigError, match=r"holds no file of prompts 'gone.csv'"):
-        Opening(path, prompts="gone.csv").open()
+    assert open_images(path).prompts == ("A", "nearer")
+    assert open_images(path, ReadOptions(prompts="mine.csv")).prompts == ("1", "2")
+    with pytest.raises(ConfigError, match=r"gone\.csv: the file of prompts is missing"):
+        open_images(path, ReadOptions(prompts="gone.csv"))
     for bad, message in (
         (b"file_name,prompt\ngone.png,A\n", "names 'gone.png', which is not there"),
         (b"name,prompt\na/x.png,A\n", "no column 'file_name'"),
     ):
         with pytest.raises(DataError, match=message):
-            Opening(write_zip(tmp_path / "b.zip", files | {"metadata.csv": bad})).open()
+            open_images(write_zip(tmp_path / "b.zip", files | {"metadata.csv": bad}))
     with pytest.raises(DataError, match="not a table"):
-        Opening(write_zip(tmp_path / "b.zip", files | {"metadata.jsonl": b"[" * 100_000})).open()
+        open_images(write_zip(tmp_path / "b.zip", files | {"metadata.jsonl": b"[" * 100_000}))
 
 
 def test_broken_images_and_sizes(tmp_path: Path) -> None:
     files = pngs() | {"001.png": encode_png(image(1))[:-40]}
     path = write_tar(tmp_path / "a.tar", files)
-    source = Opening(path).open()  # the header is whole
+    source = open_images(path)  # the header is whole
     with pytest.raises(DataError, match=r"a.tar: 001.png: cannot be decoded"):
         source.read(range(3))
-    skipping = Opening(path, on_error="skip")
+    skipping = PathOpener(path, ReadOptions(on_error="skip"))
     assert skipping.count() == 2
     assert skipping.open().files == ("000.png", "002.png")  # type: ignore[union-attr]
     assert skipping.open().warnings == {"skipped": 1}
     mixed = write_zip(tmp_path / "b.zip", pngs() | {"z.png": encode_png(image(1, 8, 8))})
     with pytest.raises(DataError, match="images of different sizes"):
-        Opening(mixed).open()
-    assert len(Opening(mixed, mixed_sizes=True).open()) == 4
+        open_images(mixed)
+    assert len(open_images(mixed, ReadOptions(mixed_sizes=True))) == 4
     with pytest.raises(ConfigError, match="no images in it"):
-        Opening(write_zip(tmp_path / "c.zip", {"a.txt": b""})).check()
+        PathOpener(write_zip(tmp_path / "c.zip", {"a.txt": b""})).check()
 
 
 def test_a_changed_archive_is_never_scored_silently(tmp_path: Path) -> None:
     """Stored, so that every byte of the file stands for one of the image."""
     path = write_zip(tmp_path / "a.zip", pngs(), zipfile.ZIP_STORED)
-    source = Opening(path).open()
+    source = open_images(path)
     data = bytearray(path.read_bytes())
     data[data.index(b"IDAT") + 30] ^= 1
     path.write_bytes(data)
@@ -226,21 +219,20 @@ def test_the_scan_is_kept_until_the_archive_changes(tmp_path: Path, monkeypatch:
     monkeypatch.setattr(
         scan, "make_record", lambda data, name, *a, **k: reads.append(name) or plain(data, name, *a, **k)
     )
-    first = Opening(path).open(cache=cache)
+    first = open_images(path, cache=cache)
     assert len(reads) == 3
-    assert Opening(path).open(cache=cache).digest == first.digest  # this process
-    scan._SCANNED_INSIDE.clear()
-    assert Opening(path).open(cache=cache).digest == first.digest  # the next one
+    assert open_images(path, cache=cache).digest == first.digest  # this process
+    assert open_images(path, cache=cache).digest == first.digest  # the next one
     assert len(reads) == 3
     write_tar(path, pngs(4))
-    assert Opening(path).open(cache=cache).digest != first.digest
+    assert open_images(path, cache=cache).digest != first.digest
     assert len(reads) == 7
 
 
 @pytest.mark.parametrize("name", ["a.zip", "a.tar"])
 def test_many_threads_read_one_archive(tmp_path: Path, name: str) -> None:
     files = {f"{i:03d}.png": encode_png(image(i, 90, 90)) for i in range(32)}  # large enough for the pool
-    source = Opening((write_zip if name == "a.zip" else write_tar)(tmp_path / name, files)).open()
+    source = open_images((write_zip if name == "a.zip" else write_tar)(tmp_path / name, files))
     ranges = [range(i, i + 4) for i in range(28)] * 4
     random.Random(0).shuffle(ranges)
     with ThreadPoolExecutor(8) as pool:
@@ -261,7 +253,7 @@ def test_memory_is_that_of_the_images_being_read(tmp_path: Path) -> None:
     path = write_tar(tmp_path / "a.tar", files)
     del files
     tracemalloc.start()
-    source = Opening(path).open()
+    source = open_images(path)
     for i in range(20):
         source.read(range(i, i + 1))
     peak = tracemalloc.get_traced_memory()[1]
@@ -277,17 +269,17 @@ def test_npy_is_mapped_and_equals_npz(tmp_path: Path) -> None:
     pixels = np.stack([image(i) for i in range(4)])
     np.save(tmp_path / "a.npy", pixels)
     np.savez(tmp_path / "a.npz", arr_0=pixels)
-    source = Opening(tmp_path / "a.npy").open()
+    source = open_images(tmp_path / "a.npy")
     assert isinstance(source, ArrayImages)
     assert isinstance(source.pixels, np.memmap)
-    assert source.digest == Opening(tmp_path / "a.npz").open().digest
+    assert source.digest == open_images(tmp_path / "a.npz").digest
     np.testing.assert_array_equal(source.read(range(1, 3)), pixels[1:3])
-    assert Opening(tmp_path / "a.npy").count() == 4
+    assert PathOpener(tmp_path / "a.npy").count() == 4
     np.save(tmp_path / "wrong.npy", pixels.astype(np.float32))
     with pytest.raises(DataError, match=r"images must be uint8 \[N,H,W,3\]"):
-        Opening(tmp_path / "wrong.npy").open()
+        open_images(tmp_path / "wrong.npy")
     with pytest.raises(ConfigError, match="the array of images is missing"):
-        Opening(tmp_path / "gone.npy").check()
+        PathOpener(tmp_path / "gone.npy").check()
 
 
 # As a model and as a reference ------------------------------------------------------------------------------------
@@ -322,7 +314,7 @@ def test_hostile_archives_are_refused_in_one_line(tmp_path: Path, what: str) -> 
     make, words = HOSTILE[what]
     path = make(tmp_path / "in")
     with pytest.raises((DataError, ConfigError)) as caught:
-        read_all(Opening(path))
+        read_all(PathOpener(path))
     message = str(caught.value)
     assert words in message
     assert str(path) in message
@@ -343,12 +335,12 @@ def test_limits_on_the_number_and_the_sum_of_files(tmp_path: Path, monkeypatch: 
     monkeypatch.setattr(archive_index, "MAX_FILES", 2)
     for path in paths:
         with pytest.raises(DataError, match="more than 2 files: a bomb"):
-            Opening(path).open()
+            open_images(path)
     monkeypatch.setattr(archive_index, "MAX_FILES", 3)
     monkeypatch.setattr(archive_index, "MAX_TOTAL_BYTES", 300)
     for path in paths:
         with pytest.raises(DataError, match="unpack to more than 300 bytes: a bomb"):
-            Opening(path).open()
+            open_images(path)
 
 
 def _seeds(folder: Path) -> list[tuple[str, bytes]]:
@@ -437,8 +429,7 @@ def test_fuzz_mutated_archives(tmp_path: Path, record_property: Any) -> None:
         st.booleans(),
     )
     def refuses_or_reads(start: tuple[str, bytes], mutations: Any, checksums: bool, on_error: Any, far: bool) -> None:
-        for kept in (scan._SCANNED_INSIDE, archive_index._LISTED, remote._OPEN):
-            kept.clear()
+        remote._OPEN.clear()
         path = tmp_path / "in" / f"a{start[0]}"
         path.write_bytes(_mutate(start[1], mutations, checksums and start[0] == ".tar"))
         counts["examples"] += 1
@@ -446,7 +437,7 @@ def test_fuzz_mutated_archives(tmp_path: Path, record_property: Any) -> None:
         if isinstance(place, remote.Remote):
             place.put(path)
         try:
-            read_all(Opening(place, on_error=on_error, mixed_sizes=True))
+            read_all(PathOpener(place, ReadOptions(on_error=on_error, mixed_sizes=True)))
             counts["read"] += 1
         except (DataError, ConfigError) as error:
             counts["refused"] += 1

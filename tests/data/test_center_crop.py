@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from evalkit.data.arrays import ArrayImages
-from evalkit.data.center_crop import Fitted, fit
+from evalkit.data.center_crop import CenterCropped, fit
 from evalkit.errors import ConfigError
 
 
@@ -31,12 +31,12 @@ def test_every_image_comes_to_the_size_and_keeps_its_proportions(shape: tuple[in
 def test_as_a_source() -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (3, 10, 12, 3), dtype=np.uint8)
     plain = ArrayImages("set", pixels, ["a", "b", "c"])
-    found = Fitted(plain, 4)
+    found = CenterCropped(plain, 4)
     assert [image.shape for image in found.read(range(3))] == [(4, 4, 3)] * 3
     assert (found.read(range(1, 2))[0] == fit(pixels[1], 4)).all()
     assert (len(found), list(found.prompts), found.location(2)) == (3, ["a", "b", "c"], "set[2]")
-    assert len({plain.digest, found.digest, Fitted(plain, 5).digest, found.head(2).digest}) == 4
-    assert found.digest == Fitted(ArrayImages("elsewhere", pixels), 4).digest
+    assert len({plain.digest, found.digest, CenterCropped(plain, 5).digest, found.head(2).digest}) == 4
+    assert found.digest == CenterCropped(ArrayImages("elsewhere", pixels), 4).digest
     for wrong in (0, 2.5, True):
         with pytest.raises(ConfigError, match="give a whole number of pixels"):
-            Fitted(plain, wrong)  # type: ignore[arg-type]
+            CenterCropped(plain, wrong)  # type: ignore[arg-type]

@@ -13,19 +13,12 @@ from hostile import image, write_tar, write_zip
 
 from evalkit.config.build import build
 from evalkit.config.compose import compose, resolve
-from evalkit.data import scan
 from evalkit.data.codec import encode_png
-from evalkit.data.concat import JoinedImages, expand, natural_key
-from evalkit.data.open import Opening
+from evalkit.data.concat import expand, natural_key
+from evalkit.data.open import PathOpener, open_images
 from evalkit.data.remote import find_place
-from evalkit.data.source import FolderImages
+from evalkit.data.stored import ReadOptions, StoredImages
 from evalkit.errors import ConfigError, DataError
-
-
-@pytest.fixture(autouse=True)
-def nothing_kept() -> None:
-    scan._SCANNED.clear()
-    scan._SCANNED_INSIDE.clear()
 
 
 def write_parts(folder: Path, names: list[str], each: int = 3) -> list[np.ndarray]:
@@ -57,7 +50,7 @@ def write_parts(folder: Path, names: list[str], each: int = 3) -> list[np.ndarra
 
 
 def check(source: object, every: list[np.ndarray], classes: bool = True) -> None:
-    assert isinstance(source, JoinedImages)
+    assert isinstance(source, StoredImages)
     assert len(source) == len(every)
     for ours, theirs in zip(source.read(range(len(every))), every, strict=True):
         np.testing.assert_array_equal(ours, theirs)
@@ -80,7 +73,7 @@ def check(source: object, every: list[np.ndarray], classes: bool = True) -> None
 )
 def test_a_pattern_is_all_its_parts_in_order(tmp_path: Path, names: list[str], pattern: str) -> None:
     every = write_parts(tmp_path, names)
-    opening = Opening(tmp_path / pattern)
+    opening = PathOpener(tmp_path / pattern)
     opening.check()
     assert opening.count() == len(every)
     source = opening.open()
@@ -90,16 +83,16 @@ def test_a_pattern_is_all_its_parts_in_order(tmp_path: Path, names: list[str], p
 
 def test_few_tables_are_in_memory(tmp_path: Path) -> None:
     write_parts(tmp_path, [f"{i}.parquet" for i in range(8)])
-    source = Opening(tmp_path / "*.parquet").open()
-    assert isinstance(source, JoinedImages)
+    source = open_images(tmp_path / "*.parquet")
+    assert isinstance(source, StoredImages)
     for _ in range(2):
         source.read(range(len(source)))
-        assert sum(bool(part.rows._loaded) for part in source.parts) <= 3  # type: ignore[attr-defined, union-attr]
+        assert sum(bool(table._loaded) for table in {image.container for image in source.images}) <= 3  # type: ignore[attr-defined]
 
 
 def test_folders_as_one_set(tmp_path: Path) -> None:
     every = write_parts(tmp_path, ["run1", "run2", "run10"])
-    source = Opening(tmp_path / "run*").open()
+    source = open_images(tmp_path / "run*")
     check(source, every, classes=False)
     assert source.location(8) == str(tmp_path / "run10" / "02.png")
 
@@ -107,13 +100,13 @@ def test_folders_as_one_set(tmp_path: Path) -> None:
 def test_the_same_digest_as_one_archive(tmp_path: Path) -> None:
     every = write_parts(tmp_path, ["0.tar", "1.tar"])
     one = write_tar(tmp_path / "all.zip.tar", {f"{i}.png": encode_png(pixels) for i, pixels in enumerate(every)})
-    assert Opening(tmp_path / "{0..1}.tar").open().digest == Opening(one).open().digest
+    assert open_images(tmp_path / "{0..1}.tar").digest == open_images(one).digest
 
 
 def test_any_range_of_any_part(tmp_path: Path) -> None:
     every = write_parts(tmp_path, [f"{i}.tar" for i in range(5)])
-    source = Opening(tmp_path / "*.tar").open()
-    assert isinstance(source, FolderImages)
+    source = open_images(tmp_path / "*.tar")
+    assert isinstance(source, StoredImages)
     for start, stop, step in itertools.product(range(0, 15, 4), (5, 9, 15), (1, 2, 7)):
         for i, pixels in zip(range(start, stop, step), source.read(range(start, stop, step)), strict=True):
             np.testing.assert_array_equal(pixels, every[i])
@@ -132,38 +125,38 @@ def test_over_a_url(tmp_path: Path) -> None:
     for path in tmp_path.glob("*.tar"):
         with fsspec.open(f"memory://shards/{path.name}", "wb") as file:
             file.write(path.read_bytes())
-    check(Opening(find_place("memory://shards/a*.tar")).open(), every)
-    check(Opening(find_place("memory://shards/a{1,2,10}.tar")).open(), every)
+    check(open_images(find_place("memory://shards/a*.tar")), every)
+    check(open_images(find_place("memory://shards/a{1,2,10}.tar")), every)
     with pytest.raises(ConfigError, match=r"memory://shards/b\*\.tar: nothing fits this pattern"):
-        Opening(find_place("memory://shards/b*.tar")).check()
+        PathOpener(find_place("memory://shards/b*.tar")).check()
 
 
 def test_what_is_refused(tmp_path: Path) -> None:
     write_parts(tmp_path, ["0.tar", "1.tar"])
     with pytest.raises(ConfigError, match=r"2\.tar: the archive of images is missing"):
-        Opening(tmp_path / "{0..2}.tar").check()
+        PathOpener(tmp_path / "{0..2}.tar").check()
     with pytest.raises(ConfigError, match="nothing fits this pattern"):
-        Opening(tmp_path / "x*.tar").check()
+        PathOpener(tmp_path / "x*.tar").check()
     with pytest.raises(ConfigError, match="more than 100,000 parts"):
-        Opening(tmp_path / "{0..999999999}.tar").check()
+        PathOpener(tmp_path / "{0..999999999}.tar").check()
     np.save(tmp_path / "a1.npy", np.stack([image(0)]))
     np.save(tmp_path / "a2.npy", np.stack([image(0)]))
     with pytest.raises(DataError, match=r"arrays .* cannot be joined"):
-        Opening(tmp_path / "a*.npy").open()
+        open_images(tmp_path / "a*.npy")
     write_zip(tmp_path / "2.zip", {"a.png": encode_png(image(0, 9, 9))})
     write_zip(tmp_path / "1.zip", {"a.png": encode_png(image(0))})
     with pytest.raises(
         DataError, match=r"\*\.zip: images of different sizes: .*1\.zip: a\.png is 5x6, .*2\.zip: a\.png is 9x9"
     ):
-        Opening(tmp_path / "*.zip").open()
-    assert len(Opening(tmp_path / "*.zip", mixed_sizes=True).open()) == 2
+        open_images(tmp_path / "*.zip")
+    assert len(open_images(tmp_path / "*.zip", ReadOptions(mixed_sizes=True))) == 2
 
 
 def test_a_path_that_exists_is_no_pattern(tmp_path: Path) -> None:
     path = write_zip(tmp_path / "a[1].zip", {"a.png": encode_png(image(0))})
     write_zip(tmp_path / "a1.zip", {"a.png": encode_png(image(1))})
     assert expand(path) is None
-    np.testing.assert_array_equal(Opening(path).open().read(range(1))[0], image(0))
+    np.testing.assert_array_equal(open_images(path).read(range(1))[0], image(0))
     assert expand(tmp_path / "plain") is None
 
 
@@ -242,7 +235,7 @@ def test_class_folders(tmp_path: Path) -> None:
     config = resolve(compose(["model=[folder]", f"model.folder.path={tmp_path}", "model.folder.categories=folder"]))
     source = build(config.model["folder"]).open()
     assert source.categories[-4:] == ["clip9", "clip9", "clip9", None]
-    assert list(FolderImages.open(tmp_path).categories) == [None] * 16
+    assert list(open_images(tmp_path).categories) == [None] * 16
 
 
 @pytest.mark.parametrize("kind", ["folder", "zip", "memory"])
@@ -264,6 +257,6 @@ def test_classes_of_metadata(tmp_path: Path, kind: str) -> None:
         for name, data in files.items():
             with fsspec.open(f"{path}/{name}", "wb") as file:
                 file.write(data)
-    source = Opening(find_place(path)).open()
+    source = open_images(find_place(path))
     assert list(source.categories) == ["7", None, "near", None]
     assert list(source.head(1).categories) == ["7"]

@@ -11,20 +11,17 @@ from hostile import image, pngs
 
 from evalkit.config.build import build
 from evalkit.config.compose import compose, resolve
-from evalkit.data import scan
 from evalkit.data.codec import encode_png
-from evalkit.data.containers.hf_dataset import DatasetOpening
-from evalkit.data.open import Opening
-from evalkit.data.rows import RowImages
+from evalkit.data.containers.hf_dataset import DatasetOpener
+from evalkit.data.open import open_images
+from evalkit.data.stored import ReadOptions
 from evalkit.errors import ConfigError, DataError
-from evalkit.results.rows import categories
 
 datasets = pytest.importorskip("datasets", reason="datasets is not installed")
 
 
 @pytest.fixture(autouse=True)
 def _quiet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    scan._SCANNED_INSIDE.clear()
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", str(tmp_path / "hf"))
     monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
     datasets.disable_progress_bars()
@@ -47,16 +44,16 @@ def make(count: int = 5, **more: Any) -> Any:
     return datasets.Dataset.from_dict(columns, features=datasets.Features(features))
 
 
-def check(source: RowImages) -> None:
+def check(source: Any) -> None:
     for i, pixels in enumerate(source.read(range(len(source)))):
         np.testing.assert_array_equal(pixels, image(i))
     assert source.prompts == tuple(f"number {i}" for i in range(len(source)))
-    assert list(categories(source)) == ["cat", "dog", "cat", "dog", "cat"][: len(source)]
+    assert list(source.categories) == ["cat", "dog", "cat", "dog", "cat"][: len(source)]
 
 
 def test_saved_to_disk(tmp_path: Path) -> None:
     make().save_to_disk(str(tmp_path / "saved"))
-    opening = DatasetOpening(str(tmp_path / "saved"))
+    opening = DatasetOpener(str(tmp_path / "saved"))
     opening.check()
     assert opening.count() == 5
     source = opening.open(cache=tmp_path / "cache")
@@ -66,14 +63,14 @@ def test_saved_to_disk(tmp_path: Path) -> None:
     for name, data in pngs(5).items():
         (tmp_path / "folder").mkdir(exist_ok=True)
         (tmp_path / "folder" / name).write_bytes(data)
-    assert source.digest == Opening(tmp_path / "folder").open().digest  # as the files in a folder
+    assert source.digest == open_images(tmp_path / "folder").digest  # as the files in a folder
 
 
 def test_a_split_of_several(tmp_path: Path) -> None:
     datasets.DatasetDict({"train": make(5), "test": make(2)}).save_to_disk(str(tmp_path / "saved"))
-    assert DatasetOpening(str(tmp_path / "saved"), "test").count() == 2
+    assert DatasetOpener(str(tmp_path / "saved"), "test").count() == 2
     with pytest.raises(ConfigError, match=r"no split 'tset'\. Did you mean 'test'\?"):
-        DatasetOpening(str(tmp_path / "saved"), "tset").check()
+        DatasetOpener(str(tmp_path / "saved"), "tset").check()
 
 
 def test_a_folder_of_parquet_files(tmp_path: Path) -> None:
@@ -82,8 +79,8 @@ def test_a_folder_of_parquet_files(tmp_path: Path) -> None:
         make().select(range(part * 3, (part * 3 + 3) if not part else 5)).to_parquet(
             str(tmp_path / "data" / f"train-0000{part}-of-00002.parquet")
         )
-    check(DatasetOpening(str(tmp_path)).open())
-    assert DatasetOpening(str(tmp_path), "train[:2]").count() == 2
+    check(DatasetOpener(str(tmp_path)).open())
+    assert DatasetOpener(str(tmp_path), "train[:2]").count() == 2
 
 
 def test_an_imagefolder(tmp_path: Path) -> None:
@@ -92,8 +89,8 @@ def test_an_imagefolder(tmp_path: Path) -> None:
         path = tmp_path / "images" / ("cat", "dog")[i % 2] / f"{i}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(encode_png(image(i)))
-    source = DatasetOpening(str(tmp_path / "images")).open()
-    assert list(categories(source)) == ["cat", "cat", "dog", "dog"]
+    source = DatasetOpener(str(tmp_path / "images")).open()
+    assert list(source.categories) == ["cat", "cat", "dog", "dog"]
     for i, pixels in zip((0, 2, 1, 3), source.read(range(4)), strict=True):
         np.testing.assert_array_equal(pixels, image(i))
 
@@ -101,32 +98,32 @@ def test_an_imagefolder(tmp_path: Path) -> None:
 def test_columns(tmp_path: Path) -> None:
     make(5, text=["t"] * 5).save_to_disk(str(tmp_path / "saved"))
     name = str(tmp_path / "saved")
-    assert DatasetOpening(name).open().prompts == ("t",) * 5  # text before caption
-    assert DatasetOpening(name, prompts="caption").open().prompts[1] == "number 1"
-    assert DatasetOpening(name, prompts=None).open().prompts == (None,) * 5
-    assert list(categories(DatasetOpening(name, category=None).open())) == [None] * 5
-    assert list(categories(DatasetOpening(name, category="caption").open()))[1] == "number 1"
+    assert DatasetOpener(name).open().prompts == ("t",) * 5  # text before caption
+    assert DatasetOpener(name, options=ReadOptions(prompts="caption")).open().prompts[1] == "number 1"
+    assert DatasetOpener(name, options=ReadOptions(prompts=None)).open().prompts == (None,) * 5
+    assert list(DatasetOpener(name, category=None).open().categories) == [None] * 5
+    assert list(DatasetOpener(name, category="caption").open().categories)[1] == "number 1"
     for wrong, message in (
         ({"image": "img"}, "no column of images 'img'. Did you mean 'image'?"),
         ({"category": "lable"}, "no column 'lable'. Did you mean 'label'?"),
     ):
         with pytest.raises(ConfigError) as caught:
-            DatasetOpening(name, **wrong).check()
+            DatasetOpener(name, **wrong).check()
         assert message in str(caught.value)
     with pytest.raises(ConfigError, match=r"no column of texts 'captoin'\. Did you mean 'caption'"):
-        DatasetOpening(name, prompts="captoin").open()
+        DatasetOpener(name, options=ReadOptions(prompts="captoin")).open()
     datasets.Dataset.from_dict({"a": [1]}).save_to_disk(str(tmp_path / "none"))
     with pytest.raises(ConfigError, match="no column of images among a"):
-        DatasetOpening(str(tmp_path / "none")).check()
+        DatasetOpener(str(tmp_path / "none")).check()
 
 
 def test_broken_and_missing_images(tmp_path: Path) -> None:
     rows = [{"bytes": pngs(1)["000.png"], "path": None}, {"bytes": b"broken", "path": None}, None]
     features = datasets.Features({"image": datasets.Image()})
     datasets.Dataset.from_dict({"image": rows}, features=features).save_to_disk(str(tmp_path / "saved"))
-    with pytest.raises(DataError, match=r"train: 00000001: not an image file"):
-        DatasetOpening(str(tmp_path / "saved")).open()
-    source = DatasetOpening(str(tmp_path / "saved"), on_error="skip").open()
+    with pytest.raises(DataError, match=r"train: row 1: not an image file"):
+        DatasetOpener(str(tmp_path / "saved")).open()
+    source = DatasetOpener(str(tmp_path / "saved"), options=ReadOptions(on_error="skip")).open()
     assert len(source) == 1
     assert source.warnings == {"skipped": 2}
 
@@ -142,12 +139,12 @@ def test_a_row_cannot_name_any_file_of_this_machine(tmp_path: Path) -> None:
     table = pyarrow.table({"image": rows}, schema=features.arrow_schema)
     parquet.write_table(table, tmp_path / "set" / "train.parquet")
     with pytest.raises(DataError, match=r"row 0: .*private\.png lies outside the dataset, and is not followed"):
-        DatasetOpening(str(tmp_path / "set")).open()
+        DatasetOpener(str(tmp_path / "set")).open()
 
 
 def test_what_is_not_there_is_one_line(tmp_path: Path) -> None:
     with pytest.raises(ConfigError) as caught:
-        DatasetOpening("nobody/nothing-of-this-name").check()
+        DatasetOpener("nobody/nothing-of-this-name").check()
     assert str(caught.value).startswith("dataset 'nobody/nothing-of-this-name', split 'train': ")
     assert "\n" not in str(caught.value)
 

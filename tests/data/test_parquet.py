@@ -9,20 +9,13 @@ import numpy as np
 import pytest
 from hostile import image, pngs
 
-from evalkit.data import scan
 from evalkit.data.codec import encode_png
 from evalkit.data.containers import parquet
-from evalkit.data.open import Opening
-from evalkit.data.rows import RowImages
-from evalkit.data.source import FolderImages
+from evalkit.data.open import PathOpener, open_images
+from evalkit.data.stored import ReadOptions, StoredImages
 from evalkit.errors import ConfigError, DataError
 
 pyarrow = pytest.importorskip("pyarrow", reason="pyarrow is not installed")
-
-
-@pytest.fixture(autouse=True)
-def nothing_kept() -> None:
-    scan._SCANNED_INSIDE.clear()
 
 
 def write(path: Path, columns: dict[str, list[Any]], group: int = 2, packed: str = "snappy") -> Path:
@@ -37,77 +30,76 @@ def test_bytes_and_structs_are_the_folder_they_were_made_of(tmp_path: Path) -> N
     for name, data in files.items():
         (tmp_path / "folder").mkdir(exist_ok=True)
         (tmp_path / "folder" / name).write_bytes(data)
-    folder = FolderImages.open(tmp_path / "folder")
+    folder = open_images(tmp_path / "folder")
     structs = [{"bytes": data, "path": f"../../{name}"} for name, data in files.items()]
     for name, column in {"plain": list(files.values()), "struct": structs}.items():
         path = write(tmp_path / f"{name}.parquet", {"label": [1] * 5, "image": column, "caption": list("abcde")})
-        assert Opening(path).count() == 5
-        source = Opening(path).open(cache=tmp_path / "cache")
-        assert isinstance(source, RowImages)
+        assert PathOpener(path).count() == 5
+        source = open_images(path, cache=tmp_path / "cache")
+        assert isinstance(source, StoredImages)
+        table = source.images[0].container
         assert source.digest == folder.digest
         assert source.prompts == tuple("abcde")
         assert source.location(3) == f"{path}[3]"
         for i in (4, 0, 2, 1, 3):
             np.testing.assert_array_equal(source.read(range(i, i + 1))[0], image(i))
         np.testing.assert_array_equal(source.head(3).read(range(1, 3)), [image(1), image(2)])
-        assert isinstance(source.rows, parquet.Table)
-        assert len(source.rows._loaded) <= 2, "more than two row groups are kept"
+        assert isinstance(table, parquet.Parquet)
+        assert len(table._loaded) <= 2, "more than two row groups are kept"
 
 
 def test_prompts_of_a_table(tmp_path: Path) -> None:
     columns = {"img": list(pngs(2).values()), "text": ["a", None], "sentences": [["x", "y"], []], "n": [1, 2]}
     path = write(tmp_path / "a.parquet", columns)
-    assert Opening(path).open().prompts == ("a", None)
-    assert Opening(path, prompts=None).open().prompts == (None, None)
-    assert Opening(path, prompts="sentences").open().prompts == ("x", None)
+    assert open_images(path).prompts == ("a", None)
+    assert open_images(path, ReadOptions(prompts=None)).prompts == (None, None)
+    assert open_images(path, ReadOptions(prompts="sentences")).prompts == ("x", None)
     for wrong, hint in (("txt", "Did you mean 'text'?"), ("n", "Choices: sentences, text.")):
         with pytest.raises(ConfigError, match=f"no column of texts '{wrong}'. {hint.replace('?', '.')}"):
-            Opening(path, prompts=wrong).open()
+            open_images(path, ReadOptions(prompts=wrong))
 
 
 def test_broken_rows(tmp_path: Path) -> None:
     columns = {"image": [*pngs(2).values(), b"no image", None]}
     path = write(tmp_path / "a.parquet", columns)
-    with pytest.raises(
-        DataError, match=r"a.parquet: 00000002: not an image file that Pillow can read \(1 more like it\)"
-    ):
-        Opening(path).open()
-    source = Opening(path, on_error="skip").open()
+    with pytest.raises(DataError, match=r"a.parquet: row 2: not an image file that Pillow can read \(1 more like it\)"):
+        open_images(path)
+    source = open_images(path, ReadOptions(on_error="skip"))
     assert (len(source), dict(source.warnings)) == (2, {"skipped": 2})
     paths_alone = write(
         tmp_path / "b.parquet", {"image": [{"bytes": None, "path": "/etc/passwd"}] * 2 + [{"bytes": b"", "path": ""}]}
     )
     with pytest.raises(DataError, match="row 0: no bytes of an image"):
-        Opening(paths_alone).open()
+        open_images(paths_alone)
     mixed = write(tmp_path / "c.parquet", {"image": [encode_png(image(1)), encode_png(image(1, 9, 9))]})
     with pytest.raises(DataError, match="images of different sizes"):
-        Opening(mixed).open()
+        open_images(mixed)
 
 
 def test_columns_that_are_not_to_be_told_apart(tmp_path: Path) -> None:
     one = list(pngs(2).values())
     with pytest.raises(DataError, match=r"several columns of bytes \(left, right\): call the images' column 'image'"):
-        Opening(write(tmp_path / "a.parquet", {"left": one, "right": one})).check()
+        PathOpener(write(tmp_path / "a.parquet", {"left": one, "right": one})).check()
     with pytest.raises(DataError, match=r"no column of bytes among \['x'\]"):
-        Opening(write(tmp_path / "b.parquet", {"x": [1]})).check()
+        PathOpener(write(tmp_path / "b.parquet", {"x": [1]})).check()
     with pytest.raises(ConfigError, match="no rows in it"):
-        Opening(write(tmp_path / "c.parquet", {"image": pyarrow.array([], pyarrow.binary())})).check()
+        PathOpener(write(tmp_path / "c.parquet", {"image": pyarrow.array([], pyarrow.binary())})).check()
     with pytest.raises(ConfigError, match="the table of images is missing"):
-        Opening(tmp_path / "gone.parquet").check()
+        PathOpener(tmp_path / "gone.parquet").check()
 
 
 def test_limits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     bomb = write(tmp_path / "a.parquet", {"image": [b"\0" * 20_000_000]}, packed="zstd")
     with pytest.raises(DataError, match=r"row group 0 unpacks .* \(limit 200 to 1\)"):
-        Opening(bomb).check()
+        PathOpener(bomb).check()
     monkeypatch.setattr(parquet, "MAX_GROUP_BYTES", 100)
     with pytest.raises(DataError, match=r"row group 0 holds .* with smaller ones \(row_group_size=1000\)"):
-        Opening(write(tmp_path / "b.parquet", {"image": list(pngs(3).values())})).check()
+        PathOpener(write(tmp_path / "b.parquet", {"image": list(pngs(3).values())})).check()
 
 
 def test_a_table_that_is_cut_short_or_changed(tmp_path: Path) -> None:
     path = write(tmp_path / "a.parquet", {"image": list(pngs(4).values())}, group=1)
-    source = Opening(path).open()
+    source = open_images(path)
     data = path.read_bytes()
     at = data.index(b"IDAT") + 30
     path.write_bytes(data[:at] + bytes([data[at] ^ 1]) + data[at + 1 :])
@@ -115,11 +107,11 @@ def test_a_table_that_is_cut_short_or_changed(tmp_path: Path) -> None:
         source.read(range(4))
     path.write_bytes(data[: len(data) // 2])
     with pytest.raises(DataError, match=r"not a readable \.parquet"):
-        Opening(path).open()
+        open_images(path)
 
 
 def test_without_pyarrow_it_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = write(tmp_path / "a.parquet", {"image": list(pngs(1).values())})
     monkeypatch.setitem(__import__("sys").modules, "pyarrow.parquet", None)
     with pytest.raises(ConfigError, match=r"reading Parquet needs pyarrow: pip install 'evalkit\[parquet\]'"):
-        Opening(path).open()
+        open_images(path)

@@ -22,11 +22,10 @@ from evalkit.config.build import build
 from evalkit.config.compose import compose, resolve
 from evalkit.data import remote, scan
 from evalkit.data.codec import encode_png
-from evalkit.data.containers import archive_index
-from evalkit.data.open import Opening
+from evalkit.data.open import PathOpener, kind_of, open_images
 from evalkit.data.reference import StatsReference
 from evalkit.data.remote import Remote, find_place
-from evalkit.data.source import FolderImages
+from evalkit.data.stored import ReadOptions
 from evalkit.errors import ConfigError, DataError, EvalkitError, ServiceError
 from evalkit.results.export import Export, FolderExport, NpzExport, ParquetExport, Set, WebDatasetExport, write_exports
 
@@ -42,8 +41,7 @@ FILES = pngs(5) | {
 
 @pytest.fixture(autouse=True)
 def nothing_kept(monkeypatch: pytest.MonkeyPatch) -> None:
-    for kept in (scan._SCANNED, scan._SCANNED_INSIDE, remote._OPEN, archive_index._LISTED):
-        kept.clear()
+    remote._OPEN.clear()
     monkeypatch.setattr(remote, "WAITS", (0.01, 0.01))
     for name in ("NO_PROXY", "no_proxy"):
         monkeypatch.setenv(name, "127.0.0.1")
@@ -98,7 +96,7 @@ def upload(path: Path, url: str) -> str:
 
 
 def read_all(url: str) -> None:
-    source = Opening(find_place(url)).open()
+    source = open_images(find_place(url))
     for i in range(len(source)):
         source.read(range(i, i + 1))
 
@@ -120,9 +118,9 @@ def same_images(here: Any, there: Any, url: str) -> None:
 def test_a_url_is_the_file_it_was_copied_from(tmp_path: Path, memory: str, kind: str) -> None:
     path = local(tmp_path, kind)
     url = upload(path, memory)
-    opening = Opening(find_place(url))
+    opening = PathOpener(find_place(url))
     opening.check()
-    here = Opening(path).open()
+    here = open_images(path)
     assert opening.count() == len(here)
     same_images(here, opening.open(), url)
 
@@ -136,7 +134,7 @@ def test_over_http(tmp_path: Path, kind: str) -> None:
             files.files[f"/x/{file.relative_to(path.parent).as_posix()}"] = file.read_bytes()
     with serving(files) as root:
         url = f"{root}/x/{path.name}"
-        same_images(Opening(path).open(), Opening(find_place(url)).open(), url)
+        same_images(open_images(path), open_images(find_place(url)), url)
 
 
 def test_statistics_behind_a_url(tmp_path: Path, memory: str) -> None:
@@ -152,7 +150,7 @@ def test_paths_of_this_machine_stay_paths(tmp_path: Path) -> None:
     assert find_place(f"file://{tmp_path}") == tmp_path
     assert isinstance(find_place("pkg://evalkit.digits/weights"), Path)
     path = local(tmp_path, "folder")
-    assert Opening(find_place(f"file://{path}")).open() == FolderImages.open(path)
+    same_images(open_images(path), open_images(find_place(f"file://{path}")), str(path))
 
 
 def test_in_the_grid_and_as_reference_and_training(tmp_path: Path, memory: str) -> None:
@@ -169,7 +167,7 @@ def test_in_the_grid_and_as_reference_and_training(tmp_path: Path, memory: str) 
     model.check()
     assert model.identity()["folder"] == url
     assert model.num_available() == 6
-    digest = Opening(local(tmp_path, "zip")).open().digest
+    digest = open_images(local(tmp_path, "zip")).digest
     for built in (model, build(config.reference["folder"]), build(config.training["folder"])):
         assert built.open().digest == digest
     gone = build(config.reference["folder"] | {"path": f"{memory}/gone.zip"})
@@ -193,7 +191,7 @@ def test_in_the_grid_and_as_reference_and_training(tmp_path: Path, memory: str) 
 )
 def test_what_cannot_be_opened_is_one_line(url: str, message: str) -> None:
     with pytest.raises(ConfigError) as caught:
-        Opening(find_place(url)).check()
+        PathOpener(find_place(url)).check()
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
     assert "secret" not in str(caught.value)
@@ -202,7 +200,7 @@ def test_what_cannot_be_opened_is_one_line(url: str, message: str) -> None:
 def test_a_file_is_no_folder(memory: str) -> None:
     put(f"{memory}/a.png", encode_png(image(0)))
     with pytest.raises(ConfigError, match=r"no images|is a file, not a folder"):
-        Opening(find_place(f"{memory}/a.png")).check()
+        PathOpener(find_place(f"{memory}/a.png")).check()
 
 
 @pytest.mark.filterwarnings("ignore:Image size")
@@ -224,7 +222,7 @@ def test_a_passing_failure_is_tried_again(tmp_path: Path, fault: str) -> None:
     files = Files({"/a.tar": path.read_bytes()})
     files.fault = lambda number, path: fault if number % 2 else ""
     with serving(files) as root:
-        assert Opening(find_place(f"{root}/a.tar")).open().digest == Opening(path).open().digest
+        assert open_images(find_place(f"{root}/a.tar")).digest == open_images(path).digest
 
 
 def test_names_and_what_a_server_says() -> None:
@@ -234,7 +232,7 @@ def test_names_and_what_a_server_says() -> None:
         "simplecache::s3://b/c.tar": "c.tar",
     }
     assert {url: Remote(url).name for url in names} == names
-    assert Opening(Remote("https://h/a.tar?x=1")).kind == ".tar"
+    assert kind_of(Remote("https://h/a.tar?x=1")) == ".tar"
     said = remote._explain("hf://x", OSError("404, url='https://cdn.host/a?X-Amz-Signature=secret&b=1' gone"))
     assert "https://cdn.host/a' gone" in str(said)
     assert "secret" not in str(said)
@@ -244,7 +242,7 @@ def test_a_refusal_is_not_asked_for_again(tmp_path: Path) -> None:
     files = Files({"/a.zip": local(tmp_path, "zip").read_bytes()})
     files.fault = lambda number, path: "403"
     with serving(files) as root, pytest.raises(EvalkitError, match="403"):
-        Opening(find_place(f"{root}/a.zip")).open()
+        open_images(find_place(f"{root}/a.zip"))
     assert len(files.gets) <= 2
 
 
@@ -253,12 +251,12 @@ def test_a_server_that_does_not_answer_is_not_a_missing_file(tmp_path: Path) -> 
     with serving(files) as root:
         files.head = "500"
         with pytest.raises(ServiceError, match="cannot be read or written: 500"):
-            Opening(find_place(f"{root}/a.zip")).check()
+            PathOpener(find_place(f"{root}/a.zip")).check()
         files.head = ""
         with pytest.raises(ConfigError, match="nothing is there"):
-            Opening(find_place(f"{root}/b.zip")).check()
+            PathOpener(find_place(f"{root}/b.zip")).check()
     with pytest.raises(ServiceError, match=r"a\.zip: cannot be read or written: .*onnect"):
-        Opening(find_place("http://127.0.0.1:9/a.zip")).check()
+        PathOpener(find_place("http://127.0.0.1:9/a.zip")).check()
 
 
 def test_a_server_without_parts(tmp_path: Path) -> None:
@@ -268,8 +266,8 @@ def test_a_server_without_parts(tmp_path: Path) -> None:
     files.ranges = False
     with serving(files) as root:
         with pytest.raises(DataError, match=r"cannot give parts of a file: download it, or give simplecache::http"):
-            Opening(find_place(f"{root}/a.zip")).open()
-        assert Opening(find_place(f"simplecache::{root}/b.zip")).open().digest == Opening(path).open().digest
+            open_images(find_place(f"{root}/a.zip"))
+        assert open_images(find_place(f"simplecache::{root}/b.zip")).digest == open_images(path).digest
 
 
 def test_the_network_fails_midway_and_nothing_is_lost(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -278,7 +276,7 @@ def test_the_network_fails_midway_and_nothing_is_lost(tmp_path: Path, monkeypatc
     files = Files({f"/x/{i:03d}.png": encode_png(image(i)) for i in range(40)})
     cache = tmp_path / "cache"
     with serving(files) as root:
-        opening = Opening(find_place(f"{root}/x"), on_error="skip")
+        opening = PathOpener(find_place(f"{root}/x"), ReadOptions(on_error="skip"))
         files.fault = lambda number, path: "500" if path >= "/x/024.png" else ""
         with pytest.raises(ServiceError, match=r"cannot be read or written: 500.*what is finished is kept") as caught:
             opening.open(cache=cache)
@@ -302,13 +300,12 @@ def test_another_process_reads_nothing_again(tmp_path: Path) -> None:
     plain = scan.make_record
     with serving(files) as root, pytest.MonkeyPatch.context() as patch:
         patch.setattr(scan, "make_record", lambda *a, **k: made.append(a[1]) or plain(*a, **k))
-        first = Opening(find_place(f"{root}/a.zip")).open(cache=tmp_path / "cache")
+        first = open_images(find_place(f"{root}/a.zip"), cache=tmp_path / "cache")
         assert len(made) == 6
-        scan._SCANNED_INSIDE.clear()
-        assert Opening(find_place(f"{root}/a.zip")).open(cache=tmp_path / "cache").digest == first.digest
+        assert open_images(find_place(f"{root}/a.zip"), cache=tmp_path / "cache").digest == first.digest
         assert len(made) == 6
         files.files["/a.zip"] = write_zip(tmp_path / "b.zip", pngs(3)).read_bytes()
-        assert len(Opening(find_place(f"{root}/a.zip")).open(cache=tmp_path / "cache")) == 3
+        assert len(open_images(find_place(f"{root}/a.zip"), cache=tmp_path / "cache")) == 3
         assert len(made) == 9
 
 
@@ -316,7 +313,7 @@ def test_many_threads_read_one_remote_archive(tmp_path: Path) -> None:
     inside = {f"{i:03d}.png": encode_png(image(i, 90, 90)) for i in range(16)}
     files = Files({"/a.tar": write_tar(tmp_path / "a.tar", inside).read_bytes()})
     with serving(files) as root, ThreadPoolExecutor(8) as pool:
-        source = Opening(find_place(f"{root}/a.tar")).open()
+        source = open_images(find_place(f"{root}/a.tar"))
         for i, pixels in enumerate(pool.map(lambda i: source.read(range(i, i + 1))[0], range(16))):
             np.testing.assert_array_equal(pixels, image(i, 90, 90))
     assert len(files.gets) < 4, "blocks are read once, not once an image"
@@ -336,7 +333,7 @@ def test_memory_is_that_of_the_blocks(tmp_path: Path, monkeypatch: pytest.Monkey
     del inside, buffer
     with serving(files) as root:
         tracemalloc.start()
-        source = Opening(find_place(f"{root}/a.tar")).open()
+        source = open_images(find_place(f"{root}/a.tar"))
         for i in range(30):
             source.read(range(i, i + 1))
         peak = tracemalloc.get_traced_memory()[1]
@@ -365,7 +362,7 @@ def test_exports_to_a_url_are_read_back_bit_equal(tmp_path: Path, memory: str, k
     assert [str(path) for path in write_exports({kind: export}, {"cell": each}, tmp_path)] == [
         f"{memory}/out/{where.split('/')[0]}"
     ]
-    source = Opening(find_place(f"{memory}/out/{where}")).open()
+    source = open_images(find_place(f"{memory}/out/{where}"))
     assert len(source) == 70
     for i, pixels in enumerate(source.read(range(70))):
         np.testing.assert_array_equal(pixels, image(i))
@@ -389,7 +386,7 @@ def test_an_export_is_written_again_only_where_it_is_gone_or_failed(
     assert fsspec.filesystem("memory").info(f"{memory}/cell.tar")["created"] == first
     fsspec.filesystem("memory").rm(f"{memory}/cell.tar")
     write_exports({"w": export}, {"cell": each}, tmp_path)
-    assert len(Opening(find_place(f"{memory}/cell.tar")).open()) == 1
+    assert len(open_images(find_place(f"{memory}/cell.tar"))) == 1
 
 
 def test_exports_to_another_folder_and_to_what_takes_no_files(tmp_path: Path) -> None:

@@ -15,17 +15,10 @@ from pictures_with_texts import a1111, comfy
 from evalkit.cell import Cell, find_baseline
 from evalkit.config.build import build
 from evalkit.config.schema import RunConfig
-from evalkit.data import scan
 from evalkit.data.codec import encode_png
 from evalkit.data.split import KEYS
 from evalkit.errors import ConfigError
 from evalkit.plan.grid import make_cells
-
-
-@pytest.fixture(autouse=True)
-def nothing_kept() -> None:
-    scan._SCANNED.clear()
-    scan._SCANNED_INSIDE.clear()
 
 
 def outputs() -> dict[str, bytes]:

@@ -15,32 +15,25 @@ from PIL import Image
 
 from evalkit.config.build import build
 from evalkit.config.compose import compose, resolve
-from evalkit.data import scan
 from evalkit.data.arrays import ArrayImages
-from evalkit.data.containers.torchvision_dataset import VisionOpening
-from evalkit.data.open import Opening
+from evalkit.data.containers.torchvision_dataset import TorchvisionOpener
+from evalkit.data.open import open_images
 from evalkit.errors import ConfigError, DataError
-from evalkit.results.rows import categories
 
 torchvision = pytest.importorskip("torchvision", reason="torchvision is not installed")
 
 
-@pytest.fixture(autouse=True)
-def nothing_kept() -> None:
-    scan._SCANNED_INSIDE.clear()
-
-
 def test_fake_data_is_what_torchvision_gives(tmp_path: Path) -> None:
     options: dict[str, Any] = {"size": 20, "image_size": [3, 9, 7]}
-    opening = VisionOpening("FakeData", options=options)
+    opening = TorchvisionOpener("FakeData", arguments=options)
     opening.check()
     assert opening.count() == 20
     source = opening.open(cache=tmp_path / "cache")
     plain = torchvision.datasets.FakeData(**options)
     for i, pixels in enumerate(source.read(range(20))):
         np.testing.assert_array_equal(pixels, np.asarray(plain[i][0]))
-    assert source.digest == VisionOpening("FakeData", options=options).open().digest
-    assert source.digest != VisionOpening("FakeData", options=options | {"random_offset": 1}).open().digest
+    assert source.digest == TorchvisionOpener("FakeData", arguments=options).open().digest
+    assert source.digest != TorchvisionOpener("FakeData", arguments=options | {"random_offset": 1}).open().digest
 
 
 def write_mnist(root: Path) -> np.ndarray:
@@ -65,7 +58,7 @@ def test_mnist(tmp_path: Path) -> None:
     assert model.num_available() == 4
     source = model.open(3)
     np.testing.assert_array_equal(np.stack(source.read(range(3))), np.repeat(grey[:3, :, :, None], 3, axis=3))
-    assert list(categories(source)) == ["7 - seven", "0 - zero", "9 - nine"]
+    assert list(source.categories) == ["7 - seven", "0 - zero", "9 - nine"]
     assert source.location(1) == "torchvision://MNIST/test[1]"
 
 
@@ -74,9 +67,9 @@ def test_image_folder_is_the_folder(tmp_path: Path) -> None:
         path = tmp_path / ("cat", "dog")[i // 2] / f"{i}.png"
         path.parent.mkdir(exist_ok=True)
         Image.fromarray(image(i)).save(path)
-    source = VisionOpening("ImageFolder", str(tmp_path)).open()
-    assert list(categories(source)) == ["cat", "cat", "dog", "dog"]
-    for ours, theirs in zip(source.read(range(4)), Opening(tmp_path).open().read(range(4)), strict=True):
+    source = TorchvisionOpener("ImageFolder", str(tmp_path)).open()
+    assert list(source.categories) == ["cat", "cat", "dog", "dog"]
+    for ours, theirs in zip(source.read(range(4)), open_images(tmp_path).read(range(4)), strict=True):
         np.testing.assert_array_equal(ours, theirs)
 
 
@@ -111,13 +104,13 @@ def test_cifar_is_read_from_its_binary_version(tmp_path: Path, name: str, train:
     source = reference.open()
     assert isinstance(source, ArrayImages)
     np.testing.assert_array_equal(np.stack(source.read(range(3))), pixels)
-    assert list(categories(source)) == [f"c{i}" for i in labels]
-    assert list(categories(source.head(2))) == [f"c{i}" for i in labels[:2]]
-    assert VisionOpening(name, str(tmp_path)).count() == train
+    assert list(source.categories) == [f"c{i}" for i in labels]
+    assert list(source.head(2).categories) == [f"c{i}" for i in labels[:2]]
+    assert TorchvisionOpener(name, str(tmp_path)).count() == train
     path = next(tmp_path.rglob("test*.bin"))
     path.write_bytes(path.read_bytes()[:-1])
     with pytest.raises(DataError, match="are no whole number of records"):
-        VisionOpening(name, str(tmp_path), "test").check()
+        TorchvisionOpener(name, str(tmp_path), "test").check()
 
 
 def test_a_pickle_is_never_loaded(tmp_path: Path) -> None:
@@ -134,9 +127,9 @@ def test_a_pickle_is_never_loaded(tmp_path: Path) -> None:
     with pytest.raises(
         ConfigError, match=r"torchvision's CIFAR10 is a pickle, which is never loaded; unpack its binary"
     ):
-        VisionOpening("CIFAR10", str(tmp_path), "test").check()
+        TorchvisionOpener("CIFAR10", str(tmp_path), "test").check()
     with pytest.raises(ConfigError, match="LSUN is read from a pickle, which is never loaded"):
-        VisionOpening("LSUN", str(tmp_path)).check()
+        TorchvisionOpener("LSUN", str(tmp_path)).check()
     assert not (tmp_path / "ran").exists()
 
 
@@ -150,12 +143,12 @@ def test_a_pickle_is_never_loaded(tmp_path: Path) -> None:
             "torchvision's MNIST (root=gone, split=test): Dataset not found",
         ),
         ({"name": "FakeData", "split": "test"}, "FakeData has no splits: leave split=null"),
-        ({"name": "FakeData", "options": {"sise": 3}}, "takes no 'sise'. Did you mean 'size'?"),
+        ({"name": "FakeData", "arguments": {"sise": 3}}, "takes no 'sise'. Did you mean 'size'?"),
         ({"name": "CIFAR10", "root": "gone", "split": "val"}, "give train or test"),
     ],
 )
 def test_what_is_wrong_is_one_line(given: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError) as caught:
-        VisionOpening(**given).check()
+        TorchvisionOpener(**given).check()
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)

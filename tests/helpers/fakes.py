@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from evalkit.data.source import WithoutRecords
 from evalkit.errors import ConfigError
 from evalkit.extractors.base import Extractor
 
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 
 
 @dataclass
-class MemorySource:
+class MemorySource(WithoutRecords):
     """Images u8 [H,W,3] in memory; `reads` counts how often each was decoded."""
 
     images: Sequence[np.ndarray]

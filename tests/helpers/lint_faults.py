@@ -12,12 +12,13 @@ from pictures import Pixels, jpeg, picture, pictures, resized, save
 from PIL import Image
 
 from evalkit.data.arrays import ArrayImages
-from evalkit.data.source import FolderImages
+from evalkit.data.open import open_images
+from evalkit.data.stored import ReadOptions, StoredImages
 from evalkit.lint import Finding, Watch, lint
 
 
-def opened(path: Path, **options: Any) -> FolderImages:
-    return FolderImages.open(path, **{"mixed_sizes": True, "on_error": "skip", **options})
+def opened(path: Path, **options: Any) -> StoredImages:
+    return open_images(path, ReadOptions(**{"mixed_sizes": True, "on_error": "skip", **options}))
 
 
 def findings_of(source: Any, tmp_path: Path, reference: Any = None, **options: Any) -> list[Finding]:

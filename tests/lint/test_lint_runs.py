@@ -23,7 +23,7 @@ from pictures import folder, picture, pictures, resized, save
 
 from evalkit import pipeline
 from evalkit.config.compose import compose, resolve
-from evalkit.data.source import FolderImages
+from evalkit.data.stored import StoredImages
 from evalkit.errors import DataError
 from evalkit.lint import Asked, Finding, asked_of, lines, pixels
 from evalkit.plan.plan import make_plan
@@ -135,7 +135,7 @@ def test_a_second_look_decodes_nothing(clean: Path, tmp_path: Path, monkeypatch:
         plant(clean)
     first = findings_of(opened(clean), tmp_path, opened(clean))
     assert len(first) > 5
-    monkeypatch.setattr(FolderImages, "read", lambda self, indices: pytest.fail("an image is decoded again"))
+    monkeypatch.setattr(StoredImages, "read", lambda self, indices: pytest.fail("an image is decoded again"))
     assert findings_of(opened(clean), tmp_path, opened(clean)) == first
 
 
@@ -143,8 +143,8 @@ def test_a_finished_look_imports_nothing_heavy(clean: Path, tmp_path: Path) -> N
     copied(clean)
     code = (
         "import sys\nfrom pathlib import Path\n"
-        "from evalkit.lint import Watch, lint\nfrom evalkit.data.source import FolderImages\n"
-        f"source = FolderImages.open(Path({str(clean)!r}), cache=Path({str(tmp_path / 'scan')!r}))\n"
+        "from evalkit.lint import Watch, lint\nfrom evalkit.data.open import open_images\n"
+        f"source = open_images(Path({str(clean)!r}), cache=Path({str(tmp_path / 'scan')!r}))\n"
         f"found = lint({{'cell': source}}, source, watch=Watch(Path({str(tmp_path / 'lint')!r})))\n"
         "print(sorted(finding.kind for finding in found), {'torch', 'numpy', 'PIL'} & set(sys.modules))"
     )
@@ -185,8 +185,8 @@ def test_another_version_of_the_lint_measures_anew(clean: Path, tmp_path: Path, 
     findings_of(opened(clean), tmp_path)
     monkeypatch.setattr("evalkit.lint.cache.VERSION", 99)
     read: list[range] = []
-    original = FolderImages.read
-    monkeypatch.setattr(FolderImages, "read", lambda self, indices: read.append(indices) or original(self, indices))
+    original = StoredImages.read
+    monkeypatch.setattr(StoredImages, "read", lambda self, indices: read.append(indices) or original(self, indices))
     findings_of(opened(clean), tmp_path)
     assert read
 

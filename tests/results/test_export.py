@@ -20,12 +20,12 @@ from evalkit import pipeline
 from evalkit.config.build import build
 from evalkit.config.compose import compose, resolve
 from evalkit.data.codec import encode_png
-from evalkit.data.open import Opening
+from evalkit.data.open import open_images
+from evalkit.data.stored import ReadOptions
 from evalkit.errors import ConfigError, DataError, StoreError
 from evalkit.plan.plan import make_plan
 from evalkit.results import export
 from evalkit.results.export import Export, FolderExport, NpzExport, ParquetExport, Set, WebDatasetExport, write_exports
-from evalkit.results.rows import categories
 
 PROMPTS = ["a cat", None, 'ein Füchslein, "rot"\n狐', *["x"] * 67]  # more than one block
 KINDS: dict[str, tuple[Export, str]] = {
@@ -48,7 +48,7 @@ def test_read_back_bit_equal(tmp_path: Path, kind: str) -> None:
         pytest.importorskip("pyarrow")
     writer, where = KINDS[kind]
     write_exports({kind: writer}, {"cell": make_set()}, tmp_path)
-    source = Opening(tmp_path / where).open()
+    source = open_images(tmp_path / where)
     assert len(source) == 70
     for i, pixels in enumerate(source.read(range(70))):
         np.testing.assert_array_equal(pixels, image(i))
@@ -59,7 +59,7 @@ def test_read_back_bit_equal(tmp_path: Path, kind: str) -> None:
         "parquet": ["7", None, "a word", "0"],
         "webdataset": ["7", None, None, "0"],
     }
-    assert list(categories(source))[:4] == told.get(kind, [None] * 4)
+    assert list(source.categories)[:4] == told.get(kind, [None] * 4)
     left = {path.name for path in tmp_path.iterdir()}
     assert left == {where.split("/")[0], "written.json"}, "a temporary file was left"
 
@@ -114,7 +114,7 @@ def test_written_again_only_where_something_changed(tmp_path: Path) -> None:
     assert [path.stat().st_mtime_ns for path in paths] == before
     write_exports(exports, {"cell": make_set([image(9)])}, tmp_path)
     for path in paths:
-        source = Opening(path).open()
+        source = open_images(path)
         assert len(source) == 1
         np.testing.assert_array_equal(source.read(range(1))[0], image(9))
     paths[1].unlink()
@@ -133,7 +133,7 @@ def test_a_failure_leaves_what_was_there(tmp_path: Path, kind: str) -> None:
     broken.source.fail_at = 66  # in the second block
     with pytest.raises(KeyboardInterrupt):
         write_exports({kind: writer}, {"cell": broken}, tmp_path)
-    np.testing.assert_array_equal(Opening(tmp_path / where).open().read(range(1))[0], image(1))
+    np.testing.assert_array_equal(open_images(tmp_path / where).read(range(1))[0], image(1))
     assert {path.name for path in tmp_path.iterdir()} == {where.split("/")[0], "written.json"}
 
 
@@ -143,7 +143,7 @@ def test_sizes_that_differ(tmp_path: Path) -> None:
         write_exports({"npz": NpzExport()}, {"cell": mixed}, tmp_path)
     assert not (tmp_path / "cell.npz").exists()
     write_exports({"webdataset": WebDatasetExport()}, {"cell": mixed}, tmp_path)
-    assert len(Opening(tmp_path / "cell.tar", mixed_sizes=True).open()) == 2
+    assert len(open_images(tmp_path / "cell.tar", ReadOptions(mixed_sizes=True))) == 2
 
 
 def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
@@ -177,7 +177,7 @@ def test_a_run_exports_its_cells_and_reads_them_back(tmp_path: Path) -> None:
     for ending in ("", ".npz", ".tar"):
         again = run(f"again{ending}", folder / f"{first.cell}{ending}")
         assert (again.value, again.n) == (first.value, 16)
-    assert Opening(folder / f"{first.cell}.tar").open().prompts[5] == "five"
+    assert open_images(folder / f"{first.cell}.tar").prompts[5] == "five"
 
 
 def test_a_misspelt_kind_is_one_line() -> None:

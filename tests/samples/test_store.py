@@ -17,10 +17,11 @@ from PIL import Image
 
 from evalkit.config.build import build
 from evalkit.config.compose import compose, resolve
-from evalkit.data import scan
 from evalkit.data.arrays import ArrayImages
 from evalkit.data.codec import encode_png
-from evalkit.data.source import FolderImages, Source
+from evalkit.data.open import open_images
+from evalkit.data.source import Source
+from evalkit.data.stored import ReadOptions, StoredImages
 from evalkit.errors import ConfigError, DataError, StoreError
 from evalkit.models.base import ExistingImages
 from evalkit.models.folder import FolderModel
@@ -33,7 +34,6 @@ RNG = np.random.default_rng(0)
 
 @pytest.fixture(autouse=True)
 def nothing_kept() -> Any:
-    scan._SCANNED.clear()
     yield
     generate.unload()
 
@@ -65,7 +65,7 @@ def made(tmp_path: Path) -> tuple[Store, Any, SampleSet]:
 
 def test_reading(made: tuple[Store, Any, SampleSet]) -> None:
     source: Source = made[2]
-    assert (source.name, len(source)) == ("noise-contrast200", 12)
+    assert (source.name, len(source)) == ("noise-contrast_200", 12)
     every = source.read(range(12))
     assert [a.shape for a in every] == [(8, 8, 3)] * 12
     np.testing.assert_array_equal(source.read(range(5, 11, 2))[2], every[9])
@@ -78,7 +78,7 @@ def test_the_digest_is_that_of_the_files_wherever_they_are(made: tuple[Store, An
     for number, path in enumerate(samples.files):
         (tmp_path / "copy").mkdir(exist_ok=True)
         shutil.copy(path, tmp_path / "copy" / f"{number:03d}.png")
-    assert FolderImages.open(tmp_path / "copy").digest == samples.digest
+    assert open_images(tmp_path / "copy").digest == samples.digest
 
 
 def test_an_altered_image_is_never_scored(made: tuple[Store, Any, SampleSet]) -> None:
@@ -153,15 +153,15 @@ def test_a_cell_is_found_under_another_name(made: tuple[Store, Any, SampleSet]) 
 def test_a_folder_is_read_in_the_order_of_its_relative_paths(tmp_path: Path) -> None:
     fill(tmp_path, "b.png", "a/2.png", "a/10.png", "B.PNG", "a.png", ".hidden/x.png", ".x.png")
     (tmp_path / "notes.md").write_text("no image")
-    source: Source = FolderImages.open(tmp_path)
-    assert isinstance(source, FolderImages)
+    source: Source = open_images(tmp_path)
+    assert isinstance(source, StoredImages)
     assert source.files == ("B.PNG", "a.png", "a/10.png", "a/2.png", "b.png")
     np.testing.assert_array_equal(source.read(range(2, 3))[0], image(2))
     assert len(source) == 5
     assert source.prompts == (None,) * 5
     assert source.warnings == {}
-    assert FolderImages.open(tmp_path, recursive=False).files == ("B.PNG", "a.png", "b.png")
-    assert FolderImages.open(tmp_path, extensions=["PNG"]).digest == source.digest
+    assert open_images(tmp_path, ReadOptions(recursive=False)).files == ("B.PNG", "a.png", "b.png")
+    assert open_images(tmp_path, ReadOptions(extensions=["PNG"])).digest == source.digest
     assert source.head(2).files == ("B.PNG", "a.png")
     assert source.head(5) is source
     for count in (6, 0):
@@ -174,7 +174,7 @@ def test_links_are_followed_and_circles_are_not(tmp_path: Path) -> None:
     fill(tmp_path / "here", "a.png")
     (tmp_path / "here" / "more").symlink_to(tmp_path / "there")
     (tmp_path / "here" / "round").symlink_to(tmp_path / "here")
-    assert FolderImages.open(tmp_path / "here").files == ("a.png", "more/x.png")
+    assert open_images(tmp_path / "here").files == ("a.png", "more/x.png")
 
 
 @pytest.mark.parametrize("kind", ["empty", "no images", "missing", "a file", "not recursive"])
@@ -189,14 +189,14 @@ def test_folders_without_images(tmp_path: Path, kind: str) -> None:
     if kind == "not recursive":
         fill(folder, "sub/a.png")
     words = {
-        "empty": "no images here",
+        "empty": "no images in it",
         "no images": "1 other files: check the path",
         "missing": "is missing: check the path",
         "a file": "is a file, not a folder",
         "not recursive": "recursive=false",
     }[kind]
     with pytest.raises(ConfigError, match=words) as caught:
-        FolderImages.open(folder, recursive=kind != "not recursive")
+        open_images(folder, ReadOptions(recursive=kind != "not recursive"))
     assert "\n" not in str(caught.value)
 
 
@@ -204,33 +204,33 @@ def test_broken_images_are_refused_or_skipped(tmp_path: Path) -> None:
     fill(tmp_path, *(f"{i}.png" for i in range(6)))
     (tmp_path / "1.png").write_text("<html>")
     with pytest.raises(DataError, match=r"1\.png: not an image file.*on_error=skip"):
-        FolderImages.open(tmp_path)
+        open_images(tmp_path)
     truncated = encode_png(image(3, 60, 60))[:-2000]
     (tmp_path / "1.png").write_bytes(encode_png(image(1)))
     (tmp_path / "3.png").write_bytes(truncated)
-    refused = FolderImages.open(tmp_path, mixed_sizes=True)  # the header is whole
+    refused = open_images(tmp_path, ReadOptions(mixed_sizes=True))  # the header is whole
     with pytest.raises(DataError, match=r"3\.png: cannot be decoded"):
         refused.read(range(6))
     (tmp_path / "5.png").write_bytes(b"")
-    source = FolderImages.open(tmp_path, on_error="skip")
+    source = open_images(tmp_path, ReadOptions(on_error="skip"))
     assert source.files == ("0.png", "1.png", "2.png", "4.png")
-    assert source.skipped == ("3.png", "5.png")
+    assert source.skipped == (str(tmp_path / "3.png"), str(tmp_path / "5.png"))
     assert source.warnings == {"skipped": 2}
     assert len(source.read(range(4))) == 4
     with pytest.raises(ConfigError, match="on_error='ignore'"):
-        FolderImages.open(tmp_path, on_error="ignore")  # type: ignore[arg-type]
+        open_images(tmp_path, ReadOptions(on_error="ignore"))  # type: ignore[arg-type]
     for path in tmp_path.glob("*.png"):
         path.write_bytes(b"GIF89a")
     with pytest.raises(DataError, match="none of its 6 images can be read"):
-        FolderImages.open(tmp_path, on_error="skip")
+        open_images(tmp_path, ReadOptions(on_error="skip"))
 
 
 def test_mixed_sizes(tmp_path: Path) -> None:
     fill(tmp_path, "a.png", "b.png", "c.png")
     (tmp_path / "c.png").write_bytes(encode_png(image(9, 7, 5)))
     with pytest.raises(DataError, match=r"a\.png is 5x6, c\.png is 5x7.*mixed_sizes=true"):
-        FolderImages.open(tmp_path)
-    source = FolderImages.open(tmp_path, mixed_sizes=True)
+        open_images(tmp_path)
+    source = open_images(tmp_path, ReadOptions(mixed_sizes=True))
     assert [a.shape[0] for a in source.read(range(3))] == [6, 6, 7]
 
 
@@ -239,7 +239,7 @@ def test_sizes_are_those_after_rotation(tmp_path: Path) -> None:
     exif[0x0112] = 6
     Image.fromarray(image(0, 6, 5)).save(tmp_path / "a.png")
     Image.fromarray(image(0, 5, 6)).save(tmp_path / "b.png", exif=exif)
-    source = FolderImages.open(tmp_path)
+    source = open_images(tmp_path)
     assert [a.shape for a in source.read(range(2))] == [(6, 5, 3)] * 2
     assert source.warnings == {"exif_rotated": 1}
 
@@ -249,11 +249,11 @@ def test_kinds_are_counted(tmp_path: Path) -> None:
     Image.new("RGBA", (5, 6), (1, 2, 3, 4)).save(tmp_path / "clear.png")
     Image.new("CMYK", (5, 6)).save(tmp_path / "cmyk.jpg")
     Image.fromarray(np.zeros((6, 5), np.uint16)).save(tmp_path / "deep.png")
-    assert FolderImages.open(tmp_path).warnings == {"alpha_dropped": 1, "cmyk": 1, "16bit": 1}
+    assert open_images(tmp_path).warnings == {"alpha_dropped": 1, "cmyk": 1, "16bit": 1}
 
 
 def test_an_image_that_changes_under_a_run_is_refused(tmp_path: Path) -> None:
-    source = FolderImages.open(fill(tmp_path, "a.png", "b.png"))
+    source = open_images(fill(tmp_path, "a.png", "b.png"))
     (tmp_path / "b.png").write_bytes(encode_png(image(5)))
     with pytest.raises(DataError, match=r"b\.png: altered or half written"):
         source.read(range(2))
@@ -264,14 +264,14 @@ def test_an_image_that_changes_under_a_run_is_refused(tmp_path: Path) -> None:
 
 def test_the_digest_is_of_the_content(tmp_path: Path) -> None:
     a, b = fill(tmp_path / "a", "x.png", "y.png"), fill(tmp_path / "b", "1.png", "sub/2.png")
-    digest = FolderImages.open(a).digest
-    assert digest == FolderImages.open(b).digest
+    digest = open_images(a).digest
+    assert digest == open_images(b).digest
     stat = (a / "y.png").stat()
     (a / "y.png").write_bytes(encode_png(image(7)))
     os.utime(a / "y.png", ns=(stat.st_atime_ns, stat.st_mtime_ns + 1))
-    assert FolderImages.open(a).digest != digest
+    assert open_images(a).digest != digest
     (b / "1.png").rename(b / "z.png")
-    assert FolderImages.open(b).digest != digest  # the order is part of it
+    assert open_images(b).digest != digest  # the order is part of it
 
 
 def reads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
@@ -292,31 +292,27 @@ def test_a_scan_is_kept(tmp_path: Path, on_error: Any, monkeypatch: pytest.Monke
     for name in ("a.png", "b.png", "c.png"):
         os.utime(folder / name, (1e9, 1e9))
     seen = reads(monkeypatch)
-    first = FolderImages.open(folder, on_error=on_error, cache=cache)
+    first = open_images(folder, ReadOptions(on_error=on_error), cache=cache)
     assert sorted(seen) == ["a.png", "b.png", "c.png", "new.png"]
     seen.clear()
-    assert FolderImages.open(folder, on_error=on_error, cache=cache).digest == first.digest
-    assert seen == []  # within one process
-    scan._SCANNED.clear()
-    again = FolderImages.open(folder, on_error=on_error, cache=cache)
-    assert seen == ["new.png"]  # another process: a file of this very second may change within a tick of its mtime
+    again = open_images(folder, ReadOptions(on_error=on_error), cache=cache)
+    assert seen == ["new.png"]  # a file of this very second may change within a tick of its mtime
     assert (again.digest, again.skipped, again.warnings) == (first.digest, first.skipped, first.warnings)
     for path in cache.iterdir():
         path.write_text('{"a.png": 1}')
-    scan._SCANNED.clear()
-    assert FolderImages.open(folder, on_error=on_error, cache=cache).digest == first.digest  # broken: no matter
+    assert open_images(folder, ReadOptions(on_error=on_error), cache=cache).digest == first.digest  # broken: no matter
 
 
 def test_a_header_scan_does_not_serve_for_skipping(tmp_path: Path) -> None:
     folder = fill(tmp_path, "a.png", "b.png")
     (folder / "b.png").write_bytes(encode_png(image(3, 6, 500))[:-2000])
-    FolderImages.open(folder, mixed_sizes=True)
-    assert FolderImages.open(folder, on_error="skip").skipped == ("b.png",)
+    open_images(folder, ReadOptions(mixed_sizes=True))
+    assert open_images(folder, ReadOptions(on_error="skip")).skipped == (str(folder / "b.png"),)
 
 
 def test_a_cache_that_cannot_be_written_is_no_matter(tmp_path: Path) -> None:
     (tmp_path / "cache").write_text("a file where a folder is wanted")
-    assert len(FolderImages.open(fill(tmp_path / "i", "a.png"), cache=tmp_path / "cache" / "deeper")) == 1
+    assert len(open_images(fill(tmp_path / "i", "a.png"), cache=tmp_path / "cache" / "deeper")) == 1
 
 
 def test_the_second_digest_is_quick(tmp_path: Path) -> None:
@@ -324,9 +320,12 @@ def test_the_second_digest_is_quick(tmp_path: Path) -> None:
     data = (tmp_path / "0.png").read_bytes()
     for i in range(1, 2000):
         (tmp_path / f"{i}.png").write_bytes(data)
-    first = FolderImages.open(tmp_path)
+    for path in tmp_path.iterdir():
+        os.utime(path, (1e9, 1e9))
+    cache = tmp_path.parent / f"{tmp_path.name}-cache"
+    first = open_images(tmp_path, cache=cache)
     began = time.process_time()
-    assert FolderImages.open(tmp_path).digest == first.digest
+    assert open_images(tmp_path, cache=cache).digest == first.digest
     assert time.process_time() - began < 1.0  # seen: 0.06 s
 
 
@@ -337,25 +336,25 @@ def test_prompts_from_a_metadata_file(tmp_path: Path) -> None:
     fill(tmp_path, "a.png", "b.png", "sub/c.png")
     lines = [{"file_name": "a.png", "text": "A"}, {"file_name": "sub/c.png", "text": " C "}]
     (tmp_path / "metadata.jsonl").write_text("\n".join(json.dumps(line) for line in lines))
-    assert FolderImages.open(tmp_path).prompts == ("A", None, "C")
+    assert open_images(tmp_path).prompts == ("A", None, "C")
     with pytest.raises(DataError, match=r"b\.png: no prompt for this image \(prompts=metadata\.jsonl\)"):
-        FolderImages.open(tmp_path, prompts="metadata.jsonl")
-    assert FolderImages.open(tmp_path, prompts=None).prompts == (None,) * 3
+        open_images(tmp_path, ReadOptions(prompts="metadata.jsonl"))
+    assert open_images(tmp_path, ReadOptions(prompts=None)).prompts == (None,) * 3
     (tmp_path / "mine.csv").write_text("file_name,caption\na.png,1\nb.png,2\nsub/c.png,3\n")
-    assert FolderImages.open(tmp_path, prompts="mine.csv").prompts == ("1", "2", "3")
+    assert open_images(tmp_path, ReadOptions(prompts="mine.csv")).prompts == ("1", "2", "3")
     (tmp_path / "sub" / "metadata.csv").write_text("file_name,prompt\nc.png,nearer\n")
-    assert FolderImages.open(tmp_path).prompts == ("A", None, "nearer")
+    assert open_images(tmp_path).prompts == ("A", None, "nearer")
 
 
 def test_prompts_from_sidecars(tmp_path: Path) -> None:
     fill(tmp_path, "a.png", "b.png")
     (tmp_path / "a.txt").write_text("ein Füchslein\n", encoding="utf-8")
-    assert FolderImages.open(tmp_path).prompts == ("ein Füchslein", None)
+    assert open_images(tmp_path).prompts == ("ein Füchslein", None)
     with pytest.raises(DataError, match=r"b\.png: no prompt for this image \(prompts=sidecar\)"):
-        FolderImages.open(tmp_path, prompts="sidecar")
+        open_images(tmp_path, ReadOptions(prompts="sidecar"))
     (tmp_path / "b.txt").write_bytes(b"caf\xe9")
     with pytest.raises(DataError, match=r"b\.txt: not UTF-8"):
-        FolderImages.open(tmp_path)
+        open_images(tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -371,14 +370,14 @@ def test_wrong_metadata(tmp_path: Path, content: str, how: str, words: str) -> N
     fill(tmp_path, "a.png")
     (tmp_path / "metadata.csv").write_text(content)
     with pytest.raises((DataError, ConfigError), match=words):
-        FolderImages.open(tmp_path, prompts=how)
+        open_images(tmp_path, ReadOptions(prompts=how))
 
 
 def test_a_cells_folder_reads_each_sample_once(made: tuple[Store, Any, SampleSet]) -> None:
     store, cell, _ = made
     more = replace(cell, num_samples=14)
     generate_cells([more], store, batch_size=4, device="cpu")
-    source = FolderImages.open(store.sample_folder(cell))
+    source = open_images(store.sample_folder(cell))
     assert len(source) == 14  # and not 18: shard 00001-004 is contained in 00001-006
     assert source.digest == SampleSet.open(store, more).digest
     assert source.prompts == SampleSet.open(store, more).prompts
@@ -424,7 +423,7 @@ def test_the_folder_model(tmp_path: Path) -> None:
         model.open(4)
     with pytest.raises(ConfigError, match="is missing: check the path"):
         FolderModel(tmp_path / "none").check()
-    with pytest.raises(ConfigError, match="give refuse or skip"):
+    with pytest.raises(ConfigError, match="on_error='no': Choices: refuse, skip"):
         FolderModel(tmp_path, on_error="no")  # type: ignore[arg-type]
     (tmp_path / "i" / "b.png").write_bytes(b"broken")
     assert FolderModel(tmp_path / "i", on_error="skip").num_available() == 2
@@ -444,7 +443,7 @@ def test_real_jpegs(shared_data: Path, tmp_path: Path) -> None:
     with zipfile.ZipFile(shared_data / "cifar10-test-jpeg.zip") as archive:
         names = [n for n in archive.namelist() if n.endswith(".jpg")][::100]
         archive.extractall(tmp_path, names)
-    source = FolderImages.open(tmp_path)
+    source = open_images(tmp_path)
     assert len(source) == len(names) == 100
     for name, pixels in zip(source.files, source.read(range(100)), strict=True):
         np.testing.assert_array_equal(pixels, np.asarray(Image.open(tmp_path / name).convert("RGB")))

@@ -7,21 +7,25 @@ Formats: PKWARE's APPNOTE.TXT 6.3 (zip, zip64; stored and deflated) and POSIX.1-
 
 from __future__ import annotations
 
+import io
 import os
 import re
 import stat
 import struct
 import threading
+import zipfile
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import BinaryIO
 
-from evalkit.data.remote import Place, Remote, RemoteFile, Stamp
-from evalkit.errors import ConfigError, DataError
+from evalkit.data.remote import Place, RemoteFile
+from evalkit.errors import ConfigError, DataError, EvalkitError
+from evalkit.utils.text import one_line
 
 MAX_FILES = 2_000_000
+MAX_DIRECTORY_BYTES = 512 << 20  # of a zip: 256 for each of the most files
 MAX_TOTAL_BYTES = 1 << 40  # of all members, unpacked
 MAX_MEMBER_BYTES = 512 << 20  # of one member, unpacked; an image of the most pixels is 256 MiB
 MAX_RATIO = 200  # unpacked to packed, of a member of more than RATIO_FROM bytes; deflate can reach 1,032
@@ -33,6 +37,9 @@ ARCHIVES = (".zip", ".tar", ".gz", ".tgz", ".bz2", ".tbz2", ".xz", ".txz", ".zst
 
 _STORED, _DEFLATED, _TAR = 0, 8, -1
 _BLOCK = 512  # of a tar
+_LOCAL_HEADER = 30  # bytes of a zip member's local header before its name
+_IN_ZIP64 = 0xFFFF  # a number that stands elsewhere, since 16 bits do not hold it
+_ENCRYPTED, _AES = 0x2041, 99  # a zip's flags (bits 0, 6 and 13), and the method of WinZip's encryption
 _LOCAL_GUESS = 256  # bytes of name and extra field that are read along with a zip member's local header
 _lock = threading.Lock()
 
@@ -53,9 +60,6 @@ class Member:
     method: int
 
 
-_LISTED: dict[str, tuple[Stamp, dict[str, Member]]] = {}  # of remote ones by URL: a tar is gone through for its list
-
-
 def list_members(path: Place) -> dict[str, Member]:
     """The files of a .zip or .tar in the archive's order, by their names inside it (posix, without a leading "./").
 
@@ -64,23 +68,12 @@ def list_members(path: Place) -> dict[str, Member]:
         DataError: it is no such archive, is cut short or damaged, or holds what is refused (see the module's text).
         ServiceError: it is remote, and cannot be reached.
     """
-    if not isinstance(path, Remote):
-        return _list_members(path)
-    stamp = path.stamp()
-    if stamp[1] and path.url in _LISTED and _LISTED[path.url][0] == stamp:
-        return _LISTED[path.url][1]
-    members = _list_members(path)
-    _LISTED[path.url] = (stamp, members)
-    return members
-
-
-def _list_members(path: Place) -> dict[str, Member]:
     members: dict[str, Member] = {}
     total = 0
     try:
         with path.open("rb") as file:
-            found = _zip_members(file, path) if path.suffix.lower() == ".zip" else _tar_members(file, path)
-            for raw, member in found:
+            listed = _zip_members(file, path) if path.suffix.lower() == ".zip" else _tar_members(file, path)
+            for raw, member in listed:
                 name = _safe_name(path, raw)
                 if name in members:
                     raise DataError(f"{path}: two members are called {name!r}: pack it again, each name once")
@@ -200,83 +193,83 @@ def _check_overlap(path: Place, members: dict[str, Member]) -> None:
 
 
 def _zip_members(file: BinaryIO, path: Place) -> Iterator[tuple[str, Member]]:
-    count, start, end, shift = _zip_directory(file, path)
-    if count > MAX_FILES:
-        raise _too_many(path)
-    file.seek(start)
-    for _ in range(count):
-        head = file.read(46)
-        if len(head) < 46 or head[:4] != b"PK\x01\x02":
-            raise _damaged(path, "its directory is not whole")
-        (_, _, flags, method, _, _, _, packed, size, *lengths, _, _, attributes, offset) = struct.unpack(
-            "<4x6H3L5H2L", head
-        )
-        raw = file.read(lengths[0])
-        extra = file.read(lengths[1])
-        file.seek(lengths[2], os.SEEK_CUR)
-        name = _zip_name(raw, flags)
-        size, packed, offset = _zip64(path, extra, size, packed, offset)
+    archive = _zip_directory(file, path)
+    for info in archive.infolist():
+        name, size, packed, method = info.orig_filename, info.file_size, info.compress_size, info.compress_type
         if name.endswith("/") and not size:
             _check_folder(path, name)
             continue
-        if flags & 0x2041 or method == 99:
+        if info.flag_bits & _ENCRYPTED or method == _AES:
             raise DataError(f"{path}: {name[:200]!r} is encrypted: pack it again without a password")
-        if stat.S_ISLNK(attributes >> 16):
+        if stat.S_ISLNK(info.external_attr >> 16):
             raise DataError(f"{path}: {name[:200]!r} is a link: pack the files themselves")
         if method not in (_STORED, _DEFLATED):
             raise DataError(f"{path}: {name[:200]!r} is packed by method {method}: pack it again, stored or deflated")
         if method == _STORED and size != packed:
             raise _damaged(path, f"{name[:200]!r} is stored, but its two sizes differ")
-        if offset + shift + 30 + packed > start:
+        if info.header_offset < 0 or info.header_offset + _LOCAL_HEADER + packed > archive.start_dir:
             raise _damaged(path, f"{name[:200]!r} lies beyond its end")
-        yield name, Member(offset + shift, packed, size, method)
-    if file.tell() != end:
+        yield name, Member(info.header_offset, packed, size, method)
+
+
+def _zip_directory(file: BinaryIO, path: Place) -> zipfile.ZipFile:
+    end, count = _zip_end(file, path)
+    try:
+        archive = zipfile.ZipFile(_UpTo(file, end, path))
+    except EvalkitError:
+        raise
+    except Exception as error:  # zipfile raises BadZipFile, struct.error, UnicodeDecodeError ... on a damaged directory
+        raise _damaged(path, f"its directory cannot be read: {one_line(error)}") from error
+    if len(archive.infolist()) > MAX_FILES:
+        raise _too_many(path)
+    if count != _IN_ZIP64 and count != len(archive.infolist()) & _IN_ZIP64:
         raise _damaged(path, "its directory has another length than is declared")
+    return archive
 
 
-def _zip_directory(file: BinaryIO, path: Place) -> tuple[int, int, int, int]:
-    """Number of entries, start and end of the central directory, and what all offsets are to be shifted by."""
+def _zip_end(file: BinaryIO, path: Place) -> tuple[int, int]:
+    """Where the record ends that ends a zip, but for a comment, and the number of files that it tells.
+
+    zipfile would take what looks like such a record within the comment for it, and looks neither at the number nor at
+    the parts.
+    """
     length = file.seek(0, os.SEEK_END)
     tail = _read_at(file, max(0, length - 65_557), 65_557)
     at = tail.rfind(b"PK\x05\x06")
     while at >= 0 and (at + 22 > len(tail) or at + 22 + struct.unpack_from("<H", tail, at + 20)[0] != len(tail)):
         at = tail.rfind(b"PK\x05\x06", 0, at)
-    if at < 0:
-        if _read_at(file, 0, 4) == b"PK\x03\x04":
-            raise _damaged(path, "its end is missing (a download that was cut short?)")
-        raise DataError(f"{path}: not a zip: give a zip, or name it as what it is (.tar, .npz, .npy, .parquet)")
-    disk, first, _, count, size, offset = struct.unpack_from("<4H2L", tail, at + 4)
-    end = length - len(tail) + at
-    if 0xFFFF in (disk, first, count) or 0xFFFFFFFF in (size, offset):
-        locator, record = _read_at(file, max(0, end - 20), 20), _read_at(file, max(0, end - 76), 56)
-        if locator[:4] == b"PK\x06\x07" and record[:4] == b"PK\x06\x06":
-            end -= 76
-            disk, first, _, count, size, offset = struct.unpack_from("<2L4Q", record, 16)
-    if disk or first:
-        raise DataError(f"{path}: a zip in several parts: join them into one")
-    start = end - size
-    if start < 0 or start < offset or count * 46 > size:
-        raise _damaged(path, "its directory is not where it should be")
-    return count, start, end, start - offset
+    if at >= 0:
+        disk, first, _, count = struct.unpack_from("<4H", tail, at + 4)
+        if not {disk, first} <= {0, _IN_ZIP64}:
+            raise DataError(f"{path}: a zip in several parts: join them into one")
+        return length - len(tail) + at + 22, count
+    if _read_at(file, 0, 4) == b"PK\x03\x04":
+        raise _damaged(path, "its end is missing (a download that was cut short?)")
+    raise DataError(f"{path}: not a zip: give a zip, or name it as what it is (.tar, .npz, .npy, .parquet)")
 
 
-def _zip64(path: Place, extra: bytes, size: int, packed: int, offset: int) -> tuple[int, int, int]:
-    """The true numbers where they do not fit into 32 bits: they stand in an extra field."""
-    values = [size, packed, offset]
-    if 0xFFFFFFFF not in values:
-        return size, packed, offset
-    at = 0
-    while at + 4 <= len(extra):
-        kind, count = struct.unpack_from("<2H", extra, at)
-        if kind == 1:
-            wanting = [i for i, value in enumerate(values) if value == 0xFFFFFFFF]
-            if count < 8 * len(wanting) or at + 4 + count > len(extra):
-                break
-            for i, value in zip(wanting, struct.unpack_from(f"<{len(wanting)}Q", extra, at + 4), strict=True):
-                values[i] = value
-            return values[0], values[1], values[2]
-        at += 4 + count
-    raise _damaged(path, "an entry of its directory lacks its sizes")
+class _UpTo(io.RawIOBase):
+    """An open zip without its comment. zipfile reads its directory whole: one larger than is allowed is refused."""
+
+    def __init__(self, file: BinaryIO, end: int, path: Place) -> None:
+        super().__init__()
+        self._file, self._end, self._path = file, end, path
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        return self._file.seek(self._end + offset) if whence == os.SEEK_END else self._file.seek(offset, whence)
+
+    def tell(self) -> int:
+        return self._file.tell()
+
+    def read(self, size: int = -1) -> bytes:
+        rest = self._end - self._file.tell()
+        size = rest if size < 0 else min(size, rest)
+        if size > MAX_DIRECTORY_BYTES:
+            raise _too_many(self._path)
+        return self._file.read(size)
 
 
 def _zip_name(raw: bytes, flags: int) -> str:
@@ -287,14 +280,14 @@ def _zip_name(raw: bytes, flags: int) -> str:
 
 
 def _zip_data(file: BinaryIO, path: Place, name: str, member: Member) -> bytes:
-    data = _read_at(file, member.start, 30 + _LOCAL_GUESS + member.packed)
-    if len(data) < 30 or data[:4] != b"PK\x03\x04":
+    data = _read_at(file, member.start, _LOCAL_HEADER + _LOCAL_GUESS + member.packed)
+    if len(data) < _LOCAL_HEADER or data[:4] != b"PK\x03\x04":
         raise _damaged(path, f"{name!r} is not where the directory says")
     flags, method, name_length, extra_length = struct.unpack_from("<2x2H16x2H", data, 4)
-    begin = 30 + name_length + extra_length
-    if begin > 30 + _LOCAL_GUESS:
+    begin = _LOCAL_HEADER + name_length + extra_length
+    if begin > _LOCAL_HEADER + _LOCAL_GUESS:
         data = _read_at(file, member.start, begin + member.packed)
-    local = _zip_name(data[30 : 30 + name_length], flags).replace("\\", "/")
+    local = _zip_name(data[_LOCAL_HEADER : _LOCAL_HEADER + name_length], flags).replace("\\", "/")
     if method != member.method or "/".join(p for p in local.split("/") if p not in ("", ".")) != name:
         raise _damaged(path, f"{name!r} is called or packed otherwise in the directory than at its place")
     packed = data[begin : begin + member.packed]

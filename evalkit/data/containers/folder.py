@@ -1,45 +1,61 @@
-"""The images of a folder: which files there are."""
+"""The images of a folder on this machine."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
-from pathlib import Path, PurePosixPath
+from collections.abc import Iterator
+from pathlib import Path
 
-from evalkit.data.scan import EXTENSIONS
-from evalkit.data.shard_format import superseded
+from evalkit.data.containers.base import FileContainer
+from evalkit.data.remote import Stamp
 from evalkit.errors import ConfigError
 
 
-def list_files(folder: Path, extensions: Sequence[str] = EXTENSIONS, *, recursive: bool = True) -> list[str]:
-    """Relative posix paths of a folder's images, sorted; hidden files and folders are left out, links are followed.
-
-    In a cell's folder of a store each shard counts once: in its longest version.
+class Folder(FileContainer):
+    """The files of a folder; hidden files and folders are left out, links are followed.
 
     Raises:
-        ConfigError: there is no such folder, or there are no images in it.
+        ConfigError: there is no such folder.
     """
-    if not folder.is_dir():
-        what = "is a file, not a folder" if folder.exists() else "is missing"
-        raise ConfigError(f"{folder}: the folder of images {what}: check the path")
-    wanted = {f".{extension.lower().lstrip('.')}" for extension in extensions}
-    found: list[str] = []
-    others = 0
-    for parent, names in _walk(folder, recursive):
-        inner = PurePosixPath(parent.relative_to(folder).as_posix())
-        kept = [name for name in names if not name.startswith(".") and os.path.splitext(name)[1].lower() in wanted]  # noqa: PTH122
-        others += len(names) - len(kept)
-        found += [str(inner / name) for name in kept]
-    if not found:
-        hint = "" if recursive else "; folders inside it are not looked into (recursive=false)"
-        raise ConfigError(
-            f"{folder}: no images here ({', '.join(sorted(wanted))}), {others} other files{hint}: check the path"
-        )
-    return sorted(found)
+
+    remedy = "repair or remove it and start again (on_error=skip leaves broken images out)"
+
+    def __init__(self, place: Path, *, recursive: bool = True) -> None:
+        if not place.is_dir():
+            what = "is a file, not a folder" if place.exists() else "is missing"
+            raise ConfigError(f"{place}: the folder of images {what}: check the path")
+        self.place: Path = place
+        self.files = set(_walk(str(place), recursive))
+
+    def __contains__(self, name: str) -> bool:
+        # Metadata may be named, or name files, where the listing does not look: hidden, or outside the folder.
+        return name in self.files or os.path.isfile(self._path(name))  # noqa: PTH113
+
+    def inner(self, name: str) -> str:
+        return os.path.relpath(self.place / name, self.place).replace(os.sep, "/")
+
+    def _path(self, name: str) -> str:  # plain texts and os calls: this is done for every file of every run
+        return f"{self.place}/{name}"
+
+    def label(self, name: str) -> str:
+        return str(self.place / name)
+
+    def location(self, name: str, number: int) -> str:
+        return str((self.place / name).absolute())
+
+    def stamp(self, name: str) -> Stamp:
+        stat = os.stat(self._path(name))  # noqa: PTH116
+        return stat.st_size, stat.st_mtime_ns
+
+    def size(self, name: str) -> int:
+        return self.stamp(name)[0]
+
+    def read(self, name: str) -> bytes:
+        return (self.place / name).read_bytes()
 
 
-def _walk(folder: Path, recursive: bool) -> Iterator[tuple[Path, list[str]]]:
-    shorter = superseded(folder)
+def _walk(folder: str, recursive: bool) -> Iterator[str]:
+    """The relative posix paths of its files, in no order."""
     seen: set[str] = set()
     for parent, folders, names in os.walk(folder, followlinks=True):
         real = os.path.realpath(parent)
@@ -47,7 +63,7 @@ def _walk(folder: Path, recursive: bool) -> Iterator[tuple[Path, list[str]]]:
             folders.clear()
             continue
         seen.add(real)
-        folders[:] = sorted(
-            f for f in folders if recursive and not f.startswith(".") and Path(parent, f) not in shorter
-        )
-        yield Path(parent), names
+        folders[:] = sorted(name for name in folders if recursive and not name.startswith("."))
+        inner = os.path.relpath(parent, folder).replace(os.sep, "/")
+        prefix = "" if inner == "." else f"{inner}/"
+        yield from (prefix + name for name in names if not name.startswith("."))

@@ -10,79 +10,81 @@ from __future__ import annotations
 import functools
 import itertools
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from evalkit.data.containers.archive_index import MAX_FILES
+from evalkit.data.containers.base import Table
+from evalkit.data.open import Opener
 from evalkit.data.remote import Place, Remote, Stamp
-from evalkit.data.rows import RowImages, open_rows
+from evalkit.data.stored import ReadOptions, StoredImages, open_container
 from evalkit.errors import ConfigError, DataError, nearest
 from evalkit.utils.files import sha256_json
+from evalkit.utils.text import one_line
 
 SAVED = ("state.json", "dataset_dict.json")  # one of them lies in what save_to_disk made
 
 
-@dataclass(frozen=True)
-class DatasetOpening:
-    """A dataset, and how its images are read; nothing is looked at before a method is called.
+@dataclass(eq=False)
+class DatasetOpener(Opener):
+    """A dataset, and how its images are read.
 
     Attributes:
         name: a hub id, or a local folder.
         split: which one, as `datasets` writes it ("test", "train[:1000]").
         image: the column of images; none: the first one.
-        prompts: "auto" (the column prompt, text or caption), none, or a column.
         category: the column of classes; "auto": the first of class labels; or none.
         config: the dataset's configuration ("subset"), or none.
         revision: a commit or tag of the hub, or none: the newest.
-        on_error, mixed_sizes: as of `Opening`.
+        options: how its images are read; `prompts` is "auto" (the column prompt, text or caption), none, or a column.
     """
 
     name: str
     split: str = "train"
     image: str | None = None
-    prompts: str | None = "auto"
     category: str | None = "auto"
     config: str | None = None
     revision: str | None = None
-    on_error: Literal["refuse", "skip"] = "refuse"
-    mixed_sizes: bool = False
+    options: ReadOptions = field(default_factory=ReadOptions)
 
     def check(self) -> None:
         """Raises ConfigError where it is not there (it is fetched for that), or has no such column."""
-        len(self._rows)
+        self._count()
 
-    def count(self) -> int:
-        """How many images there are; with on_error="skip", how many can be read."""
-        return len(self.open()) if self.on_error == "skip" else len(self._rows)
+    def _count(self) -> int:
+        return len(self._table)
 
-    def open(self, *, cache: Path | None = None) -> RowImages:
-        """The images; `cache` keeps the scan. Raises ConfigError as `check`, DataError for a broken image."""
-        how: dict[str, Any] = {"prompts": self.prompts, "on_error": self.on_error, "mixed_sizes": self.mixed_sizes}
-        return open_rows(self._rows, "load the dataset again", **how, cache=cache)
+    def _open(self, cache: Path | None) -> StoredImages:
+        return open_container(self._table, self.options, cache=cache)
 
     @functools.cached_property
-    def _rows(self) -> DatasetRows:
-        return DatasetRows(self, load(self))
+    def _table(self) -> HFDataset:
+        return HFDataset(self, load(self))
 
     def identity(self) -> dict[str, Any]:
-        """Which images are asked for (JSON)."""
-        names = ("name", "split", "image", "config", "revision", "on_error")
-        return {"dataset": {name: getattr(self, name) for name in names}}
+        names = ("name", "split", "image", "config", "revision")
+        return {"dataset": {name: getattr(self, name) for name in names} | {"on_error": self.options.on_error}}
 
 
-class DatasetRows:
-    """The rows of a dataset. Safe to use from several threads."""
+class HFDataset(Table):
+    """The rows of a dataset.
 
-    def __init__(self, opening: DatasetOpening, table: Any) -> None:
-        self.place: Place = Remote(f"datasets://{opening.name}/{opening.split}")
+    Raises:
+        ConfigError: it has no rows, or no such column.
+    """
+
+    remedy = "load the dataset again and start again"
+
+    def __init__(self, opener: DatasetOpener, table: Any) -> None:
+        self.place: Place = Remote(f"datasets://{opener.name}/{opener.split}")
         self._features = dict(table.features)
-        self._column = self._image_column(opening.image)
-        self._label = self._label_column(opening.category)
+        self._column = self._image_column(opener.image)
+        self._label = self._label_column(opener.category)
         self._table = table
         self._images = self._undecoded(table)
-        self._roots = _roots(Path(opening.name).expanduser())
-        self.texts: Sequence[str] = [name for name, feature in self._features.items() if _is_text(feature)]
+        self._roots = _roots(Path(opener.name).expanduser())
+        self.texts = [name for name, feature in self._features.items() if _is_text(feature)]
         if not len(table):
             raise ConfigError(f"{self.place}: no rows in it")
         if len(table) > MAX_FILES:
@@ -91,7 +93,7 @@ class DatasetRows:
     def __len__(self) -> int:
         return len(self._table)
 
-    def stamp(self) -> Stamp:
+    def version(self) -> Stamp:
         return len(self), int(sha256_json([self._table._fingerprint, self._column])[:12], 16) + 1
 
     def image(self, row: int) -> bytes:
@@ -110,11 +112,10 @@ class DatasetRows:
             raise DataError(f"{self.place}: row {row}: {path} lies outside the dataset, and is not followed")
         return real.read_bytes()
 
-    def strings(self, name: str) -> list[str | None]:
-        return [(v[0] if v else None) if isinstance(v, list) else v for v in self._values(name)]
+    def strings(self, column: str) -> list[str | None]:
+        return [(v[0] if v else None) if isinstance(v, list) else v for v in self._values(column)]
 
-    @functools.cached_property
-    def classes(self) -> Sequence[str | None]:
+    def labels(self) -> Sequence[str | None]:
         """Class labels by their names, anything else as text."""
         if self._label is None:
             return ()
@@ -138,13 +139,13 @@ class DatasetRows:
         return images
 
     def _image_column(self, asked: str | None) -> str:
-        found = [str(name) for name, feature in self._features.items() if _is_image(feature)]
+        names = [str(name) for name, feature in self._features.items() if _is_image(feature)]
         if asked is None:
-            if not found:
+            if not names:
                 raise ConfigError(f"{self.place}: no column of images among {', '.join(self._features)}")
-            return found[0]
-        if asked not in found:
-            raise ConfigError(f"{self.place}: no column of images '{asked}'. {nearest(asked, found)}")
+            return names[0]
+        if asked not in names:
+            raise ConfigError(f"{self.place}: no column of images '{asked}'. {nearest(asked, names)}")
         return asked
 
     def _label_column(self, asked: str | None) -> str | None:
@@ -155,7 +156,7 @@ class DatasetRows:
         return asked
 
 
-def load(opening: DatasetOpening) -> Any:
+def load(opener: DatasetOpener) -> Any:
     """The dataset of `datasets`, fetched from the hub where it is not on this machine.
 
     Raises:
@@ -165,19 +166,19 @@ def load(opening: DatasetOpening) -> Any:
         import datasets
     except ImportError:
         raise ConfigError(
-            f"the dataset '{opening.name}' needs the package 'datasets': pip install 'evalkit[datasets]'"
+            f"the dataset '{opener.name}' needs the package 'datasets': pip install 'evalkit[datasets]'"
         ) from None
-    folder = Path(opening.name).expanduser()
+    folder = Path(opener.name).expanduser()
     try:
         if any((folder / name).is_file() for name in SAVED):
-            return _saved(datasets.load_from_disk(str(folder)), opening)
-        name = str(folder) if folder.is_dir() else opening.name
-        return datasets.load_dataset(name, name=opening.config, split=opening.split, revision=opening.revision)
+            return _saved(datasets.load_from_disk(str(folder)), opener)
+        name = str(folder) if folder.is_dir() else opener.name
+        return datasets.load_dataset(name, name=opener.config, split=opener.split, revision=opener.revision)
     except ConfigError:
         raise
     except Exception as error:  # whatever the hub's client raises: no such dataset, no network, no such split
-        said = " ".join(str(error).split())[:300]
-        raise ConfigError(f"dataset '{opening.name}', split '{opening.split}': {said}") from error
+        where = f"dataset '{opener.name}', split '{opener.split}'"
+        raise ConfigError(f"{where}: {one_line(error)[:300]}") from error
 
 
 def _roots(folder: Path) -> list[Path]:
@@ -189,13 +190,13 @@ def _roots(folder: Path) -> list[Path]:
     return [Path(path).resolve() for path in (*([folder] if folder.is_dir() else []), *fetched)]
 
 
-def _saved(found: Any, opening: DatasetOpening) -> Any:
+def _saved(saved: Any, opener: DatasetOpener) -> Any:
     """Of several saved splits the one that is asked for; one alone is taken as it is."""
-    if not isinstance(found, dict):
-        return found
-    if opening.split not in found:
-        raise ConfigError(f"dataset '{opening.name}': no split '{opening.split}'. {nearest(opening.split, found)}")
-    return found[opening.split]
+    if not isinstance(saved, dict):
+        return saved
+    if opener.split not in saved:
+        raise ConfigError(f"dataset '{opener.name}': no split '{opener.split}'. {nearest(opener.split, saved)}")
+    return saved[opener.split]
 
 
 def _is_image(feature: Any) -> bool:

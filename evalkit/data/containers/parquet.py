@@ -7,37 +7,39 @@ row groups are in memory.
 from __future__ import annotations
 
 import bisect
-import functools
 import itertools
 import threading
 import weakref
 from collections.abc import Sequence
-from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from evalkit.data.containers.archive_index import MAX_FILES, MAX_RATIO, RATIO_FROM
-from evalkit.data.remote import Place, Remote, Stamp
-from evalkit.data.rows import RowImages, open_rows
-from evalkit.data.scan import file_stamp
+from evalkit.data.containers.base import Table
+from evalkit.data.remote import Place, Remote, Stamp, stamp_of
 from evalkit.errors import ConfigError, DataError, EvalkitError
+from evalkit.utils.text import one_line
 
 IMAGE_COLUMNS = ("image", "img", "png", "jpg", "jpeg", "webp", "bytes")  # the first that is there; else the only one
 MAX_GROUP_BYTES = 1 << 30  # of a row group's images, unpacked: what must fit into memory twice
 _GROUPS = 2  # of a table in memory: reading on from one into the next needs both
 _TABLES = 3  # that keep theirs: of several as one set, and of what it is compared with, a few are read at a time
 
+CLASS_COLUMNS = ("category", "class", "label", "cls")  # the first that is there
 
-_reading: list[weakref.ref[Table]] = []  # the last used last
+# The last used last. Of the process, not of an object: the bound on memory is one for all tables that are open.
+_reading: list[weakref.ref[Parquet]] = []
 _counting = threading.Lock()
 
 
-class Table:
+class Parquet(Table):
     """The images' column of a file: how many rows, and the bytes of each. Safe to use from several threads.
 
     Raises:
         ConfigError: the file is missing, or pyarrow is.
         DataError: it is no Parquet file, or has no column of images, or row groups beyond the limits.
     """
+
+    remedy = "write the table again and start again"
 
     def __init__(self, path: Place) -> None:
         self.place = path
@@ -48,7 +50,9 @@ class Table:
             self.column, self.leaf = _image_column(path, file.schema_arrow)
             counts = [file.metadata.row_group(i).num_rows for i in range(file.num_row_groups)]
             self.starts = list(itertools.accumulate(counts, initial=0))
-            self.texts = [name for name in file.schema_arrow.names if _is_text(file.schema_arrow.field(name).type)]
+            kinds = {field.name: field.type for field in file.schema_arrow}
+            self.texts = [name for name, kind in kinds.items() if _is_text(kind)]
+            self._classes = next((name for name in CLASS_COLUMNS if name in kinds and _is_class(kinds[name])), None)
             _check_groups(path, file.metadata, self.leaf)
         if not len(self):
             raise ConfigError(f"{path}: no rows in it")
@@ -58,13 +62,14 @@ class Table:
     def __len__(self) -> int:
         return self.starts[-1]
 
-    def stamp(self) -> Stamp:
-        return self.place.stamp() if isinstance(self.place, Remote) else file_stamp(self.place)
+    def version(self) -> Stamp:
+        return stamp_of(self.place)
 
-    @functools.cached_property
-    def classes(self) -> Sequence[str | None]:
-        """The texts of the column `category`, as our own exports have it."""
-        return self.strings("category") if "category" in self.texts else ()
+    def labels(self) -> Sequence[str | None]:
+        """The column of classes, texts or whole numbers, as text."""
+        if self._classes is None:
+            return ()
+        return [None if value is None else str(value) for value in self._values(self._classes)]
 
     def image(self, row: int) -> bytes:
         """A row's file. Raises DataError where there is none, or the row group is damaged."""
@@ -91,45 +96,24 @@ class Table:
                 column = pyarrow.compute.struct_field(column, "bytes")
             return column
 
-    def strings(self, name: str) -> list[str | None]:
-        """A column of texts; of a list of texts the first."""
-        with _failures(self.place), _open(self.place) as file:
-            values = file.read(columns=[name], use_threads=False).column(0).to_pylist()
+    def strings(self, column: str) -> list[str | None]:
+        values = self._values(column)
         return [(value[0] if value else None) if isinstance(value, list) else value for value in values]
 
+    def _values(self, column: str) -> list[Any]:
+        with _failures(self.place), _open(self.place) as file:
+            values: list[Any] = file.read(columns=[column], use_threads=False).column(0).to_pylist()
+        return values
 
-def _forget_others(table: Table) -> None:
+
+def _forget_others(table: Parquet) -> None:
     """Lets go of the row groups of tables that were read longest ago."""
     with _counting:
-        kept = [ref for ref in _reading if ref() is not None and ref() is not table] + [weakref.ref(table)]
-        for other in (ref() for ref in kept[:-_TABLES]):
+        reading = [ref for ref in _reading if ref() is not None and ref() is not table] + [weakref.ref(table)]
+        for other in (ref() for ref in reading[:-_TABLES]):
             if other is not None:
                 other._loaded = {}
-        _reading[:] = kept[-_TABLES:]
-
-
-def count_images(path: Place) -> int:
-    """Rows of a table; from its footer alone."""
-    return len(Table(path))
-
-
-def open_parquet(
-    path: Place,
-    *,
-    prompts: str | None = "auto",
-    on_error: Literal["refuse", "skip"] = "refuse",
-    mixed_sizes: bool = False,
-    cache: Path | None = None,
-) -> RowImages:
-    """The images of a .parquet file; arguments as of `open_rows`.
-
-    Raises:
-        ConfigError: the file is missing or empty, or has no such column of prompts.
-        DataError: it or an image is broken or refused, or sizes differ.
-    """
-    table = Table(path)
-    remedy = "write the table again"
-    return open_rows(table, remedy, prompts=prompts, on_error=on_error, mixed_sizes=mixed_sizes, cache=cache)
+        _reading[:] = reading[-_TABLES:]
 
 
 def _open(path: Place) -> Any:
@@ -153,26 +137,26 @@ class _failures:
         if isinstance(error, FileNotFoundError):
             raise ConfigError(f"{self.path}: the table of images is missing: check the path") from None
         if isinstance(error, Exception) and not isinstance(error, EvalkitError):
-            raise DataError(f"{self.path}: not a readable .parquet: {' '.join(str(error).split())[:200]}") from error
+            raise DataError(f"{self.path}: not a readable .parquet: {one_line(error)[:200]}") from error
 
 
 def _image_column(path: Place, schema: Any) -> tuple[str, str]:
     """The column's name, and the dotted path of the leaf that holds the bytes."""
     import pyarrow.types as types
 
-    found: dict[str, str] = {}
+    leaves: dict[str, str] = {}
     for field in schema:
         if _is_binary(field.type):
-            found[field.name] = field.name
+            leaves[field.name] = field.name
         elif types.is_struct(field.type) and any(f.name == "bytes" and _is_binary(f.type) for f in field.type):
-            found[field.name] = f"{field.name}.bytes"
-    names = [name for name in IMAGE_COLUMNS if name in found] or list(found)
+            leaves[field.name] = f"{field.name}.bytes"
+    names = [name for name in IMAGE_COLUMNS if name in leaves] or list(leaves)
     if not names or (len(names) > 1 and names[0] not in IMAGE_COLUMNS):
         what = f"several columns of bytes ({', '.join(names)})" if names else f"no column of bytes among {schema.names}"
         raise DataError(
             f"{path}: {what}: call the images' column 'image' (a file's bytes, or a struct {{bytes, path}})"
         )
-    return names[0], found[names[0]]
+    return names[0], leaves[names[0]]
 
 
 def _is_binary(kind: Any) -> bool:
@@ -186,6 +170,12 @@ def _is_text(kind: Any) -> bool:
 
     inner = kind.value_type if types.is_list(kind) or types.is_large_list(kind) else kind
     return bool(types.is_string(inner) or types.is_large_string(inner))
+
+
+def _is_class(kind: Any) -> bool:
+    import pyarrow.types as types
+
+    return bool(types.is_string(kind) or types.is_large_string(kind) or types.is_integer(kind))
 
 
 def _check_groups(path: Place, metadata: Any, leaf: str) -> None:

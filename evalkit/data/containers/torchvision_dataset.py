@@ -13,15 +13,17 @@ import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from evalkit.data import codec
 from evalkit.data.arrays import ArrayImages
+from evalkit.data.containers.base import Table
+from evalkit.data.open import Opener
 from evalkit.data.remote import Place, Remote, Stamp
-from evalkit.data.rows import open_rows
-from evalkit.data.source import FolderImages
+from evalkit.data.stored import ReadOptions, StoredImages, open_container
 from evalkit.errors import ConfigError, DataError, nearest
 from evalkit.utils.files import sha256_json
+from evalkit.utils.text import one_line
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -54,77 +56,70 @@ _CIFAR = {
 _CIFAR_BYTES = 3 * 32 * 32
 
 
-@dataclass(frozen=True)
-class VisionOpening:
-    """A torchvision dataset, and how its images are read; nothing is looked at before a method is called.
+@dataclass(eq=False)
+class TorchvisionOpener(Opener):
+    """A torchvision dataset, and how its images are read.
 
     Attributes:
         name: the class's name in `torchvision.datasets`.
-        root: the folder that it is told; none: it takes none (FakeData).
+        root: the folder that it is given; none: it takes none (FakeData).
         split: given as `split=`, or as `train=` (split == "train") where the class takes that; none: its default.
         download: whether the class may fetch it.
-        options: its other arguments.
-        on_error, mixed_sizes: as of `Opening`.
+        arguments: its other arguments.
+        options: how its images are read; it has no prompts.
     """
 
     name: str
     root: str | None = None
     split: str | None = None
     download: bool = False
-    options: Mapping[str, Any] = field(default_factory=dict, hash=False)
-    on_error: Literal["refuse", "skip"] = "refuse"
-    mixed_sizes: bool = False
+    arguments: Mapping[str, Any] = field(default_factory=dict)
+    options: ReadOptions = field(default_factory=lambda: ReadOptions(prompts=None))
 
     def check(self) -> None:
         """Raises ConfigError where there is no such dataset, or it is not there, or it is a pickle."""
         self.count()
 
-    def count(self) -> int:
-        """How many images there are; with on_error="skip", how many can be read."""
-        if self.name in _CIFAR or self.on_error == "skip":
-            return len(self.open())
-        return len(self._rows)
+    def _count(self) -> int:
+        return len(self.open() if self.name in _CIFAR else self._table)
 
-    def open(self, *, cache: Path | None = None) -> FolderImages | ArrayImages:
-        """The images; `cache` keeps the scan. Raises ConfigError as `check`, DataError for a broken image."""
+    def _open(self, cache: Path | None) -> StoredImages | ArrayImages:
         if self.name in _CIFAR:
-            return self._cifar
-        how: dict[str, Any] = {"prompts": None, "on_error": self.on_error, "mixed_sizes": self.mixed_sizes}
-        return open_rows(self._rows, "mend the dataset", **how, cache=cache)
+            return read_cifar(self.name, Path(self.root or ".").expanduser(), self.split or "train")
+        return open_container(self._table, self.options, cache=cache)
 
     def identity(self) -> dict[str, Any]:
-        """Which images are asked for (JSON)."""
-        names = ("name", "root", "split", "on_error")
-        return {"torchvision": {name: getattr(self, name) for name in names} | {"options": dict(self.options)}}
+        about = {name: getattr(self, name) for name in ("name", "root", "split")}
+        return {"torchvision": about | {"on_error": self.options.on_error, "options": dict(self.arguments)}}
 
     @functools.cached_property
-    def _cifar(self) -> ArrayImages:
-        return read_cifar(self.name, Path(self.root or ".").expanduser(), self.split or "train")
-
-    @functools.cached_property
-    def _rows(self) -> VisionRows:
-        return VisionRows(self)
+    def _table(self) -> TorchvisionDataset:
+        return TorchvisionDataset(self)
 
 
-class VisionRows:
-    """The images of a torchvision dataset, as files without loss. Safe to use from several threads."""
+class TorchvisionDataset(Table):
+    """The images of a torchvision dataset, as files without loss.
 
-    texts: Sequence[str] = ()
+    Raises:
+        ConfigError: there is no such dataset, or it is not there, or it is a pickle.
+    """
 
-    def __init__(self, opening: VisionOpening) -> None:
-        self.place: Place = Remote(f"torchvision://{opening.name}/{opening.split or ''}")
-        self._opening = opening
+    remedy = "repair the dataset and start again"
+
+    def __init__(self, opener: TorchvisionOpener) -> None:
+        self.place: Place = Remote(f"torchvision://{opener.name}/{opener.split or ''}")
+        self._opener = opener
         self._lock = threading.Lock()  # FakeData draws from torch's global generator
-        self._set = _build(opening)
+        self._set = _build(opener)
         if not len(self._set):
             raise ConfigError(f"{self.place}: no images in it")
 
     def __len__(self) -> int:
         return len(self._set)
 
-    def stamp(self) -> Stamp:
+    def version(self) -> Stamp:
         """Torchvision tells nothing of a set's content: each image is compared with its sha256 when it is read."""
-        about = [self._opening.identity(), len(self), _version()]
+        about = [self._opener.identity(), len(self), _version()]
         return len(self), int(sha256_json(about)[:12], 16) + 1
 
     def image(self, row: int) -> bytes:
@@ -132,11 +127,10 @@ class VisionRows:
             item = self._set[row]
         return _as_file(item[0] if isinstance(item, tuple) else item, f"{self.place}: row {row}")
 
-    def strings(self, name: str) -> Sequence[str | None]:
-        raise ConfigError(f"{self.place}: no column of texts '{name}'")
+    def strings(self, column: str) -> Sequence[str | None]:
+        raise ConfigError(f"{self.place}: no column of texts '{column}'")
 
-    @functools.cached_property
-    def classes(self) -> Sequence[str | None]:
+    def labels(self) -> Sequence[str | None]:
         """The names of the classes, where the set tells each image's class without reading it."""
         lists = (getattr(self._set, name, None) for name in ("targets", "labels", "_labels"))
         labels = next((v for v in lists if v is not None and len(v) == len(self)), None)
@@ -146,46 +140,46 @@ class VisionRows:
         return [str(names[i]) if 0 <= i < len(names) else str(i) for i in map(int, labels)]
 
 
-def _build(opening: VisionOpening) -> Any:
+def _build(opener: TorchvisionOpener) -> Any:
     try:
         import torchvision
     except ImportError:
         raise ConfigError("torchvision's datasets need the package 'torchvision': pip install torchvision") from None
     kinds = torchvision.datasets
-    if opening.name not in kinds.__all__ or opening.name == "DatasetFolder":
-        raise ConfigError(f"torchvision has no dataset '{opening.name}'. {nearest(opening.name, kinds.__all__)}")
-    if opening.name in PICKLED:
+    if opener.name not in kinds.__all__ or opener.name == "DatasetFolder":
+        raise ConfigError(f"torchvision has no dataset '{opener.name}'. {nearest(opener.name, kinds.__all__)}")
+    if opener.name in PICKLED:
         raise ConfigError(
-            f"torchvision's {opening.name} is read from a pickle, which is never loaded: export its images"
+            f"torchvision's {opener.name} is read from a pickle, which is never loaded: export its images"
         )
-    kind = getattr(kinds, opening.name)
+    kind = getattr(kinds, opener.name)
     takes = inspect.signature(kind).parameters
-    given = dict(opening.options)
+    given = dict(opener.arguments)
     for name in given:
         if name not in takes:
-            raise ConfigError(f"torchvision's {opening.name} takes no '{name}'. {nearest(name, takes)}")
-    if opening.root is not None:
-        given["root"] = str(Path(opening.root).expanduser())
-    if opening.split is not None:
-        given |= _split(opening, takes)
-    if opening.download:
+            raise ConfigError(f"torchvision's {opener.name} takes no '{name}'. {nearest(name, takes)}")
+    if opener.root is not None:
+        given["root"] = str(Path(opener.root).expanduser())
+    if opener.split is not None:
+        given |= _split(opener, takes)
+    if opener.download:
         given["download"] = True
     try:
         return kind(**given)
     except Exception as error:  # each class raises its own: not found, corrupted, an unknown split
-        said = " ".join(str(error).split())[:300].replace("You can use download=True to download it", "download=true?")
-        where = f"root={opening.root}, split={opening.split}"
-        raise ConfigError(f"torchvision's {opening.name} ({where}): {said}") from error
+        reason = one_line(error)[:300].replace("You can use download=True to download it", "download=true?")
+        where = f"root={opener.root}, split={opener.split}"
+        raise ConfigError(f"torchvision's {opener.name} ({where}): {reason}") from error
 
 
-def _split(opening: VisionOpening, takes: Mapping[str, Any]) -> dict[str, Any]:
+def _split(opener: TorchvisionOpener, takes: Mapping[str, Any]) -> dict[str, Any]:
     if "split" in takes:
-        return {"split": opening.split}
+        return {"split": opener.split}
     if "train" in takes:
-        if opening.split not in ("train", "test"):
-            raise ConfigError(f"torchvision's {opening.name}: split={opening.split}: give train or test")
-        return {"train": opening.split == "train"}
-    raise ConfigError(f"torchvision's {opening.name} has no splits: leave split=null")
+        if opener.split not in ("train", "test"):
+            raise ConfigError(f"torchvision's {opener.name}: split={opener.split}: give train or test")
+        return {"train": opener.split == "train"}
+    raise ConfigError(f"torchvision's {opener.name} has no splits: leave split=null")
 
 
 def _as_file(image: Image, name: str) -> bytes:

@@ -1,0 +1,285 @@
+"""Images in a folder, an archive or a table, here or behind a URL: one source for them all."""
+
+from __future__ import annotations
+
+import functools
+import itertools
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from evalkit.data.concat import natural_key
+from evalkit.data.containers.base import Container, folder_of
+from evalkit.data.remote import Place
+from evalkit.data.scan import EXTENSIONS, FileRecord, read_pool, scan, wide_pool
+from evalkit.data.source import (
+    THREADED_FROM,
+    Headers,
+    Source,
+    WithoutRecords,
+    check_count,
+    content_digest,
+    decode_verified,
+    kinds_of,
+)
+from evalkit.errors import ConfigError, DataError, nearest, whole_number
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+ON_ERROR = ("refuse", "skip")
+
+
+@dataclass(frozen=True)
+class ReadOptions:
+    """How images at a place are read.
+
+    Attributes:
+        recursive: whether folders inside it count.
+        prompts: where the images' texts are: "auto", none, "sidecar" or a metadata file
+            (`evalkit.data.sidecars.find_prompts`); of a table "auto", none, or a column's name.
+        on_error: what a broken image does. "skip" decodes every file once, leaves broken ones out and counts them
+            ("skipped"); "refuse" finds a broken header at once and damage behind it when the image is read.
+        mixed_sizes: whether images of different sizes are accepted.
+        extensions: of the files that count, in any case.
+        by_folder: whether an image's class is the folder that it lies in.
+        every: the images are video frames, each folder of them is a clip, and each k-th frame is read, the first
+            included; none: they are no frames, and all are read.
+        frames: at most so many of these per clip, from its start; none: all.
+
+    Raises:
+        ConfigError: an option has a value that it cannot have.
+    """
+
+    recursive: bool = True
+    prompts: str | None = "auto"
+    on_error: Literal["refuse", "skip"] = "refuse"
+    mixed_sizes: bool = False
+    extensions: Sequence[str] = EXTENSIONS
+    by_folder: bool = False
+    every: int | None = None
+    frames: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.on_error not in ON_ERROR:
+            raise ConfigError(f"on_error={self.on_error!r}: {nearest(str(self.on_error), ON_ERROR)}")
+        for name, value in (("every", self.every), ("frames", self.frames)):
+            if value is not None:
+                whole_number(value, name)
+
+    def choose(self, names: list[str]) -> list[str]:
+        """Of all names those that are read; clips and frames in natural order ("frame2" before "frame10")."""
+        if self.every is None:
+            return names
+        clips: dict[str, list[str]] = {}
+        for name in names:
+            clips.setdefault(folder_of(name), []).append(name)
+        ordered = (sorted(clips[clip], key=natural_key) for clip in sorted(clips, key=natural_key))
+        return [name for frames in ordered for name in frames[:: self.every][: self.frames]]
+
+
+@dataclass(frozen=True, slots=True)  # slots: there may be a million
+class StoredImage:
+    """One image.
+
+    Attributes:
+        container: what holds it.
+        name: in the container.
+        number: of the images that were opened in the container.
+        record: what is known of it.
+        prompt, category: what the files next to it, or a table's columns, say of it; or none.
+    """
+
+    container: Container
+    name: str
+    number: int
+    record: FileRecord
+    prompt: str | None
+    category: str | None
+
+
+@dataclass(frozen=True, eq=False)
+class StoredImages(WithoutRecords):
+    """Images in containers, in a fixed order. It is a `Source`.
+
+    Attributes:
+        place: a folder, archive or table, or the pattern that stands for several.
+        images: all of them.
+        skipped: broken images that were left out, as errors call them.
+    """
+
+    place: Place
+    images: tuple[StoredImage, ...]
+    skipped: tuple[str, ...] = ()
+
+    @property
+    def name(self) -> str:
+        return str(self.place)
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        """The images' names in what holds them."""
+        return tuple(image.name for image in self.images)
+
+    @property
+    def records(self) -> tuple[FileRecord, ...]:
+        return tuple(image.record for image in self.images)
+
+    @functools.cached_property
+    def prompts(self) -> Sequence[str | None]:
+        return tuple(image.prompt for image in self.images)
+
+    @property
+    def categories(self) -> Sequence[str | None]:
+        return [image.category for image in self.images]
+
+    @functools.cached_property
+    def digest(self) -> str:
+        return content_digest(image.record.sha256 for image in self.images)
+
+    def read(self, indices: range) -> list[NDArray[np.uint8]]:
+        pixels: list[NDArray[np.uint8]] = []
+        chosen = (self.images[i] for i in indices)
+        for container, group in itertools.groupby(chosen, key=lambda image: image.container):
+            pixels += _read(container, list(group))
+        return pixels
+
+    def location(self, index: int) -> str:
+        image = self.images[index]
+        return image.container.location(image.name, image.number)
+
+    @property
+    def warnings(self) -> Mapping[str, int]:
+        counts = Counter(note for image in self.images for note in image.record.notes)
+        return {**counts, "skipped": len(self.skipped)} if self.skipped else dict(counts)
+
+    def headers(self) -> Headers:
+        records = self.records
+        return Headers(
+            sizes=[(record.width, record.height) for record in records],
+            formats=[record.format for record in records],
+            kinds=[kinds_of(record.mode, record.notes) for record in records],
+            sha256s=[record.sha256 for record in records],
+            making=[{**(image.record.parameters or {}), "folder": _first_folder(image.name)} for image in self.images],
+            skipped=self.skipped,
+        )
+
+    def unlike_metadata(self) -> list[int]:
+        unlike: list[int] = []
+        start = 0
+        for container, images in itertools.groupby(self.images, key=lambda image: image.container):
+            group = list(images)
+            recorded = container.recorded([image.name for image in group])
+            unlike += [
+                start + i
+                for i, image in enumerate(group)
+                if recorded.get(image.name, image.record.sha256) != image.record.sha256
+            ]
+            start += len(group)
+        return unlike
+
+    def head(self, num_samples: int | None) -> StoredImages:
+        """The first `num_samples` images (none: all).
+
+        Raises:
+            ConfigError: there are fewer.
+        """
+        if num_samples is None or num_samples == len(self):
+            return self
+        check_count(self.name, len(self), num_samples)
+        return replace(self, images=self.images[:num_samples])
+
+    def take(self, indices: Sequence[int]) -> StoredImages:
+        """Some of the images, in this order."""
+        return replace(self, images=tuple(self.images[i] for i in indices))
+
+
+def open_container(container: Container, options: ReadOptions, *, cache: Path | None = None) -> StoredImages:
+    """The images of a container.
+
+    Args:
+        container: a folder, archive or table.
+        options: how they are read.
+        cache: a folder that keeps the scan (digests and headers) for the next process; it must not lie in a folder
+            that is read.
+
+    Raises:
+        ConfigError: there are no images, or no such file or column of prompts.
+        DataError: an image is broken, sizes differ, or metadata names an image that is not there.
+        ServiceError: it is remote, and cannot be reached.
+    """
+    names = container.images(options)
+    with container.reading() as read:
+        records = scan(container, read, names, decode=options.on_error == "skip", cache=cache)
+        broken = [(name, record.error) for name, record in zip(names, records, strict=True) if record.error]
+        _check_broken(container.place, broken, len(names), options)
+        whole = [record for record in records if not record.error]
+        names = [name for name, record in zip(names, records, strict=True) if not record.error]
+        prompts = container.prompts(read, names, whole, options.prompts)
+        classes = container.classes(read, names, by_folder=options.by_folder)
+    images = tuple(
+        StoredImage(container, name, number, record, prompt, category)
+        for number, (name, record, prompt, category) in enumerate(zip(names, whole, prompts, classes, strict=True))
+    )
+    if not options.mixed_sizes:
+        _check_sizes(container.place, images)
+    return StoredImages(container.place, images, tuple(container.label(name) for name, _ in broken))
+
+
+def join(pattern: Place, parts: Sequence[Source], *, mixed_sizes: bool) -> StoredImages:
+    """The images of several sources, one after another.
+
+    Raises:
+        DataError: a part is an array (those hold no files), or sizes differ between parts (without `mixed_sizes`).
+    """
+    stored = [part for part in parts if isinstance(part, StoredImages)]
+    if len(stored) < len(parts):
+        raise DataError(f"{pattern}: arrays (.npy, .npz) cannot be joined: give folders, .zip, .tar or .parquet files")
+    images = tuple(image for part in stored for image in part.images)
+    if not mixed_sizes:
+        _check_sizes(pattern, images)
+    return StoredImages(pattern, images, tuple(label for part in stored for label in part.skipped))
+
+
+def _first_folder(name: str) -> str | None:
+    first, inside, _ = name.partition("/")
+    return first if inside else None
+
+
+def _read(container: Container, images: Sequence[StoredImage]) -> list[NDArray[np.uint8]]:
+    first = images[0].record
+    large = first.width * first.height >= THREADED_FROM
+    pool = wide_pool() if container.far else read_pool() if large else None
+    with container.reading() as read:
+        items = [
+            (container.label(image.name), image.record.sha256, functools.partial(read, image.name)) for image in images
+        ]
+        return decode_verified(items, container.remedy, pool)
+
+
+def _check_broken(place: Place, broken: Sequence[tuple[str, str]], count: int, options: ReadOptions) -> None:
+    if broken and options.on_error == "refuse":
+        more = f" ({len(broken) - 1} more like it)" if len(broken) > 1 else ""
+        raise DataError(f"{broken[0][1]}{more}: repair or remove it, or leave broken images out with on_error=skip")
+    if len(broken) == count:
+        raise DataError(f"{place}: none of its {count} images can be read; the first: {broken[0][1]}")
+
+
+def _check_sizes(place: Place, images: Sequence[StoredImage]) -> None:
+    def named(image: StoredImage) -> str:
+        return image.name if image.container.place == place else image.container.label(image.name)
+
+    first = images[0]
+    size = (first.record.width, first.record.height)
+    for image in images:
+        if (image.record.width, image.record.height) != size:
+            raise DataError(
+                f"{place}: images of different sizes: {named(first)} is {size[0]}x{size[1]}, {named(image)} is "
+                f"{image.record.width}x{image.record.height}: resize them, or accept it with mixed_sizes=true"
+            )
