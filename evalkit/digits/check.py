@@ -185,16 +185,25 @@ def check_ldm(settings: Settings) -> Iterator[Row]:
 
 
 def sample_ddpm(pipeline: Any, scheduler: Any, steps: int, indices: range) -> data.U8:
-    """Samples of random classes, each of its own seed: u8 [B,3,32,32]."""
-    import torch
-    from diffusers import DDPMPipeline
+    """Samples of random classes, as a run of evalkit with seed `SEED` makes them: u8 [B,3,32,32].
 
-    pipe = DDPMPipeline(pipeline.unet, scheduler)  # its loop takes any scheduler
-    pipe.set_progress_bar_config(disable=True)
-    generators = [torch.Generator().manual_seed(SEED + index) for index in indices]
-    made = pipe(len(indices), generator=generators, num_inference_steps=steps, output_type="np")
-    pixels = made.images  # [B,32,32,3] in [0,1]
-    return np.ascontiguousarray((pixels * 255).round().astype(np.uint8).transpose(0, 3, 1, 2))
+    The loop is written out since a `DDPMPipeline` hands no classes to its UNet, and `evalkit.models` is not imported.
+    """
+    import torch
+    from diffusers.utils.torch_utils import randn_tensor
+
+    states = [np.random.SeedSequence((SEED, index)).generate_state(1, np.uint64)[0] for index in indices]
+    generators = [torch.Generator().manual_seed(int(state >> np.uint64(1))) for state in states]
+    unet = pipeline.unet
+    with torch.inference_mode():
+        classes = [torch.randint(unet.config.num_class_embeds, (1,), generator=g) for g in generators]
+        labels = torch.cat(classes).to(unet.device)  # i64 [B]
+        scheduler.set_timesteps(steps, device=unet.device)
+        x = randn_tensor((len(indices), 3, 32, 32), generators, unet.device) * scheduler.init_noise_sigma
+        for t in scheduler.timesteps:
+            guess = unet(scheduler.scale_model_input(x, t), t, class_labels=labels).sample
+            x = scheduler.step(guess, t, x, generator=generators).prev_sample
+        return np.asarray(((x / 2 + 0.5).clamp(0, 1) * 255).round().byte().cpu().numpy())
 
 
 def check_ddpm(settings: Settings) -> Iterator[Row]:

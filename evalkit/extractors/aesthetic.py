@@ -8,14 +8,12 @@ compare it with the predictor's own layers on small random ones.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from evalkit.errors import ConfigError
 from evalkit.extractors.base import exact_float32
 from evalkit.extractors.clip import Clip
-from evalkit.extractors.weights import Published, read_state
-from evalkit.utils.files import sha256_file
+from evalkit.utils.weights import Published, Weights, read_state
 
 if TYPE_CHECKING:
     import numpy as np
@@ -46,41 +44,37 @@ class Aesthetic(Clip):
         self, name: str, model: str, head: str | None = None, head_sha256: str | None = None, **clip: Any
     ) -> None:
         super().__init__(name, model, **clip)
-        self.head = head
-        self.head_sha256 = head_sha256
+        self.head = Weights(
+            f"extractor.{name}", "head", head, HEAD, head_sha256, clip.get("download", True), "head_sha256"
+        )
         self._layers: list[tuple[Tensor, Tensor]] = []
 
     @property
     def layers(self) -> Mapping[str, int | None]:
         return {**super().layers, "score": 1}
 
-    def _head_file(self) -> Path:
-        return HEAD.find(self._where, f"extractor.{self.name}.head", self.head, self.head_sha256, self.download)
-
-    def check(self) -> None:
-        super().check()
-        self._head_file()
+    def check(self, *, fetch: bool = True) -> None:
+        super().check(fetch=fetch)
+        self.head.find(fetch=fetch)
 
     def identity(self) -> dict[str, Any]:
-        return super().identity() | {"head": sha256_file(self._head_file())}
+        return super().identity() | {"head": self.head.digest()}
 
     def canonical(self) -> bool:
-        return super().canonical() and HEAD.is_file(self._head_file())
+        return super().canonical() and self.head.is_published()
 
     def label(self) -> str:
-        file = self._head_file()
-        known = HEAD.is_file(file) or self.head_sha256 is not None
-        return super().label() if known else f"{super().label()}+{sha256_file(file)[:8]}"
+        return "+".join(filter(None, (super().label(), self.head.tag())))
 
     def load(self, device: str) -> None:
         super().load(device)
         if not self._layers:
-            file = self._head_file()
-            self._layers = mlp_layers(read_state(file, self._where), "layers.", f"{self._where}: {file}")
-            wanted, width = self._layers[0][0].shape[1], self.layers["image"]
-            if wanted != width:
+            file = self.head.find()
+            self._layers = mlp_layers(read_state(file, self.where), "layers.", f"{self.where}: {file}")
+            takes, width = self._layers[0][0].shape[1], self.layers["image"]
+            if takes != width:
                 raise ConfigError(
-                    f"{self._where}: {file} takes embeddings of {wanted} values, but {self.model} gives {width}: "
+                    f"{self.where}: {file} takes embeddings of {takes} values, but {self.model} gives {width}: "
                     "use CLIP ViT-L/14"
                 )
 
@@ -91,10 +85,10 @@ class Aesthetic(Clip):
     def __call__(
         self, images: Sequence[NDArray[np.uint8]], prompts: Sequence[str], layers: Sequence[str]
     ) -> dict[str, Tensor]:
-        own = [layer for layer in layers if layer != "score"]
+        of_clip = [layer for layer in layers if layer != "score"]
         if "score" not in layers:
-            return super().__call__(images, prompts, own)
-        features = super().__call__(images, prompts, [*own, "image_unit"])
+            return super().__call__(images, prompts, of_clip)
+        features = super().__call__(images, prompts, [*of_clip, "image_unit"])
         with exact_float32():
             score = mlp(self._layers, features["image_unit"])  # f32 [B,D] -> [B,1]
         return {layer: features.get(layer, score) for layer in layers}

@@ -5,16 +5,17 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from evalkit.errors import ConfigError
-from evalkit.utils.files import sha256_file
+from evalkit.numerics.blockwise import full_float32
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
     from torch import Tensor
+
+    from evalkit.utils.weights import Weights
 
 MAX_BATCH = 64  # the feature pass decodes blocks of 64 images; an extractor cuts each into its own batches
 
@@ -34,7 +35,7 @@ class Extractor(ABC):
         name: how the extractor is called in labels ("inception").
         batch_size: images in one forward pass, 1 to 64.
         text_layers: the layers that need prompts.
-        joint_layers: the layers that need images and prompts, one prompt an image. They are asked for in calls of
+        joint_layers: the layers that need images and prompts, one prompt per image. They are asked for in calls of
             their own: `images` and `prompts` of equal length B. Their features belong to the images and the prompts
             both, so that they are found by the two digests together.
         embeds: whether `embed` is there, for metrics of models.
@@ -51,13 +52,21 @@ class Extractor(ABC):
         self.batch_size = batch_size
 
     @property
+    def where(self) -> str:
+        """How messages name it."""
+        return f"extractor '{self.name}'"
+
+    @property
     @abstractmethod
     def layers(self) -> Mapping[str, int | None]:
         """Width of each layer, by name; none where it is known only from weights that are not here yet."""
 
     @abstractmethod
-    def check(self) -> None:
+    def check(self, *, fetch: bool = True) -> None:
         """Finds the weights. Cheap where they are there, and done before the first sample is made.
+
+        Args:
+            fetch: whether weights that are not on this machine are fetched; a dry run fetches nothing.
 
         Raises:
             ConfigError: weights are missing (which file, where to put it) or not those that were asked for.
@@ -115,12 +124,24 @@ class Extractor(ABC):
 
 
 class NetworkExtractor(Extractor):
-    """An extractor whose network is one torch module: written once, how it is loaded, moved and freed."""
+    """An extractor whose network is one torch module: written once, how it is found, named, loaded, moved and freed.
+
+    Attributes:
+        weights: its weights file; one that stands in no file of its own overrides `check` and `label`.
+    """
+
+    weights: Weights
 
     def __init__(self, name: str, batch_size: int) -> None:
         super().__init__(name, batch_size)
         self._net: Any = None
         self._device: str | None = None
+
+    def check(self, *, fetch: bool = True) -> None:
+        self.weights.find(fetch=fetch)
+
+    def label(self) -> str:
+        return ":".join(filter(None, (self.name, self.weights.tag())))
 
     @abstractmethod
     def _load(self) -> Any:
@@ -136,21 +157,6 @@ class NetworkExtractor(Extractor):
     def unload(self) -> None:
         self._net = None
         self._device = None
-
-
-def check_sha256(where: str, file: Path, expected: str | None, expected_key: str) -> str:
-    """The sha256 of a weights file.
-
-    Raises:
-        ConfigError: it does not begin with `expected`.
-    """
-    found = sha256_file(file)
-    if expected and not found.startswith(expected.lower()):
-        raise ConfigError(
-            f"{where}: {file} has sha256 {found[: max(len(expected), 8)]}..., but {expected} is asked for: "
-            f"give the right file, or change {expected_key}"
-        )
-    return found
 
 
 def to_tensor(images: Sequence[NDArray[np.uint8]]) -> Tensor:
@@ -177,13 +183,6 @@ def exact_float32() -> Iterator[None]:
     """
     import torch
 
-    before = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision("highest")
-    try:
-        with (
-            torch.inference_mode(),
-            torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False),
-        ):
-            yield
-    finally:
-        torch.set_float32_matmul_precision(before)
+    cudnn = torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False)
+    with full_float32(), torch.inference_mode(), cudnn:
+        yield

@@ -6,6 +6,7 @@ Weights of transformers' CLIPModel (PickScore's, say) are read as well: see clip
 
 from __future__ import annotations
 
+import functools
 import importlib.util
 import json
 from collections.abc import Mapping, Sequence
@@ -13,10 +14,11 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from evalkit.errors import ConfigError
-from evalkit.extractors.base import DECODER, Extractor, check_sha256, exact_float32
-from evalkit.extractors.weights import HubFile, read_state
+from evalkit.errors import ConfigError, nearest
+from evalkit.extractors.base import DECODER, NetworkExtractor, exact_float32
 from evalkit.utils.files import PKG_SCHEME, resolve_path, sha256_file
+from evalkit.utils.text import one_line
+from evalkit.utils.weights import HubFile, Weights, read_state
 
 if TYPE_CHECKING:
     import numpy as np
@@ -31,7 +33,7 @@ RESIZE_MODES = ("shortest", "longest", "squash")
 TOKENIZER_NAMES = ("vocab.json", "merges.txt", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json")
 
 
-class Clip(Extractor):
+class Clip(NetworkExtractor):
     """Layers image and text, and image_unit and text_logit, all of the model's embedding width.
 
     image and text are as the model gives them. image_unit has length 1 and text_logit length exp(logit_scale): their
@@ -87,10 +89,8 @@ class Clip(Extractor):
         self.sha256 = sha256
         self.download = download
         self._canonical = canonical
-        self._where = f"extractor '{name}'"
-        self._weights: Path | None = None
-        self._parts: tuple[Any, Any, Any] | None = None  # network, tokenizer, preprocessing
-        self._device: str | None = None
+        self._tokenizer: Any = None
+        self._preprocess: Any = None
 
     # -- what is where, without torch
 
@@ -106,92 +106,66 @@ class Clip(Extractor):
         if folder is not None:
             file = folder / CONFIG_NAME
             if not file.is_file():
-                raise ConfigError(f"{self._where}: there is no {file}; a CLIP folder holds it and {WEIGHTS_NAME}")
+                raise ConfigError(f"{self.where}: there is no {file}; a CLIP folder holds it and {WEIGHTS_NAME}")
             try:
-                found: dict[str, Any] = json.loads(file.read_text("utf-8"))["model_cfg"]
+                own: dict[str, Any] = json.loads(file.read_text("utf-8"))["model_cfg"]
             except (ValueError, KeyError, TypeError) as error:
-                raise ConfigError(f"{self._where}: {file} is not JSON with a 'model_cfg'") from error
-            return found
+                raise ConfigError(f"{self.where}: {file} is not JSON with a 'model_cfg'") from error
+            return own
         spec = importlib.util.find_spec("open_clip")
         if spec is None or not spec.submodule_search_locations:
-            raise ConfigError(f"{self._where}: open_clip is not installed: pip install open-clip-torch")
+            raise ConfigError(f"{self.where}: open_clip is not installed: pip install open-clip-torch")
         file = Path(next(iter(spec.submodule_search_locations))) / "model_configs" / f"{self.model}.json"
         if file.is_file():
             config: dict[str, Any] = json.loads(file.read_text("utf-8"))
             return config
         if self.model.startswith("hf-hub:"):
             raise ConfigError(
-                f"{self._where}: model '{self.model}': fetch it yourself (hf download "
+                f"{self.where}: model '{self.model}': fetch it yourself (hf download "
                 f"{self.model.removeprefix('hf-hub:')} --local-dir DIR), then extractor.{self.name}.model=local-dir:DIR"
             )
-        from evalkit.errors import nearest
-
         near = nearest(self.model, [p.stem for p in file.parent.glob("*.json")])
-        raise ConfigError(f"{self._where}: open_clip knows no model '{self.model}'. {near}")
+        raise ConfigError(f"{self.where}: open_clip knows no model '{self.model}'. {near}")
 
     @property
     def layers(self) -> Mapping[str, int | None]:
         width = (self._config() or {}).get("embed_dim")
         return dict.fromkeys(("image", "text", "image_unit", "text_logit"), width)
 
-    def _file(self) -> Path:
-        """The weights file, with the right digest; fetched where it may be."""
-        if self._weights is None:
-            file = self._find()
-            check_sha256(self._where, file, self.sha256, f"extractor.{self.name}.sha256")
-            self._weights = file
-        return self._weights
-
-    def _find(self) -> Path:
+    @functools.cached_property
+    def weights(self) -> Weights:  # type: ignore[override]
+        """The weights file: the folder's, a given one, or one on the hub, by `repo` or by the tag."""
         self._config()
+        owner = f"extractor.{self.name}"
         folder = self._folder()
         if folder is not None:
             files = [folder / name for name in WEIGHTS_NAMES if (folder / name).is_file()]
             if not files:
-                raise ConfigError(f"{self._where}: there are no weights in {folder}: put {WEIGHTS_NAME} there")
-            return files[0]
-        if self.pretrained is None:
-            if self.repo is None:
-                raise ConfigError(f"{self._where}: no weights: give extractor.{self.name}.pretrained=TAG or FILE")
-            return self._from_repo(self.repo, self.filename)
-        file = resolve_path(self.pretrained)
-        if file.is_file():
-            return file
-        if "/" in self.pretrained or file.suffix in (".safetensors", ".pt", ".pth", ".bin"):
-            raise ConfigError(f"{self._where}: there is no weights file {file} (extractor.{self.name}.pretrained)")
-        return self._from_repo(self.repo, self.filename) if self.repo else self._from_tag()
+                raise ConfigError(f"{self.where}: there are no weights in {folder}: put {WEIGHTS_NAME} there")
+            return Weights(owner, "model", str(files[0]), sha256=self.sha256)
+        if self.pretrained is not None:
+            file = resolve_path(self.pretrained)
+            if file.is_file() or "/" in self.pretrained or file.suffix in (".safetensors", ".pt", ".pth", ".bin"):
+                return Weights(owner, "pretrained", self.pretrained, sha256=self.sha256)
+        elif self.repo is None:
+            raise ConfigError(f"{self.where}: no weights: give {owner}.pretrained=TAG or FILE")
+        source = HubFile(self.repo, self.filename, self.revision) if self.repo else self._tag()
+        return Weights(owner, "pretrained", None, source, self.sha256, self.download)
 
-    def _from_repo(self, repo: str, filename: str) -> Path:
-        options = f"extractor.{self.name}"
-        file = HubFile(repo, filename, self.revision)
-        return file.find(self._where, options, self.download, f"give {options}.pretrained=FILE")
-
-    def _from_tag(self) -> Path:
+    def _tag(self) -> HubFile:
         """Where open_clip keeps a tag's weights. Imports open_clip and torch, which a `repo` in the YAML saves."""
         from open_clip import pretrained
 
         assert self.pretrained is not None
-        found = pretrained.get_pretrained_cfg(self.model, self.pretrained)
-        if not found:
-            from evalkit.errors import nearest
-
+        repo, _, file = str(pretrained.get_pretrained_cfg(self.model, self.pretrained).get("hf_hub", "")).rpartition(
+            "/"
+        )
+        if not repo:
             near = nearest(self.pretrained, pretrained.list_pretrained_tags_by_model(self.model))
             raise ConfigError(
-                f"{self._where}: '{self.pretrained}' is neither a file nor a tag of '{self.model}'. {near}"
+                f"{self.where}: '{self.pretrained}' is neither a file nor a tag of '{self.model}'. {near}"
             )
-        repo, _, filename = str(found.get("hf_hub", "")).rpartition("/")
-        if repo:
-            return self._from_repo(repo, filename or WEIGHTS_NAME)
-        try:
-            return Path(pretrained.download_pretrained_from_url(found["url"]))
-        except Exception as error:
-            raise ConfigError(
-                f"{self._where}: fetching {found['url']} failed ({type(error).__name__}): put the file anywhere and "
-                f"give extractor.{self.name}.pretrained=FILE"
-            ) from error
-
-    def check(self) -> None:
-        self._file()
+        return HubFile(repo, file or WEIGHTS_NAME, self.revision)
 
     def identity(self) -> dict[str, Any]:
         folder = self._folder()
@@ -202,7 +176,7 @@ class Clip(Extractor):
             "model": self._config() if folder else self.model,
             "pretrained": tag,
             "quick_gelu": self.quick_gelu,
-            "weights": sha256_file(self._file()),
+            "weights": self.weights.digest(),
             "tokenizer": {file.name: sha256_file(file)[:16] for file in texts} or "open_clip's for the model",
             "preprocess": sha256_file(folder / CONFIG_NAME)[:16] if folder else "open_clip's for the model and tag",
             "resize": "PIL",
@@ -218,26 +192,17 @@ class Clip(Extractor):
         return self._canonical and self.label() == self.name
 
     def label(self) -> str:
-        own_file = self.pretrained is not None and resolve_path(self.pretrained).is_file()
-        verified = self.sha256 is not None  # then `check` has seen that the file is the one asked for
-        return f"{self.name}:{sha256_file(self._file())[:8]}" if own_file and not verified else self.name
+        return super().label() if self._folder() is None else self.name
 
     # -- the network
 
-    def load(self, device: str) -> None:
-        if self._parts is None:
-            self._parts = self._load()
-        if self._device != device:
-            self._parts[0].to(device)
-            self._device = device
-
-    def _load(self) -> tuple[Any, Any, Any]:
+    def _load(self) -> Any:
         import open_clip
         from open_clip.transform import PreprocessCfg, image_transform_v2
 
         from evalkit.extractors.clip_convert import from_transformers, is_transformers
 
-        file = self._file()
+        file = self.weights.find()
         folder = self._folder()
         model = f"{LOCAL_DIR}{folder}" if folder else self.model
         # open_clip takes activation and preprocessing from a tag only where it fetches the tag's weights itself
@@ -255,17 +220,13 @@ class Clip(Extractor):
                 weights_only=True,
             )
             if foreign:
-                network.load_state_dict(from_transformers(read_state(file, self._where)))
-            tokenizer = open_clip.get_tokenizer(model)
+                network.load_state_dict(from_transformers(read_state(file, self.where)))
+            self._tokenizer = open_clip.get_tokenizer(model)
         except Exception as error:  # open_clip raises RuntimeError, ValueError, OSError, pickle errors ...
-            reason = " ".join(str(error).split())[:300]
-            raise ConfigError(f"{self._where}: model '{self.model}' cannot be loaded from {file}: {reason}") from error
-        network.eval().requires_grad_(False)
-        return network, tokenizer, image_transform_v2(PreprocessCfg(**network.visual.preprocess_cfg), is_train=False)
-
-    def unload(self) -> None:
-        self._parts = None
-        self._device = None
+            reason = one_line(error)
+            raise ConfigError(f"{self.where}: model '{self.model}' cannot be loaded from {file}: {reason}") from error
+        self._preprocess = image_transform_v2(PreprocessCfg(**network.visual.preprocess_cfg), is_train=False)
+        return network.eval().requires_grad_(False)
 
     def __call__(
         self, images: Sequence[NDArray[np.uint8]], prompts: Sequence[str], layers: Sequence[str]
@@ -274,24 +235,24 @@ class Clip(Extractor):
         from PIL import Image
         from torch.nn.functional import normalize
 
-        assert self._parts, "load() comes first"
-        network, tokenizer, preprocess = self._parts
+        assert self._net is not None, "load() comes first"
+        network = self._net
         features: dict[str, Tensor] = {}
         with exact_float32():
             if not {"image", "image_unit"}.isdisjoint(layers):
-                x = torch.stack([preprocess(Image.fromarray(image)) for image in images])  # f32 [B,3,S,S]
+                x = torch.stack([self._preprocess(Image.fromarray(image)) for image in images])  # f32 [B,3,S,S]
                 features["image"] = network.encode_image(x.to(self._device)).float().cpu()  # [B,D]
                 features["image_unit"] = normalize(features["image"], dim=1)
             if not self.text_layers.isdisjoint(layers):
-                tokens = tokenizer([self.prefix + text for text in prompts]).to(self._device)  # i64 [B,context]
+                tokens = self._tokenizer([self.prefix + text for text in prompts]).to(self._device)  # i64 [B,context]
                 features["text"] = network.encode_text(tokens).float().cpu()  # [B,D]
                 features["text_logit"] = normalize(features["text"], dim=1) * network.logit_scale.exp().float().cpu()
         return {layer: features[layer] for layer in layers}
 
     def prompt_warnings(self, prompts: Sequence[str]) -> dict[str, int]:
         """The number of prompts that are longer than the context; open_clip cuts them and keeps the end token."""
-        assert self._parts, "load() comes first"
-        tokenizer = self._parts[1]
+        assert self._net is not None, "load() comes first"
+        tokenizer = self._tokenizer
         truncated = sum(token_count(tokenizer, self.prefix + text) > tokenizer.context_length for text in prompts)
         return {"prompt_truncated": truncated} if truncated else {}
 

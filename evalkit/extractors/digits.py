@@ -6,12 +6,11 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from evalkit.errors import ConfigError
-from evalkit.extractors.base import DECODER, NetworkExtractor, by_size, check_sha256, exact_float32, to_tensor
-from evalkit.utils.files import resolve_path, sha256_file
+from evalkit.extractors.base import DECODER, NetworkExtractor, by_size, exact_float32, to_tensor
+from evalkit.utils.text import one_line
+from evalkit.utils.weights import TAG_LENGTH, Weights
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     import numpy as np
     from numpy.typing import NDArray
     from torch import Tensor
@@ -42,28 +41,16 @@ class Digits(NetworkExtractor):
         name: str = "digits",
     ) -> None:
         super().__init__(name, batch_size)
-        self.weights = weights
-        self.sha256 = sha256
+        self.weights = Weights(f"extractor.{name}", "weights", weights, sha256=sha256)
 
     @property
     def layers(self) -> Mapping[str, int | None]:
         return {"features": 64, "logits": 10}
 
-    def _file(self) -> Path:
-        file = resolve_path(self.weights)
-        where = f"extractor '{self.name}'"
-        if not file.is_file():
-            raise ConfigError(f"{where}: there is no weights file {file} (extractor.{self.name}.weights)")
-        check_sha256(where, file, self.sha256, f"extractor.{self.name}.sha256")
-        return file
-
-    def check(self) -> None:
-        self._file()
-
     def identity(self) -> dict[str, Any]:
         return {
             "network": "evalkit.digits.nets.DigitClassifier",
-            "weights": sha256_file(self._file()),
+            "weights": self.weights.digest(),
             "resize": f"{SIZE}x{SIZE}, bilinear with antialias where the image has another size",
             "normalise": "x/127.5-1",
             "dtype": "float32",
@@ -71,17 +58,16 @@ class Digits(NetworkExtractor):
         }
 
     def label(self) -> str:
-        return self.name if self.weights == SHIPPED else f"{self.name}:{sha256_file(self._file())[:8]}"
+        return self.name if self.weights.file == SHIPPED else f"{self.name}:{self.weights.digest()[:TAG_LENGTH]}"
 
     def _load(self) -> DigitClassifier:
         from evalkit.digits.nets import load_classifier
 
-        file = self._file()
+        file = self.weights.find()
         try:
             return load_classifier(file)
         except Exception as error:  # safetensors and torch raise many kinds for a wrong file
-            reason = " ".join(str(error).split())[:200]
-            raise ConfigError(f"extractor '{self.name}': {file} is not the digit classifier: {reason}") from error
+            raise ConfigError(f"{self.where}: {file} is not the digit classifier: {one_line(error)}") from error
 
     def embed(self, images: Tensor, layer: str) -> Tensor:
         from torch.nn import functional

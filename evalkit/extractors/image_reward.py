@@ -1,21 +1,20 @@
 """ImageReward (Xu et al. 2023, arXiv:2304.05977): BLIP's text encoder looks at image and prompt, an MLP gives a reward.
 
 Source: the package image-reward 1.5 (Apache-2.0), which wants timm 0.6.13 and transformers 4 and so cannot be installed
-beside open_clip; here its checkpoint is read into transformers' BLIP modules. On small random weights the rewards
+next to open_clip; here its checkpoint is read into transformers' BLIP modules. On small random weights the rewards
 equal those of the package's own modules (tests/extractors/test_image_reward.py); with the real weights it was not run.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from evalkit.errors import ConfigError
 from evalkit.extractors.aesthetic import mlp, mlp_layers
-from evalkit.extractors.base import DECODER, Extractor, check_sha256, exact_float32
-from evalkit.extractors.weights import HubFile, read_state
-from evalkit.utils.files import resolve_path, sha256_file
+from evalkit.extractors.base import DECODER, NetworkExtractor, exact_float32
+from evalkit.utils.text import one_line
+from evalkit.utils.weights import HubFile, Weights, read_state
 
 if TYPE_CHECKING:
     import numpy as np
@@ -28,7 +27,7 @@ HEAD_WIDTH = 64  # of every attention head, in BERT base and ViT-L alike
 EPSILONS = {"vision": 1e-6, "text": 1e-12}  # of the layer norms
 
 
-class ImageReward(Extractor):
+class ImageReward(NetworkExtractor):
     """Layer score (1), of an image and its prompt: higher is better, 0 the mean of the authors' validation set.
 
     Args:
@@ -58,45 +57,30 @@ class ImageReward(Extractor):
         batch_size: int = 16,
     ) -> None:
         super().__init__(name, batch_size)
-        self.weights = weights
-        self.vocab = vocab
-        self.sha256 = sha256
-        self.download = download
-        self._hub = {
-            "weights": HubFile(repo, "ImageReward.pt", revision),
-            "vocab": HubFile(vocab_repo, "vocab.txt", vocab_revision),
-        }
-        self._where = f"extractor '{name}'"
-        self._parts: tuple[Any, Any, Any, Any] | None = None  # vision, text encoder, tokenizer, preprocessing
+        owner = f"extractor.{name}"
+        on_hub, vocab_on_hub = (
+            HubFile(repo, "ImageReward.pt", revision),
+            HubFile(vocab_repo, "vocab.txt", vocab_revision),
+        )
+        self.weights = Weights(owner, "weights", weights, on_hub, sha256, download)
+        self.vocab = Weights(owner, "vocab", vocab, vocab_on_hub, download=download)
+        self._tokenizer: Any = None
+        self._preprocess: Any = None
         self._mlp: list[tuple[Tensor, Tensor]] = []
-        self._device: str | None = None
 
     @property
     def layers(self) -> Mapping[str, int | None]:
         return {"score": 1}
 
-    def _file(self, option: str) -> Path:
-        given = {"weights": self.weights, "vocab": self.vocab}[option]
-        key = f"extractor.{self.name}"
-        if given is None:
-            file = self._hub[option].find(self._where, key, self.download, f"give {key}.{option}=FILE")
-        else:
-            file = resolve_path(given)
-            if not file.is_file():
-                raise ConfigError(f"{self._where}: there is no file {file} ({key}.{option})")
-        if option == "weights":
-            check_sha256(self._where, file, self.sha256, f"{key}.sha256")
-        return file
-
-    def check(self) -> None:
-        self._file("weights")
-        self._file("vocab")
+    def check(self, *, fetch: bool = True) -> None:
+        super().check(fetch=fetch)
+        self.vocab.find(fetch=fetch)
 
     def identity(self) -> dict[str, Any]:
         return {
             "network": "ImageReward-v1.0 (BLIP ViT-L, transformers)",
-            "weights": sha256_file(self._file("weights")),
-            "vocab": sha256_file(self._file("vocab"))[:16],
+            "weights": self.weights.digest(),
+            "vocab": self.vocab.digest()[:16],
             "resize": "PIL bicubic, shorter side, centre crop",
             "text": f"at most {TOKENS} tokens, end token kept",
             "dtype": "float32",
@@ -106,47 +90,29 @@ class ImageReward(Extractor):
     def canonical(self) -> bool:
         return self.label() == self.name
 
-    def label(self) -> str:
-        own = self.weights is not None and self.sha256 is None
-        return f"{self.name}:{sha256_file(self._file('weights'))[:8]}" if own else self.name
-
-    def load(self, device: str) -> None:
-        if self._parts is None:
-            self._load()
-        if self._device != device:
-            assert self._parts is not None
-            for network in self._parts[:2]:
-                network.to(device)
-            self._device = device
-
-    def _load(self) -> None:
+    def _load(self) -> Any:
+        import torch
         from open_clip.transform import PreprocessCfg, image_transform_v2
         from tokenizers import BertWordPieceTokenizer
 
-        file = self._file("weights")
-        state = read_state(file, self._where)
+        file = self.weights.find()
+        state = read_state(file, self.where)
         try:
             vision, text = build(state)
         except (KeyError, RuntimeError) as error:
-            reason = " ".join(str(error).split())[:200]
-            raise ConfigError(f"{self._where}: {file} does not hold ImageReward: {reason}") from error
-        tokenizer = BertWordPieceTokenizer(str(self._file("vocab")), lowercase=True)
+            raise ConfigError(f"{self.where}: {file} does not hold ImageReward: {one_line(error)}") from error
+        self._mlp = mlp_layers(state, "mlp.layers.", f"{self.where}: {file}")
+        self._tokenizer = BertWordPieceTokenizer(str(self.vocab.find()), lowercase=True)
         # open_clip's default is the same as ImageReward's own: bicubic on PIL images, CLIP's mean and std
-        preprocess = image_transform_v2(PreprocessCfg(size=vision.config.image_size), is_train=False)
-        self._mlp = mlp_layers(state, "mlp.layers.", f"{self._where}: {file}")
-        self._parts = vision, text, tokenizer, preprocess
-
-    def unload(self) -> None:
-        self._parts = None
-        self._mlp = []
-        self._device = None
+        self._preprocess = image_transform_v2(PreprocessCfg(size=vision.config.image_size), is_train=False)
+        return torch.nn.ModuleList([vision, text])
 
     def _tokens(self, prompts: Sequence[str]) -> tuple[Tensor, Tensor]:
         """Token ids and mask, i64 [B,T]: T is the longest prompt's, TOKENS at most; what follows a prompt is masked."""
         import torch
 
-        assert self._parts, "load() comes first"
-        tokenizer = self._parts[2]
+        assert self._net is not None, "load() comes first"
+        tokenizer = self._tokenizer
         tokenizer.enable_truncation(TOKENS)
         tokenizer.enable_padding()
         encoded = tokenizer.encode_batch(list(prompts))
@@ -158,11 +124,11 @@ class ImageReward(Extractor):
         import torch
         from PIL import Image
 
-        assert self._parts, "load() comes first"
-        vision, text, _, preprocess = self._parts
+        assert self._net is not None, "load() comes first"
+        vision, text = self._net
         ids, mask = self._tokens(prompts)
         with exact_float32():
-            x = torch.stack([preprocess(Image.fromarray(image)) for image in images])  # f32 [B,3,S,S]
+            x = torch.stack([self._preprocess(Image.fromarray(image)) for image in images])  # f32 [B,3,S,S]
             seen = vision(pixel_values=x.to(self._device)).last_hidden_state  # [B,patches+1,Dv]
             hidden = text(
                 input_ids=ids.to(self._device),
@@ -176,8 +142,8 @@ class ImageReward(Extractor):
 
     def prompt_warnings(self, prompts: Sequence[str]) -> dict[str, int]:
         """The number of prompts that are longer than ImageReward reads."""
-        assert self._parts, "load() comes first"
-        tokenizer = self._parts[2]
+        assert self._net is not None, "load() comes first"
+        tokenizer = self._tokenizer
         tokenizer.no_truncation()
         tokenizer.no_padding()
         cut = sum(len(tokenizer.encode(text).ids) > TOKENS for text in prompts)

@@ -7,15 +7,12 @@ well (tests/metrics/test_frechet_presets.py).
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from evalkit.errors import ConfigError, nearest
-from evalkit.extractors.base import DECODER, NetworkExtractor, by_size, check_sha256, exact_float32, to_tensor
-from evalkit.extractors.weights import fetch, hub_folder
-from evalkit.utils.files import resolve_path, sha256_file
+from evalkit.extractors.base import DECODER, NetworkExtractor, by_size, exact_float32, to_tensor
+from evalkit.utils.weights import TAG_LENGTH, Published, Weights
 
 if TYPE_CHECKING:
     import numpy as np
@@ -24,14 +21,14 @@ if TYPE_CHECKING:
 
     from evalkit.extractors.inception_net import InceptionNet
 
-log = logging.getLogger(__name__)
-
-CANONICAL_SHA256 = "6726825d"  # how the sha256 of the published file begins; it stands in the file's name
-FILE_NAMES = (f"weights-inception-2015-12-05-{CANONICAL_SHA256}.pth", f"pt_inception-2015-12-05-{CANONICAL_SHA256}.pth")
-# torch_fidelity.feature_extractor_inceptionv3.URL_INCEPTION_V3, which costs an import of torch to read
-URL = f"https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/{FILE_NAMES[0]}"
-
-
+PUBLISHED = Published(
+    "the FID Inception",
+    # torch_fidelity.feature_extractor_inceptionv3.URL_INCEPTION_V3, which costs an import of torch to read
+    "https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/weights-inception-2015-12-05-6726825d.pth",
+    "weights-inception-2015-12-05-6726825d.pth",
+    "6726825d",
+    other_names=("pt_inception-2015-12-05-6726825d.pth",),  # pytorch-fid's, of the same content
+)
 NETWORK = "inception"  # what labels begin with
 PRESETS = {  # by `resize`: (its name in the protocol, the normalisation there, the tag in labels)
     "tf1": ("tf1-bilinear-299", "(x-128)/128", None),
@@ -75,49 +72,17 @@ class Inception(NetworkExtractor):
                 raise ConfigError(f"extractor.{name}.{key}={value}: {nearest(str(value), choices)}")
         self.resize = resize
         self.precision = precision
-        self.weights = weights
-        self.sha256 = sha256
-        self.download = download
+        self.weights = Weights(f"extractor.{name}", "weights", weights, PUBLISHED, sha256, download)
 
     @property
     def layers(self) -> Mapping[str, int | None]:
         return {"pool3": 2048, "logits_unbiased": 1008, "logits": 1008, "mixed6_conv7": 2023}
 
-    def _file(self) -> Path:
-        """The weights file, there and with the right digest; fetched where it may be."""
-        where = f"extractor '{self.name}'"
-        if self.weights is not None:
-            file = resolve_path(self.weights)
-            if not file.is_file():
-                raise ConfigError(f"{where}: there is no weights file {file} (extractor.{self.name}.weights)")
-            check_sha256(where, file, self.sha256, f"extractor.{self.name}.sha256")
-            return file
-        folder = hub_folder()
-        for name in FILE_NAMES:
-            if (folder / name).is_file():
-                check_sha256(where, folder / name, self.sha256 or CANONICAL_SHA256, f"extractor.{self.name}.sha256")
-                return folder / name
-        target = folder / FILE_NAMES[0]
-        reason = f"extractor.{self.name}.download=false"
-        if self.download:
-            try:
-                fetch(URL, target, CANONICAL_SHA256)
-                return target
-            except OSError as error:
-                reason = f"fetching it failed: {error}"
-        raise ConfigError(
-            f"{where}: the FID Inception weights are not here ({' '.join(reason.split())}): put {URL} "
-            f"at {target}, or give extractor.{self.name}.weights=FILE"
-        )
-
-    def check(self) -> None:
-        self._file()
-
     def identity(self) -> dict[str, Any]:
         resize, normalise, _ = PRESETS[self.resize]
         return {
             "network": "inception-v3 tf-2015-12-05 (torch-fidelity)",
-            "weights": sha256_file(self._file()),
+            "weights": self.weights.digest(),
             "resize": resize,
             "normalise": normalise,
             "dtype": self.precision,
@@ -126,16 +91,13 @@ class Inception(NetworkExtractor):
             "decoder": DECODER,
         }
 
-    def _published(self) -> bool:
-        return sha256_file(self._file()).startswith(CANONICAL_SHA256)
-
     def canonical(self) -> bool:
         """Whether these are the published weights under TTUR's conventions."""
         return self.label() == NETWORK
 
     def label(self) -> str:
         """The network's name; with the preset, the precision and a digest of the weights where they are unusual."""
-        digest = None if self._published() else sha256_file(self._file())[:8]
+        digest = None if self.weights.is_published() else self.weights.digest()[:TAG_LENGTH]
         return ":".join(filter(None, (NETWORK, PRESETS[self.resize][2], PRECISIONS[self.precision], digest)))
 
     def _load(self) -> InceptionNet:
@@ -144,8 +106,8 @@ class Inception(NetworkExtractor):
         from evalkit.extractors.inception_net import load_network
 
         return load_network(
-            self._file(),
-            f"extractor '{self.name}'",
+            self.weights.find(),
+            self.where,
             centre=127.5 if self.resize == "torch" else 128.0,
             dtype=getattr(torch, self.precision),
         )
@@ -175,5 +137,5 @@ class Inception(NetworkExtractor):
         for positions in by_size(images).values():
             same = to_tensor([images[i] for i in positions]).to(self._device)  # u8 [b,3,H,W]
             x[positions] = resize(same, INPUT_SIZE, self.resize)
-        found: dict[str, Tensor] = self._net(x, layers)
-        return found
+        features: dict[str, Tensor] = self._net(x, layers)
+        return features

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from evalkit.errors import ConfigError
 from evalkit.extractors.inception_blocks import BlockA, BlockB, BlockC, BlockD, BlockE, Conv, LastBlock, MaxPool, finish
-from evalkit.extractors.weights import read_state
+from evalkit.utils.weights import read_state
 
 INPUT_SIZE = 299
 LAYERS = {"pool3": 2048, "logits_unbiased": 1008, "logits": 1008, "mixed6_conv7": 2023}

@@ -13,8 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from evalkit.errors import ConfigError, DataError, nearest
 from evalkit.extractors.base import DECODER, NetworkExtractor, by_size, exact_float32, to_tensor
-from evalkit.extractors.weights import Published
-from evalkit.utils.files import resolve_path, sha256_file
+from evalkit.utils.weights import TAG_LENGTH, Published, Weights
 
 if TYPE_CHECKING:
     import numpy as np
@@ -70,44 +69,33 @@ class Lpips(NetworkExtractor):
         if resize is not None and resize < 1:
             raise ConfigError(f"extractor.{name}.resize={resize}: must be a size in pixels, or null")
         self.net = net
-        self.weights = weights
+        self.weights = Weights(f"extractor.{name}", "weights", weights, TRUNKS[net], sha256, download)
         self.heads = heads
-        self.sha256 = sha256
         self.resize = resize
-        self.download = download
-        self._where = f"extractor '{name}'"
 
     @property
     def layers(self) -> Mapping[str, int | None]:
         return {"phi": None}
 
-    def _file(self) -> Path:
-        return TRUNKS[self.net].find(
-            self._where, f"extractor.{self.name}.weights", self.weights, self.sha256, self.download
-        )
-
-    def _heads(self) -> Path:
-        if self.heads is not None:
-            file = resolve_path(self.heads)
-        else:
+    def _heads(self) -> Weights:
+        file = self.heads
+        if file is None:
             spec = importlib.util.find_spec("torchmetrics")
             if spec is None or not spec.submodule_search_locations:
-                raise ConfigError(f"{self._where}: torchmetrics is not installed: pip install torchmetrics")
+                raise ConfigError(f"{self.where}: torchmetrics is not installed: pip install torchmetrics")
             folder = Path(next(iter(spec.submodule_search_locations)))
-            file = folder / "functional" / "image" / "lpips_models" / f"{self.net}.pth"
-        if not file.is_file():
-            raise ConfigError(f"{self._where}: there is no file {file} of heads: give extractor.{self.name}.heads=FILE")
-        return file
+            file = str(folder / "functional" / "image" / "lpips_models" / f"{self.net}.pth")
+        return Weights(f"extractor.{self.name}", "heads", file)
 
-    def check(self) -> None:
-        self._file()
-        self._heads()
+    def check(self, *, fetch: bool = True) -> None:
+        self.weights.find(fetch=fetch)
+        self._heads().find()
 
     def identity(self) -> dict[str, Any]:
         return {
             "network": f"LPIPS v0.1 {self.net}",
-            "weights": sha256_file(self._file()),
-            "heads": sha256_file(self._heads()),
+            "weights": self.weights.digest(),
+            "heads": self._heads().digest(),
             "resize": f"bilinear-antialias-{self.resize}" if self.resize else None,
             "normalise": "x/127.5-1, LPIPS's scaling layer",
             "dtype": "float32",
@@ -115,20 +103,17 @@ class Lpips(NetworkExtractor):
         }
 
     def canonical(self) -> bool:
-        known = self.heads is None and self.resize is None
-        return known and TRUNKS[self.net].is_file(self._file())
+        return self.heads is None and self.resize is None and self.weights.is_published()
 
     def label(self) -> str:
         """The name; with a digest where the trunk is not torchvision's file (nor one whose sha256 was asked for)."""
-        file = self._file()
-        known = TRUNKS[self.net].is_file(file) or (self.weights is not None and self.sha256 is not None)
-        tag = "" if known else f":{sha256_file(file)[:8]}"
-        return f"{self.name}{tag}" if self.heads is None else f"{self.name}{tag}+{sha256_file(self._heads())[:8]}"
+        label = super().label()
+        return label if self.heads is None else f"{label}+{self._heads().digest()[:TAG_LENGTH]}"
 
     def _load(self) -> LpipsNet:
         from evalkit.extractors.lpips_net import load_network
 
-        return load_network(self.net, self._file(), self._heads(), self._where)
+        return load_network(self.net, self.weights.find(), self._heads().find(), self.where)
 
     def _input(self, images: Sequence[NDArray[np.uint8]]) -> Tensor:
         """f32 [B,3,H,W], 0 to 255, of one size."""
@@ -137,9 +122,9 @@ class Lpips(NetworkExtractor):
 
         groups = by_size(images)
         sizes = sorted(groups) if self.resize is None else [(self.resize, self.resize)]
-        mend = f"give extractor.{self.name}.resize=SIZE"
+        remedy = f"give extractor.{self.name}.resize=SIZE"
         if len(sizes) > 1:
-            raise DataError(f"{self._where} needs images of one size, not {sizes[:3]}: {mend}")
+            raise DataError(f"{self.where} needs images of one size, not {sizes[:3]}: {remedy}")
         self._check_size(sizes[0])
         x = torch.empty(len(images), 3, *sizes[0], device=self._device)
         for size, positions in groups.items():
@@ -163,7 +148,7 @@ class Lpips(NetworkExtractor):
     def _check_size(self, size: tuple[int, ...]) -> None:
         if min(size) < SMALLEST[self.net]:
             raise DataError(
-                f"{self._where}: {self.net} needs images of {SMALLEST[self.net]} pixels or more, not "
+                f"{self.where}: {self.net} needs images of {SMALLEST[self.net]} pixels or more, not "
                 f"{size[0]}x{size[1]}: give extractor.{self.name}.resize=SIZE"
             )
 

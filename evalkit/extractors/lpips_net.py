@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from evalkit.errors import ConfigError
-from evalkit.extractors.weights import read_state
+from evalkit.utils.weights import read_state
 
 SHIFT = (-0.030, -0.088, -0.188)  # the published scaling layer, for inputs in [-1, 1]
 SCALE = (0.458, 0.448, 0.450)

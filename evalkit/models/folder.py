@@ -25,7 +25,7 @@ class OpenedImages(ExistingImages):
     def __init__(self, opener: Opener) -> None:
         self.opener = opener
 
-    def check(self) -> None:
+    def check(self, *, fetch: bool = True) -> None:
         """Raises ConfigError where nothing is there, DataError where an archive is refused."""
         self.opener.check()
 

@@ -1,107 +1,154 @@
-"""Pipelines on the Hugging Face hub: fetched once into its cache; every way it can fail is one line that helps."""
+"""Where a model's weights are: a folder or file, or a repository on the Hugging Face hub, fetched once into its cache.
+
+Every way in which the hub can fail is one line that helps.
+"""
 
 from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from evalkit.errors import ConfigError
-from evalkit.models.diffusers.checkpoint import INDEX
+from evalkit.errors import ConfigError, nearest
+from evalkit.utils.files import PKG_SCHEME, resolve_path
+from evalkit.utils.text import one_line
+from evalkit.utils.weights import DRY_RUN, HubFile
 
-_DRY = False  # whether `check` looks in the cache though there may be a network
-_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
-
-
-def is_hub_id(path: str) -> bool:
-    """Whether `path` has the form of a repository on the hub ("owner/name")."""
-    return _HUB_ID.fullmatch(path) is not None
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")  # owner/name
 
 
-@contextmanager
-def cache_alone(dry: bool = True) -> Iterator[None]:
-    """Within it, `check` looks in the cache, network or none: a dry run tells what would be fetched."""
-    global _DRY
-    before, _DRY = _DRY, dry
-    try:
-        yield
-    finally:
-        _DRY = before
+def entries(given: Any) -> list[Any]:
+    """What an option names, as a list: none of them, one, or several."""
+    return list(given) if isinstance(given, list | tuple) else [] if given is None else [given]
 
 
-def check(repo: str, revision: str | None, file: str = INDEX) -> None:
-    """Without a network (HF_HUB_OFFLINE), or in a dry run, looks for the pipeline (by one of its files) in the cache.
+def read_entry(option: str, entry: Any, keys: Collection[str] = ("path", "revision")) -> dict[str, Any]:
+    """An option's entry, a path or a mapping with a `path`, as a mapping.
+
+    Args:
+        option: for messages.
+        entry: as in the YAML.
+        keys: those that the mapping may have.
 
     Raises:
-        ConfigError: it is not there.
+        ConfigError: it is neither, or has an unknown key (the nearest is offered).
     """
-    offline = os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE")
-    if not offline and not _DRY:
-        return
-    from huggingface_hub import try_to_load_from_cache
+    mapping: Any = {"path": entry} if isinstance(entry, str | os.PathLike) else entry
+    if not isinstance(mapping, Mapping) or not mapping.get("path"):
+        raise ConfigError(f"{option}: {entry!r} is no path, hub id or mapping such as {{path: owner/name}}")
+    for key in mapping:
+        if key not in keys:
+            raise ConfigError(f"{option}.{key}: no such key. {nearest(str(key), keys)}")
+    return {**mapping, "path": os.fspath(mapping["path"])}
 
-    if not isinstance(try_to_load_from_cache(repo, file, revision=revision), str):
-        reason = ", and HF_HUB_OFFLINE is set" if offline else ": a run fetches it"
-        raise ConfigError(f"{_name(repo, revision)} is not in the cache{reason}. {_by_hand(repo, revision)}")
 
+@dataclass(frozen=True)
+class WeightsLocation:
+    """Where weights are.
 
-def download(repo: str, revision: str | None, variant: str | None) -> Path:
-    """The folder of a pipeline in the hub's cache; what is missing there is fetched. Safetensors alone.
-
-    Raises:
-        ConfigError: it cannot be had (offline, gated, no such repository or revision, pickled weights only).
+    Attributes:
+        path: a folder or file, "pkg://package/folder", or a hub id ("owner/name") where no such path exists.
+        revision: commit, tag or branch of a hub id; none: the main branch.
     """
-    from diffusers import DiffusionPipeline
 
-    try:
-        return Path(DiffusionPipeline.download(repo, revision=revision, variant=variant, use_safetensors=True))
-    except Exception as error:  # requests, httpx, huggingface_hub and diffusers each raise their own
-        raise ConfigError(f"{_name(repo, revision)} {_reason(error, repo, revision)}") from error
+    path: str
+    revision: str | None = None
 
+    @classmethod
+    def read(cls, option: str, entry: Any) -> WeightsLocation:
+        """From an option: a path, or a mapping such as {path: owner/name, revision: main}. ConfigError: neither."""
+        return cls(**read_entry(option, entry))
 
-def files(repo: str, revision: str | None, patterns: Sequence[str]) -> Path:
-    """A folder in the hub's cache that holds a repository's files that match `patterns`; what is missing is fetched.
+    @property
+    def on_hub(self) -> bool:
+        """Whether it is a repository on the hub."""
+        is_id = _HUB_ID.fullmatch(self.path) is not None and not self.path.startswith(PKG_SCHEME)
+        return is_id and not Path(self.path).expanduser().exists()
 
-    Raises:
-        ConfigError: they cannot be had.
-    """
-    from huggingface_hub import snapshot_download
+    @property
+    def local(self) -> Path:
+        """The local path of one that is not on the hub."""
+        return resolve_path(self.path)
 
-    try:
-        return Path(snapshot_download(repo, revision=revision, allow_patterns=list(patterns)))
-    except Exception as error:  # as in `download`
-        raise ConfigError(f"{_name(repo, revision)} {_reason(error, repo, revision)}") from error
+    def hub_identity(self, **more: Any) -> dict[str, Any]:
+        """What identifies weights on the hub: repository, revision, and what is read of it."""
+        return {"hub": self.path, "revision": self.revision or "main", **more}
 
+    def check(self, file: str, *, fetch: bool = True) -> None:
+        """Of a repository: without a network (HF_HUB_OFFLINE), or in a dry run, looks for it in the cache.
 
-def _reason(error: Exception, repo: str, revision: str | None) -> str:
-    kinds = {type(e).__name__ for e in _chain(error)}
-    page = f"https://huggingface.co/{repo}"
-    if "GatedRepoError" in kinds:
-        return f"is gated: accept its licence at {page}, then `hf auth login`"
-    if "RevisionNotFoundError" in kinds:
-        return f"does not exist: see {page}/commits/main"
-    if "RepositoryNotFoundError" in kinds:
-        return f"is not on the hub, or is private: see {page}, or `hf auth login`"
-    if "safetensors" in str(error):
-        return (
-            "has no safetensors weights, and pickled ones are never loaded; if you trust them, convert: "
-            f"diffusers.DiffusionPipeline.from_pretrained('{repo}', use_safetensors=False).save_pretrained(FOLDER), "
-            "then path=FOLDER"
-        )
-    from evalkit.utils.text import one_line
+        Args:
+            file: one of its files.
+            fetch: whether what is not in the cache may be fetched later.
 
-    return f"cannot be fetched from the hub ({one_line(error)}). {_by_hand(repo, revision)}"
+        Raises:
+            ConfigError: it is not there.
+        """
+        offline = os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE")
+        if not self.on_hub or (fetch and not offline) or HubFile(self.path, file, self.revision).cached():
+            return
+        reason = ", and HF_HUB_OFFLINE is set" if offline else f" ({DRY_RUN})"
+        raise ConfigError(f"{self._name} is not in the cache{reason}. {self._by_hand}")
 
+    def get(self, patterns: Sequence[str]) -> Path:
+        """The local path, or a folder in the hub's cache with the files that match `patterns`, fetched if need be.
 
-def _name(repo: str, revision: str | None) -> str:
-    return f"model '{repo}' (revision {revision or 'main'})"
+        Raises:
+            ConfigError: they cannot be had.
+        """
+        if not self.on_hub:
+            return self.local
+        from huggingface_hub import snapshot_download
 
+        try:
+            return Path(snapshot_download(self.path, revision=self.revision, allow_patterns=list(patterns)))
+        except Exception as error:  # requests, httpx and huggingface_hub each raise their own
+            raise ConfigError(f"{self._name} {self._reason(error)}") from error
 
-def _by_hand(repo: str, revision: str | None) -> str:
-    pin = f" --revision {revision}" if revision else ""
-    return f"Where there is a network, `hf download {repo}{pin} --local-dir FOLDER`; here, path=FOLDER."
+    def get_pipeline(self, variant: str | None) -> Path:
+        """The folder of a pipeline, local or in the hub's cache; what is missing there is fetched. Safetensors alone.
+
+        Raises:
+            ConfigError: it cannot be had (offline, gated, no such repository or revision, pickled weights only).
+        """
+        if not self.on_hub:
+            return self.local
+        from diffusers import DiffusionPipeline
+
+        options: dict[str, Any] = {"revision": self.revision, "variant": variant, "use_safetensors": True}
+        try:
+            return Path(DiffusionPipeline.download(self.path, **options))
+        except Exception as error:  # as in `get`, and diffusers its own
+            raise ConfigError(f"{self._name} {self._reason(error)}") from error
+
+    def _reason(self, error: Exception) -> str:
+        kinds = {type(e).__name__ for e in _chain(error)}
+        page = f"https://huggingface.co/{self.path}"
+        if "GatedRepoError" in kinds:
+            return f"is gated: accept its licence at {page}, then `hf auth login`"
+        if "RevisionNotFoundError" in kinds:
+            return f"does not exist: see {page}/commits/main"
+        if "RepositoryNotFoundError" in kinds:
+            return f"is not on the hub, or is private: see {page}, or `hf auth login`"
+        if "safetensors" in str(error):
+            return (
+                "has no safetensors weights, and pickled ones are never loaded; if you trust them, convert: "
+                f"diffusers.DiffusionPipeline.from_pretrained('{self.path}', use_safetensors=False)"
+                ".save_pretrained(FOLDER), then path=FOLDER"
+            )
+        return f"cannot be fetched from the hub ({one_line(error)}). {self._by_hand}"
+
+    @property
+    def _name(self) -> str:
+        return f"model '{self.path}' (revision {self.revision or 'main'})"
+
+    @property
+    def _by_hand(self) -> str:
+        pin = f" --revision {self.revision}" if self.revision else ""
+        return f"Where there is a network, `hf download {self.path}{pin} --local-dir FOLDER`; here, path=FOLDER."
 
 
 def _chain(error: BaseException | None) -> Iterator[BaseException]:

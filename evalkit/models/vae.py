@@ -15,10 +15,12 @@ from typing import TYPE_CHECKING, Any, Literal
 from evalkit.data.open import PathOpener
 from evalkit.data.stored import ReadOptions
 from evalkit.errors import ConfigError, DataError, nearest
-from evalkit.models import hub
 from evalkit.models.base import Generated, Model, Request, Sampler
+from evalkit.models.diffusers import compat
 from evalkit.models.diffusers.checkpoint import Checkpoint, Component, read_header, read_json
-from evalkit.utils.files import PKG_SCHEME, resolve_path, sha256_file, sha256_json
+from evalkit.models.hub import WeightsLocation
+from evalkit.utils.files import resolve_path, sha256_file, sha256_json
+from evalkit.utils.text import one_line
 
 if TYPE_CHECKING:
     import numpy as np
@@ -29,7 +31,7 @@ if TYPE_CHECKING:
 
 DTYPES = ("float32", "float16", "bfloat16")
 POSTERIORS = ("mode", "sample")
-_CHANNELS = {  # the class in diffusers: its config's list with a number a resolution
+_CHANNELS = {  # the class in diffusers: its config's list with a number per resolution
     "AutoencoderKL": "block_out_channels",
     "AutoencoderKLFlux2": "block_out_channels",
     "AutoencoderTiny": "encoder_block_out_channels",
@@ -72,19 +74,19 @@ class VaeReconstruction(Model):
                 raise ConfigError(f"{name} '{value}' is not known. {nearest(value, known)}")
         if size is not None and images is None:
             raise ConfigError("size goes with images=PATH; images that prompts name stay as they are")
-        self.path, self.subfolder, self.revision, self.variant = path, subfolder, revision, variant
+        self.location, self.subfolder, self.variant = WeightsLocation(path, revision), subfolder, variant
         self.images, self.size, self.dtype, self.posterior, self.tiling = images, size, dtype, posterior, tiling
         self.conditioning = "text" if images is None else "none"
-        self.local = path.startswith(PKG_SCHEME) or Path(path).expanduser().is_dir() or not hub.is_hub_id(path)
+        self.local = not self.location.on_hub
         self._vae: Any = None
         self._device = "cpu"
 
     def __str__(self) -> str:
-        return f"model '{self.path}{f'/{self.subfolder}' if self.subfolder else ''}'"
+        return f"model '{self.location.path}{f'/{self.subfolder}' if self.subfolder else ''}'"
 
     # ---- the weights
 
-    def check(self) -> None:
+    def check(self, *, fetch: bool = True) -> None:
         """Looks for the autoencoder's files, and at the images' size.
 
         Raises:
@@ -92,10 +94,9 @@ class VaeReconstruction(Model):
             DataError: a file is broken, or an archive of images is refused.
         """
         if self.local:
-            for file in self._files(resolve_path(self.path))[1:]:
+            for file in self._files(self.location.local)[1:]:
                 read_header(file)
-        else:
-            hub.check(self.path, self.revision, self._inside("config.json"))
+        self.location.check(self._inside("config.json"), fetch=fetch)
         if isinstance(self.images, str):
             self._opener().check()
         if self.local and self.images is not None:
@@ -120,9 +121,9 @@ class VaeReconstruction(Model):
 
     def identity(self) -> dict[str, Any]:
         """Digest of the local files, or hub id and revision; digest of the images; all options that change pixels."""
-        weights: Any = {"hub": self.path, "revision": self.revision or "main", "subfolder": self.subfolder}
+        weights: Any = self.location.hub_identity(subfolder=self.subfolder)
         if self.local:
-            weights = sha256_json([[f.name, sha256_file(f)] for f in self._files(resolve_path(self.path))])
+            weights = sha256_json([[f.name, sha256_file(f)] for f in self._files(self.location.local)])
         images = {} if self.images is None else {"images": self._source.digest}
         options = {"dtype": self.dtype, "posterior": self.posterior, "tiling": self.tiling, "variant": self.variant}
         return {"kind": "autoencoder", "weights": weights, **images, **options}
@@ -130,7 +131,7 @@ class VaeReconstruction(Model):
     def check_call(self, sampler: Sampler | None, settings: Mapping[str, Any]) -> None:
         """Refuses tiling where the class knows none, before the weights are loaded (ConfigError). Imports diffusers."""
         if self.tiling and self.local:
-            config = read_json(self._files(resolve_path(self.path))[0])
+            config = read_json(self._files(self.location.local)[0])
             self._class(str(config["_class_name"]))
 
     def _class(self, name: str) -> Any:
@@ -139,7 +140,7 @@ class VaeReconstruction(Model):
         found = getattr(diffusers, name, None)
         if found is None:
             raise ConfigError(f"{self}: diffusers {diffusers.__version__} has no {name}: install a newer one")
-        if self.tiling and not hasattr(found, "_tiled_encode") and not hasattr(found, "tiled_encode"):
+        if self.tiling and not compat.knows_tiling(found):
             raise ConfigError(f"{self}: {name} knows no tiling: set tiling: false")
         return found
 
@@ -151,16 +152,14 @@ class VaeReconstruction(Model):
             DataError: its files do not fit together.
         """
         import torch
-        from diffusers.utils import deprecation_utils
 
         from evalkit.models.diffusers.sampling import quiet
-        from evalkit.utils.text import one_line
 
-        root = resolve_path(self.path) if self.local else self._fetch()
+        root = self.location.get([self._inside("config.json"), self._inside("*.safetensors*")])
         config = self._files(root)[0]
         cls = self._class(str(read_json(config)["_class_name"]))
-        name = "dtype" if hasattr(deprecation_utils, "_resolve_dtype") else "torch_dtype"
-        kwargs = {name: getattr(torch, self.dtype), "use_safetensors": True, "local_files_only": True}
+        dtype = {compat.dtype_argument(): getattr(torch, self.dtype)}
+        kwargs = {**dtype, "use_safetensors": True, "local_files_only": True}
         with quiet():
             try:
                 vae = cls.from_pretrained(str(config.parent), variant=self.variant, **kwargs)
@@ -171,9 +170,6 @@ class VaeReconstruction(Model):
         if self.tiling:
             vae.enable_tiling()
         self._vae, self._device = vae.eval().to(device), device
-
-    def _fetch(self) -> Path:
-        return hub.files(self.path, self.revision, [self._inside("config.json"), self._inside("*.safetensors*")])
 
     def unload(self) -> None:
         self._vae = None
@@ -208,7 +204,7 @@ class VaeReconstruction(Model):
         return source
 
     def _check_size(self, height: int, width: int, name: str) -> None:
-        config = read_json(self._files(resolve_path(self.path))[0]) if self._vae is None else self._vae.config
+        config = read_json(self._files(self.location.local)[0]) if self._vae is None else self._vae.config
         kind = str(config["_class_name"]) if self._vae is None else type(self._vae).__name__
         factor = 2 ** (len(config[_CHANNELS[kind]]) - 1)
         if height % factor or width % factor:
@@ -222,7 +218,7 @@ class VaeReconstruction(Model):
     def generate(
         self, requests: Sequence[Request], *, sampler: Sampler | None, settings: Mapping[str, Any]
     ) -> Generated:
-        """Encodes and decodes one image a request; with posterior="sample" by the request's own generator.
+        """Encodes and decodes one image per request; with posterior="sample" by the request's own generator.
 
         Raises:
             ConfigError: an image is of a size that the autoencoder does not take.

@@ -132,7 +132,7 @@ def _model_cells(
     name = built.variant.name
     there = False
     with missing.noted(f"model.{name}"):
-        built.model.check()
+        built.model.check(fetch=not missing.dry)
         there = True
     identity, available = _known(built, there)
     asked = built.model.conditioning != "none"

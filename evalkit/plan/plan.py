@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from evalkit.cell import Cell, find_baseline
-from evalkit.config.build import build, locate
+from evalkit.config.build import build
 from evalkit.config.schema import RunConfig
 from evalkit.data.moments import Moments
 from evalkit.data.source import Source
 from evalkit.errors import ConfigError, nearest
 from evalkit.gate import Gate, make_gates
 from evalkit.metric import Metric, PairMetric
-from evalkit.models import hub
 from evalkit.models.base import ExistingImages
 from evalkit.plan.dry_run import Missing
 from evalkit.plan.grid import make_cells
@@ -68,8 +66,7 @@ def make_plan(config: RunConfig) -> Plan:
     store = Store(Path(config.store).expanduser())
     out = Path(config.out).expanduser() if config.out else store.root / config.name
     missing = Missing(config.dry_run)
-    with hub.cache_alone(config.dry_run):
-        cells = make_cells(config, missing)
+    cells = make_cells(config, missing)
     existing = {
         cell.name: model
         for cell in cells
@@ -136,11 +133,7 @@ def _build_extractors(config: RunConfig, metrics: Mapping[str, Metric], missing:
                     + nearest(name, config.extractor)
                 )
             if name not in extractors:
-                option = dict(config.extractor[name])
-                takes = inspect.signature(locate(str(option["_target_"]))).parameters
-                if missing.dry and "download" in (*option, *takes):
-                    option["download"] = False
-                extractors[name] = build(option, f"extractor.{name}")
+                extractors[name] = build(config.extractor[name], f"extractor.{name}")
             if layer not in extractors[name].layers:
                 raise ConfigError(
                     f"metric.{metric_name} needs '{address}', but extractor '{name}' has no layer '{layer}'. "
@@ -148,7 +141,7 @@ def _build_extractors(config: RunConfig, metrics: Mapping[str, Metric], missing:
                 )
     for name, extractor in extractors.items():
         with missing.noted(f"extractor.{name}"):
-            extractor.check()
+            extractor.check(fetch=not missing.dry)
     return extractors
 
 

@@ -91,7 +91,7 @@ def test_the_models_own_logits(folder: Path) -> None:
         image, text, scale = net(pixels, open_clip.get_tokenizer(f"local-dir:{folder}")(texts))
     expected = scale * (image * text).sum(1)
     extractor = load(folder)
-    extractor._parts[0].logit_scale.fill_(3.3)  # type: ignore[index]
+    extractor._net.logit_scale.fill_(3.3)
     unit = extractor(images(), [], ["image_unit"])["image_unit"]
     logit = extractor([], texts, ["text_logit", "text"])["text_logit"]
     torch.testing.assert_close((unit * logit).sum(1), expected, rtol=1e-5, atol=1e-5)
@@ -206,7 +206,7 @@ def test_the_embedded_clip() -> None:
     found = (torch.nn.functional.normalize(image) @ torch.nn.functional.normalize(text).T).argmax(1)
     right = sum(texts[i] == caption.text for i, caption in zip(found.tolist(), captions[:64], strict=True))
     assert right >= 56, f"{right} of 64 captions found among 560"
-    tokenizer = extractor._parts[1]  # type: ignore[index]
+    tokenizer = extractor._tokenizer
     long = "red " * 100
     cut, short = tokenizer([long, "red"])
     assert int(cut[-1]) == int(short.max()), "the end token is the highest id"

@@ -64,11 +64,10 @@ def test_equals_transformers(extractor: Clip, golden: Golden) -> None:
 
     extractor.check()
     extractor.load("cpu")
-    assert extractor._parts is not None
     rng = np.random.default_rng(0)
     shown = [rng.integers(0, 256, (40, 32, 3), dtype=np.uint8) for _ in range(3)]
     texts = ["a red seven", "a photo of a blue cat on the mat", "three " * 40]
-    pixels = torch.stack([extractor._parts[2](Image.fromarray(image)) for image in shown])
+    pixels = torch.stack([extractor._preprocess(Image.fromarray(image)) for image in shown])
     ids = open_clip.SimpleTokenizer(context_length=14)(texts)
     model = transformers_model()
     output = model(input_ids=ids, attention_mask=torch.ones_like(ids), pixel_values=pixels)
@@ -95,8 +94,7 @@ def test_clip_score_of_torchmetrics(extractor: Clip, monkeypatch: pytest.MonkeyP
 
     extractor.check()
     extractor.load("cpu")
-    assert extractor._parts is not None
-    prepare, tokenizer = extractor._parts[2], open_clip.SimpleTokenizer(context_length=14)
+    prepare, tokenizer = extractor._preprocess, open_clip.SimpleTokenizer(context_length=14)
 
     def processor(text: list[str] | None = None, images: list[torch.Tensor] | None = None, **_: Any) -> dict[str, Any]:
         if images is not None:

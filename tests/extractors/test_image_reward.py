@@ -93,7 +93,7 @@ def test_wrong_files(files: tuple[str, str], tmp_path: Path) -> None:
         torch.save(tensors, tmp_path / "wrong.pt")
         with pytest.raises(ConfigError, match=message):
             ImageReward("image_reward", str(tmp_path / "wrong.pt"), files[1]).load("cpu")
-    with pytest.raises(ConfigError, match=r"no file .*gone\.pt \(extractor\.image_reward\.weights\)"):
+    with pytest.raises(ConfigError, match=r"no weights file .*gone\.pt \(extractor\.image_reward\.weights\)"):
         ImageReward("image_reward", str(tmp_path / "gone.pt"), files[1]).check()
     with pytest.raises(ConfigError, match="but 00000000 is asked for"):
         ImageReward("image_reward", *files, sha256="00000000").check()

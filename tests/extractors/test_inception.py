@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,8 +14,9 @@ import torch
 
 from evalkit.errors import ConfigError
 from evalkit.extractors import inception
-from evalkit.extractors.inception import CANONICAL_SHA256, FILE_NAMES, URL, Inception
-from evalkit.extractors.weights import fetch, hub_folder
+from evalkit.extractors.inception import PUBLISHED, Inception
+from evalkit.utils import weights as weights_files
+from evalkit.utils.weights import fetch, torch_cache
 
 pytestmark = pytest.mark.xdist_group("inception")
 LAYERS = ["pool3", "logits_unbiased", "logits"]
@@ -108,7 +110,8 @@ def test_presets_are_told_apart(
     assert preset.identity()["resize"] != default.identity()["resize"]
     digest = hashlib.sha256(inception_weights.read_bytes()).hexdigest()
     assert preset.label() == f"inception:{tag}:{digest[:8]}"
-    monkeypatch.setattr(inception, "CANONICAL_SHA256", digest[:8])  # as if these were the published weights
+    monkeypatch.setattr(inception, "PUBLISHED", replace(PUBLISHED, sha256=digest[:8]))  # as if these were published
+    default, preset = (Inception(weights=str(inception_weights), resize=how) for how in ("tf1", resize))
     assert preset.label() == f"inception:{tag}"
     assert not preset.canonical()
     assert default.canonical()
@@ -132,9 +135,10 @@ def test_a_batch_of_one_gives_the_same_to_rounding(extractor: Inception) -> None
 def test_the_published_file_is_torch_fidelitys() -> None:
     from torch_fidelity.feature_extractor_inceptionv3 import URL_INCEPTION_V3
 
-    assert URL_INCEPTION_V3 == URL
-    assert CANONICAL_SHA256 in URL
-    assert hub_folder() == Path(torch.hub.get_dir()) / "checkpoints"
+    assert PUBLISHED.url == URL_INCEPTION_V3
+    assert PUBLISHED.url.endswith(PUBLISHED.file)
+    assert all(PUBLISHED.sha256 in name for name in (PUBLISHED.file, *PUBLISHED.other_names))
+    assert torch_cache() == Path(torch.hub.get_dir()) / "checkpoints"
 
 
 def test_safetensors_holds_the_same(extractor: Inception, inception_weights: Path, tmp_path: Path) -> None:
@@ -164,28 +168,36 @@ def torch_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     def refuse(*args: object) -> None:
         raise OSError("no network in tests")
 
-    monkeypatch.setattr(inception, "fetch", refuse)
+    monkeypatch.setattr(weights_files, "fetch", refuse)
     return tmp_path / "torch" / "hub" / "checkpoints"
 
 
-@pytest.mark.parametrize(("download", "reason"), [(True, "no network in tests"), (False, "download=false")])
-def test_missing_weights_say_where_to_put_them(torch_home: Path, download: bool, reason: str) -> None:
+@pytest.mark.parametrize(
+    ("download", "fetch", "reason"),
+    [
+        (True, True, "no network in tests"),
+        (True, False, "a dry run fetches nothing"),
+        (False, True, "download=false"),
+        (False, False, "download=false"),  # what a run would stop for
+    ],
+)
+def test_missing_weights_say_where_to_put_them(torch_home: Path, download: bool, fetch: bool, reason: str) -> None:
     with pytest.raises(ConfigError) as caught:
-        Inception(download=download).check()
+        Inception(download=download).check(fetch=fetch)
     message = str(caught.value)
     assert "\n" not in message
-    for part in (reason, URL, str(torch_home / FILE_NAMES[0]), "extractor.inception.weights=FILE"):
+    for part in (reason, PUBLISHED.url, str(torch_home / PUBLISHED.file), "extractor.inception.weights=FILE"):
         assert part in message
 
 
 def test_the_cache_is_found_under_both_names(torch_home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     torch_home.mkdir(parents=True)
-    for name in FILE_NAMES:
+    for name in (PUBLISHED.file, *PUBLISHED.other_names):
         (torch_home / name).write_bytes(b"the weights")
         digest = hashlib.sha256(b"the weights").hexdigest()
         with pytest.raises(ConfigError, match=f"has sha256 {digest[:8]}..., but 6726825d is asked for"):
             Inception().check()
-        monkeypatch.setattr(inception, "CANONICAL_SHA256", digest[:8])
+        monkeypatch.setattr(inception, "PUBLISHED", replace(PUBLISHED, sha256=digest[:8]))
         extractor = Inception()
         extractor.check()
         assert extractor.label() == "inception"

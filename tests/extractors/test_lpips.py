@@ -18,8 +18,8 @@ from torch import Tensor
 
 from evalkit.errors import ConfigError, DataError
 from evalkit.extractors import lpips
-from evalkit.extractors import weights as weights_files
 from evalkit.extractors.lpips import SMALLEST, TRUNKS, Lpips
+from evalkit.utils import weights as weights_files
 from evalkit.utils.files import sha256_file
 
 pytestmark = pytest.mark.xdist_group("lpips")
@@ -204,7 +204,7 @@ def test_wrong_files(weights: dict[str, Path], tmp_path: Path) -> None:
             extractor.load("cpu")
     with pytest.raises(ConfigError, match=r"no weights file .*gone\.pth \(extractor\.l\.weights\)"):
         Lpips("l", weights=str(tmp_path / "gone.pth")).check()
-    with pytest.raises(ConfigError, match=r"no file .*gone\.pth of heads"):
+    with pytest.raises(ConfigError, match=r"no weights file .*gone\.pth \(extractor\.l\.heads\)"):
         Lpips("l", weights=good, heads=str(tmp_path / "gone.pth")).check()
     with pytest.raises(ConfigError, match=r"net=squeeze: there is no such trunk\. Choices: alex, vgg"):
         Lpips("l", "squeeze")

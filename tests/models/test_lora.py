@@ -145,7 +145,7 @@ def test_identity(saved: Saved, lora: Callable[..., Path], tmp_path: Path) -> No
         ({"lora": {"path": "x", "scale": "much"}}, "lora.scale='much': give a number"),
         ({"lora": [{"path": "x", "name": "a"}, {"path": "y", "name": "a"}]}, "two adapters have one name"),
         ({"lora_fused": True}, "lora_fused: there is nothing to fuse"),
-        ({"vae": 3}, "vae: 3 is no folder, hub id or mapping"),
+        ({"vae": 3}, "vae: 3 is no path, hub id or mapping"),
         ({"vae": "nowhere"}, "vae: nowhere/config.json is missing: give a folder"),
     ],
 )
@@ -172,7 +172,7 @@ def test_files_that_do_not_fit_are_refused_before_the_run(
     refused(other, "sd", "its UNet has no layer down_blocks.7")
     cut = tmp_path / "cut.safetensors"
     cut.write_bytes(lora().read_bytes()[:-5])
-    refused(cut, "sd", r"cut.safetensors ends after")
+    refused(cut, "sd", r"cut.safetensors is no safetensors file, or its end is missing")
     pickled = tmp_path / "lora.bin"
     pickled.write_bytes(b"")
     refused(pickled, "sd", "pickled weights are never loaded", ConfigError)
@@ -204,7 +204,7 @@ def test_a_file_that_does_not_fit_is_told_when_loaded_at_the_latest(
 @pytest.mark.parametrize(
     ("scale", "message"),
     [
-        ("much", "lora_scale=much: give a number, or a list of 1, one an adapter"),
+        ("much", "lora_scale=much: give a number, or a list of 1, one per adapter"),
         ([1, 2], "give a number, or a list of 1"),
         (True, "give a number"),
         (float("inf"), "give a number"),

@@ -67,7 +67,7 @@ def test_sdxl_vs_sd15_coco30k(tmp_path: Path) -> None:
         *("model.sd15", "model.sdxl"),
         *("extractor.inception", "extractor.inception_clean", "extractor.clip_vit_b32"),
     ]
-    assert "is not in the cache: a run fetches it. Where there is a network, `hf download" in found.missing[0]
+    assert "is not in the cache (a dry run fetches nothing). Where there is a network, `hf download" in found.missing[0]
     assert all("\n" not in line for line in found.missing)
 
 

@@ -1,4 +1,4 @@
-"""What is put into a diffusers pipeline beside its own weights: LoRA adapters, and another VAE.
+"""What is put into a diffusers pipeline next to its own weights: LoRA adapters, and another VAE.
 
 LoRA: Hu et al., "LoRA: Low-Rank Adaptation of Large Language Models", 2021; loaded by diffusers and peft.
 """
@@ -6,7 +6,6 @@ LoRA: Hu et al., "LoRA: Low-Rank Adaptation of Large Language Models", 2021; loa
 from __future__ import annotations
 
 import importlib.util
-import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -14,12 +13,15 @@ from pathlib import Path
 from typing import Any
 
 from evalkit.errors import ConfigError, DataError, nearest
-from evalkit.models import hub
-from evalkit.models.diffusers.checkpoint import INDEX, Checkpoint, read_header, read_json
-from evalkit.utils.files import PKG_SCHEME, resolve_path, sha256_file, sha256_json
+from evalkit.models.diffusers import compat
+from evalkit.models.diffusers.checkpoint import INDEX, Checkpoint, TensorHeader, read_header, read_json
+from evalkit.models.hub import WeightsLocation, entries, read_entry
+from evalkit.utils.files import sha256_file, sha256_json
+from evalkit.utils.text import one_line
 
 LORA_FILE = "pytorch_lora_weights.safetensors"  # diffusers' own name for it
 SCALE = "lora_scale"
+ADAPTER_KEYS = ("path", "weight_name", "scale", "name", "revision")
 _LORA_KEY = re.compile(r"[._](?:lora|lokr|hada)_?")
 _VAE_FILE = "diffusion_pytorch_model.safetensors"
 
@@ -29,22 +31,16 @@ class Adapter:
     """One LoRA.
 
     Attributes:
-        path: a .safetensors file, a folder, "pkg://package/folder", or a hub id ("owner/name").
+        location: a .safetensors file, a folder, or a repository.
         weight_name: the file in the folder or repository; none: diffusers' own name, or the only one there.
         scale: its weight; multiplied by the call setting `lora_scale`.
-        name: what the pipeline calls it; none: lora0, lora1, ...
-        revision: commit, tag or branch of a hub id.
+        name: what the pipeline calls it: lora0, lora1, ... where none is given.
     """
 
-    path: str
+    location: WeightsLocation
     weight_name: str | None = None
     scale: float = 1.0
-    name: str | None = None
-    revision: str | None = None
-
-    @property
-    def on_hub(self) -> bool:
-        return _on_hub(self.path)
+    name: str = "lora0"
 
     def file(self) -> Path:
         """The local file.
@@ -52,67 +48,64 @@ class Adapter:
         Raises:
             ConfigError: there is none, or which one is meant is not clear.
         """
-        place = resolve_path(self.path)
-        if place.is_dir():
-            return self._chosen(place)
-        if not place.is_file():
-            raise ConfigError(f"lora: there is no file or folder {self.path}; give a .safetensors file, or a hub id")
-        if place.suffix != ".safetensors":
-            raise ConfigError(f"lora: {place} is no .safetensors file, and pickled weights are never loaded")
-        return place
+        path = self.location.local
+        if path.is_dir():
+            return self._chosen(path)
+        if not path.is_file():
+            raise ConfigError(
+                f"lora: there is no file or folder {self.location.path}; give a .safetensors file, or a hub id"
+            )
+        if path.suffix != ".safetensors":
+            raise ConfigError(f"lora: {path} is no .safetensors file, and pickled weights are never loaded")
+        return path
 
     def _chosen(self, folder: Path) -> Path:
         names = sorted(f.name for f in folder.glob("*.safetensors"))
-        wanted = self.weight_name or (LORA_FILE if LORA_FILE in names or len(names) != 1 else names[0])
-        if wanted not in names:
-            raise ConfigError(f"lora: {folder} holds no {wanted}; give its weight_name. {nearest(wanted, names)}")
-        return folder / wanted
+        name = self.weight_name or (LORA_FILE if LORA_FILE in names or len(names) != 1 else names[0])
+        if name not in names:
+            raise ConfigError(f"lora: {folder} holds no {name}; give its weight_name. {nearest(name, names)}")
+        return folder / name
+
+    @property
+    def hub_file(self) -> str:
+        """The file's name in a repository."""
+        return self.weight_name or LORA_FILE
 
     def fetched(self) -> Path:
         """The file, fetched from the hub where it comes from there."""
-        if not self.on_hub:
+        if not self.location.on_hub:
             return self.file()
-        name = self.weight_name or LORA_FILE
-        found = hub.files(self.path, self.revision, [name]) / name
-        if not found.is_file():
-            raise ConfigError(f"lora: '{self.path}' on the hub holds no {name}: give its weight_name")
-        return found
+        file = self.location.get([self.hub_file]) / self.hub_file
+        if not file.is_file():
+            raise ConfigError(f"lora: '{self.location.path}' on the hub holds no {self.hub_file}: give its weight_name")
+        return file
 
     def identity(self) -> dict[str, Any]:
-        weights: Any = {"hub": self.path, "revision": self.revision or "main", "file": self.weight_name or LORA_FILE}
-        return {"weights": weights if self.on_hub else sha256_file(self.file()), "scale": self.scale}
-
-
-def _on_hub(path: str) -> bool:
-    return not path.startswith(PKG_SCHEME) and hub.is_hub_id(path) and not Path(path).expanduser().exists()
+        on_hub = self.location.on_hub
+        weights = self.location.hub_identity(file=self.hub_file) if on_hub else sha256_file(self.file())
+        return {"weights": weights, "scale": self.scale}
 
 
 def read_adapters(lora: Any) -> tuple[Adapter, ...]:
-    """The adapters that the YAML's `lora` names: a path, a mapping as `Adapter`, or a list of those.
+    """The adapters that the YAML's `lora` names: a path, a mapping of `ADAPTER_KEYS`, or a list of those.
 
     Raises:
         ConfigError: it is none of these, or an unknown key (the nearest is offered).
     """
-    known = tuple(Adapter.__dataclass_fields__)
     adapters: list[Adapter] = []
-    for entry in lora if isinstance(lora, list | tuple) else [] if lora is None else [lora]:
-        given: Any = {"path": entry} if isinstance(entry, str | os.PathLike) else entry
-        if not isinstance(given, Mapping) or not given.get("path"):
-            raise ConfigError(f"lora: {entry!r} is no path, hub id or mapping such as {{path: style.safetensors}}")
-        for key in given:
-            if key not in known:
-                raise ConfigError(f"lora.{key}: no such key. {nearest(str(key), known)}")
+    for entry in entries(lora):
+        given = read_entry("lora", entry, ADAPTER_KEYS)
         scale = given.get("scale", 1.0)
         if not _is_number(scale):
             raise ConfigError(f"lora.scale={scale!r}: give a number")
         name = given.get("name") or f"lora{len(adapters)}"
         if not str(name).isidentifier():
             raise ConfigError(f"lora.name='{name}': give a name of letters and digits, such as lora{len(adapters)}")
-        rest = {key: given.get(key) for key in ("weight_name", "revision")}
-        adapters.append(Adapter(os.fspath(given["path"]), scale=float(scale), name=str(name), **rest))
+        location = WeightsLocation(given["path"], given.get("revision"))
+        adapters.append(Adapter(location, given.get("weight_name"), float(scale), str(name)))
     names = [adapter.name for adapter in adapters]
     if len(set(names)) < len(names):
-        raise ConfigError(f"lora: two adapters have one name ({', '.join(map(str, names))})")
+        raise ConfigError(f"lora: two adapters have one name ({', '.join(names)})")
     return tuple(adapters)
 
 
@@ -126,17 +119,22 @@ class Loras:
     Args:
         lora: as in the YAML; none: no adapters.
         fused: add them to the weights when loading: no slower than the bare model, at one fixed scale.
+        who: the model, for messages.
     """
 
-    def __init__(self, lora: Any, fused: bool) -> None:
+    def __init__(self, lora: Any, fused: bool, who: str) -> None:
         self.adapters = read_adapters(lora)
-        self.fused = fused
+        self.fused, self.who = fused, who
         if fused and not self.adapters:
             raise ConfigError("lora_fused: there is nothing to fuse; give lora=FILE as well")
         self._set: tuple[float, ...] | None = None
 
-    def check(self, who: str, base: Checkpoint | None) -> None:
+    def check(self, base: Checkpoint | None, *, fetch: bool) -> None:
         """Looks at each file's header, and whether it fits the local pipeline `base`.
+
+        Args:
+            base: the pipeline; none where it is on the hub.
+            fetch: see WeightsLocation.check.
 
         Raises:
             ConfigError: peft or a file is missing.
@@ -145,8 +143,8 @@ class Loras:
         if self.adapters and importlib.util.find_spec("peft") is None:
             raise ConfigError("lora needs the package peft: pip install 'evalkit[lora]'")
         for adapter in self.adapters:
-            if adapter.on_hub:
-                hub.check(adapter.path, adapter.revision, adapter.weight_name or LORA_FILE)
+            if adapter.location.on_hub:
+                adapter.location.check(adapter.hub_file, fetch=fetch)
                 continue
             file = adapter.file()
             header = read_header(file)
@@ -154,7 +152,7 @@ class Loras:
                 raise DataError(f"lora: {file} holds no LoRA: none of its tensors is named so")
             misfit = _misfit(header, base) if base is not None else None
             if misfit:
-                raise DataError(f"lora: {file} does not fit {who}: {misfit}")
+                raise DataError(f"lora: {file} does not fit {self.who}: {misfit}")
 
     def identity(self) -> dict[str, Any]:
         """Digests and scales; empty without adapters, so that a plain model's identity is what it was."""
@@ -162,18 +160,16 @@ class Loras:
             return {}
         return {"lora": [adapter.identity() for adapter in self.adapters], "lora_fused": self.fused}
 
-    def load(self, pipe: Any, who: str) -> None:
+    def load(self, pipe: Any) -> None:
         """Puts all adapters into the pipeline, and fuses them where that is asked for.
 
         Raises:
             ConfigError: the pipeline's class takes none.
             DataError: one does not fit the pipeline.
         """
-        from evalkit.utils.text import one_line
-
         if not self.adapters:
             return
-        _takes_lora(type(pipe), who)
+        _takes_lora(type(pipe), self.who)
         for adapter in self.adapters:
             file = adapter.fetched()
             try:
@@ -185,17 +181,16 @@ class Loras:
                     local_files_only=True,
                 )
             except (ValueError, RuntimeError, KeyError, TypeError, AttributeError, OSError, ImportError) as error:
-                raise DataError(f"lora: {file} does not fit {who}: {one_line(error)}") from error
-            _check_loaded(pipe, adapter, file, who)
+                raise DataError(f"lora: {file} does not fit {self.who}: {one_line(error)}") from error
+            _check_loaded(pipe, adapter, file, self.who)
         self._set = None
         if self.fused:
             self._activate(pipe, [adapter.scale for adapter in self.adapters])
             if any(adapter.scale for adapter in self.adapters):
-                parts = [name for name in pipe._lora_loadable_modules if getattr(pipe, name, None) is not None]
-                pipe.fuse_lora(components=parts)
+                pipe.fuse_lora(components=compat.lora_modules(pipe))
             pipe.unload_lora_weights()
 
-    def check_call(self, settings: Mapping[str, Any], pipeline: Any, who: str) -> dict[str, Any]:
+    def check_call(self, settings: Mapping[str, Any], pipeline: Any) -> dict[str, Any]:
         """The settings without `lora_scale`.
 
         Raises:
@@ -203,12 +198,12 @@ class Loras:
                 class takes no LoRA.
         """
         if self.adapters and pipeline is not None:
-            _takes_lora(pipeline, who)
+            _takes_lora(pipeline, self.who)
         self._scales(settings)
         return {key: value for key, value in settings.items() if key != SCALE}
 
     def _scales(self, settings: Mapping[str, Any]) -> list[float]:
-        """One scale an adapter."""
+        """One scale per adapter."""
         given = settings.get(SCALE)
         if given is None:
             return [adapter.scale for adapter in self.adapters]
@@ -221,7 +216,7 @@ class Loras:
             )
         each = list(given) if isinstance(given, list | tuple) else [given] * len(self.adapters)
         if len(each) != len(self.adapters) or not all(map(_is_number, each)):
-            raise ConfigError(f"{SCALE}={given}: give a number, or a list of {len(self.adapters)}, one an adapter")
+            raise ConfigError(f"{SCALE}={given}: give a number, or a list of {len(self.adapters)}, one per adapter")
         return [adapter.scale * scale for adapter, scale in zip(self.adapters, each, strict=True)]
 
     def set(self, pipe: Any, settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -241,26 +236,12 @@ class Loras:
         pipe.set_adapters([name for name, _ in used], adapter_weights=[scale for _, scale in used])
 
 
-def read_vae(vae: Any) -> OtherVae | None:
-    """What the YAML's `vae` names: a path or hub id, or a mapping as `OtherVae`; none: the pipeline's own.
-
-    Raises:
-        ConfigError: it is neither.
-    """
-    if vae is None:
-        return None
-    given: Any = {"path": vae} if isinstance(vae, str | os.PathLike) else vae
-    if not isinstance(given, Mapping) or not given.get("path") or set(given) - {"path", "revision"}:
-        raise ConfigError(f"vae: {vae!r} is no folder, hub id or mapping such as {{path: owner/name, revision: main}}")
-    return OtherVae(os.fspath(given["path"]), given.get("revision"))
-
-
 def _takes_lora(pipeline: Any, who: str) -> None:
     if not hasattr(pipeline, "load_lora_weights"):
         raise ConfigError(f"{who}: {pipeline.__name__} takes no LoRA")
 
 
-def _misfit(header: Mapping[str, Any], base: Checkpoint) -> str | None:
+def _misfit(header: Mapping[str, TensorHeader], base: Checkpoint) -> str | None:
     """Why a LoRA in diffusers' format does not fit the UNet of a local pipeline; none where it does, or cannot be told.
 
     Only a UNet's: diffusers itself renames and widens layers of transformers and text encoders.
@@ -268,16 +249,16 @@ def _misfit(header: Mapping[str, Any], base: Checkpoint) -> str | None:
     for part in base.components():
         if part.name != "unet":
             continue
-        layers = {k: v["shape"] for f in base.weight_files(part) for k, v in read_header(f).items() if k[:2] != "__"}
-        for key, entry in header.items():
+        layers = {name: tensor.shape for file in base.weight_files(part) for name, tensor in read_header(file).items()}
+        for key, tensor in header.items():
             if not key.startswith("unet.") or not key.endswith(".lora_A.weight"):
                 continue
             layer = key.removeprefix("unet.").removesuffix(".lora_A.weight")
             shape = layers.get(f"{layer}.weight")
             if shape is None:
                 return f"its UNet has no layer {layer}"
-            if shape[1:] != entry["shape"][1:]:  # [out,in,...] and [rank,in,...]
-                return f"layer {layer} of its UNet takes {shape[1:]} inputs, the adapter's {entry['shape'][1:]}"
+            if shape[1:] != tensor.shape[1:]:  # [out,in,...] and [rank,in,...]
+                return f"layer {layer} of its UNet takes {shape[1:]} inputs, the adapter's {tensor.shape[1:]}"
     return None
 
 
@@ -287,22 +268,22 @@ def _check_loaded(pipe: Any, adapter: Adapter, file: Path, who: str) -> None:
     from peft.tuners.tuners_utils import BaseTunerLayer
 
     unet = {"unet_config": pipe.unet.config} if hasattr(pipe, "unet") else {}  # else SDXL's block names stay unread
-    found = type(pipe).lora_state_dict(str(file.parent), weight_name=file.name, local_files_only=True, **unet)
-    state = found[0] if isinstance(found, tuple) else found
-    wanted = {_LORA_KEY.split(key)[0] for key in state if _LORA_KEY.search(key) and not key.endswith("alpha")}
-    got = 0
+    read = type(pipe).lora_state_dict(str(file.parent), weight_name=file.name, local_files_only=True, **unet)
+    state = read[0] if isinstance(read, tuple) else read  # and alphas
+    layers = {_LORA_KEY.split(key)[0] for key in state if _LORA_KEY.search(key) and not key.endswith("alpha")}
+    loaded = 0
     parts: list[Any] = [part for part in pipe.components.values() if isinstance(part, torch.nn.Module)]
     for part in parts:
         for module in part.modules():
             if not isinstance(module, BaseTunerLayer) or adapter.name not in getattr(module, "scaling", {}):
                 continue
-            got += 1
+            loaded += 1
             for name, weight in module.named_parameters():
                 if f".{adapter.name}." in name:  # else a half precision file computes in half precision
                     weight.data = weight.data.to(part.dtype)
-    if got < max(len(wanted), 1):
+    if loaded < max(len(layers), 1):
         raise DataError(
-            f"lora: {file} does not fit {who}: {len(wanted) - got} of its {len(wanted)} layers are not in "
+            f"lora: {file} does not fit {who}: {len(layers) - loaded} of its {len(layers)} layers are not in "
             "the pipeline; it was made for another model"
         )
 
@@ -312,36 +293,37 @@ class OtherVae:
     """An autoencoder that takes the place of the pipeline's own.
 
     Attributes:
-        path: a folder with its config.json (or a whole pipeline's folder), "pkg://package/folder", or a hub id.
-        revision: commit, tag or branch of a hub id.
+        location: a folder with its config.json (or a whole pipeline's folder), or a repository.
+        who: the model, for messages.
     """
 
-    path: str
-    revision: str | None = None
+    location: WeightsLocation
+    who: str
 
-    def check(self, who: str, base: Checkpoint | None) -> None:
-        """Looks for its files, and compares its latents with those of the pipeline's own.
+    def check(self, base: Checkpoint | None, *, fetch: bool) -> None:
+        """Looks for its files, and compares its latents with those of the pipeline's own, `base`.
 
         Raises:
             ConfigError, DataError: a file is missing or broken; the latents do not fit.
         """
-        if _on_hub(self.path):
-            hub.check(self.path, self.revision, "config.json")
+        if self.location.on_hub:
+            self.location.check("config.json", fetch=fetch)
             return
-        folder = self._folder()
+        folder = self._folder(self.location.local)
         read_header(folder / _VAE_FILE)
         own = base.config_of("vae") if base is not None else {}
         if base is not None and not own:
-            raise ConfigError(f"{who} has no VAE to exchange: set vae: null")
+            raise ConfigError(f"{self.who} has no VAE to exchange: set vae: null")
         theirs = read_json(folder / "config.json")
         for key in ("latent_channels", "in_channels", "out_channels"):
             if key in own and key in theirs and own[key] != theirs[key]:
-                raise ConfigError(f"vae: {self.path} has {key}={theirs[key]}, that of {who} has {own[key]}")
+                raise ConfigError(
+                    f"vae: {self.location.path} has {key}={theirs[key]}, that of {self.who} has {own[key]}"
+                )
         if len(own.get("block_out_channels", [])) != len(theirs.get("block_out_channels", [])):
-            raise ConfigError(f"vae: {self.path} shrinks images by another factor than that of {who}")
+            raise ConfigError(f"vae: {self.location.path} shrinks images by another factor than that of {self.who}")
 
-    def _folder(self) -> Path:
-        folder = resolve_path(self.path)
+    def _folder(self, folder: Path) -> Path:
         folder = folder / "vae" if (folder / INDEX).is_file() else folder
         for name in ("config.json", _VAE_FILE):
             if not (folder / name).is_file():
@@ -350,9 +332,10 @@ class OtherVae:
 
     def identity(self) -> Any:
         """Digest of the local files, or the hub id."""
-        if _on_hub(self.path):
-            return {"hub": self.path, "revision": self.revision or "main"}
-        return sha256_json([sha256_file(self._folder() / name) for name in ("config.json", _VAE_FILE)])
+        if self.location.on_hub:
+            return self.location.hub_identity()
+        folder = self._folder(self.location.local)
+        return sha256_json([sha256_file(folder / name) for name in ("config.json", _VAE_FILE)])
 
     def load(self, **loading: Any) -> Any:
         """The autoencoder; `loading` goes to diffusers' from_pretrained.
@@ -363,16 +346,11 @@ class OtherVae:
         """
         import diffusers
 
-        from evalkit.utils.text import one_line
-
-        if _on_hub(self.path):
-            folder = hub.files(self.path, self.revision, ["config.json", _VAE_FILE])
-        else:
-            folder = self._folder()
+        folder = self._folder(self.location.get(["config.json", _VAE_FILE]))
         name = str(read_json(folder / "config.json").get("_class_name"))
         if not name.startswith("Autoencoder") or not hasattr(diffusers, name):
-            raise DataError(f"vae: {self.path} is {name}, no autoencoder of diffusers")
+            raise DataError(f"vae: {self.location.path} is {name}, no autoencoder of diffusers")
         try:
             return getattr(diffusers, name).from_pretrained(str(folder), **loading)
         except (OSError, ValueError, RuntimeError, TypeError, KeyError) as error:
-            raise DataError(f"vae: {self.path} cannot be loaded: {one_line(error)}") from error
+            raise DataError(f"vae: {self.location.path} cannot be loaded: {one_line(error)}") from error

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import json
-import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from evalkit.errors import ConfigError, DataError
 from evalkit.models.base import Conditioning
 from evalkit.utils.files import sha256_file, sha256_json
+from evalkit.utils.text import one_line
 
 INDEX = "model_index.json"
 # diffusers' models are saved under the first name, those of transformers under the second.
@@ -57,7 +57,7 @@ class Checkpoint:
     """A pipeline folder, as written by `save_pretrained` or `hf download`.
 
     Attributes:
-        folder: where model_index.json lies. The parts lie in folders of their own, or all beside it (as in
+        folder: where model_index.json lies. The parts lie in folders of their own, or all next to it (as in
             google/ddpm-cifar10-32).
         variant: "fp16", say: weights named `*.fp16.safetensors` are preferred.
         leave_out: names of parts that are not loaded.
@@ -210,28 +210,31 @@ class Checkpoint:
         """The dtype that the denoiser's weights are stored in: "float32", "float16" or "bfloat16"."""
         for part in self.components():
             if part.name in _DENOISERS:
-                header = read_header(self.weight_files(part)[0])
-                found = {entry["dtype"] for name, entry in header.items() if name != "__metadata__"}
-                return next((_DTYPES[name] for name in ("BF16", "F16", "F32") if name in found), "float32")
+                stored = {tensor.dtype for tensor in read_header(self.weight_files(part)[0]).values()}
+                return next((_DTYPES[name] for name in ("BF16", "F16", "F32") if name in stored), "float32")
         return "float32"
 
 
-def read_header(file: Path) -> Mapping[str, Any]:
-    """The header of a safetensors file: name -> {"dtype", "shape", "data_offsets"}.
+class TensorHeader(NamedTuple):
+    """What a safetensors file's header says of a tensor."""
+
+    dtype: str  # "F32", "BF16", ...
+    shape: list[int]
+
+
+def read_header(file: Path) -> dict[str, TensorHeader]:
+    """The header of a safetensors file, by the tensors' names; the tensors are not read.
 
     Raises:
-        DataError: it is not one, or its end is missing.
+        DataError: it is no such file, or its end is missing.
     """
-    size = os.path.getsize(file)  # noqa: PTH202 - a broken link raises the same OSError as open
+    from safetensors import SafetensorError, safe_open
+
     try:
-        with file.open("rb") as stream:
-            length = int.from_bytes(stream.read(8), "little")
-            header = json.loads(stream.read(length)) if length <= size - 8 else None
-    except ValueError:
-        header = None
-    if not isinstance(header, dict):
-        raise DataError(f"{file} is no safetensors file, or is broken: get it again")
-    end = max((e["data_offsets"][1] for n, e in header.items() if n != "__metadata__"), default=0)
-    if size < 8 + length + end:
-        raise DataError(f"{file} ends after {size} of {8 + length + end} bytes: get it again")
-    return header
+        with safe_open(file, framework="np") as tensors:
+            slices = {name: tensors.get_slice(name) for name in tensors.keys()}  # noqa: SIM118  # not a mapping
+            return {name: TensorHeader(part.get_dtype(), part.get_shape()) for name, part in slices.items()}
+    except SafetensorError as error:
+        raise DataError(
+            f"{file} is no safetensors file, or its end is missing ({one_line(error)}): get it again"
+        ) from error

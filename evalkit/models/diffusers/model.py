@@ -7,17 +7,17 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from evalkit.errors import ConfigError, DataError, nearest
-from evalkit.models import hub
+from evalkit.errors import ConfigError, DataError, nearest, whole_number
 from evalkit.models.base import Conditioning, Generated, Request, Sampler
-from evalkit.models.diffusers import condition_images
-from evalkit.models.diffusers.adapters import Loras, read_vae
+from evalkit.models.diffusers import compat, condition_images
+from evalkit.models.diffusers.adapters import Loras, OtherVae
 from evalkit.models.diffusers.checkpoint import INDEX, Checkpoint
 from evalkit.models.diffusers.controlnet import Controls
 from evalkit.models.diffusers.networks import DENOISERS, denoisers
 from evalkit.models.diffusers.noise import NoiseModel
 from evalkit.models.diffusers.optimize import Efficiency
-from evalkit.utils.files import PKG_SCHEME, resolve_path
+from evalkit.models.hub import WeightsLocation
+from evalkit.utils.text import one_line
 
 if TYPE_CHECKING:
     import numpy as np
@@ -63,7 +63,7 @@ class DiffusersModel(NoiseModel):
 
     Call settings: those in `call_settings`, and any other argument of the pipeline's `__call__` under `extra`. One that
     the pipeline does not take is refused. `num_inference_steps` wins over the sampler's. `lora_scale` (a number, or a
-    list, one an adapter) multiplies the adapters' scales; at 0 the model is exactly the one without them.
+    list, one per adapter) multiplies the adapters' scales; at 0 the model is exactly the one without them.
     Source, mask and control images come from the prompts: `condition_images.py` says which and in which size;
     `control_from: canny` makes the control image's edge map first.
     """
@@ -118,12 +118,14 @@ class DiffusersModel(NoiseModel):
             raise ConfigError(
                 f"conditioning '{conditioning}' is not known. {nearest(str(conditioning), CONDITIONINGS)}"
             )
-        self.path, self.revision, self.variant, self.dtype = path, revision, variant, dtype
+        self.location, self.variant, self.dtype = WeightsLocation(path, revision), variant, dtype
+        self.who = f"model '{path}'"  # in messages
         self.efficiency = Efficiency(compile, attention_slicing, vae_tiling, vae_slicing, quantize, attention, cache)
-        self.loras, self.vae = Loras(lora, lora_fused), read_vae(vae)
+        self.loras = Loras(lora, lora_fused, self.who)
+        self.vae = None if vae is None else OtherVae(WeightsLocation.read("vae", vae), self.who)
         self.safety_checker, self.controls = safety_checker, Controls.of(controlnet, t2i_adapter)
         self.pipeline, self.classes = pipeline, classes
-        self.local = path.startswith(PKG_SCHEME) or Path(path).expanduser().is_dir() or not hub.is_hub_id(path)
+        self.local = not self.location.on_hub
         self.conditioning = conditioning or "text"
         if conditioning is None and self.local and (self._checkpoint().folder / INDEX).is_file():
             self.conditioning = self._checkpoint().conditioning()
@@ -132,41 +134,37 @@ class DiffusersModel(NoiseModel):
 
     def _checkpoint(self, folder: Path | None = None) -> Checkpoint:
         leave_out = frozenset() if self.safety_checker else frozenset({"safety_checker"})
-        return Checkpoint(folder or resolve_path(self.path), self.variant, leave_out)
+        return Checkpoint(folder or self.location.local, self.variant, leave_out)
 
-    def check(self) -> None:
-        """Looks for every file of a local folder; of a hub id, offline, for its copy in the cache.
+    def check(self, *, fetch: bool = True) -> None:
+        """Looks for every file of a local folder; of a hub id, offline or without `fetch`, for its copy in the cache.
 
         Raises:
             ConfigError, DataError: a file is missing or broken (named).
         """
         if self.local:
-            folder = resolve_path(self.path)
-            if not folder.is_dir():
+            if not self.location.local.is_dir():
                 raise ConfigError(
-                    f"model '{self.path}': there is no such folder; give a hub id (owner/name), or a folder made by "
+                    f"{self.who}: there is no such folder; give a hub id (owner/name), or a folder made by "
                     "`hf download OWNER/NAME --local-dir FOLDER` or save_pretrained"
                 )
             self._checkpoint().check()
-        else:
-            hub.check(self.path, self.revision)
+        self.location.check(INDEX, fetch=fetch)
         base = self._checkpoint() if self.local else None
         self.efficiency.check(len(self.loras.adapters), self.loras.fused)
-        self.loras.check(f"model '{self.path}'", base)
-        self.controls.check()
+        self.loras.check(base, fetch=fetch)
+        self.controls.check(fetch=fetch)
         if self.vae is not None:
-            self.vae.check(f"model '{self.path}'", base)
+            self.vae.check(base, fetch=fetch)
 
     def identity(self) -> dict[str, Any]:
         """Digest of the local files that are loaded, or hub id and revision, with all options that change pixels."""
-        weights: Any = {"hub": self.path, "revision": self.revision or "main"}
-        if self.local:
-            weights = self._checkpoint().digest()
-        told = {"variant": self.variant, "dtype": self.dtype, "pipeline": self.pipeline, "classes": self.classes}
-        told |= {"safety_checker": self.safety_checker, **self.efficiency.identity(), **self.loras.identity()}
-        told |= {"vae": self.vae.identity()} if self.vae else {}
-        told |= self.controls.identity()
-        return {"kind": "diffusers", "weights": weights, "conditioning": self.conditioning, **told}
+        weights = self._checkpoint().digest() if self.local else self.location.hub_identity()
+        options = {"variant": self.variant, "dtype": self.dtype, "pipeline": self.pipeline, "classes": self.classes}
+        options |= {"safety_checker": self.safety_checker, **self.efficiency.identity(), **self.loras.identity()}
+        options |= {"vae": self.vae.identity()} if self.vae else {}
+        options |= self.controls.identity()
+        return {"kind": "diffusers", "weights": weights, "conditioning": self.conditioning, **options}
 
     def load(self, device: str) -> None:
         """Loads the pipeline in evaluation mode.
@@ -176,9 +174,8 @@ class DiffusersModel(NoiseModel):
             DataError: its files do not fit together.
         """
         from evalkit.models.diffusers.sampling import quiet
-        from evalkit.utils.text import one_line
 
-        folder = resolve_path(self.path) if self.local else hub.download(self.path, self.revision, self.variant)
+        folder = self.location.get_pipeline(self.variant)
         checkpoint = self._checkpoint(folder)
         checkpoint.check()
         cls = self._pipeline_class(checkpoint)
@@ -186,15 +183,15 @@ class DiffusersModel(NoiseModel):
             try:
                 pipe = cls.from_pretrained(str(folder), **self._loading(checkpoint))
             except (OSError, ValueError, TypeError, AttributeError, ImportError, KeyError) as error:
-                raise DataError(f"model '{self.path}' cannot be loaded: {one_line(error)}") from error
+                raise DataError(f"{self.who} cannot be loaded: {one_line(error)}") from error
             except RuntimeError as error:
                 if "out of memory" in str(error):
                     raise
-                raise DataError(f"model '{self.path}' cannot be loaded: {one_line(error)}") from error
-            self.loras.load(pipe, f"model '{self.path}'")
+                raise DataError(f"{self.who} cannot be loaded: {one_line(error)}") from error
+            self.loras.load(pipe)
             pipe.to(device)
             pipe.set_progress_bar_config(disable=True)
-            self.efficiency.apply(pipe, device, f"model '{self.path}'")
+            self.efficiency.apply(pipe, device, self.who)
         self._pipe, self._own_scheduler = pipe, pipe.scheduler
 
     def _pipeline_class(self, checkpoint: Checkpoint) -> Any:
@@ -203,23 +200,21 @@ class DiffusersModel(NoiseModel):
         name = self.pipeline or checkpoint.pipeline_class()
         names = [n for n in dir(diffusers) if n.endswith("Pipeline")]
         if not hasattr(diffusers, name):
-            raise ConfigError(f"model '{self.path}': diffusers has no pipeline '{name}'. {nearest(name, names)}")
-        return self.controls.pipeline_class(getattr(diffusers, name), f"model '{self.path}'")
+            raise ConfigError(f"{self.who}: diffusers has no pipeline '{name}'. {nearest(name, names)}")
+        return self.controls.pipeline_class(getattr(diffusers, name), self.who)
 
     def _loading(self, checkpoint: Checkpoint) -> dict[str, Any]:
         import torch
-        from diffusers.utils import deprecation_utils
 
         dtype = getattr(torch, checkpoint.stored_dtype() if self.dtype == "auto" else self.dtype)
-        # Renamed in diffusers 0.36 or so; the old name warns, and the new one is ignored before.
-        name = "dtype" if hasattr(deprecation_utils, "_resolve_dtype") else "torch_dtype"
-        kwargs: dict[str, Any] = {name: dtype, "use_safetensors": True, "local_files_only": True}
+        files = {compat.dtype_argument(): dtype, "use_safetensors": True, "local_files_only": True}
+        kwargs: dict[str, Any] = dict(files)
         if self.variant:
             kwargs["variant"] = self.variant
         if not self.safety_checker and "safety_checker" in checkpoint.index():
             kwargs |= {"safety_checker": None, "requires_safety_checker": False}
         if self.vae is not None:
-            kwargs["vae"] = self.vae.load(**{name: dtype, "use_safetensors": True, "local_files_only": True})
+            kwargs["vae"] = self.vae.load(**files)
         return kwargs | self.controls.load(kwargs) | self.efficiency.loading(list(checkpoint.index()), dtype)
 
     def unload(self) -> None:
@@ -246,15 +241,15 @@ class DiffusersModel(NoiseModel):
         from evalkit.models.diffusers.sampling import build_scheduler
 
         pipeline = self._pipeline_class(self._checkpoint()) if self.local else None
-        settings = self.loras.check_call(settings, pipeline, f"model '{self.path}'")
-        self.efficiency.check_call(self._denoiser_classes(), f"model '{self.path}'")
+        settings = self.loras.check_call(settings, pipeline)
+        self.efficiency.check_call(self._denoiser_classes(), self.who)
         if self._pipe is not None:
             self._plan(type(self._pipe), self._own_scheduler, sampler, settings)
         elif self.local:
             config = self._checkpoint().config_of("scheduler")
             own = getattr(diffusers, str(config.get("_class_name")), None)
             if own is not None:
-                own = build_scheduler(None, own, config, f"model '{self.path}'")
+                own = build_scheduler(None, own, config, self.who)
                 self._plan(pipeline, own, sampler, settings)
 
     def check_prompts(self, prompts: Sequence[Prompt], settings: Mapping[str, Any]) -> None:
@@ -262,7 +257,7 @@ class DiffusersModel(NoiseModel):
         if self.local or self._pipe is not None:
             pipeline = type(self._pipe) if self._pipe is not None else self._pipeline_class(self._checkpoint())
             want = condition_images.wants(pipeline, self.controls.several)
-            condition_images.check_prompts(want, prompts, _flat(settings), f"model '{self.path}'")
+            condition_images.check_prompts(want, prompts, _flat(settings), self.who)
 
     def _denoiser_classes(self) -> list[Any]:
         import diffusers
@@ -276,10 +271,11 @@ class DiffusersModel(NoiseModel):
         """The scheduler, and the settings that will be handed to the pipeline."""
         from evalkit.models.diffusers.sampling import build_scheduler
 
-        who = f"model '{self.path}'"
-        scheduler = build_scheduler(sampler, type(own), own.config, who)
+        scheduler = build_scheduler(sampler, type(own), own.config, self.who)
         if pipeline.__name__.startswith("LatentConsistency") and type(scheduler).__name__ != "LCMScheduler":
-            raise ConfigError(f"sampler: {pipeline.__name__} ({who}) works with LCMScheduler alone; use sampler=lcm")
+            raise ConfigError(
+                f"sampler: {pipeline.__name__} ({self.who}) works with LCMScheduler alone; use sampler=lcm"
+            )
         wanted = _flat(settings)
         if sampler is not None and sampler.num_inference_steps is not None:
             wanted.setdefault("num_inference_steps", sampler.num_inference_steps)
@@ -290,21 +286,19 @@ class DiffusersModel(NoiseModel):
             known = {"num_inference_steps", "eta"}
         for name in wanted:
             if name not in known:
-                raise ConfigError(f"{who}: {pipeline.__name__} takes no setting '{name}'. {nearest(name, known)}")
+                raise ConfigError(f"{self.who}: {pipeline.__name__} takes no setting '{name}'. {nearest(name, known)}")
         if wanted.get("eta") and "eta" not in inspect.signature(scheduler.step).parameters:
             raise ConfigError(
-                f"{who}: eta is DDIM's; {type(scheduler).__name__} takes none. Use sampler=ddim, or no eta."
+                f"{self.who}: eta is DDIM's; {type(scheduler).__name__} takes none. Use sampler=ddim, or no eta."
             )
-        steps = wanted.get("num_inference_steps", 1)
-        if isinstance(steps, bool) or not isinstance(steps, int) or steps < 1:
-            raise ConfigError(f"{who}: num_inference_steps={steps!r}: give a whole number >= 1")
-        condition_images.check_settings(pipeline, want, wanted, who)
+        whole_number(wanted.get("num_inference_steps", 1), f"{self.who}: num_inference_steps")
+        condition_images.check_settings(pipeline, want, wanted, self.who)
         return scheduler, wanted
 
     def generate(
         self, requests: Sequence[Request], *, sampler: Sampler | None, settings: Mapping[str, Any]
     ) -> Generated:
-        """Makes one image a request; its noise comes from the request's own generator, on the CPU.
+        """Makes one image per request; its noise comes from the request's own generator, on the CPU.
 
         Raises:
             ConfigError: the sampler or a setting does not fit the pipeline.
@@ -314,7 +308,6 @@ class DiffusersModel(NoiseModel):
         import torch
 
         from evalkit.models.diffusers.sampling import Evaluations, alike, quiet
-        from evalkit.utils.text import one_line
 
         if self._pipe is None:
             raise RuntimeError("load() comes before generate()")
@@ -331,12 +324,12 @@ class DiffusersModel(NoiseModel):
                 for indices in (one for part in parts for one in condition_images.alone(want, part, _flat(settings))):
                     scheduler, wanted = self._plan(type(self._pipe), self._own_scheduler, sampler, settings)
                     self._refuse_without_effect(wanted)
-                    made, told = self._run([requests[i] for i in indices], scheduler, wanted)
-                    for i, image, names in zip(indices, made, told, strict=True):
+                    made, warnings = self._run([requests[i] for i in indices], scheduler, wanted)
+                    for i, image, names in zip(indices, made, warnings, strict=True):
                         images[i], warned[i] = image, names
         except (ValueError, NotImplementedError, TypeError) as error:
             by = sampler.scheduler if sampler and sampler.scheduler else scheduler_class.__name__
-            raise ConfigError(f"model '{self.path}' with {by}: {one_line(error)}") from error
+            raise ConfigError(f"{self.who} with {by}: {one_line(error)}") from error
         finally:
             counter.close()
             self._pipe.scheduler = self._own_scheduler
@@ -347,7 +340,7 @@ class DiffusersModel(NoiseModel):
         distilled = getattr(getattr(transformer, "config", None), "guidance_embeds", None) is False
         if type(self._pipe).__name__ == "FluxPipeline" and distilled and wanted.get("guidance_scale"):
             raise ConfigError(
-                f"model '{self.path}' was distilled without guidance: guidance_scale would change nothing; set it to 0 "
+                f"{self.who} was distilled without guidance: guidance_scale would change nothing; set it to 0 "
                 "or null (true_cfg_scale guides it with a negative prompt)"
             )
 
@@ -357,43 +350,43 @@ class DiffusersModel(NoiseModel):
         """Images u8 [B,H,W,3] and warnings of requests that are alike in having a negative prompt or none."""
         from evalkit.models.diffusers.sampling import add_prompts, class_ids, denoise, give_own_noise, to_uint8
 
-        pipe, who = self._pipe, f"model '{self.path}'"
+        pipe = self._pipe
         generators = [request.generator() for request in requests]
-        classes = class_ids(pipe, requests, self.classes, who) if self.conditioning == "class" else None
+        classes = class_ids(pipe, requests, self.classes, self.who) if self.conditioning == "class" else None
         if type(pipe).__name__ in _LOOPED:
             steps = wanted.get("num_inference_steps", _LOOPED[type(pipe).__name__])
             eta = wanted.get("eta")
             asked: Any = {"classes": classes, "eta": eta, "swap": self.swap}
             array = denoise(pipe.unet, scheduler, steps=steps, generators=generators, **asked)
-            return to_uint8(array, who), [[] for _ in requests]
+            return to_uint8(array, self.who), [[] for _ in requests]
         give_own_noise(scheduler, generators)
         pipe.scheduler = scheduler
         takes = inspect.signature(type(pipe).__call__).parameters
         want = condition_images.wants(type(pipe), self.controls.several)
         call = {
-            **condition_images.call(want, requests, wanted, pipe, who),
+            **condition_images.call(want, requests, wanted, pipe, self.who),
             "generator": generators,
             "output_type": "np",
         }
         warned: list[list[str]] = [[] for _ in requests]
         if self.conditioning == "text":
-            warned = add_prompts(pipe, requests, call, who)
+            warned = add_prompts(pipe, requests, call, self.who)
         elif self.conditioning == "class":
             call["class_labels"] = classes
         if "prompt" not in call and "class_labels" not in call and "batch_size" in takes:
             call["batch_size"] = len(requests)
         output = pipe(**call)
         if not hasattr(output, "images"):
-            raise ConfigError(f"{who}: {type(pipe).__name__} makes no images")
+            raise ConfigError(f"{self.who}: {type(pipe).__name__} makes no images")
         made = tuple(output.images.shape[1:3])
         asked = tuple(wanted.get(side, own) for side, own in zip(("height", "width"), made, strict=True))
         if made != asked:  # FLUX rounds sizes, Stable Diffusion drops a height without a width; neither says so
             raise ConfigError(
-                f"{who}: height and width {asked} were asked for, {made} were made: give both, as multiples"
+                f"{self.who}: height and width {asked} were asked for, {made} were made: give both, as multiples"
             )
         for names, blanked in zip(warned, getattr(output, "nsfw_content_detected", None) or [], strict=False):
             names += ["blanked"] if blanked else []
-        return to_uint8(output.images, who), warned
+        return to_uint8(output.images, self.who), warned
 
 
 def _flat(settings: Mapping[str, Any]) -> dict[str, Any]:

@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     Swap = Callable[[torch.Tensor], torch.Tensor]  # the first noise as drawn -> the one to begin with
 
 
-class _Taken(BaseException):
-    """Ends a call of a pipeline as soon as its first noise is there; no `except Exception` holds it up."""
+class FirstNoise(BaseException):
+    """Leaves a call of a pipeline as soon as its first noise is there; see evalkit/models/diffusers/compat.py."""
 
 
 class NoiseModel(LatentModel):
@@ -48,13 +48,13 @@ class NoiseModel(LatentModel):
 
         def take(noise: torch.Tensor) -> torch.Tensor:
             taken.append(noise.detach().float().cpu())
-            raise _Taken
+            raise FirstNoise
 
         for request in requests:
             with self._swapping(take):
                 try:
                     self.generate([request], sampler=sampler, settings=settings)
-                except _Taken:
+                except FirstNoise:
                     continue
             raise ConfigError("the pipeline draws its first noise in no `prepare_latents`: it cannot be interpolated")
         return torch.cat(taken)
@@ -106,7 +106,7 @@ class NoiseModel(LatentModel):
 
 
 def _first(prepared: Any, swap: Swap) -> Any:
-    """What `prepare_latents` returned, its noise swapped: a tensor, or the first of several (FLUX: ids beside it)."""
+    """What `prepare_latents` returned, its noise swapped: a tensor, or the first of several (FLUX: ids next to it)."""
     if isinstance(prepared, tuple):
         return (swap(prepared[0]), *prepared[1:])
     return swap(prepared)

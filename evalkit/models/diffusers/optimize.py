@@ -13,14 +13,16 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from evalkit.errors import ConfigError, nearest
+from evalkit.models.diffusers import compat
 from evalkit.models.diffusers.networks import DENOISERS, denoisers
+from evalkit.utils.text import one_line
 
 MODES = ("default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs")  # torch.compile's
 _TORCHAO = {
     "int8_weight_only": "Int8WeightOnlyConfig",
     "int8_dynamic": "Int8DynamicActivationInt8WeightConfig",
     "fp8_weight_only": "Float8WeightOnlyConfig",
-    "int4_weight_only": "IntxWeightOnlyConfig",  # one scale a row; computed in plain torch, so it is no faster
+    "int4_weight_only": "IntxWeightOnlyConfig",  # one scale per row; computed in plain torch, so it is no faster
     "int2_weight_only": "IntxWeightOnlyConfig",
 }
 _BITSANDBYTES = {"bnb_int8": "load_in_8bit", "bnb_nf4": "load_in_4bit"}
@@ -33,6 +35,8 @@ _CACHES = {
 }
 # These decide what to skip from the whole batch: an image would depend on its neighbours, so they run one by one.
 _ALONE = ("first_block_cache",)
+# What torch, torchao and the attention packages raise where a machine lacks a kernel, a device or a package of theirs.
+_CANNOT_RUN = (RuntimeError, ImportError, NotImplementedError, ValueError, AssertionError, AttributeError, OSError)
 # What torch's own attention can be told; diffusers' older processors (all UNets') know nothing else.
 _NATIVE = {
     "native": (),
@@ -75,9 +79,9 @@ class Efficiency:
 
     def identity(self) -> dict[str, Any]:
         """The options; those that came later only where they are in use."""
-        told = {f.name: getattr(self, f.name) for f in fields(self)}
+        options = {f.name: getattr(self, f.name) for f in fields(self)}
         later = ("quantize", "attention", "cache")
-        return {name: value for name, value in told.items() if name not in later or value is not None}
+        return {name: value for name, value in options.items() if name not in later or value is not None}
 
     def check(self, adapters: int, fused: bool) -> None:
         """Looks for packages, without importing them.
@@ -185,36 +189,27 @@ class Efficiency:
 
 
 def _check_compiler(device: str) -> None:
-    if device.startswith("cuda"):
-        from torch.utils._triton import has_triton
-
-        if not has_triton():
-            raise ConfigError("compile: torch.compile needs triton on CUDA, which is not installed: set compile: false")
+    if compat.has_compiler(device):
         return
-    from torch._inductor.cpp_builder import get_cpp_compiler
-
-    try:
-        get_cpp_compiler()
-    except Exception as error:  # torch raises one of its own
-        raise ConfigError("compile: torch.compile finds no C++ compiler (g++): set compile: false") from error
+    if device.startswith("cuda"):
+        raise ConfigError("compile: torch.compile needs triton on CUDA, which is not installed: set compile: false")
+    raise ConfigError("compile: torch.compile finds no C++ compiler (g++): set compile: false")
 
 
 def _check_quantize(name: str, device: str) -> None:
     """Quantises a small layer and runs it."""
     import torch
 
-    from evalkit.utils.text import one_line
-
     if name in _BITSANDBYTES:
         if not device.startswith("cuda"):
             raise ConfigError(f"quantize: {name} needs CUDA, the device is {device}: try int8_weight_only")
         return
+    layers, x = torch.nn.Sequential(torch.nn.Linear(32, 32)).to(device), torch.ones(2, 32, device=device)
     try:
         with torch.no_grad():
-            layers = torch.nn.Sequential(torch.nn.Linear(32, 32)).to(device)
             _quantize(layers, name)
-            good = bool(layers(torch.ones(2, 32, device=device)).isfinite().all())
-    except Exception as error:  # torchao, torch and its backends each raise their own
+            good = bool(layers(x).isfinite().all())
+    except _CANNOT_RUN as error:
         raise ConfigError(f"quantize: {name} does not run on this machine's {device}: {one_line(error)}") from error
     if not good:
         raise ConfigError(f"quantize: {name} gives infinite values on this machine's {device}")
@@ -233,17 +228,7 @@ def _check_attention(name: str, parts: Sequence[Any], device: str, who: str) -> 
     """Runs a small attention by the backend."""
     import torch
 
-    from evalkit.utils.text import one_line
-
-    try:
-        from diffusers.models.attention_dispatch import (
-            AttentionBackendName,
-            _check_attention_backend_requirements,
-            dispatch_attention_fn,
-        )
-    except ImportError as error:
-        raise ConfigError("attention: this diffusers has no attention backends: install diffusers>=0.35") from error
-    names = sorted(backend.value for backend in AttentionBackendName)
+    names = compat.attention_backends()
     if name not in names:
         raise ConfigError(f"attention: diffusers has no backend '{name}'. {nearest(name, names)}")
     if name.endswith("_hub"):
@@ -251,22 +236,18 @@ def _check_attention(name: str, parts: Sequence[Any], device: str, who: str) -> 
     for part in parts:
         if name not in _NATIVE and part.__name__.startswith("UNet"):
             raise ConfigError(f"attention: {part.__name__} of {who} takes no '{name}', but {', '.join(_NATIVE)}")
+    half = torch.float16 if device.startswith("cuda") else torch.float32
+    query = torch.ones(1, 8, 2, 64, device=device, dtype=half)  # [B,T,H,D]
     try:
-        _check_attention_backend_requirements(AttentionBackendName(name))
-        half = torch.float16 if device.startswith("cuda") else torch.float32
-        query = torch.ones(1, 8, 2, 64, device=device, dtype=half)  # [B,T,H,D]
-        dispatch_attention_fn(query, query, query, backend=AttentionBackendName(name))
-    except Exception as error:  # each backend raises its own
+        compat.run_attention(name, query)
+    except _CANNOT_RUN as error:
         raise ConfigError(f"attention: {name} does not run on this machine's {device}: {one_line(error)}") from error
 
 
 def _set_attention(module: Any, name: str, who: str) -> None:
-    from diffusers.models.attention_dispatch import _AttentionBackendRegistry as registry
-
-    if any(hasattr(getattr(m, "processor", None), "_attention_backend") for m in module.modules()):
-        active = registry.get_active_backend()[0]
-        module.set_attention_backend(name)
-        registry.set_active_backend(active)  # diffusers changes it for all models of the process
+    if compat.takes_attention_backend(module):
+        with compat.active_backend_kept():
+            module.set_attention_backend(name)
     elif name in _NATIVE:
         module.forward = _within(module.forward, _NATIVE[name])
     else:
@@ -291,8 +272,6 @@ def _within(forward: Callable[..., Any], backends: Sequence[str]) -> Callable[..
 def _cache_config(name: str, options: Mapping[str, Any], pipe: Any) -> Any:
     """diffusers' settings of a cache, for one denoiser of `pipe`."""
     import diffusers
-
-    from evalkit.utils.text import one_line
 
     cls = getattr(diffusers, _CACHES[name], None)
     if cls is None:

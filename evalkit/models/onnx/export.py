@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from evalkit.errors import ConfigError, EvalkitError
+from evalkit.utils.text import one_line
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -25,7 +26,7 @@ def export_onnx(
 
     Args:
         module: takes the examples by position and gives one tensor, or something whose `sample` is one.
-        examples: one tensor an input, of at least two samples, so that the free dimension is not taken for a constant.
+        examples: one tensor per input, of at least two samples, so that the free dimension is not taken for a constant.
         path: what to write; weights stand in the file itself (at most 2 GB).
         names: of the inputs; the output is called "images".
         opset: of the ONNX operators.
@@ -56,8 +57,7 @@ def export_onnx(
     except ImportError as error:
         raise ConfigError(f"exporting needs onnx and onnxscript: pip install onnx onnxscript ({error})") from error
     except Exception as error:  # the exporter's errors have no common base but this
-        reason = " ".join(str(error).split())[:300]
-        raise ConfigError(f"torch cannot export {type(module).__name__} to ONNX: {reason}") from error
+        raise ConfigError(f"torch cannot export {type(module).__name__} to ONNX: {one_line(error)}") from error
     finally:
         logging.getLogger("torch.onnx").setLevel(level)
 

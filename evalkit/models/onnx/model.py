@@ -46,7 +46,7 @@ class OnnxModel(GanModel):
         self.file = OnnxFile(path, providers, threads)
         self.inputs, self.output = _roles(inputs, ("latent", "classes")), output
 
-    def check(self) -> None:
+    def check(self, *, fetch: bool = True) -> None:
         """Raises ConfigError where the package, the file or an execution provider is missing."""
         self.file.check()
 
@@ -129,17 +129,17 @@ class OnnxDenoiser(Model):
             raise ConfigError(f"{file} is missing: set scheduler to the model's scheduler_config.json or its folder")
         return read_json(file)
 
-    def check(self) -> None:
+    def check(self, *, fetch: bool = True) -> None:
         """Raises ConfigError where the package, a file or an execution provider is missing."""
         self.file.check()
         self._scheduler_config()
 
     def identity(self) -> dict[str, Any]:
         """Digest of the files, and all that goes into a call."""
-        told = {"inputs": self.inputs, "output": self.output, "scheduler": sha256_json(self._scheduler_config())}
+        call = {"inputs": self.inputs, "output": self.output, "scheduler": sha256_json(self._scheduler_config())}
         size = {"size": list(self.sample_size) if self.sample_size else None, "channels": self.channels}
         classes = {"num_classes": self.num_classes, "conditioning": self.conditioning}
-        return {"kind": "onnx denoiser", **self.file.identity(), **told, **size, **classes}
+        return {"kind": "onnx denoiser", **self.file.identity(), **call, **size, **classes}
 
     def check_call(self, sampler: Sampler | None, settings: Mapping[str, Any]) -> None:
         """Refuses a sampler or a setting that does not fit (ConfigError); imports diffusers."""
@@ -166,7 +166,7 @@ class OnnxDenoiser(Model):
     def generate(
         self, requests: Sequence[Request], *, sampler: Sampler | None, settings: Mapping[str, Any]
     ) -> Generated:
-        """Makes one image a request, its noise from the request's own generator.
+        """Makes one image per request, its noise from the request's own generator.
 
         Raises:
             ConfigError: the sampler, a setting or an input does not fit.

@@ -6,8 +6,9 @@ import importlib.util
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from evalkit.errors import ConfigError, DataError, nearest
+from evalkit.errors import ConfigError, DataError, nearest, whole_number
 from evalkit.utils.files import resolve_path, sha256_file, sha256_json
+from evalkit.utils.text import one_line
 
 if TYPE_CHECKING:
     import numpy as np
@@ -25,7 +26,7 @@ class OnnxFile:
     """One .onnx file and how it is run.
 
     Args:
-        path: the file; weights that lie beside it under names that begin with its own ("g.onnx.data") belong to it.
+        path: the file; weights that lie next to it under names that begin with its own ("g.onnx.data") belong to it.
         providers: execution providers in order, as ONNX Runtime calls them or without "ExecutionProvider": "cpu",
             "cuda", "tensorrt", "coreml", "dml" ...; one that is not available is refused, never silently left out.
         threads: of one operator; none: as many as ONNX Runtime thinks best.
@@ -36,8 +37,8 @@ class OnnxFile:
         names = [providers] if isinstance(providers, str) else list(providers)
         if not names:
             raise ConfigError("providers: give at least one, such as cpu")
-        if threads is not None and (isinstance(threads, bool) or not isinstance(threads, int) or threads < 1):
-            raise ConfigError(f"threads={threads!r}: give a whole number >= 1, or null")
+        if threads is not None:
+            whole_number(threads, "threads")
         self.providers, self.threads = [str(name) for name in names], threads
         self._session: Any = None
 
@@ -76,8 +77,8 @@ class OnnxFile:
         return found
 
     def identity(self) -> dict[str, Any]:
-        beside = sorted(self.path.parent.glob(f"{self.path.name}?*"))
-        digests = [sha256_file(self.path), *([f.name, sha256_file(f)] for f in beside if f.is_file())]
+        data_files = sorted(self.path.parent.glob(f"{self.path.name}?*"))
+        digests = [sha256_file(self.path), *([f.name, sha256_file(f)] for f in data_files if f.is_file())]
         weights = digests[0] if len(digests) == 1 else sha256_json(digests)
         return {"weights": weights, "providers": [p.lower() for p in self.providers], "threads": self.threads}
 
@@ -98,11 +99,11 @@ class OnnxFile:
         try:
             session = onnxruntime.InferenceSession(str(self.path), options, providers=wanted)
         except Exception as error:  # its own exceptions have no common base but this
-            raise DataError(f"{self.path} cannot be loaded by ONNX Runtime: {_first_line(error)}") from error
+            raise DataError(f"{self.path} cannot be loaded by ONNX Runtime: {one_line(error)}") from error
         if session.get_providers()[0] != wanted[0]:
             raise ConfigError(
                 f"{self.path}: {wanted[0]} did not start (its libraries are missing?), and ONNX Runtime fell back to "
-                f"{session.get_providers()[0]}: give providers: cpu, or mend it"
+                f"{session.get_providers()[0]}: give providers: cpu, or install them"
             )
         self._session = session
 
@@ -143,7 +144,7 @@ class OnnxFile:
         kinds = self.inputs()
         missing = sorted(kinds.keys() - feed.keys())
         if missing:
-            raise ConfigError(f"{self.path} also wants the input {', '.join(missing)}: name the inputs by `inputs`")
+            raise ConfigError(f"{self.path} also takes the input {', '.join(missing)}: name the inputs by `inputs`")
         arrays = {}
         for name, value in feed.items():
             dtype = (_FLOATS | _INTEGERS).get(kinds[name][0])
@@ -163,10 +164,5 @@ class OnnxFile:
             ]
         except Exception as error:  # see load
             shapes = ", ".join(f"{name} {list(value.shape)}" for name, value in arrays.items())
-            raise ConfigError(f"{self.path} cannot take {shapes}: {_first_line(error)}") from error
+            raise ConfigError(f"{self.path} cannot take {shapes}: {one_line(error)}") from error
         return torch.cat([torch.from_numpy(part) for part in parts]).float()
-
-
-def _first_line(error: BaseException) -> str:
-    lines = str(error).strip().splitlines() or [type(error).__name__]
-    return lines[0][:300]

@@ -69,7 +69,7 @@ class ComfyUI(Service):
         """The workflow as it is in its file: node id -> {class_type, inputs}."""
         return read_workflow(resolve_path(self.workflow))
 
-    def check(self) -> None:
+    def check(self, *, fetch: bool = True) -> None:
         """Reads the workflow.
 
         Raises:
