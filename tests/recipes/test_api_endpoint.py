@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
-from command import evalkit, results
+from command import results, run_evalkit
+from fake_services import KEY, FakeService, serving
 from omegaconf import OmegaConf
+from service_calls import all_text
 
 from evalkit.digits.data import PROMPTS, colourise, reference_digits
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "helpers"))
-from fake_services import KEY, FakeService, serving
-from service_calls import all_text
 
 DIGITS = reference_digits()
 CAPTIONS = {caption.text: caption for caption in PROMPTS}
@@ -46,13 +43,13 @@ def test_the_recipe(tmp_path: Path) -> None:
             *("model.openai_images.client={concurrency: 3, retries: 1, backoff: 0.01, timeout: 10}",),
         ]
         service.faults = {4: "429", 20: "echo", 21: "echo", 22: "echo", 23: "echo", 24: "echo", 25: "echo"}
-        failed = evalkit(*overrides, cwd=tmp_path, IMAGES_API_KEY=KEY)
+        failed = run_evalkit(*overrides, cwd=tmp_path, IMAGES_API_KEY=KEY)
         assert failed.returncode == 1
         assert failed.stderr.strip().splitlines()[-1].startswith(f"evalkit: {service.url}/v1, sample ")
         assert "you sent Bearer ***), 2 times. What was fetched is kept" in failed.stderr
         assert "Traceback" not in failed.stderr
         service.faults = {}
-        done = evalkit(*overrides, cwd=tmp_path, IMAGES_API_KEY=KEY)
+        done = run_evalkit(*overrides, cwd=tmp_path, IMAGES_API_KEY=KEY)
         assert done.returncode == 0, done.stderr
         assert sorted(service.delivered.values()) == [1] * 40
     rows = {row["metric"]: row for row in results(tmp_path / "runs" / "api_endpoint")["rows"]}
