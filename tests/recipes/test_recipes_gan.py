@@ -30,7 +30,7 @@ def test_gan_vs_diffusion(tmp_path: Path) -> None:
     rows = table(folder)
     cells = list(dict.fromkeys(cell for cell, _ in rows))
     assert len(cells) == 6
-    narrow, whole = "digits_dcgan-truncation0.25", "digits_dcgan"
+    narrow, whole = "digits_dcgan-truncation_0.25", "digits_dcgan"
     assert rows[narrow, "precision_digits"]["value"] >= rows[whole, "precision_digits"]["value"] > 0
     assert rows[narrow, "ppl_digits"]["value"] < rows[whole, "ppl_digits"]["value"]
     assert rows[whole, "ppl_digits"]["stderr"] > 0
@@ -71,9 +71,8 @@ def test_a_stylegan_and_its_path_length(tmp_path: Path) -> None:
     )
     assert done.returncode == 0, done.stderr
     rows = table(tmp_path / "runs" / "style")
-    psi = {"0": 0.0, "0.5": 0.5, "1": 1.0}
     for name in ("ppl", "ppl_z"):
-        values = [next(r["value"] for (c, m), r in rows.items() if m == name and c.endswith(f"psi{p}")) for p in psi]
+        values = [rows[f"stylegan-truncation_psi_{psi}", name]["value"] for psi in ("0", "0.5", "1")]
         assert values == sorted(values)
         assert values[0] == 0 < values[1]
     assert rows[next(iter(rows))[0], "ppl"]["label"].startswith("PPL [lpips_vgg:")

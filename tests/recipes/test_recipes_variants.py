@@ -21,7 +21,7 @@ def test_lora_style(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     run = tmp_path / "runs" / "lora_style"
     none, half, full = (
-        f"digits_ldm-ddim-lora_scale{s}-guidance_scale_4-num_inference_steps_8" for s in ("0", "0.5", "1")
+        f"digits_ldm-ddim-lora_scale_{s}-guidance_scale_4-num_inference_steps_8" for s in ("0", "0.5", "1")
     )
     fused = "digits_ldm_fused-ddim-guidance_scale_4-num_inference_steps_8"
     fid = {cell: row["value"] for cell, row in by_cell(run, "fid_digits").items()}
