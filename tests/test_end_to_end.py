@@ -14,7 +14,8 @@ from command import ROOT, SMALL, environment, evalkit_process, results, run_eval
 from PIL import Image
 
 import evalkit as package
-from evalkit.errors import EXIT_CONFIG, EXIT_ERROR
+from evalkit import pipeline
+from evalkit.errors import EXIT_CONFIG, EXIT_ERROR, EXIT_INTERRUPTED
 
 METRICS = ("metric=[fid_digits,is_digits]",)
 
@@ -236,6 +237,18 @@ def test_bad_input_is_one_clear_line(overrides: tuple[str, ...], message: str, c
     assert "Traceback" not in done.stderr
     assert "Error executing job" not in done.stderr  # Hydra's own words
     assert not (tmp_path / "runs" / "samples").exists()
+
+
+def test_ctrl_c_is_one_clear_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupt(*args: object, **options: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(pipeline, "run", interrupt)
+    done = run_evalkit("model=[digits_dcgan]", "num_samples=16", cwd=tmp_path)
+    assert done.returncode == EXIT_INTERRUPTED
+    line = done.stderr.splitlines()[-1]
+    assert line.startswith("evalkit: stopped. All finished shards are kept; the same command goes on from there: ")
+    assert line.endswith("run_eval.py 'model=[digits_dcgan]' num_samples=16")
 
 
 def test_a_broken_image_is_named_and_can_be_skipped(folders: Path, tmp_path: Path) -> None:
