@@ -8,7 +8,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from golden import FOLDERS, HEADS, ROOT, TEST, Golden, Table, peer
+from golden import DEFAULT, FOLDERS, HEADS, ROOT, TEST, Golden, Table, peer
 
 
 @pytest.mark.parametrize(("got", "tolerance"), [(1.02, {"rel": 1e-2}), (1.2, {"abs": 0.1}), (math.nan, {"abs": 9.0})])
@@ -44,9 +44,11 @@ def report(when: str, *lines: dict[str, Any], skipped: str = "") -> Any:
     )
 
 
-def finished(file: Path, names: list[str], args: list[str], keyword: str = "") -> tuple[Table, Any]:
+def finished(
+    file: Path, names: list[str], args: list[str], keyword: str = "", marks: str = DEFAULT
+) -> tuple[Table, Any]:
     """The table after a run whose tests compared the metrics of these names, and the session."""
-    options = SimpleNamespace(keyword=keyword, markexpr="")
+    options = SimpleNamespace(keyword=keyword, markexpr=marks)
     config: Any = SimpleNamespace(getoption=lambda name: str(file), args=args, option=options)
     table, session = Table(config), SimpleNamespace(config=config, exitstatus=0)
     for name in names:
@@ -61,6 +63,11 @@ def finished(file: Path, names: list[str], args: list[str], keyword: str = "") -
     return table, session
 
 
+def test_a_run_without_m_is_a_whole_one(pytestconfig: pytest.Config) -> None:
+    addopts = " ".join(pytestconfig.getini("addopts"))
+    assert f"-m {DEFAULT}" in addopts
+
+
 def test_a_metric_without_a_line_fails_a_whole_run(tmp_path: Path) -> None:
     every = sorted(path.stem for path in (ROOT / "configs/metric").glob("*.yaml"))
     whole = [str(folder) for folder in FOLDERS]
@@ -71,5 +78,5 @@ def test_a_metric_without_a_line_fails_a_whole_run(tmp_path: Path) -> None:
     assert len(text) == 2 + len(every)  # one line is missing, one is that of the test that was skipped
     assert "not run here: Skipped: no package" in text[-1]
     assert finished(tmp_path / "a.md", [*every, "kid, std"], [str(ROOT / "tests" / "helpers")])[1].exitstatus == 0
-    for part in ((whole[:1], ""), (whole, "vendi")):
+    for part in ((whole[:1], ""), (whole, "vendi"), (whole, "", "slow")):
         assert finished(tmp_path / "a.md", [], *part)[1].exitstatus == 0, "a part of the tests compares a part"

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import ast
+import json
+import os
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -116,17 +119,95 @@ def test_nobody_imports_a_plugin() -> None:
     assert not users, "only YAML names a metric"
 
 
-def run(code: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=False)
+# One interpreter runs all of LIGHT, in this order: the first may import least. None may import HEAVY, nor what is named
+# with it. `w` is the path of an empty file of weights in `folder`, next to m.npz, moments.
+HEAVY = {"torch", "diffusers", "transformers", "open_clip", "pandas", "scipy"}
+EXTRACTOR = "; e.check(); e.identity(); e.label(); e.layers; e.canonical()"
+FINISHED_SCORES = """
+import json
+from fakes import Folders, MatrixExtractor, MemorySource, random_images
+from evalkit.scoring import score_sources
+from evalkit.metrics.frechet import FrechetDistance
+from evalkit.metrics.inception_score import InceptionScore
+metrics = {"fid": ({}, FrechetDistance("matrix/flat")), "is": ({}, InceptionScore("matrix/soft", splits=4))}
+scored = score_sources(
+    {"a": MemorySource(random_images(40))}, metrics=metrics, extractors={"matrix": MatrixExtractor()},
+    reference=MemorySource(random_images(50, 9)), store=Folders(folder),
+)
+values, file = [one.score.value for one in scored.values()], folder / "values.json"
+assert [one.cached for one in scored.values()] == [file.exists()] * 2
+if file.exists():
+    assert values == json.loads(file.read_text())
+file.write_text(json.dumps(values))
+"""
+COMMAND = """
+import contextlib, io, sys
+from evalkit.cli import main
+sys.argv, printed = ["evalkit", "--cfg", "job"], io.StringIO()
+with contextlib.redirect_stdout(printed), contextlib.suppress(SystemExit):
+    main()
+assert "digits_ldm" in printed.getvalue()
+"""
+LIGHT = {
+    "prompts": ("import evalkit.prompts as p; p.DigitsPrompts()", {"PIL"}),
+    "onnx": (
+        "from evalkit.models.onnx import OnnxModel as M; M(w).check()",
+        {"onnxruntime", "numpy"},
+    ),
+    "diffusers": (
+        "from evalkit.models.diffusers import DiffusersModel as M; m = M('pkg://evalkit.digits/weights/ldm');"
+        "m.check(); m.identity()",
+        {"PIL"},
+    ),
+    "gan": (
+        "from evalkit.models.gan import TorchModuleModel as M;"
+        "m = M('evalkit.digits.nets.DCGANGenerator', weights=w); m.check(); m.identity()",
+        {"PIL"},
+    ),
+    "command": (COMMAND, set()),
+    "clip": (
+        "from evalkit.extractors.clip import Clip; e = Clip('c', 'pkg://evalkit.digits/weights/clip')" + EXTRACTOR,
+        set(),
+    ),
+    "lpips": ("from evalkit.extractors.lpips import Lpips; e = Lpips('l', weights=w)" + EXTRACTOR, set()),
+    "vgg16": ("from evalkit.extractors.vgg16 import Vgg16; e = Vgg16(weights=w)" + EXTRACTOR, set()),
+    "timm": ("from evalkit.extractors.timm import Timm; e = Timm('t', 'test_resnet', weights=w)" + EXTRACTOR, set()),
+    "inception": ("from evalkit.extractors.inception import Inception; e = Inception(weights=w)" + EXTRACTOR, set()),
+    "digits": ("import evalkit.digits.data", set()),
+    "reference": ("from evalkit.data.reference import DigitsReference; DigitsReference().open().digest", set()),
+    "moments": ("from evalkit.data.moments import read_moments; read_moments(folder / 'm.npz')", set()),
+    "scoring": (FINISHED_SCORES, set()),
+}
+RUNNER = """
+import json, sys
+from pathlib import Path
+folder, imported = Path(sys.argv[1]), {}
+for name, code, heavy in json.loads(sys.argv[2]):
+    before = set(sys.modules)
+    exec(code, {"folder": folder, "w": str(folder / "w.pth")})
+    imported[name] = sorted(set(heavy) & (set(sys.modules) - before))
+print(json.dumps(imported))
+"""
 
 
-def test_help_and_config_import_nothing_heavy() -> None:
-    done = run(
-        "import sys; sys.argv = ['evalkit', '--cfg', 'job']\n"
-        "from evalkit.cli import main\n"
-        "try:\n    main()\nexcept SystemExit:\n    pass\n"
-        "heavy = {'torch', 'diffusers', 'transformers', 'open_clip', 'pandas', 'scipy'} & set(sys.modules)\n"
-        "sys.exit(str(heavy) if heavy else 0)"
-    )
+@pytest.fixture(scope="module")
+def imported(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[str]]:
+    """What each of LIGHT imported that it may not, in one interpreter that ran all of them."""
+    from evalkit.data.moments import write_moments
+
+    folder = tmp_path_factory.mktemp("imports")
+    (folder / "w.pth").touch()
+    write_moments(folder / "m.npz", np.zeros(3), np.eye(3), n=9, features="x/y", extractor={})
+    exec(FINISHED_SCORES, {"folder": folder})
+    snippets = [(name, code, sorted(HEAVY | more)) for name, (code, more) in LIGHT.items()]
+    command = [sys.executable, "-c", RUNNER, str(folder), json.dumps(snippets)]
+    path = f"{ROOT}{os.pathsep}{ROOT / 'tests' / 'helpers'}"
+    done = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"PYTHONPATH": path}, check=False)
     assert done.returncode == 0, done.stderr
-    assert "digits_ldm" in done.stdout
+    found: dict[str, list[str]] = json.loads(done.stdout.splitlines()[-1])
+    return found
+
+
+@pytest.mark.parametrize("name", LIGHT)
+def test_what_a_finished_run_does_imports_nothing_heavy(imported: dict[str, list[str]], name: str) -> None:
+    assert imported[name] == []

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from peers import distances_by_products, prdc
 from scipy import linalg
 
 from evalkit import selfcheck
@@ -32,27 +33,9 @@ def features() -> dict[str, tuple[Any, Any]]:
     return found
 
 
-def prdc(real: np.ndarray, fake: np.ndarray, k: int, closed: bool) -> dict[str, float]:
-    """Precision, recall (with <= where `closed`), density and coverage by whole distance matrices."""
-
-    def distances(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-        return np.sqrt(np.maximum((a**2).sum(1)[:, None] + (b**2).sum(1)[None] - 2 * a @ b.T, 0))
-
-    rr, ff, rf = distances(real, real), distances(fake, fake), distances(real, fake)
-    radius_real = np.partition(rr + np.diag(np.full(len(rr), np.inf)), k - 1, axis=1)[:, k - 1]
-    radius_fake = np.partition(ff + np.diag(np.full(len(ff), np.inf)), k - 1, axis=1)[:, k - 1]
-    below = np.less_equal if closed else np.less
-    return {
-        "precision": float(below(rf, radius_real[:, None]).any(0).mean()),
-        "recall": float(below(rf, radius_fake[None]).any(1).mean()),
-        "density": float((rf < radius_real[:, None]).sum(0).mean() / k),
-        "coverage": float((rf.min(1) < radius_real).mean()),
-    }
-
-
 def test_gaussians() -> None:
     generated, reference = (x.double().numpy() for x in selfcheck.gaussians())
-    expected = prdc(reference, generated, 5, closed=True)
+    expected = prdc(reference, generated, 5, closed=True, between=distances_by_products)
     for name, value in expected.items():
         assert GOLDEN[name].expected == pytest.approx(value, abs=GOLDEN[name].tolerance), name
 
@@ -95,8 +78,8 @@ def test_kernel_distance_of_digits(features: dict[str, tuple[Any, Any]]) -> None
 
 def test_neighbours_of_digits(features: dict[str, tuple[Any, Any]]) -> None:
     generated, reference = features["features"]
-    closed = prdc(reference, generated, 3, closed=True)
-    strict = prdc(reference, generated, 5, closed=False)
+    closed = prdc(reference, generated, 3, closed=True, between=distances_by_products)
+    strict = prdc(reference, generated, 5, between=distances_by_products)
     for name in ("precision", "recall"):
         assert GOLDEN[f"{name}_digits"].expected == pytest.approx(closed[name], abs=GOLDEN[f"{name}_digits"].tolerance)
     for name in ("density", "coverage"):

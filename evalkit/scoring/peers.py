@@ -147,7 +147,7 @@ def _by_evalkit(
         if score.value is None:
             raise ConfigError(f"peer_check: evalkit has no {name} of these images: {score.note}")
         values[name] = score.value
-    return values, build_weights
+    return values, extractors["inception"].weights.find()
 
 
 def _by_torch_fidelity(samples: Source, reference: Source, weights: Path, subset: int, device: str) -> dict[str, float]:

@@ -24,7 +24,6 @@ CONFIG = {
     "vision_cfg": {"image_size": 32, "layers": 1, "width": 32, "patch_size": 16, "head_width": 16},
     "text_cfg": {"context_length": 12, "vocab_size": 49408, "width": 16, "heads": 2, "layers": 1},
 }
-pytestmark = pytest.mark.xdist_group("clip")
 
 
 class Predictor(nn.Module):

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +21,6 @@ CONFIG = {
     "vision_cfg": {"image_size": 32, "layers": 1, "width": 32, "patch_size": 16, "head_width": 16},
     "text_cfg": {"context_length": 12, "vocab_size": 49408, "width": 16, "heads": 2, "layers": 1},
 }
-pytestmark = pytest.mark.xdist_group("clip")
 
 
 @pytest.fixture(scope="module")
@@ -309,13 +306,3 @@ def test_wrong_names_and_missing_files(tmp_path: Path, folder: Path) -> None:
     (tmp_path / "open_clip_config.json").write_text("{}")
     with pytest.raises(ConfigError, match="is not JSON with a 'model_cfg'"):
         Clip("c", f"local-dir:{tmp_path}").check()
-
-
-def test_checking_imports_no_torch(folder: Path) -> None:
-    code = (
-        "import sys; from evalkit.extractors.clip import Clip; "
-        f"e = Clip('tiny', 'local-dir:{folder}'); e.check(); e.identity(); e.label(); e.layers; "
-        "print('torch' in sys.modules)"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "False"

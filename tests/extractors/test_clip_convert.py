@@ -19,7 +19,6 @@ from evalkit.extractors.clip_convert import is_transformers
 VISION = {"image_size": 32, "layers": 2, "width": 32, "patch_size": 16, "head_width": 16}
 TEXT = {"context_length": 14, "vocab_size": 49408, "width": 16, "heads": 2, "layers": 2}
 CONFIG = {"embed_dim": 24, "vision_cfg": VISION, "text_cfg": TEXT}
-pytestmark = pytest.mark.xdist_group("clip")
 
 
 def transformers_model() -> Any:

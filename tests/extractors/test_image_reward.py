@@ -20,7 +20,6 @@ from evalkit.utils.files import sha256_file
 TEXTS = ("a red seven", "The cats on the mat, blue", "red " * 50)
 REWARDS = (-0.08844124525785446, -0.15896302461624146, -0.25730767846107483)
 REWARDS_OF_A = (-0.09503597021102905, -0.16311714053153992, -0.2367304414510727)
-pytestmark = pytest.mark.xdist_group("clip")
 
 
 def images() -> list[np.ndarray]:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,7 +16,6 @@ from evalkit.extractors.inception import PUBLISHED, Inception
 from evalkit.utils import weights as weights_files
 from evalkit.utils.weights import fetch, torch_cache
 
-pytestmark = pytest.mark.xdist_group("inception")
 LAYERS = ["pool3", "logits_unbiased", "logits"]
 
 
@@ -264,12 +261,3 @@ def test_fetch_checks_and_is_atomic(tmp_path: Path) -> None:
     assert list((tmp_path / "bad").iterdir()) == []
     with pytest.raises(OSError):
         fetch((tmp_path / "nothing").as_uri(), tmp_path / "bad" / "file", digest[:8])
-
-
-def test_building_and_checking_import_no_torch(inception_weights: Path) -> None:
-    code = (
-        "import sys; from evalkit.extractors.inception import Inception as I; "
-        f"e = I(weights={str(inception_weights)!r}); e.check(); e.identity(); e.label(); print('torch' in sys.modules)"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "False"

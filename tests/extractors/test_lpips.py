@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,8 +19,6 @@ from evalkit.extractors import lpips
 from evalkit.extractors.lpips import SMALLEST, TRUNKS, Lpips
 from evalkit.utils import weights as weights_files
 from evalkit.utils.files import sha256_file
-
-pytestmark = pytest.mark.xdist_group("lpips")
 
 
 @pytest.fixture(scope="module")
@@ -221,13 +217,3 @@ def test_pickled_code_is_not_run(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="cannot be read as a state dict"):
         weights_files.read_state(tmp_path / "trap.pth", "here")
     assert not (tmp_path / "sprung").exists()
-
-
-def test_checking_imports_no_torch(weights: dict[str, Path]) -> None:
-    code = (
-        "import sys; from evalkit.extractors.lpips import Lpips; "
-        f"e = Lpips('l', weights={str(weights['alex'])!r}); e.check(); e.identity(); e.label(); e.canonical(); "
-        "print('torch' in sys.modules)"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "False"

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -16,8 +14,6 @@ from whole_path import pixels, write_folders
 from evalkit.errors import ConfigError
 from evalkit.extractors.vgg16 import WEIGHTS, Vgg16
 from evalkit.utils.files import sha256_file
-
-pytestmark = pytest.mark.xdist_group("vgg16")
 
 
 @pytest.fixture(scope="module")
@@ -89,12 +85,3 @@ def test_a_file_of_another_network(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="does not hold torchvision's VGG16") as caught:
         Vgg16(weights=str(tmp_path / "w.pth")).load("cpu")
     assert "\n" not in str(caught.value)
-
-
-def test_building_and_checking_import_no_torch(weights: Path) -> None:
-    code = (
-        "import sys; from evalkit.extractors.vgg16 import Vgg16 as V; "
-        f"e = V(weights={str(weights)!r}); e.check(); e.identity(); e.label(); print('torch' in sys.modules)"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "False"

@@ -18,7 +18,6 @@ from golden import RANDOM, Golden, peer
 from options import metric_of, score_of
 from whole_path import fast_sqrtm, low_rank_eigenvalues, pixels
 
-pytestmark = pytest.mark.xdist_group("inception")
 Features = Callable[[str], tuple[np.ndarray, np.ndarray]]
 
 

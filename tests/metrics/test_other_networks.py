@@ -18,7 +18,6 @@ from evalkit.config.build import build
 from evalkit.extractors.clip import WEIGHTS_NAME, Clip
 from evalkit.metrics.frechet import FrechetDistance
 
-pytestmark = pytest.mark.xdist_group("inception")
 IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 CLIP = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from itertools import pairwise
 from typing import Any
 
@@ -10,7 +9,7 @@ import numpy as np
 import peers
 import pytest
 import torch
-from golden import NONE, Golden, peer
+from golden import Golden, peer
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from options import score_of
@@ -109,12 +108,8 @@ SMALLER = {"precision": 0.556, "recall": 0.542, "density": 1.053, "coverage": 0.
 SPREAD = {"precision": 0.05, "recall": 0.057, "density": 0.38, "coverage": 0.036}
 
 
-@pytest.mark.parametrize("n", [3000, 10_000])
+@pytest.mark.parametrize("n", [3000, pytest.param(10_000, marks=pytest.mark.slow)])
 def test_golden_values_of_prdc(n: int, golden: Golden) -> None:
-    if n > 3000 and not os.environ.get("EVALKIT_SLOW"):
-        why = "half a minute: EVALKIT_SLOW=1 runs it"
-        expected = " ".join(f"{name} {value}" for name, value in README.items())
-        golden.skip("precision", expected, source="prdc's README: N(0, I), 10,000 x 1000", why=why, weights=NONE)
     generated, reference = normal(n, 1000, 5), normal(n, 1000, 6)
     source = f"prdc's {'README' if n > 3000 else 'code'}: N(0, I), another draw of {n:,} x 1000"
     for name, expected in (README if n > 3000 else SMALLER).items():

@@ -20,7 +20,7 @@ from evalkit.errors import ConfigError
 from evalkit.extractors.base import Extractor
 from evalkit.utils.devices import pick_device
 
-pytestmark = [pytest.mark.xdist_group("inception"), pytest.mark.timeout(7200)]
+pytestmark = pytest.mark.timeout(7200)
 FIDELITY = "torch-fidelity's tests: CIFAR-10"
 FILES = {"train": [f"data_batch_{i}.bin" for i in range(1, 6)], "test": ["test_batch.bin"]}
 

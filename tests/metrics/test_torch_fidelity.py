@@ -14,7 +14,6 @@ from golden import RANDOM, Golden, peer
 from options import score_of
 from whole_path import fast_eigvals
 
-pytestmark = pytest.mark.xdist_group("inception")
 Features = Callable[[str], tuple[np.ndarray, np.ndarray]]
 FIDELITY = f"{peer('torch-fidelity')}, from image files"
 

@@ -18,8 +18,6 @@ from evalkit.models.diffusers.condition_images import Wants, call, check_prompts
 from evalkit.models.diffusers.model import DiffusersModel
 from evalkit.prompts.sets import Prompt
 
-pytestmark = pytest.mark.xdist_group("diffusers")  # one worker pays for the import of diffusers
-
 IMG2IMG, INPAINT = "StableDiffusionImg2ImgPipeline", "StableDiffusionInpaintPipeline"
 KINDS: dict[str, dict[str, Any]] = {
     "controlnet": {"model": "plain", "controlnet": "net"},

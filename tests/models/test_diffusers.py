@@ -14,8 +14,6 @@ from evalkit.errors import ConfigError, DataError
 from evalkit.models.base import Request, Sampler
 from evalkit.models.diffusers.model import DiffusersModel
 
-pytestmark = pytest.mark.xdist_group("diffusers")  # one worker pays for the import of diffusers
-
 # ---------------------------------------------------------------------------------------------- all pipeline classes
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,8 +15,6 @@ from model_calls import ROOT, Saved, make, sampler_config
 from evalkit.errors import ConfigError, DataError, EvalkitError
 from evalkit.models.base import Request
 from evalkit.models.diffusers.model import DiffusersModel
-
-pytestmark = pytest.mark.xdist_group("diffusers")  # one worker pays for the import of diffusers
 
 # ------------------------------------------------------------------------------------------------- files, identity
 
@@ -143,20 +140,6 @@ def test_identity(copy: Callable[[str], Path]) -> None:
     hub = DiffusersModel("owner/name", revision="abc")
     assert hub.identity()["weights"] == {"hub": "owner/name", "revision": "abc"}
     assert DiffusersModel("owner/name").identity() != hub.identity()
-
-
-def test_building_checking_and_naming_need_no_torch(saved: Saved) -> None:
-    import subprocess
-
-    code = (
-        "import sys; from evalkit.models.diffusers import DiffusersModel;"
-        "from evalkit.models.gan import TorchModuleModel;"
-        f"m = DiffusersModel({str(saved('sd'))!r}); m.check(); m.identity();"
-        "g = TorchModuleModel('evalkit.digits.nets.DCGANGenerator', weights=sys.executable);"
-        "g.check(); g.identity(); print([n for n in ('torch', 'diffusers', 'transformers', 'PIL') if n in sys.modules])"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=False)
-    assert done.stdout.strip() == "[]", done.stdout + done.stderr
 
 
 # ------------------------------------------------------------------------------------------------------ the hub

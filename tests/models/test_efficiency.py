@@ -14,8 +14,6 @@ from evalkit.models.base import Request, Sampler
 from evalkit.models.diffusers import optimize
 from evalkit.models.diffusers.model import DiffusersModel
 
-pytestmark = pytest.mark.xdist_group("diffusers")  # one worker pays for the import of diffusers
-
 LDM = "pkg://evalkit.digits/weights/ldm"
 STEPS = 6
 

@@ -17,8 +17,6 @@ from evalkit.errors import ConfigError, DataError, EvalkitError
 from evalkit.models.base import Request
 from evalkit.models.gan import TorchModuleModel
 
-pytestmark = pytest.mark.xdist_group("diffusers")  # shares their import of torch's compiler
-
 
 class Tiny(nn.Module):
     """A generator [B,8] -> [B,3,4,4] in [-1,1]."""

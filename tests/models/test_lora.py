@@ -16,8 +16,6 @@ from evalkit.errors import ConfigError, DataError, EvalkitError
 from evalkit.models.base import Request, Sampler
 from evalkit.models.diffusers.model import DiffusersModel
 
-pytestmark = pytest.mark.xdist_group("diffusers")  # one worker pays for the import of diffusers
-
 LDM = "pkg://evalkit.digits/weights/ldm"
 STRIPED = "pkg://evalkit.digits/weights/lora_striped"
 

@@ -16,8 +16,6 @@ from evalkit.models.base import Request
 from evalkit.models.latent import to_pixels
 from evalkit.models.stylegan import StyleGanModel
 
-pytestmark = pytest.mark.xdist_group("diffusers")  # shares their import of torch's compiler
-
 
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from command import evalkit
+from command import run_evalkit
 
 from evalkit.config.compose import compose, resolve
 from evalkit.data.codec import encode_png
@@ -126,7 +126,7 @@ def test_the_command(tmp_path: Path, prompts: Path) -> None:
     cache = {"HF_HUB_CACHE": str(tmp_path / "hub"), "TORCH_HOME": str(tmp_path / "torch")}
     run = tmp_path / "run"
     run.mkdir()
-    done = evalkit("experiment=sdxl_turbo_steps", f"prompts.parti.path={prompts}", "dry_run=true", cwd=run, **cache)
+    done = run_evalkit("experiment=sdxl_turbo_steps", f"prompts.parti.path={prompts}", "dry_run=true", cwd=run, **cache)
     assert done.returncode == 2, done.stderr
     assert "18 samples to make, about 9 MB" in done.stdout
     assert "missing: model.sdxl_turbo: model 'stabilityai/sdxl-turbo' (revision 7115331" in done.stdout

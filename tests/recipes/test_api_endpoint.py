@@ -6,16 +6,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from command import evalkit, results
+from command import results, run_evalkit
 from fake_services import KEY, FakeService, serving
 from omegaconf import OmegaConf
 from service_calls import all_text
 
-from evalkit import pipeline
-from evalkit.config.compose import compose, resolve
 from evalkit.digits.data import PROMPTS, colourise, reference_digits
-from evalkit.errors import ServiceError
-from evalkit.plan.plan import make_plan
 
 DIGITS = reference_digits()
 CAPTIONS = {caption.text: caption for caption in PROMPTS}
@@ -49,11 +45,13 @@ def test_the_recipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pyte
             *("model.openai_images.client={concurrency: 3, retries: 1, backoff: 0.01, timeout: 10}",),
         ]
         service.faults = {4: "429", 20: "echo", 21: "echo", 22: "echo", 23: "echo", 24: "echo", 25: "echo"}
-        with pytest.raises(ServiceError, match=f"^{service.url}/v1, sample ") as failed:
-            pipeline.run(make_plan(resolve(compose(overrides))))
-        assert "you sent Bearer ***), 2 times. What was fetched is kept" in str(failed.value)
+        failed = run_evalkit(*overrides, cwd=tmp_path, IMAGES_API_KEY=KEY)
+        assert failed.returncode == 1
+        assert failed.stderr.strip().splitlines()[-1].startswith(f"evalkit: {service.url}/v1, sample ")
+        assert "you sent Bearer ***), 2 times. What was fetched is kept" in failed.stderr
+        assert "Traceback" not in failed.stderr
         service.faults = {}
-        done = evalkit(*overrides, cwd=tmp_path)
+        done = run_evalkit(*overrides, cwd=tmp_path, IMAGES_API_KEY=KEY)
         assert done.returncode == 0, done.stderr
         assert sorted(service.delivered.values()) == [1] * 40
     rows = {row["metric"]: row for row in results(tmp_path / "runs" / "api_endpoint")["rows"]}

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from command import evalkit, results
+from command import results, run_evalkit
 from pictures_with_texts import write_outputs
 from PIL import Image
 from range_server import Files, serving
@@ -29,7 +29,7 @@ def values(folder: Path, metric: str) -> dict[str, float]:
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a run whose cells were exported."""
     folder = tmp_path_factory.mktemp("recipe")
-    done = evalkit(*MADE, cwd=folder)
+    done = run_evalkit(*MADE, cwd=folder)
     assert done.returncode == 0, done.stderr
     return folder
 
@@ -40,9 +40,9 @@ def test_the_recipe(made: Path) -> None:
     tar = "digits_ldm-ddim-guidance_scale_4-num_inference_steps_8.tar"
     with serving(Files({f"/data/{tar}": (export / tar).read_bytes()})) as root:
         far = f"model.ldm_8_steps_tar.path={root}/data/{tar}"
-        done = evalkit("experiment=existing_folders", far, "device=cpu", cwd=made)
+        done = run_evalkit("experiment=existing_folders", far, "device=cpu", cwd=made)
         assert done.returncode == 0, done.stderr
-        again = evalkit("experiment=existing_folders", far, "device=cpu", cwd=made)
+        again = run_evalkit("experiment=existing_folders", far, "device=cpu", cwd=made)
         assert again.returncode == 0, again.stderr
         assert "features of" not in again.stderr, "the finished run computed features again"
     fid = values(made / "runs" / "existing_folders", "fid_digits")
@@ -75,7 +75,7 @@ def test_outputs_of_automatic1111_become_cells_by_themselves(tmp_path: Path) -> 
     }
     write_outputs(tmp_path / "outputs", images)
     Image.fromarray(clean[0]).save(tmp_path / "outputs" / "a_grid.png")  # says nothing of its making
-    done = evalkit(
+    done = run_evalkit(
         *("name=outputs", "model=[folder]", "model.folder.path=outputs", "model.folder.split_by=[sampler,steps]"),
         *("sampler=[]", "prompts=[]", "exclude=[{sampler: none}]", "metric=[fid_digits,clip_score_digits]"),
         *("baseline={sampler: Euler a, num_inference_steps: 20}", "device=cpu", "report=false"),

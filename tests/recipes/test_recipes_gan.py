@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import tiny_stylegan
 import torch
-from command import evalkit, results
+from command import results, run_evalkit
 from lpips_weights import seeded_trunk
 
 from evalkit.config.compose import compose, resolve
@@ -24,13 +24,13 @@ def test_gan_vs_diffusion(tmp_path: Path) -> None:
     """Few samples: truncation smooths the GAN, every cell has its sheet, and nothing is made twice."""
     small = ["experiment=gan_vs_diffusion", "num_samples=24", "batch_size=24", "device=cpu", "report=false"]
     small += ["walk.lines=1", "walk.tiles=3", "sampler.ddim.num_inference_steps={sweep: [2]}", "exclude=[]"]
-    done = evalkit(*small, cwd=tmp_path)
+    done = run_evalkit(*small, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     folder = tmp_path / "runs" / "gan_vs_diffusion"
     rows = table(folder)
     cells = list(dict.fromkeys(cell for cell, _ in rows))
     assert len(cells) == 6
-    narrow, whole = "digits_dcgan-truncation0.25", "digits_dcgan"
+    narrow, whole = "digits_dcgan-truncation_0.25", "digits_dcgan"
     assert rows[narrow, "precision_digits"]["value"] >= rows[whole, "precision_digits"]["value"] > 0
     assert rows[narrow, "ppl_digits"]["value"] < rows[whole, "ppl_digits"]["value"]
     assert rows[whole, "ppl_digits"]["stderr"] > 0
@@ -38,7 +38,7 @@ def test_gan_vs_diffusion(tmp_path: Path) -> None:
     sheets = {path.name for path in (folder / "sheets").glob("*-walk.png")}
     assert sheets == {f"{cell}-walk.png" for cell in cells}
     before = {path: path.stat().st_mtime_ns for path in (folder / "sheets").iterdir()}
-    again = evalkit(*small, cwd=tmp_path)
+    again = run_evalkit(*small, cwd=tmp_path)
     assert again.returncode == 0, again.stderr
     assert {path: path.stat().st_mtime_ns for path in (folder / "sheets").iterdir()} == before
     assert table(folder)[whole, "ppl_digits"]["value"] == rows[whole, "ppl_digits"]["value"]
@@ -54,7 +54,7 @@ def test_a_stylegan_and_its_path_length(tmp_path: Path) -> None:
     """psi 0 is one image: no length, no diversity; the path grows with psi."""
     tiny_stylegan.save(tmp_path / "g.safetensors")
     torch.save(seeded_trunk("vgg"), tmp_path / "vgg.pth")
-    done = evalkit(
+    done = run_evalkit(
         *("experiment=digits", "name=style", "model=[stylegan]", "sampler=[]", "prompts=[]", "reference=none"),
         *(
             "metric=[ppl,ppl_z,vendi_digits]",
@@ -68,13 +68,11 @@ def test_a_stylegan_and_its_path_length(tmp_path: Path) -> None:
         *("model.stylegan.z_dim=16", "model.stylegan.truncation_psi={sweep: [0, 0.5, 1]}", "walk.lines=2"),
         *(f"extractor.lpips_vgg.weights={tmp_path / 'vgg.pth'}", "walk.space=w"),
         cwd=tmp_path,
-        PYTHONPATH=f"{Path(__file__).parents[2]}:{Path(__file__).parents[1] / 'helpers'}",
     )
     assert done.returncode == 0, done.stderr
     rows = table(tmp_path / "runs" / "style")
-    psi = {"0": 0.0, "0.5": 0.5, "1": 1.0}
     for name in ("ppl", "ppl_z"):
-        values = [next(r["value"] for (c, m), r in rows.items() if m == name and c.endswith(f"psi{p}")) for p in psi]
+        values = [rows[f"stylegan-truncation_psi_{psi}", name]["value"] for psi in ("0", "0.5", "1")]
         assert values == sorted(values)
         assert values[0] == 0 < values[1]
     assert rows[next(iter(rows))[0], "ppl"]["label"].startswith("PPL [lpips_vgg:")
@@ -87,7 +85,7 @@ def test_onnx_beside_torch(tmp_path: Path) -> None:
     from evalkit.models.onnx.export import main
 
     assert main(["digits_dcgan", str(tmp_path / "g.onnx")]) == 0
-    done = evalkit(
+    done = run_evalkit(
         *("experiment=digits", "name=onnx", "model=[digits_dcgan,onnx]", "sampler=[]", "metric=[fid_digits,psnr]"),
         *("num_samples=256", "device=cpu", "report=false", "exclude=[]", "baseline=digits_dcgan"),
         *(f"model.onnx.path={tmp_path / 'g.onnx'}", "model.onnx.latent_dim=64", "model.onnx.num_classes=10"),

@@ -22,7 +22,6 @@ from evalkit.results.latent_walk import Walk, check_walk, make_walk, walk_line, 
 from evalkit.samples.cell_generator import CellGenerator, released
 from evalkit.samples.generate import make_requests
 
-pytestmark = pytest.mark.xdist_group("diffusers")  # shares their import of torch's compiler
 sys.path.insert(0, str(Path(__file__).parents[1] / "helpers"))  # tiny_pipelines
 
 

@@ -13,7 +13,9 @@ import random
 import threading
 import time
 from dataclasses import replace
+from itertools import accumulate
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -95,10 +97,13 @@ def test_the_format_opens_with_json_and_pillow_alone(store: Store) -> None:
     assert leftovers(store) == []
 
 
-def test_stats(store: Store) -> None:
-    stats = make(make_cell(20, delay=0.02), store, batch_size=4)[0].stats()
-    assert 0.005 <= stats.latency_p50 <= stats.latency_p95 < 0.2
-    assert stats.images_per_second == pytest.approx(1 / stats.latency_p50, rel=0.9)
+def test_stats(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By a clock on which the k-th batch takes 0.4 k seconds; the first is left out."""
+    clock = accumulate(seconds for k in range(1, 6) for seconds in (7.0, 0.4 * k))
+    monkeypatch.setattr(generate, "time", SimpleNamespace(perf_counter=lambda: next(clock), monotonic=time.monotonic))
+    stats = make(make_cell(20), store, batch_size=4)[0].stats()
+    assert (stats.latency_p50, stats.latency_p95) == pytest.approx((0.35, 0.5))
+    assert stats.images_per_second == pytest.approx(16 / (0.8 + 1.2 + 1.6 + 2.0))
     assert (stats.nfe, stats.device, stats.batch_size, stats.blanked) == (3.0, "cpu", 4, 1)
     assert stats.peak_memory_mb is not None
     assert stats.peak_memory_mb > 5

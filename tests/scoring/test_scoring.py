@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -341,38 +339,6 @@ def test_mypy_sees_a_state_of_another_type(tmp_path: Path) -> None:
     assert all("incompatible with" in line for line in errors)
 
 
-CACHED_RUN = """
-import sys
-sys.path.insert(0, {tests!r})
-from pathlib import Path
-from fakes import MatrixExtractor, MemorySource, random_images
-from evalkit.samples.store import Store
-from evalkit.scoring import Against, score_sources
-from evalkit.metrics.frechet import FrechetDistance
-from evalkit.metrics.inception_score import InceptionScore
-metrics = {{"fid": ({{}}, FrechetDistance("matrix/flat")), "is": ({{}}, InceptionScore("matrix/soft", splits=4))}}
-results = score_sources(
-    {{"a": MemorySource(random_images(40))}}, metrics=metrics, extractors={{"matrix": MatrixExtractor()}},
-    against=Against(MemorySource(random_images(50, 9))), store=Store(Path({store!r})),
-)
-print([scored.score.value for scored in results.values()], all(s.cached for s in results.values()))
-print("torch" in sys.modules)
-"""
-
-
-def test_a_finished_run_imports_no_torch(tmp_path: Path) -> None:
-    code = CACHED_RUN.format(tests=str(ROOT / "tests" / "helpers"), store=str(tmp_path))
-    first, second = (
-        subprocess.run([sys.executable, "-c", code], cwd=ROOT, text=True, capture_output=True, check=True).stdout.split(
-            "\n"
-        )
-        for _ in range(2)
-    )
-    assert first[1] == "True"
-    assert second[1] == "False"
-    assert first[0].replace("False", "True") == second[0]
-
-
 class PngFolder(MemorySource):
     """Images of a folder, in the order of the file names."""
 
@@ -382,7 +348,6 @@ class PngFolder(MemorySource):
         super().__init__([np.asarray(Image.open(path)) for path in sorted(folder.iterdir())], name=folder.name)
 
 
-@pytest.mark.xdist_group("inception")
 def test_fid_and_is_equal_torch_fidelity(tmp_path: Path, inception_weights: Path) -> None:
     """Two folders of PNGs of two sizes, and one weights file: equal to 1e-5 relative."""
     import torch_fidelity

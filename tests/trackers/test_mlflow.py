@@ -17,7 +17,6 @@ from evalkit.trackers.base import FinishedRun
 
 pytest.importorskip("mlflow", reason="the extra 'mlflow' is not installed")
 pytest.importorskip("sqlalchemy", reason="mlflow-skinny alone is installed")
-pytestmark = pytest.mark.xdist_group("mlflow")
 
 OPTION = {"_target_": "evalkit.trackers.mlflow.MlflowTracker"}
 

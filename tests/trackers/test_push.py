@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from command import ROOT, evalkit, results
+from command import results, run_evalkit
 from fake_trackers import NeedsTheUnknown, Notes
 from finished_run import CELLS, CONFIG, NAMED, SHEETS, make_folder, make_table, row
 
@@ -286,8 +286,7 @@ def test_a_real_run_pushes_last_and_a_failing_tracker_changes_nothing(tmp_path: 
         "tracker=[tensorboard]",
         "+tracker.bad._target_=fake_trackers.Raises",
     ]
-    paths = os.pathsep.join([str(ROOT), str(ROOT / "tests" / "helpers")])
-    done = evalkit(*command, cwd=tmp_path, PYTHONPATH=paths)
+    done = run_evalkit(*command, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     out = tmp_path / "runs" / "cheap"
     assert results(out)["rows"][0]["value"] is not None
@@ -296,6 +295,6 @@ def test_a_real_run_pushes_last_and_a_failing_tracker_changes_nothing(tmp_path: 
     assert "tracker.tensorboard: " in done.stderr
     logs = list((out / "tensorboard").glob("*/events.out.tfevents.*"))
     assert len(logs) == 1
-    assert evalkit(*command, cwd=tmp_path, PYTHONPATH=paths).returncode == 0
+    assert run_evalkit(*command, cwd=tmp_path).returncode == 0
     again = list((out / "tensorboard").glob("*/events.out.tfevents.*"))
     assert [path.parent for path in again] == [logs[0].parent]

@@ -13,7 +13,6 @@ from evalkit.errors import ConfigError
 from evalkit.trackers.base import FinishedRun
 
 pytest.importorskip("wandb", reason="the extra 'wandb' is not installed")
-pytestmark = pytest.mark.xdist_group("wandb")
 
 OPTION = {"_target_": "evalkit.trackers.wandb.WandbTracker"}
 
