@@ -1,7 +1,7 @@
 """What the documentation's site is given beyond docs/*.md: pages of the root, and the configuration reference.
 
-The reference is made of the option's YAML files and of the docstrings and constructors that their `_target_`s name, each
-time that the site is built. The code is read, never imported, so that the site is built without torch.
+The reference is made of the options' YAML files and of the docstrings and constructors that their `_target_`s name,
+each time the site is built. The code is read, never imported, so that the site is built without torch.
 """
 
 from __future__ import annotations
@@ -57,8 +57,8 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
 
 
 def root_page(text: str) -> str:
-    """A page of the root as one of docs/: its links lose `docs/`, and the other root pages are found under their names."""
-    text = text.replace("](docs/", "](").replace("](LICENSE)", "](https://www.apache.org/licenses/LICENSE-2.0)")
+    """A page of the root as one of docs/: links are relative to docs/, those to files that are no pages become text."""
+    text = re.sub(r"\[([^]]*)\]\((?:LICENSE|CITATION\.cff)\)", r"\1", text).replace("](docs/", "](")
     for source, page in ROOT_PAGES.items():
         text = text.replace(f"]({source}", f"]({page}")
     return text
@@ -114,7 +114,11 @@ class Reference:
             "Every option below a group is set by its dotted key: `model.diffusers.guidance_scale=3`.",
             "`{sweep: [...]}` in place of a value makes an axis of the grid. `--cfg job` prints all that is in force.",
             "",
-            *table((p.name, p.annotation, p.default, texts.get(p.name, "")) for p in root.parameters if p.name != "self"),
+            *table(
+                (p.name, p.annotation, plain(p.default), texts.get(p.name, ""))
+                for p in root.parameters
+                if p.name not in {"self", *GROUPS, "training"}
+            ),
             "",
             "## Groups",
             "",
@@ -228,10 +232,17 @@ def table(rows: Any) -> list[str]:
     return ["| key | type | default | what |", "|---|---|---|---|", *lines] if lines else []
 
 
+def plain(default: Any) -> str:
+    """A dataclass field's default as YAML would have it: griffe gives its factory, called."""
+    text = re.sub(r"^\(lambda: (.*)\)\(\)$", r"\1", str(default))
+    return {"list()": "[]", "dict()": "{}"}.get(text, text)
+
+
 def code(value: Any) -> str:
     return "" if value is None else f"`{value}`"
 
 
 def prose(text: str) -> str:
-    """A docstring's text on one line, safe within a table; braces and angles are no markup."""
-    return re.sub(r"\s+", " ", text).replace("|", "\\|").replace("<", "&lt;").strip()
+    """A text on one line, safe within a table: outside of code, angles are no markup."""
+    parts = re.sub(r"\s+", " ", text).strip().split("`")
+    return "`".join(part if i % 2 else part.replace("|", "\\|").replace("<", "&lt;") for i, part in enumerate(parts))
