@@ -30,7 +30,7 @@ def test_gan_vs_diffusion(tmp_path: Path) -> None:
     rows = table(folder)
     cells = list(dict.fromkeys(cell for cell, _ in rows))
     assert len(cells) == 6
-    narrow, whole = "digits_dcgan-truncation0.25", "digits_dcgan"
+    narrow, whole = "digits_dcgan-truncation_0.25", "digits_dcgan"
     assert rows[narrow, "precision_digits"]["value"] >= rows[whole, "precision_digits"]["value"] > 0
     assert rows[narrow, "ppl_digits"]["value"] < rows[whole, "ppl_digits"]["value"]
     assert rows[whole, "ppl_digits"]["stderr"] > 0
