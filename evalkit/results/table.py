@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from evalkit.cell import setting_name
-from evalkit.errors import DataError
+from evalkit.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
     import pandas
@@ -224,9 +224,15 @@ class ResultTable:
             raise DataError(f"{path}: not a results.json of evalkit ({error})") from error
 
     def to_frame(self) -> pandas.DataFrame:
-        """The tidy rows as a pandas frame: one line a cell and metric."""
-        import pandas
+        """The tidy rows as a pandas frame: one line per cell and metric.
 
+        Raises:
+            ConfigError: pandas is not installed.
+        """
+        try:
+            import pandas
+        except ImportError:
+            raise ConfigError("to_frame() needs pandas: pip install 'evalkit[pandas]'") from None
         return pandas.DataFrame([asdict(row) for row in self.rows])
 
     def value(self, cell: str, metric: str) -> float | None:

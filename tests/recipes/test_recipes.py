@@ -86,12 +86,12 @@ def test_vae_reconstruction(tmp_path: Path) -> None:
     psnr = values(table, "psnr_target", "dtype", "posterior")
     assert len(psnr) == 3
     assert psnr["float32", "mode"] > 22
-    drawn = with_baseline(table, "psnr_target", "float32-posterior_sample")
+    drawn = with_baseline(table, "psnr_target", "dtype_float32-posterior_sample")
     assert (drawn.paired, drawn.verdict) == (True, "worse")
     row = next(row for row in table.rows if row.metric == "psnr_target")
     assert row.label == "PSNR (target)"
     assert row.protocol["target"]["n"] == 96
-    assert with_baseline(table, "ssim_target", "float32-posterior_sample").verdict == "worse"
+    assert with_baseline(table, "ssim_target", "dtype_float32-posterior_sample").verdict == "worse"
     assert psnr["bfloat16", "mode"] < psnr["float32", "mode"] + 0.05
 
 

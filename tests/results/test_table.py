@@ -3,12 +3,13 @@
 import csv
 import io
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from evalkit.errors import DataError
+from evalkit.errors import ConfigError, DataError
 from evalkit.results import render
 from evalkit.results.compare import compare
 from evalkit.results.table import MISSING, ResultTable, Row
@@ -125,6 +126,12 @@ def test_the_frame_is_tidy() -> None:
     frame = make(row("a"), row("a", "is", 2.0), row("b")).to_frame()
     assert len(frame) == 3
     assert {"cell", "metric", "value", "stderr", "protocol_hash"} <= set(frame.columns)
+
+
+def test_without_pandas_the_frame_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "pandas", None)  # None: an import of it fails
+    with pytest.raises(ConfigError, match=r"^to_frame\(\) needs pandas: pip install 'evalkit\[pandas\]'$"):
+        make(row("a")).to_frame()
 
 
 @pytest.mark.parametrize(
