@@ -57,8 +57,8 @@ class Aesthetic(Clip):
     def _head_file(self) -> Path:
         return HEAD.find(self._where, f"extractor.{self.name}.head", self.head, self.head_sha256, self.download)
 
-    def check(self) -> None:
-        super().check()
+    def check(self, *, fetch: bool = True) -> None:
+        super().check(fetch=fetch)
         self._head_file()
 
     def identity(self) -> dict[str, Any]:

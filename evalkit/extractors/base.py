@@ -54,7 +54,7 @@ class Extractor(ABC):
         """Width of each layer, by name; none where it is known only from weights that are not here yet."""
 
     @abstractmethod
-    def check(self) -> None:
+    def check(self, *, fetch: bool = True) -> None:
         """Finds the weights. Cheap where they are there, and done before the first sample is made.
 
         Raises:

@@ -190,7 +190,8 @@ class Clip(Extractor):
                 f"give extractor.{self.name}.pretrained=FILE"
             ) from error
 
-    def check(self) -> None:
+    def check(self, *, fetch: bool = True) -> None:
+        self.download = self.download and fetch
         self._file()
 
     def identity(self) -> dict[str, Any]:

@@ -55,7 +55,7 @@ class Digits(NetworkExtractor):
         check_sha256(where, file, self.sha256, f"extractor.{self.name}.sha256")
         return file
 
-    def check(self) -> None:
+    def check(self, *, fetch: bool = True) -> None:
         self._file()
 
     def identity(self) -> dict[str, Any]:

@@ -88,7 +88,8 @@ class ImageReward(Extractor):
             check_sha256(self._where, file, self.sha256, f"{key}.sha256")
         return file
 
-    def check(self) -> None:
+    def check(self, *, fetch: bool = True) -> None:
+        self.download = self.download and fetch
         self._file("weights")
         self._file("vocab")
 

@@ -110,7 +110,8 @@ class Inception(NetworkExtractor):
             f"at {target}, or give extractor.{self.name}.weights=FILE"
         )
 
-    def check(self) -> None:
+    def check(self, *, fetch: bool = True) -> None:
+        self.download = self.download and fetch
         self._file()
 
     def identity(self) -> dict[str, Any]:

@@ -97,7 +97,8 @@ class Lpips(NetworkExtractor):
             raise ConfigError(f"{self._where}: there is no file {file} of heads: give extractor.{self.name}.heads=FILE")
         return file
 
-    def check(self) -> None:
+    def check(self, *, fetch: bool = True) -> None:
+        self.download = self.download and fetch
         self._file()
         self._heads()
 

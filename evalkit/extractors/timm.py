@@ -122,7 +122,8 @@ class Timm(NetworkExtractor):
             raise ConfigError(f"{self._where}: there is no weights file {file} ({options}.weights)")
         return file
 
-    def check(self) -> None:
+    def check(self, *, fetch: bool = True) -> None:
+        self.download = self.download and fetch
         self._file()
 
     def identity(self) -> dict[str, Any]:

@@ -62,7 +62,8 @@ class Vgg16(NetworkExtractor):
         key = f"extractor.{self.name}.weights"
         return WEIGHTS.find(f"extractor '{self.name}'", key, self.weights, self.sha256, self.download)
 
-    def check(self) -> None:
+    def check(self, *, fetch: bool = True) -> None:
+        self.download = self.download and fetch
         self._file()
 
     def identity(self) -> dict[str, Any]:

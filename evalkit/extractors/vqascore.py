@@ -65,7 +65,7 @@ class VqaScore(Extractor):
     def layers(self) -> Mapping[str, int | None]:
         return {"score": 1}
 
-    def check(self) -> None:
+    def check(self, *, fetch: bool = True) -> None:
         if importlib.util.find_spec(PACKAGE) is None:
             raise ConfigError(
                 f"extractor '{self.name}': t2v-metrics is not installed: pip install t2v-metrics, in an environment "

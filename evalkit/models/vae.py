@@ -83,13 +83,14 @@ class VaeReconstruction(Model):
 
     # ---- the weights
 
-    def check(self) -> None:
+    def check(self, *, fetch: bool = True) -> None:
         """Looks for the autoencoder's files, and at the images' size.
 
         Raises:
             ConfigError: a file is missing, the class is not known, or the images are of a size that it does not take.
             DataError: a file is broken, or an archive of images is refused.
         """
+        hub._DRY = not fetch
         if self.local:
             for file in self._files(resolve_path(self.path))[1:]:
                 read_header(file)

@@ -134,12 +134,13 @@ class DiffusersModel(NoiseModel):
         leave_out = frozenset() if self.safety_checker else frozenset({"safety_checker"})
         return Checkpoint(folder or resolve_path(self.path), self.variant, leave_out)
 
-    def check(self) -> None:
+    def check(self, *, fetch: bool = True) -> None:
         """Looks for every file of a local folder; of a hub id, offline, for its copy in the cache.
 
         Raises:
             ConfigError, DataError: a file is missing or broken (named).
         """
+        hub._DRY = not fetch
         if self.local:
             folder = resolve_path(self.path)
             if not folder.is_dir():
