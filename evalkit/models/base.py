@@ -105,7 +105,7 @@ class Model(ABC):
     call_settings: ClassVar[frozenset[str]] = frozenset()  # names in the YAML that go to `generate`, not to __init__
 
     @abstractmethod
-    def check(self) -> None:
+    def check(self, *, fetch: bool = True) -> None:
         """ConfigError, naming the file and where to put it, where weights are missing. Cheap: before any work."""
 
     @abstractmethod

@@ -59,7 +59,7 @@ class CallableModel(Model):
     def _target(self) -> str:
         return str(self.function["_target_"]) if isinstance(self.function, dict) else self.function
 
-    def check(self) -> None:
+    def check(self, *, fetch: bool = True) -> None:
         """Looks for the function's package; it is imported by `check_call`, where samples are to be made.
 
         Raises:

@@ -18,7 +18,7 @@ class _Opened(ExistingImages):
 
     opening: DatasetOpening | VisionOpening
 
-    def check(self) -> None:
+    def check(self, *, fetch: bool = True) -> None:
         """Raises ConfigError where it is not there."""
         self.opening.check()
 

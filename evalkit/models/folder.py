@@ -60,7 +60,7 @@ class FolderModel(ExistingImages):
         check_keys(self.split_by, "split_by")
         check_keys(list(self.where), "where")
 
-    def check(self) -> None:
+    def check(self, *, fetch: bool = True) -> None:
         """Raises ConfigError where nothing is there, DataError where an archive is refused."""
         self.opening.check()
 

@@ -74,7 +74,7 @@ class TorchModuleModel(GanModel):
     def _target(self) -> str:
         return str(self.module.get("_target_")) if isinstance(self.module, Mapping) else str(self.module)
 
-    def check(self) -> None:
+    def check(self, *, fetch: bool = True) -> None:
         """Looks for the weights, and for the module's package.
 
         Raises:

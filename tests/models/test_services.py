@@ -19,19 +19,16 @@ from service_calls import PROMPTS, all_text, cell_of, expected, make, option, pi
 
 from evalkit.errors import ConfigError, EvalkitError, ServiceError
 from evalkit.models.base import Request
-from evalkit.samples import generate
 from evalkit.samples.store import SampleSet, Store
 
 KINDS = ("openai", "webui", "comfy")
 
 
 @pytest.fixture(autouse=True)
-def _surroundings(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def _surroundings(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TEST_IMAGES_KEY", KEY)
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     monkeypatch.setenv("no_proxy", "127.0.0.1")
-    yield
-    generate.unload()
 
 
 @pytest.fixture

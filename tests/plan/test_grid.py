@@ -12,7 +12,7 @@ from evalkit.cell import Cell
 from evalkit.config.schema import RunConfig
 from evalkit.config.sweep import expand
 from evalkit.errors import ConfigError
-from evalkit.plan.grid import _slug, make_cells
+from evalkit.plan.grid import _slug, make_grid
 
 SAMPLER = {"_target_": "evalkit.models.base.Sampler", "scheduler": "DDIMScheduler", "num_inference_steps": 10}
 OTHER = {**SAMPLER, "scheduler": "HeunDiscreteScheduler"}
@@ -20,9 +20,9 @@ TEXT = {"_target_": "grid_models.TextModel", "guidance_scale": 4.0}
 PROMPTS = {"digits": {"_target_": "grid_models.Prompts"}}
 
 
-def cells_of(**groups: Any) -> list[Cell]:
+def cells_of(**groups: Any) -> tuple[Cell, ...]:
     fields: dict[str, Any] = {"model": {"text": TEXT}, "sampler": {"ddim": SAMPLER}, "prompts": PROMPTS}
-    return make_cells(RunConfig(**{**fields, **groups}))
+    return make_grid(RunConfig(**{**fields, **groups})).cells
 
 
 def test_the_grid_is_the_product_of_its_axes() -> None:

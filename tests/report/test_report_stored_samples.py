@@ -16,7 +16,7 @@ from evalkit.config.build import build
 from evalkit.config.compose import compose, resolve
 from evalkit.data import scan
 from evalkit.data.codec import encode_png
-from evalkit.plan.grid import make_cells
+from evalkit.plan.grid import make_grid
 from evalkit.report.stored_samples import Inside
 
 
@@ -29,7 +29,7 @@ def nothing_kept() -> None:
 def run_of(*overrides: str) -> tuple[Any, Any]:
     """A run's configuration as the report finds it, and its first cell's images."""
     config = resolve(compose([*overrides, "sampler=[]", "prompts=[]", "exclude=[]"]))
-    cell = make_cells(config)[-1]
+    cell = make_grid(config).cells[-1]
     source = build(cell.options["model"] or {}).open()
     return Inside(SimpleNamespace(table=SimpleNamespace(run={"config": vars(config), "store": "gone"}))), source  # type: ignore[arg-type]
 

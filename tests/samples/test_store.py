@@ -24,7 +24,6 @@ from evalkit.data.source import FolderImages, Source
 from evalkit.errors import ConfigError, DataError, StoreError
 from evalkit.models.base import ExistingImages
 from evalkit.models.folder import FolderModel
-from evalkit.samples import generate
 from evalkit.samples.generate import generate_cells
 from evalkit.samples.store import SampleSet, Store
 
@@ -32,10 +31,8 @@ RNG = np.random.default_rng(0)
 
 
 @pytest.fixture(autouse=True)
-def nothing_kept() -> Any:
+def nothing_kept() -> None:
     scan._SCANNED.clear()
-    yield
-    generate.unload()
 
 
 def image(seed: int, height: int = 6, width: int = 5) -> np.ndarray:

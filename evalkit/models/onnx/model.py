@@ -46,7 +46,7 @@ class OnnxModel(GanModel):
         self.file = OnnxFile(path, providers, threads)
         self.inputs, self.output = _roles(inputs, ("latent", "classes")), output
 
-    def check(self) -> None:
+    def check(self, *, fetch: bool = True) -> None:
         """Raises ConfigError where the package, the file or an execution provider is missing."""
         self.file.check()
 
@@ -129,7 +129,7 @@ class OnnxDenoiser(Model):
             raise ConfigError(f"{file} is missing: set scheduler to the model's scheduler_config.json or its folder")
         return read_json(file)
 
-    def check(self) -> None:
+    def check(self, *, fetch: bool = True) -> None:
         """Raises ConfigError where the package, a file or an execution provider is missing."""
         self.file.check()
         self._scheduler_config()

@@ -64,7 +64,7 @@ class Service(Model):
     def ask(self, job: Job, request: Request, settings: Mapping[str, Any]) -> tuple[bytes, list[str]]:
         """One attempt at one image: the bytes of its file, and its warnings. Raises `Transient` or `ServiceError`."""
 
-    def check(self) -> None:
+    def check(self, *, fetch: bool = True) -> None:
         """Nothing lies on this machine: address and key are looked at in `check_call`, where samples are to be made."""
 
     def check_call(self, sampler: Sampler | None, settings: Mapping[str, Any]) -> None:

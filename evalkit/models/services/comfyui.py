@@ -74,7 +74,7 @@ class ComfyUI(Service):
             self._read = read_workflow(resolve_path(self.workflow))
         return self._read
 
-    def check(self) -> None:
+    def check(self, *, fetch: bool = True) -> None:
         """Reads the workflow.
 
         Raises:
