@@ -162,15 +162,15 @@ def resolve(config: DictConfig, choices: Mapping[str, Any] | None = None) -> Run
 def _options(group: str, entries: Mapping[str, Any], choices: Mapping[str, Any]) -> dict[str, Any]:
     choice = f"{FOLDERS[group]}@{group}" if group in FOLDERS else group
     chosen = str(choices.get(choice, ""))
-    kept: dict[str, Any] = {}
+    checked: dict[str, Any] = {}
     for name, option in entries.items():
         if option is None:
             continue
         if group in RULES or (isinstance(option, Mapping) and "_target_" in option):
-            kept[name] = option  # of rules, evalkit.gate checks what they hold
+            checked[name] = option  # of rules, evalkit.gate checks what they hold
         elif name in group_options(group) and not re.search(rf"\b{re.escape(name)}\b", chosen):
             log.debug("%s.%s is set but not chosen: left out", group, name)
         else:
             known = nearest(name, group_options(group))
             raise ConfigError(f"{group}.{name} has no _target_, so there is nothing to build. {known}")
-    return kept
+    return checked

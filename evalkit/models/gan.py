@@ -1,4 +1,4 @@
-"""GANs: a torch module of anyone's own with its weights, or a TorchScript file."""
+"""GANs: the user's own torch module with its weights, or a TorchScript file."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class TorchModuleModel(GanModel):
         output_range: what the module's darkest and lightest value are; beyond it is clamped, halves are rounded up.
         dtype: "float32", "float16" or "bfloat16".
 
-    Call setting `truncation`: latent values beyond +-truncation are drawn anew until they are within (the truncation
+    Call setting `truncation`: latent values beyond +-truncation are drawn again until they are within (the truncation
     trick of BigGAN, Brock et al. 2019, arXiv 1809.11096, section 3.1); those within stay as they are without it, so
     that settings compare sample by sample. None: off.
     """

@@ -1,4 +1,4 @@
-"""What a dry run finds missing: weights and images that a run would stop for, or fetch. All of it is told at once."""
+"""What a dry run finds missing: weights and images that a run would stop for, or fetch. All of it is listed at once."""
 
 from __future__ import annotations
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from evalkit.cell import KEY_SHOWN
 from evalkit.results.terminal import make_console
 from evalkit.samples.store import SampleSet
 
@@ -33,7 +34,7 @@ def print_plan(plan: Plan) -> None:
         size += missing * bytes_per_image(cell)
         there = max(0, cell.num_samples - missing)
         megabytes = f"{missing * bytes_per_image(cell) / 1e6:,.0f}"
-        view.add_row(cell.name, cell.key[:8], str(cell.num_samples), str(there), str(missing), megabytes)
+        view.add_row(cell.name, cell.key[:KEY_SHOWN], str(cell.num_samples), str(there), str(missing), megabytes)
     console = make_console()
     console.print(view)
     names = ", ".join(plan.metrics) or "none"

@@ -187,7 +187,7 @@ def _generate(spec: ShardSpec, built: BuiltCell, requests: Sequence[Request]) ->
     if str(made.images.dtype) != "uint8" or len(shape) != 4 or shape[0] != len(requests) or shape[3] != 3:
         raise TypeError(
             f"{type(model).__name__}.generate returned {made.images.dtype} {list(shape)} where uint8 "
-            f"[{len(requests)},H,W,3] is wanted"
+            f"[{len(requests)},H,W,3] is needed"
         )
     if made.warnings and len(made.warnings) != len(requests):
         raise TypeError(f"{type(model).__name__}.generate returned {len(made.warnings)} lists of warnings")
@@ -231,7 +231,7 @@ def generate_cells(
 
     Raises:
         ConfigError: batch_size or device makes no sense.
-        StoreError: the store cannot be written, or the disk is too small (told before the first sample).
+        StoreError: the store cannot be written, or the disk is too small (before the first sample).
     """
     whole_number(batch_size, "batch_size")
     missing = {cell.key: SampleSet.missing(store, cell) for cell in cells}

@@ -221,7 +221,7 @@ def test_ctrl_c_keeps_finished_shards_and_leaves_no_half_one(store: Store, monke
 
 def test_weights_or_prompts_that_change_under_a_run(store: Store) -> None:
     cell = make_cell(4)
-    for part, words in (("model", "weights or options changed"), ("prompts", "the prompts changed")):
+    for part, words in (("model", "weights or options changed"), ("prompts", "its prompts changed")):
         stale = replace(cell, identity={**cell.identity, part: {"another": 1}})
         with pytest.raises(ConfigError, match=words):
             run_shard(ShardSpec(stale, 0, 4, 4, "cpu"), store)
@@ -462,7 +462,7 @@ def test_any_engine_will_do(store: Store, monkeypatch: pytest.MonkeyPatch) -> No
 
     cell = make_cell(20)
     found = make(cell, store, engine=Twice(), progress=Counting({}))[0]
-    assert counted == [("noise-contrast200", 4), ("noise-contrast200", 8), ("noise-contrast200", 8)]
+    assert counted == [("noise-contrast_200", 4), ("noise-contrast_200", 8), ("noise-contrast_200", 8)]
     assert found.digest == make(cell, Store(store.root / "other"))[0].digest
 
 

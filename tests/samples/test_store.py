@@ -62,7 +62,7 @@ def made(tmp_path: Path) -> tuple[Store, Any, SampleSet]:
 
 def test_reading(made: tuple[Store, Any, SampleSet]) -> None:
     source: Source = made[2]
-    assert (source.name, len(source)) == ("noise-contrast200", 12)
+    assert (source.name, len(source)) == ("noise-contrast_200", 12)
     every = source.read(range(12))
     assert [a.shape for a in every] == [(8, 8, 3)] * 12
     np.testing.assert_array_equal(source.read(range(5, 11, 2))[2], every[9])
@@ -124,7 +124,7 @@ def test_damaged_metadata(made: tuple[Store, Any, SampleSet], lines: list[str]) 
         (lambda about: {**about, "key": "0" * 64}, "is of another cell"),
         (lambda about: {**about, "format": 2}, "format 2, but this evalkit reads format 1"),
         (lambda about: {"key": about["key"]}, "cannot be read"),
-        (lambda about: None, "is missing beside its shards"),
+        (lambda about: None, "is missing next to its shards"),
     ],
 )
 def test_a_cell_file_that_is_not_ours(made: tuple[Store, Any, SampleSet], change: Any, words: str) -> None:
