@@ -13,6 +13,7 @@ from evalkit.errors import ConfigError, DataError, nearest
 from evalkit.models.base import Conditioning, Generated, Model, Request, Sampler, SideBySide
 from evalkit.models.gan import source_digest
 from evalkit.models.services.kept import Fetched, Kept
+from evalkit.utils import devices
 
 if TYPE_CHECKING:
     import numpy as np
@@ -123,10 +124,8 @@ class CallableModel(Model):
 
     def unload(self) -> None:
         """Lets go of the object."""
-        import gc
-
         self._call = None
-        gc.collect()
+        devices.free_memory()
 
     def keep_in(self, cell: Path) -> None:
         """Where finished images are kept until their shard is written, if `keep`."""

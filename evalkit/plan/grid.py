@@ -59,10 +59,6 @@ class _SamplerVariant:
     variant: Variant
     sampler: Sampler | None  # none for existing images
 
-    @property
-    def name(self) -> str:
-        return self.variant.name
-
 
 @dataclass(frozen=True)
 class _PromptVariant:
@@ -138,7 +134,10 @@ class _GridMaker:
     def _model(self, name: str, option: Option) -> Model:
         key = sha256_json(option)
         if key not in self._models:
-            self._models[key] = build_model(name, option)
+            model = build(option, f"model.{name}")
+            if not isinstance(model, Model):
+                raise ConfigError(f"model.{name}: {option['_target_']} is not a subclass of evalkit.models.base.Model")
+            self._models[key] = model
         return self._models[key]
 
     def _parts(self, made: _ModelVariant) -> list[_ModelVariant]:
@@ -197,7 +196,7 @@ class _GridMaker:
             }
             cell = Cell(
                 model=name,
-                sampler=sampler.name if sampler else None,
+                sampler=sampler.variant.name if sampler else None,
                 prompts=prompts,
                 settings=settings,
                 seed=seed,
@@ -229,8 +228,8 @@ class _GridMaker:
         if not self.samplers:
             default = Variant("default", {"_target_": "evalkit.models.base.Sampler"}, {})
             return [_SamplerVariant(default, Sampler())]
-        fitting = [s for s in self.samplers if made.samplers is None or s.name in made.samplers]
-        left_out = sorted({s.name for s in self.samplers} - {s.name for s in fitting})
+        fitting = [s for s in self.samplers if made.samplers is None or s.variant.name in made.samplers]
+        left_out = sorted({s.variant.name for s in self.samplers} - {s.variant.name for s in fitting})
         if left_out:
             known = ", ".join(made.samplers or [])
             log.info("%s: no cells with %s (its samplers: %s)", name, ", ".join(left_out), known)
@@ -254,23 +253,11 @@ class _GridMaker:
         prompts: str | None,
         seed: int,
     ) -> str:
-        parts = [made.variant.name] + ([sampler.name] if sampler else [])
+        parts = [made.variant.name] + ([sampler.variant.name] if sampler else [])
         parts += [_slug(key, value) for key, value in settings.items() if value is not None]
         parts += [prompts] if prompts and len(self.prompt_sets) > 1 else []
         parts += [f"seed{seed}"] if len(self.seeds) > 1 else []
         return re.sub(r"[^A-Za-z0-9._+-]+", "_", "-".join(parts))[:MAX_NAME]
-
-
-def build_model(name: str, option: Option) -> Model:
-    """A model from its option without call settings.
-
-    Raises:
-        ConfigError: it cannot be built, or is no model.
-    """
-    model = build(option, f"model.{name}")
-    if not isinstance(model, Model):
-        raise ConfigError(f"model.{name}: {option['_target_']} is not a subclass of evalkit.models.base.Model")
-    return model
 
 
 def _prompt_sets(config: RunConfig) -> Iterator[tuple[str, _PromptVariant]]:

@@ -37,40 +37,25 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Plan:
-    """All that a run needs, built and checked before the first sample is made; nothing is built again from its option.
-
-    Attributes:
-        config, out, store: the run's.
-        cells: of the grid.
-        built: by cell key: the model, sampler and prompts of each cell.
-        prompts, metrics, exports, gates: by name.
-        extractors: by name; those that a metric needs.
-        reference, training: what the samples are compared with.
-        baseline: a cell's name.
-        own: by cell name: the images that its prompts, or its model, name.
-        missing: of a dry run: a line for each thing that a run would stop for, or fetch.
-        earlier: results of earlier runs, to stand in the table.
-        engine: who runs the shards; none: this process.
-        walk: the contact sheets between samples.
-    """
+    """All that a run needs, built and checked before the first sample is made; nothing is built again later."""
 
     config: RunConfig
     out: Path
     store: Store
     cells: tuple[Cell, ...]
-    built: Mapping[str, BuiltCell]
+    built: Mapping[str, BuiltCell]  # by cell key: each cell's model, sampler and prompts
     prompts: Mapping[str, PromptSet]
     metrics: Mapping[str, Metric]
-    extractors: Mapping[str, Extractor]
+    extractors: Mapping[str, Extractor]  # those that a metric needs
     reference: Source | Moments | None
     training: Source | Moments | None = None
-    baseline: str | None = None
-    own: Mapping[str, Own] = field(default_factory=dict)
-    missing: tuple[str, ...] = ()
-    earlier: tuple[ResultTable, ...] = ()
+    baseline: str | None = None  # a cell's name
+    own: Mapping[str, Own] = field(default_factory=dict)  # by cell name: the images that its prompts name
+    missing: tuple[str, ...] = ()  # of a dry run: a line for each thing that a run would stop for, or fetch
+    earlier: tuple[ResultTable, ...] = ()  # results of earlier runs, to stand in the table
     gates: Mapping[str, Gate] = field(default_factory=dict)
     exports: Mapping[str, Export] = field(default_factory=dict)
-    engine: Engine | None = None
+    engine: Engine | None = None  # runs the shards; none: this process
     walk: Walk = field(default_factory=Walk)
 
     @property

@@ -11,8 +11,9 @@ of the versions the shortest that suffices is read, so that a set of N samples s
 
 A shard's folder opens as a Hugging Face imagefolder. Its metadata.jsonl has one line per image: file_name, index,
 prompt, negative_prompt, category, class_id, seed, sha256 (of the file), width, height, latency_s (of one image), batch
-(images made together), warmup, nfe, device, peak_memory_mb, warnings. Images that were asked for side by side (of a service) have a
-latency_s of their own, and clock_s: their share of the clock (none for those that an earlier run had fetched).
+(images made together), warmup, nfe, device, peak_memory_mb, warnings. Images that were asked for side by side (of a
+service) have a latency_s of their own, and clock_s: their share of the clock (none for those that an earlier run had
+fetched).
 """
 
 from __future__ import annotations

@@ -25,6 +25,7 @@ from evalkit.errors import ConfigError, EvalkitError, StoreError
 from evalkit.samples import generate, writer
 from evalkit.samples.engine import LocalEngine
 from evalkit.samples.generate import ShardSpec, generate_cells, run_shard
+from evalkit.samples.model_pool import ModelPool
 from evalkit.samples.store import SampleSet, Store, shard_name
 from evalkit.utils.progress import Progress
 
@@ -243,6 +244,19 @@ def test_a_spec_must_be_a_shard(store: Store) -> None:
     for start, stop in ((0, 300), (5, 9), (4, 4)):
         with pytest.raises(ValueError, match="not a shard"):
             run_shard(ShardSpec(make_cell(300), start, stop, 4, "cpu"), store)
+
+
+def test_a_plans_objects_are_used_as_they_are(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a plan's objects nothing is built, checked or read again; the samples are those of a worker without them."""
+    cells = [make_cell(4, seed=seed) for seed in (0, 1)]
+    pool = ModelPool({cell.key: ModelPool().built(cells[0]) for cell in cells})
+    with monkeypatch.context() as patch:
+        patch.setattr("evalkit.samples.model_pool.build", lambda *args: pytest.fail("built again"))
+        generate_cells(cells, store, batch_size=4, device="cpu", pool=pool)
+    others = Store(store.root / "others")
+    for cell in cells:
+        run_shard(ShardSpec(cell, 0, 4, 4, "cpu"), others)
+        assert SampleSet.open(store, cell).digest == SampleSet.open(others, cell).digest
 
 
 def test_specs_travel(store: Store) -> None:
