@@ -156,7 +156,7 @@ class Model(ABC):
         """Frees the memory of `load`."""
 
     def keep_in(self, cell: Path) -> None:  # noqa: B027
-        """Called before each shard with the cell's folder, where a model may keep images that cost money."""
+        """Told before each shard: the cell's folder, where a model may keep images that are dear (`models.kept`)."""
 
 
 class ExistingImages(Model):

@@ -97,11 +97,11 @@ class GenerationStats:
     """What making a sample set cost.
 
     Attributes:
-        latency_p50, latency_p95: seconds per image (a batch's time by its images; a service's answer by itself), over
+        latency_p50, latency_p95: seconds an image (a batch's time by its images; a service's answer by itself), over
             all images but those of the first batch after a model was loaded, which also pays for warming up; over these
             where there are no others.
         images_per_second: over the same images.
-        nfe: network evaluations per image (the mean), or none.
+        nfe: network evaluations an image (the mean), or none.
         peak_memory_mb: on cuda the device's peak, else that of the whole process; none where it is not known.
         device: such as "cpu" or "cuda (NVIDIA H100)"; joined by " + " where shards were made on several.
         batch_size: images in the largest batch; of a service, requests at a time.
