@@ -119,9 +119,8 @@ class ModelPool:
         """Frees the loaded model."""
         with self.lock:
             if self._loaded is not None:
-                loaded, self._loaded = self._loaded, None
-                loaded.model.unload()
-                del loaded
+                self._loaded.model.unload()
+                self._loaded = None
                 devices.free_memory()
 
     def requests(self, cell: Cell, indices: Sequence[int]) -> list[Request]:
