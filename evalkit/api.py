@@ -30,7 +30,7 @@ def evaluate(
     """Scores folders of images.
 
     Args:
-        samples: a folder of images, or several by name (each is a line of the table).
+        samples: a folder of images, or several by name (each is a row of the table).
         reference: a folder of reference images; needed by metrics such as `fid`.
         metrics: names of the metrics' YAML files.
         name: the run's name.
@@ -44,7 +44,7 @@ def evaluate(
         The result table; `.to_frame()` gives it as a pandas frame.
 
     Raises:
-        ConfigError: a name, a folder or a file is wrong (what, where and how to mend it).
+        ConfigError: a name, a folder or a file is wrong (what, where and how to fix it).
     """
     overrides = [f"metric=[{','.join(metrics)}]", "model=[folder]", "sampler=[]", "prompts=[]"]
     overrides.append("reference=folder" if reference is not None else "reference=none")

@@ -9,6 +9,7 @@ from typing import Any
 from evalkit.errors import ConfigError, nearest
 
 Option = Mapping[str, Any]
+KEY_SHOWN = 8  # characters of a cell's key in folders' names and for people
 
 
 @dataclass(frozen=True)
@@ -63,20 +64,20 @@ def matches(cell: Cell, rule: Any, where: str) -> bool:
     )
 
 
-def find_baseline(cells: Sequence[Cell], wanted: Any) -> str | None:
-    """The name of the cell that a run's `baseline` picks, none where none is asked for.
+def find_baseline(cells: Sequence[Cell], choice: Any) -> str | None:
+    """The name of the cell that a run's `baseline` (a name, or a rule as of `matches`) picks; none for none.
 
     Raises:
         ConfigError: no cell, or several, are meant.
     """
-    if wanted is None:
+    if choice is None:
         return None
-    if isinstance(wanted, str):
-        found = [cell.name for cell in cells if cell.name == wanted]
-        if not found:
-            raise ConfigError(f"baseline={wanted}: no such cell. {nearest(wanted, [cell.name for cell in cells])}")
-        return found[0]
-    found = [cell.name for cell in cells if matches(cell, wanted, "baseline")]
-    if len(found) != 1:
-        raise ConfigError(f"baseline={wanted} picks {len(found)} cells ({', '.join(found[:4])}): it must pick one")
-    return found[0]
+    if isinstance(choice, str):
+        names = [cell.name for cell in cells]
+        if choice not in names:
+            raise ConfigError(f"baseline={choice}: no such cell. {nearest(choice, names)}")
+        return choice
+    names = [cell.name for cell in cells if matches(cell, choice, "baseline")]
+    if len(names) != 1:
+        raise ConfigError(f"baseline={choice} picks {len(names)} cells ({', '.join(names[:4])}): it must pick one")
+    return names[0]

@@ -9,8 +9,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from evalkit import gate
-from evalkit.cell import Cell
-from evalkit.config.build import build
 from evalkit.data.moments import Moments, write_moments
 from evalkit.data.source import Source
 from evalkit.errors import DataError
@@ -23,6 +21,7 @@ from evalkit.results.files import write
 from evalkit.results.latent_walk import write_walks
 from evalkit.results.rows import Outcome, make_rows, notes, run_info
 from evalkit.results.table import ResultTable
+from evalkit.samples.model_pool import ModelPool
 from evalkit.samples.store import SampleSet
 from evalkit.trackers.push import push
 
@@ -35,13 +34,13 @@ def run(plan: Plan, *, command: str = "") -> ResultTable:
     started = time.time()
     seconds: dict[str, float] = {}
     plan.store.check_writable()
-    generated = [cell for cell in plan.cells if cell.name not in plan.existing]
-    _generate(plan, generated)
+    pool = ModelPool(plan.built)
+    _generate(plan, pool)
     seconds["generate"] = time.time() - started
-    sources = {cell.name: open_source(plan, cell) for cell in plan.cells}
+    sources = {cell.name: plan.open_source(cell) for cell in plan.cells}
     watch = Watch(plan.store.root / "lint") if plan.config.lint else None
     try:
-        scored = _score(plan, sources, watch)
+        scored = _score(plan, pool, sources, watch)
     except DataError:
         if watch is not None:
             _lint(plan, sources, watch)  # names all files that are not as they should be; scoring stopped at the first
@@ -62,9 +61,8 @@ def run(plan: Plan, *, command: str = "") -> ResultTable:
     write(outcome, table, plan.config, plan.out)
     _save_stats(plan)
     if plan.walk.lines:
-        made = [cell for cell in plan.cells if cell.name not in plan.existing]
-        config = plan.config
-        write_walks(plan.walk, made, plan.out / "sheets", device=config.device, batch_size=config.batch_size)
+        with pool:
+            write_walks(plan.walk, plan.generators(pool).values(), plan.out / "sheets", plan.config.batch_size)
     if plan.config.report:
         from evalkit.report import write_report
 
@@ -119,57 +117,49 @@ def _table(plan: Plan, run: Mapping[str, object], outcome: Outcome) -> ResultTab
     return ResultTable(run, tuple(rows), tuple(notes(outcome.sources)), tuple(comparisons), best)
 
 
-def _generate(plan: Plan, cells: list[Cell]) -> None:
-    wanting = [cell for cell in cells if SampleSet.missing(plan.store, cell)]
-    if not wanting:
+def _generate(plan: Plan, pool: ModelPool) -> None:
+    incomplete = [cell for cell in plan.generated if SampleSet.missing(plan.store, cell)]
+    if not incomplete:
         return
-    from evalkit.samples.generate import asked_prompts, generate_cells
+    from evalkit.samples.generate import generate_cells
 
-    for cell in wanting:
-        sampler = build(cell.options["sampler"]) if cell.options["sampler"] else None
-        model = build(cell.options["model"] or {})
-        model.check_call(sampler, cell.call_settings)
-        model.check_prompts(asked_prompts(cell), cell.call_settings)
-    engines = [build(option, f"engine.{name}") for name, option in plan.config.engine.items()]
+    for cell in incomplete:
+        built = plan.built[cell.key]
+        built.model.check_call(built.sampler, cell.call_settings)
+        prompts = built.prompts.prompts[: cell.num_samples] if built.prompts else ()
+        built.model.check_prompts(prompts, cell.call_settings)
     generate_cells(
-        cells,
+        incomplete,
         plan.store,
         batch_size=plan.config.batch_size,
         device=plan.config.device,
-        engine=engines[0] if engines else None,
+        engine=plan.engine,
+        pool=pool,
     )
 
 
-def open_source(plan: Plan, cell: Cell) -> Source:
-    """A cell's images: its sample set in the store, or the images that were made elsewhere."""
-    if cell.name in plan.existing:
-        source: Source = plan.existing[cell.name].open(cell.num_samples, cache=plan.store.root / "cache")
-        return source
-    return SampleSet.open(plan.store, cell)
-
-
 def _lint(plan: Plan, sources: Mapping[str, Source], watch: Watch) -> list[Finding]:
-    asked = asked_of(plan.config, plan.cells, sources)
+    asked = asked_of(plan.prompts, plan.cells, sources)
     return lint(sources, plan.reference, watch=watch, asked=asked)
 
 
-def _score(plan: Plan, sources: Mapping[str, Source], watch: Watch | None) -> Mapping[tuple[str, str], Scored]:
+def _score(
+    plan: Plan, pool: ModelPool, sources: Mapping[str, Source], watch: Watch | None
+) -> Mapping[tuple[str, str], Scored]:
     """All scores; with `watch`, the images are measured for the lint as they are read."""
-    from evalkit.samples.cell_generator import CellGenerator, released
     from evalkit.scoring import Against, score_sources
 
-    made = [cell for cell in plan.cells if cell.name not in plan.existing]
     reference = plan.reference
     if watch is not None:
         sources = {name: watch.of(source) for name, source in sources.items()}
         reference = watch.of(reference) if reference and not isinstance(reference, Moments) else reference
-    with released():
+    with pool:
         return score_sources(
             sources,
             metrics={name: (plan.config.metric[name], metric) for name, metric in plan.metrics.items()},
             extractors=plan.extractors,
             against=Against(reference, plan.training, sources[plan.baseline] if plan.baseline else None, plan.own),
-            generators={cell.name: CellGenerator(cell, plan.config.device, plan.extractors) for cell in made},
+            generators=plan.generators(pool),
             store=plan.store,
             device=plan.config.device,
         )

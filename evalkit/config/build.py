@@ -11,6 +11,7 @@ from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 
 from evalkit.errors import ConfigError, EvalkitError, nearest
+from evalkit.utils.text import one_line
 
 
 def locate(target: str) -> Any:
@@ -30,6 +31,25 @@ def locate(target: str) -> Any:
         names = [n for n in vars(module) if not n.startswith("_")]
         raise ConfigError(f"_target_ '{target}': '{module_name}' has no '{name}'. {nearest(name, names)}")
     return getattr(module, name)
+
+
+def split_call_settings(option: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """What of a model's option is for its constructor, and what for each call of `generate` (null ones left out).
+
+    Both stand on one level of the YAML; the class's `call_settings` names the latter.
+    """
+    names: frozenset[str] = getattr(locate(str(option.get("_target_"))), "call_settings", frozenset())
+    constructor = {key: value for key, value in option.items() if key not in names}
+    return constructor, {key: value for key, value in option.items() if key in names and value is not None}
+
+
+def accepted_keys(target: str) -> set[str]:
+    """The keys that an option may give a target: its arguments, and the call settings of a model; none if unknown."""
+    try:
+        factory = locate(target)
+        return {*inspect.signature(factory).parameters, *getattr(factory, "call_settings", ())}
+    except (ConfigError, ValueError, TypeError):
+        return set()
 
 
 def build(option: Mapping[str, Any], where: str = "") -> Any:
@@ -61,5 +81,4 @@ def build(option: Mapping[str, Any], where: str = "") -> Any:
         cause = error.__cause__
         if isinstance(cause, EvalkitError):
             raise cause from error
-        text = " ".join(str(cause or error).split())
-        raise ConfigError(f"{where}: {text}") from error
+        raise ConfigError(f"{where}: {one_line(cause or error)}") from error

@@ -1,9 +1,8 @@
-"""The run's configuration: the structured root, composition, and `build`, the only call to Hydra's instantiate."""
+"""Composes the run's configuration from YAML and overrides; every error of Hydra and OmegaConf becomes one line."""
 
 from __future__ import annotations
 
 import contextlib
-import inspect
 import logging
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -23,9 +22,10 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 
-from evalkit.config.build import locate
+from evalkit.config.build import accepted_keys
 from evalkit.config.schema import CONFIG_MODULE, FOLDERS, GROUPS, RULES, RunConfig
 from evalkit.errors import ConfigError, nearest
+from evalkit.utils.text import one_line
 
 log = logging.getLogger(__name__)
 
@@ -46,7 +46,7 @@ def register() -> None:
 
 
 def compose(overrides: Sequence[str], config_dir: str | None = None) -> DictConfig:
-    """The composed configuration, for use from Python; `config_dir` is searched besides evalkit's own configs.
+    """The composed configuration, for use from Python; `config_dir` is searched as well as evalkit's own configs.
 
     Raises:
         ConfigError: an override names a key or an option that is not there (the nearest name is offered).
@@ -110,12 +110,11 @@ def explain(error: Exception, overrides: Sequence[str], config_dir: str | None =
         return _unknown_key(str(cause.full_key), overrides, config_dir)
     if isinstance(cause, OmegaConfBaseException):
         return ConfigError(f"{cause.full_key}: {str(cause).splitlines()[0]}")
-    text = re.sub(r"\s+", " ", str(error))
-    return ConfigError(f"the command line was not understood: {text}")
+    return ConfigError(f"the command line was not understood: {one_line(error)}")
 
 
 def _unknown_key(full_key: str, overrides: Sequence[str], config_dir: str | None) -> ConfigError:
-    """The error for a key that is not in the configuration, with the keys that stand beside it."""
+    """The error for a key that is not in the configuration, with the nearest of the keys that are."""
     parent, _, key = full_key.rpartition(".")
     others = [o for o in overrides if not o.lstrip("+~").split("=")[0].startswith(full_key)]
     choices: list[str] = []
@@ -128,18 +127,9 @@ def _unknown_key(full_key: str, overrides: Sequence[str], config_dir: str | None
     if parent in GROUPS and key in group_options(parent, config_dir):
         return ConfigError(f"{full_key}: '{key}' is not chosen in this run. Add it: {parent}=[{key}].")
     target = node.get("_target_") if isinstance(node, DictConfig) else None
-    if target and key in _takes(str(target)):
+    if target and key in accepted_keys(str(target)):
         return ConfigError(f"{full_key} is not in its YAML, but can be added: write +{full_key}=VALUE")
     return ConfigError(f"{full_key}: no such key. {nearest(key, choices)}")
-
-
-def _takes(target: str) -> set[str]:
-    """What a target can be given: its arguments, and the call settings of a model."""
-    try:
-        factory = locate(target)
-        return {*inspect.signature(factory).parameters, *getattr(factory, "call_settings", ())}
-    except (ConfigError, ValueError, TypeError):
-        return set()
 
 
 def resolve(config: DictConfig, choices: Mapping[str, Any] | None = None) -> RunConfig:
@@ -172,15 +162,15 @@ def resolve(config: DictConfig, choices: Mapping[str, Any] | None = None) -> Run
 def _options(group: str, entries: Mapping[str, Any], choices: Mapping[str, Any]) -> dict[str, Any]:
     choice = f"{FOLDERS[group]}@{group}" if group in FOLDERS else group
     chosen = str(choices.get(choice, ""))
-    kept: dict[str, Any] = {}
+    checked: dict[str, Any] = {}
     for name, option in entries.items():
         if option is None:
             continue
         if group in RULES or (isinstance(option, Mapping) and "_target_" in option):
-            kept[name] = option  # of rules, evalkit.gate checks what they hold
+            checked[name] = option  # of rules, evalkit.gate checks what they hold
         elif name in group_options(group) and not re.search(rf"\b{re.escape(name)}\b", chosen):
             log.debug("%s.%s is set but not chosen: left out", group, name)
         else:
             known = nearest(name, group_options(group))
             raise ConfigError(f"{group}.{name} has no _target_, so there is nothing to build. {known}")
-    return kept
+    return checked

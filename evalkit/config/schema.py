@@ -28,8 +28,8 @@ class RunConfig:
         name: the run's name; its results go to `out`.
         out: folder of this run's results; none: `<store>/<name>`.
         store: folder of samples, features and scores, shared by runs.
-        num_samples: samples a cell; none: as many as its prompt set holds (times samples_per_prompt).
-        batch_size: samples a generation batch; halved where the device runs out of memory.
+        num_samples: samples per cell; none: as many as its prompt set holds (times samples_per_prompt).
+        batch_size: samples per generation batch; halved where the device runs out of memory.
         seed: the cells' seed, or `{sweep: [0, 1]}`.
         device: auto, cpu, cuda or mps.
         dry_run: print the cells, what is there, what is to make and what is missing; make and fetch nothing. Exits

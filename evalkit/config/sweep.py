@@ -12,7 +12,7 @@ from evalkit.errors import ConfigError
 
 
 @dataclass(frozen=True)
-class _Variant:
+class Variant:
     """An option with one value for each of its swept keys."""
 
     name: str
@@ -20,7 +20,7 @@ class _Variant:
     swept: Mapping[str, Any]
 
 
-def expand(name: str, option: Option) -> list[_Variant]:
+def expand(name: str, option: Option) -> list[Variant]:
     """All variants of an option: every `{sweep: [...]}` at any depth is an axis.
 
     Raises:
@@ -34,7 +34,7 @@ def expand(name: str, option: Option) -> list[_Variant]:
     for values in itertools.product(*axes.values()):
         chosen = dict(zip(axes, values, strict=True))
         swept = {".".join(path): value for path, value in chosen.items()}
-        variants.append(_Variant(name, _replace(option, chosen, ()), swept))
+        variants.append(Variant(name, _replace(option, chosen, ()), swept))
     return variants
 
 

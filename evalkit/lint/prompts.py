@@ -8,14 +8,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from evalkit.cell import Cell
-from evalkit.config.build import build
-from evalkit.config.schema import RunConfig
-from evalkit.config.sweep import expand
 from evalkit.lint.finding import Finding, locations
 from evalkit.samples.store import SampleSet, image_size
 
 if TYPE_CHECKING:
     from evalkit.data.source import Source
+    from evalkit.prompts.sets import PromptSet
 
 _RELATED = 0.5  # of a set's prompts: sets that share so many show the same prompts
 _EFFECT = "CLIP score, category means and paired comparisons weigh the prompts by what is there"
@@ -36,13 +34,14 @@ class Asked:
     size: tuple[int, int] | None = None
 
 
-def asked_of(config: RunConfig, cells: Sequence[Cell], sources: Mapping[str, Source]) -> dict[str, Asked]:
-    """By cell what the configuration asks for. A set of prompts is read only where a folder's prompts are known."""
+def asked_of(
+    prompts: Mapping[str, PromptSet], cells: Sequence[Cell], sources: Mapping[str, Source]
+) -> dict[str, Asked]:
+    """By cell what the run asks for: of images made elsewhere that tell their prompts, the run's only prompt set."""
     elsewhere = [c.name for c in cells if not isinstance(sources[c.name], SampleSet) and any(sources[c.name].prompts)]
-    variants = [v for name, option in config.prompts.items() for v in expand(name, option)] if elsewhere else []
     texts: tuple[str, ...] = ()
-    if len(variants) == 1:
-        texts = tuple(prompt.text for prompt in build(variants[0].option) if prompt.text is not None)
+    if elsewhere and len(prompts) == 1:
+        texts = tuple(prompt.text for prompt in next(iter(prompts.values())) if prompt.text is not None)
     asked = {}
     for cell in cells:
         identity = cell.identity.get("prompts")

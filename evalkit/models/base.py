@@ -85,8 +85,8 @@ class Generated:
 
     Attributes:
         images: u8 [B,H,W,3].
-        nfe: network evaluations a sample (guidance counts twice), or none where there is no network.
-        warnings: one list a sample: "blanked" (a safety checker's black image), "prompt_truncated", ...
+        nfe: network evaluations per sample (guidance counts twice), or none where there is no network.
+        warnings: one list per sample: "blanked" (a safety checker's black image), "prompt_truncated", ...
         timing: of samples that were not made as one batch; none: a sample's latency is the batch's by its samples.
     """
 
@@ -106,7 +106,14 @@ class Model(ABC):
 
     @abstractmethod
     def check(self, *, fetch: bool = True) -> None:
-        """ConfigError, naming the file and where to put it, where weights are missing. Cheap: before any work."""
+        """Looks for what the model needs. Cheap, and done before any work.
+
+        Args:
+            fetch: whether what is missing may be downloaded; if not, a missing download is an error (a dry run).
+
+        Raises:
+            ConfigError: weights are missing; it names the file and where to put it.
+        """
 
     @abstractmethod
     def identity(self) -> dict[str, Any]:
@@ -143,7 +150,7 @@ class Model(ABC):
     def generate(
         self, requests: Sequence[Request], *, sampler: Sampler | None, settings: Mapping[str, Any]
     ) -> Generated:
-        """Makes one image a request. Each depends on its own request, the sampler and the settings alone."""
+        """Makes one image per request. Each depends on its own request, the sampler and the settings alone."""
 
     def unload(self) -> None:  # noqa: B027 (a model that holds nothing need not say so)
         """Frees the memory of `load`."""

@@ -13,6 +13,7 @@ from evalkit.errors import ConfigError, DataError, nearest
 from evalkit.models.base import Conditioning, Generated, Model, Request, Sampler, SideBySide
 from evalkit.models.gan import source_digest
 from evalkit.models.services.cache import FetchedImage, FetchedImages
+from evalkit.utils import devices
 
 if TYPE_CHECKING:
     import numpy as np
@@ -22,10 +23,10 @@ _CONDITIONING = ("text", "class", "none")
 
 
 class CallableModel(Model):
-    """Calls `function(prompts, seeds)`: two lists of one entry a sample; seeds are unsigned 32-bit integers.
+    """Calls `function(prompts, seeds)`: two lists of one entry per sample; seeds are unsigned 32-bit integers.
 
-    It returns one image a seed: a list of PIL images or of arrays u8 [H,W,3], or one array u8 [B,H,W,3]. Each image may
-    depend on its own prompt and seed alone. A function with a parameter `negative_prompts` is given those as well.
+    It returns one image per seed: a list of PIL images or of arrays u8 [H,W,3], or one array u8 [B,H,W,3]. Each image
+    may depend on its own prompt and seed alone. A function with a parameter `negative_prompts` is given those as well.
 
     Args:
         function: "package.module.name" of a function, or of a class that is built without arguments, once; or a mapping
@@ -123,10 +124,8 @@ class CallableModel(Model):
 
     def unload(self) -> None:
         """Lets go of the object."""
-        import gc
-
         self._call = None
-        gc.collect()
+        devices.free_memory()
 
     def keep_in(self, cell: Path) -> None:
         """Where finished images are kept until their shard is written, if `keep`."""

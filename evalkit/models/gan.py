@@ -1,4 +1,4 @@
-"""GANs: a torch module of anyone's own with its weights, or a TorchScript file."""
+"""GANs: the user's own torch module with its weights, or a TorchScript file."""
 
 from __future__ import annotations
 
@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING, Any, Literal
 from evalkit.errors import ConfigError, DataError, nearest
 from evalkit.models.diffusers.checkpoint import read_header
 from evalkit.models.latent import GanModel
+from evalkit.utils import devices
 from evalkit.utils.files import resolve_path, sha256_file
+from evalkit.utils.text import one_line
 
 if TYPE_CHECKING:
     import torch
@@ -34,7 +36,7 @@ class TorchModuleModel(GanModel):
         output_range: what the module's darkest and lightest value are; beyond it is clamped, halves are rounded up.
         dtype: "float32", "float16" or "bfloat16".
 
-    Call setting `truncation`: latent values beyond +-truncation are drawn anew until they are within (the truncation
+    Call setting `truncation`: latent values beyond +-truncation are drawn again until they are within (the truncation
     trick of BigGAN, Brock et al. 2019, arXiv 1809.11096, section 3.1); those within stay as they are without it, so
     that settings compare sample by sample. None: off.
     """
@@ -115,7 +117,7 @@ class TorchModuleModel(GanModel):
             try:
                 net = torch.jit.load(str(self._file), map_location=device)  # type: ignore[no-untyped-call]
             except (RuntimeError, ValueError) as error:
-                raise DataError(f"{self._file} is no TorchScript file: {_first_line(error)}") from error
+                raise DataError(f"{self._file} is no TorchScript file: {one_line(error)}") from error
         else:
             net = self._build()
             _fill(net, self._state_dict(), self._file)
@@ -150,7 +152,7 @@ class TorchModuleModel(GanModel):
             except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as error:
                 raise DataError(
                     f"{file} holds more than tensors, or is broken: save the generator's state_dict() alone, best as "
-                    f"safetensors ({_first_line(error)})"
+                    f"safetensors ({one_line(error)})"
                 ) from error
         if self.weights_key is not None:
             if not isinstance(state, dict) or self.weights_key not in state:
@@ -164,14 +166,8 @@ class TorchModuleModel(GanModel):
 
     def unload(self) -> None:
         """Frees the memory of `load`."""
-        import gc
-
-        import torch
-
         self._net = None
-        gc.collect()
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
+        devices.free_memory()
 
     @property
     def _loaded(self) -> bool:
@@ -201,7 +197,7 @@ class TorchModuleModel(GanModel):
                     raise
                 shapes = ", ".join(str(list(x.shape)) for x in given)
                 raise ConfigError(
-                    f"the generator cannot take {shapes} (latent_dim, num_classes): {_first_line(error)}"
+                    f"the generator cannot take {shapes} (latent_dim, num_classes): {one_line(error)}"
                 ) from error
 
 
@@ -232,8 +228,3 @@ def source_digest(target: str) -> str | None:
                 if file.is_file():
                     return sha256_file(file)
     return sha256_file(Path(spec.origin)) if spec.origin and Path(spec.origin).is_file() else None
-
-
-def _first_line(error: BaseException) -> str:
-    lines = str(error).strip().splitlines() or [type(error).__name__]
-    return lines[0][:200]

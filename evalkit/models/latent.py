@@ -136,7 +136,7 @@ class GanModel(LatentModel):
     def generate(
         self, requests: Sequence[Request], *, sampler: Sampler | None, settings: Mapping[str, Any]
     ) -> Generated:
-        """Makes one image a request from a latent of the request's own generator, in one network evaluation.
+        """Makes one image per request from a latent of the request's own generator, in one network evaluation.
 
         Raises:
             ConfigError: a setting, or a shape that the generator cannot take.

@@ -17,7 +17,7 @@ _NOISE_MODES = ("const", "none")
 
 
 class StyleGanModel(TorchModuleModel):
-    """A module with the two halves that NVlabs' stylegan2-ada and stylegan3 have, of whoever's code.
+    """A module with the two halves that NVlabs' stylegan2-ada and stylegan3 have; any code will do.
 
     `mapping(z, c, truncation_psi=, truncation_cutoff=)` -> w f32 [B,num_ws,w_dim], and `synthesis(ws, noise_mode=)` ->
     images [B,C,H,W]. z is f32 [B,z_dim], normal; c is f32 [B,num_classes], one-hot ([B,0] where there are no classes).

@@ -1,14 +1,11 @@
-"""What a dry run finds missing: weights and images that a run would stop for, or fetch. All of it is told at once."""
+"""What a dry run finds missing: weights and images that a run would stop for, or fetch. All of it is listed at once."""
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 from evalkit.errors import ConfigError
-
-_NO_FETCH = re.compile(r"extractor\.\w+\.download=false")  # set by the dry run, not by the user
 
 
 class Missing:
@@ -18,18 +15,18 @@ class Missing:
         self.dry = dry
         self.lines: list[str] = []
 
-    def of(self, *whats: str) -> bool:
+    def any_of(self, *subjects: str) -> bool:
         """Whether any of these is missing."""
-        return any(line.partition(":")[0] in whats for line in self.lines)
+        return any(line.partition(":")[0] in subjects for line in self.lines)
 
     @contextmanager
-    def noted(self, what: str) -> Iterator[None]:
-        """In a dry run a ConfigError inside is noted under `what`, and goes no further."""
+    def noted(self, subject: str) -> Iterator[None]:
+        """In a dry run a ConfigError inside is noted under `subject`, and goes no further."""
         try:
             yield
         except ConfigError as error:
             if not self.dry:
                 raise
-            line = f"{what}: {_NO_FETCH.sub('a dry run fetches nothing', str(error))}"
-            if line not in self.lines:  # a model's settings span several cells
+            line = f"{subject}: {error}"
+            if line not in self.lines:  # several models of one option may lack the same file
                 self.lines.append(line)

@@ -11,59 +11,261 @@ from pathlib import Path
 from typing import Any
 
 from evalkit.cell import Cell, Option, matches, setting_name
-from evalkit.config.build import build, locate
+from evalkit.config.build import build, split_call_settings
 from evalkit.config.schema import RunConfig
-from evalkit.config.sweep import _Variant, expand
-from evalkit.data.split import Part
-from evalkit.errors import ConfigError, EvalkitError
-from evalkit.models.base import ExistingImages, Model
+from evalkit.config.sweep import Variant, expand
+from evalkit.errors import ConfigError, EvalkitError, whole_number
+from evalkit.models.base import ExistingImages, Model, Sampler
 from evalkit.plan.dry_run import Missing
+from evalkit.prompts.sets import PromptSet
+from evalkit.samples.model_pool import BuiltCell
 from evalkit.utils.files import sha256_json
 
 log = logging.getLogger(__name__)
 
 DEFAULT_NUM_SAMPLES = 1000  # a cell without prompts in a run without prompt sets
 MAX_NAME = 180  # characters of a cell's name: file systems take 255 bytes, and "-<key8>" and a suffix follow
-MAX_SETTING = 60  # of a setting in it
+MAX_SETTING = 60  # characters of one setting in it
+KEY_IN_NAME = 4  # characters of the key that tell cells of one name apart
 
 
 @dataclass(frozen=True)
-class _BuiltModel:
-    variant: _Variant
+class Grid:
+    """A run's cells, and the objects that each is made with.
+
+    Attributes:
+        cells: sorted by model, so that each is loaded once.
+        built: by cell key.
+        prompts: all prompt sets by name, whether a cell takes them or not.
+    """
+
+    cells: tuple[Cell, ...]
+    built: Mapping[str, BuiltCell]
+    prompts: Mapping[str, PromptSet]
+
+
+@dataclass(frozen=True)
+class _ModelVariant:
+    variant: Variant
     option: Option  # without `samplers` and the call settings
     model: Model
     call_settings: Mapping[str, Any]
-    samplers: Sequence[str] | None
+    samplers: Sequence[str] | None  # names of those that fit it; none: all
     made_by: str | None = None  # the sampler that existing images say they are of
 
 
-def _build_model(variant: _Variant) -> _BuiltModel:
-    option = dict(variant.option)
-    samplers = option.pop("samplers", None)
-    if isinstance(samplers, str):
-        samplers = [samplers]
-    model_class = locate(str(option["_target_"]))
-    names: frozenset[str] = getattr(model_class, "call_settings", frozenset())
-    call_settings = {key: option.pop(key) for key in list(option) if key in names}
-    model = build(option, f"model.{variant.name}")
-    if not isinstance(model, Model):
-        raise ConfigError(f"model.{variant.name}: {option['_target_']} is not a subclass of evalkit.models.base.Model")
-    return _BuiltModel(variant, option, model, {k: v for k, v in call_settings.items() if v is not None}, samplers)
+@dataclass(frozen=True)
+class _SamplerVariant:
+    variant: Variant
+    sampler: Sampler | None  # none for existing images
 
 
-def _parts(built: _BuiltModel, config: RunConfig, missing: Missing) -> list[_BuiltModel]:
-    """A model whose existing images are told apart by what made them, once for each; any other model as it is."""
-    cache = None if config.dry_run else Path(config.store).expanduser() / "cache"
-    parts: Sequence[Part] = ()
-    with missing.noted(f"model.{built.variant.name}"):
-        parts = built.model.parts(cache) if isinstance(built.model, ExistingImages) else ()
-    each = []
-    for part in parts:
-        option = {**built.option, "split_by": None, "where": {**(built.option.get("where") or {}), **part.where}}
-        variant = replace(built.variant, swept={**built.variant.swept, **part.settings})
-        model = build(option, f"model.{variant.name}")
-        each.append(replace(built, variant=variant, option=option, model=model, made_by=part.sampler))
-    return each or [built]
+@dataclass(frozen=True)
+class _PromptVariant:
+    option: Option
+    prompts: PromptSet
+    identity: Mapping[str, Any]
+
+
+def make_grid(config: RunConfig, missing: Missing | None = None) -> Grid:
+    """The grid's cells, sorted by model so that each is loaded once. What is left out is logged with the reason.
+
+    Args:
+        config: the run's.
+        missing: of a dry run: notes the models whose files are missing; their cells' keys are not the real ones.
+
+    Raises:
+        ConfigError: an option cannot be built, a file is missing, or no cell is left.
+    """
+    if not config.model:
+        raise ConfigError("model: none is chosen. Give one, such as model=[digits_ldm].")
+    if config.num_samples is not None:
+        whole_number(config.num_samples, "num_samples")
+    maker = _GridMaker(config, missing or Missing())
+    pairs: list[tuple[Cell, BuiltCell]] = []
+    excluded = 0
+    for name, option in config.model.items():
+        of_model = list(maker.cells_of(name, option))
+        chosen = [pair for pair in of_model if not any(matches(pair[0], rule, "exclude") for rule in config.exclude)]
+        if len(chosen) < len(of_model):
+            excluded += len(of_model) - len(chosen)
+            log.debug("%s: %d of %d cells are excluded by `exclude`", name, len(of_model) - len(chosen), len(of_model))
+        order = list(config.sampler)
+        pairs += sorted(chosen, key=lambda pair: order.index(pair[0].sampler) if pair[0].sampler in order else -1)
+    if not pairs and excluded:
+        raise ConfigError(f"the grid is empty: `exclude` leaves out all of its {excluded} cells; exclude=[] keeps them")
+    if not pairs:
+        raise ConfigError("the grid is empty: no chosen sampler or prompt set applies to a chosen model (see the log)")
+    return Grid(
+        cells=_unique([cell for cell, _ in pairs]),
+        built={cell.key: built for cell, built in pairs},
+        prompts={name: variant.prompts for name, variant in maker.prompt_sets.items()},
+    )
+
+
+class _GridMaker:
+    """Builds each distinct option once, and forms the cells."""
+
+    def __init__(self, config: RunConfig, missing: Missing) -> None:
+        self.config, self.missing = config, missing
+        self.prompt_sets = dict(_prompt_sets(config))
+        self.samplers = [
+            _SamplerVariant(variant, build(variant.option, f"sampler.{name}"))
+            for name, option in config.sampler.items()
+            for variant in expand(name, option)
+        ]
+        self.seeds = _seeds(config.seed)
+        self._models: dict[str, Model] = {}  # by option
+        self._identities: dict[int, tuple[Mapping[str, Any], int | None]] = {}  # by the model's id()
+
+    def cells_of(self, name: str, option: Option) -> Iterator[tuple[Cell, BuiltCell]]:
+        """The cells of a model's option, each with its objects."""
+        for variant in expand(name, option):
+            for part in self._parts(self._model_variant(variant)):
+                yield from self._cells(part)
+
+    def _model_variant(self, variant: Variant) -> _ModelVariant:
+        option, call_settings = split_call_settings(variant.option)
+        samplers = option.pop("samplers", None)
+        if isinstance(samplers, str):
+            samplers = [samplers]
+        return _ModelVariant(variant, option, self._model(variant.name, option), call_settings, samplers)
+
+    def _model(self, name: str, option: Option) -> Model:
+        key = sha256_json(option)
+        if key not in self._models:
+            model = build(option, f"model.{name}")
+            if not isinstance(model, Model):
+                raise ConfigError(f"model.{name}: {option['_target_']} is not a subclass of evalkit.models.base.Model")
+            self._models[key] = model
+        return self._models[key]
+
+    def _parts(self, made: _ModelVariant) -> list[_ModelVariant]:
+        """A model whose existing images are told apart by what made them, once for each; another model as it is."""
+        if not isinstance(made.model, ExistingImages):
+            return [made]
+        cache = None if self.config.dry_run else Path(self.config.store).expanduser() / "cache"
+        variants = []
+        with self.missing.noted(f"model.{made.variant.name}"):
+            for part in made.model.parts(cache):
+                option = {**made.option, "split_by": None, "where": {**(made.option.get("where") or {}), **part.where}}
+                variant = replace(made.variant, swept={**made.variant.swept, **part.settings})
+                model = self._model(variant.name, option)
+                variants.append(replace(made, variant=variant, option=option, model=model, made_by=part.sampler))
+        return variants or [made]
+
+    def _checked(self, made: _ModelVariant) -> tuple[Mapping[str, Any], int | None]:
+        """A model's identity, and its number of images where limited; where files are missing, what is known."""
+        model = made.model
+        if id(model) not in self._identities:
+            complete = False
+            with self.missing.noted(f"model.{made.variant.name}"):
+                model.check(fetch=not self.missing.dry)
+                complete = True
+            try:
+                self._identities[id(model)] = model.identity(), model.num_available()
+            except (EvalkitError, OSError):
+                if complete:
+                    raise
+                self._identities[id(model)] = {"missing": dict(made.option)}, None
+        return self._identities[id(model)]
+
+    def _cells(self, made: _ModelVariant) -> Iterator[tuple[Cell, BuiltCell]]:
+        identity, available = self._checked(made)
+        name = made.variant.name
+        if made.model.conditioning == "text" and not self.prompt_sets:
+            raise ConfigError(f"model.{name} makes images from text: choose prompts, such as prompts=[digits]")
+        prompted = made.model.conditioning != "none" and self.prompt_sets
+        prompt_names: list[str | None] = list(self.prompt_sets) if prompted else [None]
+        for sampler, prompts, seed in itertools.product(self._samplers_for(made), prompt_names, self.seeds):
+            prompt_set = self.prompt_sets[prompts] if prompts else None
+            call = dict(made.call_settings)
+            # The steps that are really made: a model's own (a distilled one's, say) win over the sampler's.
+            steps = call.get("num_inference_steps")
+            if sampler is not None and steps is None:
+                steps = sampler.variant.option.get("num_inference_steps")
+            settings = {**made.variant.swept, **(sampler.variant.swept if sampler else {}), **call}
+            if steps is not None:
+                settings["num_inference_steps"] = steps
+            parts = {
+                "model": identity,
+                "sampler": {**_arguments(sampler.variant.option), "num_inference_steps": steps} if sampler else None,
+                "settings": {key: value for key, value in call.items() if key != "num_inference_steps"},
+                "prompts": prompt_set.identity if prompt_set else None,
+                "seed": seed,
+            }
+            cell = Cell(
+                model=name,
+                sampler=sampler.variant.name if sampler else None,
+                prompts=prompts,
+                settings=settings,
+                seed=seed,
+                num_samples=self._num_samples(prompt_set, available),
+                key=sha256_json(parts),
+                name=self._name(made, sampler, settings, prompts, seed),
+                options={
+                    "model": made.option,
+                    "sampler": sampler.variant.option if sampler else None,
+                    "prompts": prompt_set.option if prompt_set else None,
+                },
+                call_settings=call,
+                identity=parts,
+            )
+            yield (
+                cell,
+                BuiltCell(made.model, sampler.sampler if sampler else None, prompt_set.prompts if prompt_set else None),
+            )
+
+    def _samplers_for(self, made: _ModelVariant) -> list[_SamplerVariant | None]:
+        """The samplers that apply to a model; a model without a sampler has one cell where others have many."""
+        name = made.variant.name
+        if made.made_by is not None:
+            return [_SamplerVariant(Variant(made.made_by, {}, {}), None)]
+        if not made.model.takes_sampler:
+            if self.samplers:
+                log.info("%s takes no sampler: it has one cell, not one per sampler", name)
+            return [None]
+        if not self.samplers:
+            default = Variant("default", {"_target_": "evalkit.models.base.Sampler"}, {})
+            return [_SamplerVariant(default, Sampler())]
+        fitting = [s for s in self.samplers if made.samplers is None or s.variant.name in made.samplers]
+        left_out = sorted({s.variant.name for s in self.samplers} - {s.variant.name for s in fitting})
+        if left_out:
+            known = ", ".join(made.samplers or [])
+            log.info("%s: no cells with %s (its samplers: %s)", name, ", ".join(left_out), known)
+        return list(fitting)
+
+    def _num_samples(self, prompt_set: _PromptVariant | None, available: int | None) -> int:
+        if available is not None:
+            return min(self.config.num_samples or available, available)
+        if self.config.num_samples:
+            return self.config.num_samples
+        if prompt_set is not None:
+            return len(prompt_set.prompts)
+        # An unconditional model is compared with the prompted ones: only sets of equal size can be.
+        return max((len(p.prompts) for p in self.prompt_sets.values()), default=DEFAULT_NUM_SAMPLES)
+
+    def _name(
+        self,
+        made: _ModelVariant,
+        sampler: _SamplerVariant | None,
+        settings: Mapping[str, Any],
+        prompts: str | None,
+        seed: int,
+    ) -> str:
+        parts = [made.variant.name] + ([sampler.variant.name] if sampler else [])
+        parts += [_slug(key, value) for key, value in settings.items() if value is not None]
+        parts += [prompts] if prompts and len(self.prompt_sets) > 1 else []
+        parts += [f"seed{seed}"] if len(self.seeds) > 1 else []
+        return re.sub(r"[^A-Za-z0-9._+-]+", "_", "-".join(parts))[:MAX_NAME]
+
+
+def _prompt_sets(config: RunConfig) -> Iterator[tuple[str, _PromptVariant]]:
+    for name, option in config.prompts.items():
+        for variant in expand(name, option):
+            prompts: PromptSet = build(variant.option, f"prompts.{name}")
+            swept = "".join(f"-{_slug(key, value)}" for key, value in variant.swept.items())
+            yield name + swept, _PromptVariant(variant.option, prompts, prompts.identity())
 
 
 def _seeds(seed: Any) -> list[int]:
@@ -74,150 +276,12 @@ def _seeds(seed: Any) -> list[int]:
     return seeds
 
 
-def make_cells(config: RunConfig, missing: Missing | None = None) -> list[Cell]:
-    """The grid's cells, sorted by model so that each is loaded once. What is left out is logged with the reason.
-
-    Args:
-        config: the run's.
-        missing: of a dry run: notes the models whose files are missing; their cells' keys are not the real ones.
-
-    Raises:
-        ConfigError: an option cannot be built, a file is missing, or no cell is left.
-    """
-    missing = missing or Missing()
-    if not config.model:
-        raise ConfigError("model: none is chosen. Give one, such as model=[digits_ldm].")
-    if config.num_samples is not None and config.num_samples < 1:
-        raise ConfigError(f"num_samples={config.num_samples}: give a number >= 1")
-    prompt_sets = {
-        variant.name + "".join(f"-{_slug(k, v)}" for k, v in variant.swept.items()): (
-            variant,
-            build(variant.option, f"prompts.{name}"),
-        )
-        for name, option in config.prompts.items()
-        for variant in expand(name, option)
-    }
-    samplers = [v for name, option in config.sampler.items() for v in expand(name, option)]
-    seeds = _seeds(config.seed)
-    cells: list[Cell] = []
-    excluded = 0
-    for name, option in config.model.items():
-        found = [
-            cell
-            for variant in expand(name, option)
-            for built in _parts(_build_model(variant), config, missing)
-            for cell in _model_cells(built, samplers, prompt_sets, seeds, config, missing)
-        ]
-        kept = [cell for cell in found if not any(matches(cell, rule, "exclude") for rule in config.exclude)]
-        if len(kept) < len(found):
-            excluded += len(found) - len(kept)
-            log.debug("%s: %d of %d cells are excluded by `exclude`", name, len(found) - len(kept), len(found))
-        order = list(config.sampler)
-        cells += sorted(kept, key=lambda cell: order.index(cell.sampler) if cell.sampler in order else -1)
-    if not cells and excluded:
-        raise ConfigError(f"the grid is empty: `exclude` leaves out all of its {excluded} cells; exclude=[] keeps them")
-    if not cells:
-        raise ConfigError("the grid is empty: no chosen sampler or prompt set applies to a chosen model (see the log)")
-    return _unique(cells)
-
-
-def _model_cells(
-    built: _BuiltModel,
-    samplers: Sequence[_Variant],
-    prompt_sets: Mapping[str, tuple[_Variant, Any]],
-    seeds: Sequence[int],
-    config: RunConfig,
-    missing: Missing,
-) -> Iterator[Cell]:
-    name = built.variant.name
-    there = False
-    with missing.noted(f"model.{name}"):
-        built.model.check(fetch=not missing.dry)
-        there = True
-    identity, available = _known(built, there)
-    asked = built.model.conditioning != "none"
-    if built.model.conditioning == "text" and not prompt_sets:
-        raise ConfigError(f"model.{name} makes images from text: choose prompts, such as prompts=[digits]")
-    prompt_names: list[str | None] = list(prompt_sets) if asked and prompt_sets else [None]
-    for sampler, prompts, seed in itertools.product(_samplers_for(built, samplers), prompt_names, seeds):
-        prompt_set = prompt_sets[prompts][1] if prompts else None
-        num_samples = config.num_samples or _default_num_samples(prompt_set, prompt_sets)
-        if available is not None:
-            num_samples = min(config.num_samples or available, available)
-        call = dict(built.call_settings)
-        steps = call.get("num_inference_steps")
-        if sampler is not None and steps is None:
-            steps = sampler.option.get("num_inference_steps")
-        settings = {**built.variant.swept, **(sampler.swept if sampler else {}), **call}
-        if steps is not None:
-            settings["num_inference_steps"] = steps
-        parts = {
-            "model": identity,
-            # The steps that are really made: a model's own (a distilled one's, say) win over the sampler's.
-            "sampler": {**_arguments(sampler.option), "num_inference_steps": steps} if sampler else None,
-            "settings": {key: value for key, value in call.items() if key != "num_inference_steps"},
-            "prompts": prompt_set.identity() if prompt_set else None,
-            "seed": seed,
-        }
-        yield Cell(
-            model=name,
-            sampler=sampler.name if sampler else None,
-            prompts=prompts,
-            settings=settings,
-            seed=seed,
-            num_samples=num_samples,
-            key=sha256_json(parts),
-            name=_name(name, sampler, settings, prompts if len(prompt_sets) > 1 else None, seed, seeds),
-            options={
-                "model": built.option,
-                "sampler": sampler.option if sampler else None,
-                "prompts": prompt_sets[prompts][0].option if prompts else None,
-            },
-            call_settings=call,
-            identity=parts,
-        )
-
-
-def _known(built: _BuiltModel, there: bool) -> tuple[Mapping[str, Any], int | None]:
-    """A model's identity, and how many images it has where that is limited; of one that is not there what is known."""
-    try:
-        return built.model.identity(), built.model.num_available()
-    except (EvalkitError, OSError):
-        if there:
-            raise
-        return {"missing": dict(built.option)}, None
-
-
-def _samplers_for(built: _BuiltModel, samplers: Sequence[_Variant]) -> list[_Variant | None]:
-    """The samplers that apply to a model; a model without a sampler has one cell where others have many."""
-    name = built.variant.name
-    if built.made_by is not None:
-        return [_Variant(built.made_by, {}, {})]
-    if not built.model.takes_sampler:
-        if samplers:
-            log.info("%s takes no sampler: it stands once, not once a sampler", name)
-        return [None]
-    if not samplers:
-        return [_Variant("default", {"_target_": "evalkit.models.base.Sampler"}, {})]
-    fitting = [s for s in samplers if built.samplers is None or s.name in built.samplers]
-    left_out = sorted({s.name for s in samplers} - {s.name for s in fitting})
-    if left_out:
-        log.info("%s: no cells with %s (its samplers: %s)", name, ", ".join(left_out), ", ".join(built.samplers or []))
-    return list(fitting)
-
-
 def _arguments(option: Option) -> dict[str, Any]:
     return {key: value for key, value in option.items() if not key.startswith("_")}
 
 
-def _default_num_samples(prompt_set: Any, prompt_sets: Mapping[str, tuple[_Variant, Any]]) -> int:
-    if prompt_set is not None:
-        return len(prompt_set)
-    # An unconditional model stands beside the prompted ones: only sets of equal size can be compared.
-    return max((len(p) for _, p in prompt_sets.values()), default=DEFAULT_NUM_SAMPLES)
-
-
 def _slug(key: str, value: Any) -> str:
+    """A setting in a cell's name."""
     if isinstance(value, Mapping):  # an adapter, a cache: by its name or file
         value = value.get("name") or value.get("path") or value
     values = value if isinstance(value, list) else [value]
@@ -225,31 +289,16 @@ def _slug(key: str, value: Any) -> str:
     return re.sub(r"[^A-Za-z0-9._+]+", "_", f"{setting_name(key)}_{text}")[:MAX_SETTING]
 
 
-def _name(
-    model: str,
-    sampler: _Variant | None,
-    settings: Mapping[str, Any],
-    prompts: str | None,
-    seed: int,
-    seeds: Sequence[int],
-) -> str:
-    parts = [model] + ([sampler.name] if sampler else [])
-    parts += [_slug(key, value) for key, value in settings.items() if value is not None]
-    parts += [prompts] if prompts else []
-    parts += [f"seed{seed}"] if len(seeds) > 1 else []
-    return re.sub(r"[^A-Za-z0-9._+-]+", "_", "-".join(parts))[:MAX_NAME]
-
-
-def _unique(cells: Sequence[Cell]) -> list[Cell]:
+def _unique(cells: Sequence[Cell]) -> tuple[Cell, ...]:
     """Cells without repeats (two options may describe the same thing); equal names get a piece of the key."""
     by_key: dict[str, Cell] = {}
     for cell in cells:
         if cell.key in by_key:
-            log.info("%s is the same as %s: it stands once", cell.name, by_key[cell.key].name)
+            log.info("%s is the same as %s: it has one cell", cell.name, by_key[cell.key].name)
         by_key.setdefault(cell.key, cell)
     names = [cell.name for cell in by_key.values()]
     repeated = {name for name in names if names.count(name) > 1}
-    return [
-        Cell(**{**cell.spec(), "name": f"{cell.name}-{cell.key[:4]}"}) if cell.name in repeated else cell
+    return tuple(
+        replace(cell, name=f"{cell.name}-{cell.key[:KEY_IN_NAME]}") if cell.name in repeated else cell
         for cell in by_key.values()
-    ]
+    )

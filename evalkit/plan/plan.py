@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,42 +17,69 @@ from evalkit.gate import Gate, make_gates
 from evalkit.metric import Metric, PairMetric
 from evalkit.models.base import ExistingImages
 from evalkit.plan.dry_run import Missing
-from evalkit.plan.grid import make_cells
+from evalkit.plan.grid import Grid, make_grid
 from evalkit.prompts.images import prompt_images
 from evalkit.results.latent_walk import Walk, check_walk, make_walk
 from evalkit.results.table import ResultTable
-from evalkit.samples.store import Store
+from evalkit.samples.cell_generator import CellGenerator
+from evalkit.samples.model_pool import BuiltCell, ModelPool
+from evalkit.samples.store import SampleSet, Store
 from evalkit.scoring.checks import check_counts, check_models, check_moments, check_pairs
 from evalkit.scoring.protocol import OWN, Own
 from evalkit.trackers.push import make_trackers
 
 if TYPE_CHECKING:
     from evalkit.extractors.base import Extractor
-    from evalkit.models.base import Model
     from evalkit.prompts.sets import PromptSet
     from evalkit.results.export import Export
+    from evalkit.samples.engine import Engine
 
 
 @dataclass(frozen=True)
 class Plan:
-    """All that a run needs, built and checked before the first sample is made."""
+    """All that a run needs, built and checked before the first sample is made; nothing is built again later."""
 
     config: RunConfig
     out: Path
     store: Store
     cells: tuple[Cell, ...]
-    existing: Mapping[str, ExistingImages]  # by cell name: images that were made elsewhere
+    built: Mapping[str, BuiltCell]  # by cell key: each cell's model, sampler and prompts
+    prompts: Mapping[str, PromptSet]
     metrics: Mapping[str, Metric]
     extractors: Mapping[str, Extractor]  # those that a metric needs
     reference: Source | Moments | None
     training: Source | Moments | None = None
     baseline: str | None = None  # a cell's name
-    own: Mapping[str, Own] = field(default_factory=dict)  # by cell: the images that its prompts name
+    own: Mapping[str, Own] = field(default_factory=dict)  # by cell name: the images that its prompts name
     missing: tuple[str, ...] = ()  # of a dry run: a line for each thing that a run would stop for, or fetch
     earlier: tuple[ResultTable, ...] = ()  # results of earlier runs, to stand in the table
     gates: Mapping[str, Gate] = field(default_factory=dict)
     exports: Mapping[str, Export] = field(default_factory=dict)
+    engine: Engine | None = None  # runs the shards; none: this process
     walk: Walk = field(default_factory=Walk)
+
+    @property
+    def existing(self) -> dict[str, ExistingImages]:
+        """By cell name: images that were made elsewhere."""
+        models = {cell.name: self.built[cell.key].model for cell in self.cells}
+        return {name: model for name, model in models.items() if isinstance(model, ExistingImages)}
+
+    @property
+    def generated(self) -> list[Cell]:
+        """The cells whose samples are made here."""
+        return [cell for cell in self.cells if not isinstance(self.built[cell.key].model, ExistingImages)]
+
+    def open_source(self, cell: Cell) -> Source:
+        """A cell's images: its sample set in the store, or the images that were made elsewhere."""
+        model = self.built[cell.key].model
+        if isinstance(model, ExistingImages):
+            source: Source = model.open(cell.num_samples, cache=self.store.root / "cache")
+            return source
+        return SampleSet.open(self.store, cell)
+
+    def generators(self, pool: ModelPool) -> dict[str, CellGenerator]:
+        """By cell name: what made its samples, for metrics of models and walks; `pool` loads and frees the models."""
+        return {cell.name: CellGenerator(cell, pool, self.config.device, self.extractors) for cell in self.generated}
 
 
 def make_plan(config: RunConfig) -> Plan:
@@ -64,40 +91,31 @@ def make_plan(config: RunConfig) -> Plan:
         ConfigError: anything that would fail later for want of an option, a file or samples.
     """
     store = Store(Path(config.store).expanduser())
-    out = Path(config.out).expanduser() if config.out else store.root / config.name
     missing = Missing(config.dry_run)
-    cells = make_cells(config, missing)
-    existing = {
-        cell.name: model
-        for cell in cells
-        if isinstance(model := build(cell.options["model"] or {}), ExistingImages)  # building is cheap
-    }
+    grid = make_grid(config, missing)
     metrics = _build_metrics(config)
     sides: dict[str, Source | Moments | None] = {"reference": None, "training": None}
     for side in sides:
         with missing.noted(side):
             sides[side] = _open_side(config, side, store)
     extractors = _build_extractors(config, metrics, missing)
-    if not missing.of(*sides):
-        check_counts(metrics, {cell.name: cell.num_samples for cell in cells}, sides)
-    baseline = find_baseline(cells, config.baseline)
+    if not missing.any_of(*sides):
+        check_counts(metrics, {cell.name: cell.num_samples for cell in grid.cells}, sides)
+    baseline = find_baseline(grid.cells, config.baseline)
     own: dict[str, Own] = {}
     if not missing.lines:  # these read the files
         check_moments(metrics, extractors, sides)
-        own = _own_images(config, cells, metrics, store)
+        own = _own_images(config, grid, metrics, store)
         check_pairs(metrics, baseline, own)
     check_models(metrics, extractors)
-    walk = make_walk(config.walk)
-    check_walk(walk, [cell for cell in cells if cell.name not in existing])
-    earlier = tuple(ResultTable.load(Path(path).expanduser()) for path in config.add_results)
-    gates = make_gates(config.gate, cells, metrics, lint=config.lint)
     make_trackers(config.tracker)  # each is built anew where it logs, in a process of its own
-    return Plan(
+    plan = Plan(
         config,
-        out,
+        Path(config.out).expanduser() if config.out else store.root / config.name,
         store,
-        tuple(cells),
-        existing,
+        grid.cells,
+        grid.built,
+        grid.prompts,
         metrics,
         extractors,
         sides["reference"],
@@ -105,11 +123,14 @@ def make_plan(config: RunConfig) -> Plan:
         baseline=baseline,
         own=own,
         missing=tuple(missing.lines),
-        earlier=earlier,
-        gates=gates,
+        earlier=tuple(ResultTable.load(Path(path).expanduser()) for path in config.add_results),
+        gates=make_gates(config.gate, grid.cells, metrics, lint=config.lint),
         exports=_build_exports(config),
-        walk=walk,
+        engine=next((build(option, f"engine.{name}") for name, option in config.engine.items()), None),
+        walk=make_walk(config.walk),
     )
+    check_walk(plan.walk, plan.generators(ModelPool(plan.built)).values())
+    return plan
 
 
 def _build_metrics(config: RunConfig) -> dict[str, Metric]:
@@ -145,15 +166,13 @@ def _build_extractors(config: RunConfig, metrics: Mapping[str, Metric], missing:
     return extractors
 
 
-def _own_images(
-    config: RunConfig, cells: Sequence[Cell], metrics: Mapping[str, Metric], store: Store
-) -> dict[str, Own]:
+def _own_images(config: RunConfig, grid: Grid, metrics: Mapping[str, Metric], store: Store) -> dict[str, Own]:
     """By cell: the images of its prompts that the chosen metrics of pairs compare with."""
     kinds = dict.fromkeys(m.pairs for m in metrics.values() if isinstance(m, PairMetric) and m.pairs in OWN)
     if not kinds:
         return {}
     cache = None if config.dry_run else store.root / "cache"
-    return {cell.name: _images_by_kind(cell, build(cell.options["model"] or {}), kinds, cache) for cell in cells}
+    return {cell.name: _images_by_kind(cell, grid.built[cell.key], kinds, cache) for cell in grid.cells}
 
 
 def _build_exports(config: RunConfig) -> dict[str, Export]:
@@ -170,24 +189,22 @@ def _open_side(config: RunConfig, side: str, store: Store) -> Source | Moments |
     return opened
 
 
-def _images_by_kind(cell: Cell, model: Model, kinds: Iterable[str], cache: Path | None) -> dict[str, Source | str]:
+def _images_by_kind(cell: Cell, built: BuiltCell, kinds: Iterable[str], cache: Path | None) -> Own:
     """A cell's images by kind: the model's own where it knows of some, else those of its prompts; or why none.
 
     Args:
         cell: whose samples they belong to.
-        model: the cell's, built.
-        kinds: which are wanted.
+        built: its objects.
+        kinds: which to find.
         cache: a folder that keeps the scan of a folder of images, or none.
     """
-    found: dict[str, Source | str] = {}
-    prompts: PromptSet | None = None
+    by_kind: dict[str, Source | str] = {}
     for kind in kinds:
-        images = model.own_images(kind, cell.num_samples, cache=cache)
+        images = built.model.own_images(kind, cell.num_samples, cache=cache)
         if images is not None:
-            found[kind] = images
-        elif cell.options["prompts"] is None:
-            found[kind] = f"the samples have no prompts that name {kind} images"
+            by_kind[kind] = images
+        elif built.prompts is None:
+            by_kind[kind] = f"the samples have no prompts that name {kind} images"
         else:
-            prompts = prompts or build(cell.options["prompts"], f"prompts.{cell.prompts}")
-            found[kind] = prompt_images(prompts, kind, cell.num_samples, cell.name)
-    return found
+            by_kind[kind] = prompt_images(built.prompts, kind, cell.num_samples, cell.name)
+    return by_kind

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from evalkit.cell import KEY_SHOWN
 from evalkit.results.terminal import make_console
 from evalkit.samples.store import SampleSet
 
@@ -22,23 +23,18 @@ def print_plan(plan: Plan) -> None:
         view.add_column(head, overflow="fold")
     for head in ("samples", "there", "to make", "about MB"):
         view.add_column(head, justify="right")
-    total, size = 0, 0
+    to_make = {c.key: sum(stop - start for start, stop in SampleSet.missing(plan.store, c)) for c in plan.generated}
+    size = {c.key: to_make[c.key] * bytes_per_image(c) / 1e6 for c in plan.generated}  # MB
     for cell in plan.cells:
-        missing = (
-            0
-            if cell.name in plan.existing
-            else sum(stop - start for start, stop in SampleSet.missing(plan.store, cell))
-        )
-        total += missing
-        size += missing * bytes_per_image(cell)
-        there = max(0, cell.num_samples - missing)
-        megabytes = f"{missing * bytes_per_image(cell) / 1e6:,.0f}"
-        view.add_row(cell.name, cell.key[:8], str(cell.num_samples), str(there), str(missing), megabytes)
+        missing = to_make.get(cell.key, 0)
+        numbers = (str(cell.num_samples), str(cell.num_samples - missing), str(missing))
+        view.add_row(cell.name, cell.key[:KEY_SHOWN], *numbers, f"{size.get(cell.key, 0):,.0f}")
     console = make_console()
     console.print(view)
     names = ", ".join(plan.metrics) or "none"
     console.print(
-        f"{total} samples to make, about {size / 1e6:,.0f} MB. Metrics: {names}. Results would go to {plan.out}.",
+        f"{sum(to_make.values())} samples to make, about {sum(size.values()):,.0f} MB. Metrics: {names}. "
+        f"Results would go to {plan.out}.",
         markup=False,
     )
     for line in plan.missing:

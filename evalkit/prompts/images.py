@@ -24,7 +24,7 @@ class PromptImages(WithoutRecords):
 
     Attributes:
         name: what messages call it.
-        files: one a sample.
+        files: one per sample.
         prompts: the samples' texts.
     """
 

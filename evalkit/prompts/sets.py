@@ -18,9 +18,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from evalkit.errors import ConfigError, DataError, nearest
+from evalkit.errors import ConfigError, DataError, nearest, whole_number
 from evalkit.utils.files import resolve_path, sha256_file, sha256_json
 from evalkit.utils.tables import decode_text, read_table
+from evalkit.utils.text import one_line
 
 IMAGES = ("control", "source", "mask", "target")  # a prompt's fields that are paths of images
 
@@ -36,7 +37,7 @@ class Prompt:
         class_id: for class-conditional models, >= 0.
         control: path of a control image (ControlNet, T2I-Adapter).
         source: path of the image to start from (image-to-image, inpainting, upscaling, reconstruction).
-        mask: path of an inpainting mask: white is painted anew.
+        mask: path of an inpainting mask: white is painted again.
         target: path of the image that should come out, for metrics of pairs; it changes no pixel.
     """
 
@@ -66,8 +67,8 @@ class PromptSet:
 
     def __post_init__(self) -> None:
         for name, value in (("samples_per_prompt", self.samples_per_prompt), ("limit", self.limit)):
-            if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
-                raise ConfigError(f"prompts: {name}={value!r} is not a whole number >= 1")
+            if value is not None:
+                whole_number(value, f"prompts: {name}")
         if self.limit is not None:
             object.__setattr__(self, "prompts", self.prompts[: self.limit])
         if not self.prompts:
@@ -134,7 +135,7 @@ class ClassPrompts(PromptSet):
 
 
 class TextPrompts(PromptSet):
-    """A text file, one prompt a line; blank lines are skipped."""
+    """A text file, one prompt per line; blank lines are skipped."""
 
     def __init__(self, path: str | os.PathLike[str], samples_per_prompt: int = 1, limit: int | None = None) -> None:
         file = _existing(path)
@@ -217,7 +218,7 @@ class DatasetPrompts(PromptSet):
         try:
             table = datasets.load_dataset(name, name=config, split=split, revision=revision)
         except Exception as error:  # whatever the hub client raises: no such dataset, no network, no such split
-            raise ConfigError(f"prompts: dataset '{name}', split '{split}': {' '.join(str(error).split())}") from error
+            raise ConfigError(f"prompts: dataset '{name}', split '{split}': {one_line(error)}") from error
         for column in columns.values():
             if column not in table.column_names:
                 raise ConfigError(f"dataset '{name}': no column '{column}'. {nearest(column, table.column_names)}")
@@ -264,14 +265,14 @@ def _from_row(row: Mapping[str, Any], columns: Mapping[str, str], where: str, fo
 def _cell(value: Any, field: str, where: str) -> str | int | None:
     if value is None or (isinstance(value, str) and not value.strip()):
         if field in ("text", "class_id"):
-            raise DataError(f"{where}: blank where a {'prompt' if field == 'text' else 'class'} is wanted")
+            raise DataError(f"{where}: blank where a {'prompt' if field == 'text' else 'class'} is needed")
         return None
     if field == "class_id":
         return _class_id(value, where)
     if not isinstance(value, str):
         if field == "category" and isinstance(value, int | float):
             return str(value)
-        raise DataError(f"{where}: a text is wanted, not {value!r}")
+        raise DataError(f"{where}: a text is needed, not {value!r}")
     return value.strip()
 
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import itertools
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from evalkit.errors import ConfigError, EvalkitError, nearest, whole_number
-from evalkit.samples.cell_generator import CellGenerator, released
+from evalkit.samples.cell_generator import CellGenerator
 from evalkit.utils import devices
 from evalkit.utils.files import sha256_json
 from evalkit.utils.text import one_line
@@ -18,8 +18,6 @@ from evalkit.utils.text import one_line
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
-
-    from evalkit.cell import Cell
 
 log = logging.getLogger(__name__)
 
@@ -65,24 +63,24 @@ def make_walk(setting: Mapping[str, Any]) -> Walk:
     return walk
 
 
-def check_walk(walk: Walk, cells: Sequence[Cell]) -> None:
+def check_walk(walk: Walk, generators: Iterable[CellGenerator]) -> None:
     """Raises ConfigError where sheets are asked for and no cell has latents of the space."""
-    if walk.lines and not any(_space(walk, cell) for cell in cells):
-        known = sorted({space for cell in cells for space in CellGenerator(cell, "cpu").spaces})
+    if walk.lines and not any(_space(walk, generator) for generator in generators):
+        known = sorted({space for generator in generators for space in generator.spaces})
         has = f"the chosen ones have {', '.join(known)}" if known else "the chosen ones show none"
         raise ConfigError(
             f"walk: no chosen model shows latents{f' {walk.space}' if walk.space else ''} ({has}): set walk.lines=0"
         )
 
 
-def _space(walk: Walk, cell: Cell) -> str | None:
-    spaces = CellGenerator(cell, "cpu").spaces
+def _space(walk: Walk, generator: CellGenerator) -> str | None:
+    spaces = generator.spaces
     if walk.space is None:
         return spaces[0] if spaces else None
     return walk.space if walk.space in spaces else None
 
 
-def write_walks(walk: Walk, cells: Sequence[Cell], folder: Path, *, device: str, batch_size: int) -> list[Path]:
+def write_walks(walk: Walk, generators: Iterable[CellGenerator], folder: Path, batch_size: int) -> list[Path]:
     """Writes `<cell>-walk.png` of each cell whose model shows latents; one that is there already is not made again.
 
     A model that fails at it is named in the log, and only its sheet is missing.
@@ -93,40 +91,33 @@ def write_walks(walk: Walk, cells: Sequence[Cell], folder: Path, *, device: str,
     from evalkit.results import sheets
 
     written: list[Path] = []
-    with released():
-        for cell in cells:
-            space = _space(walk, cell)
-            if not walk.lines or space is None:
-                log.info("%s: no walk, its model shows no such latents", cell.name)
-                continue
-            path = folder / f"{cell.name}-walk.png"
-            about = [getattr(walk, field.name) for field in fields(walk)]
-            mark = sha256_json([cell.key, cell.num_samples, *about, sheets.VERSION, VERSION])
-            if sheets.is_marked(path, mark):
-                continue
-            try:
-                lines = _lines(walk, cell, space, device, batch_size)
-            except Exception as error:
-                if not isinstance(error, EvalkitError) and not devices.is_out_of_memory(error):
-                    raise
-                log.warning("%s: no walk: %s", cell.name, one_line(error))
-                continue
-            way = "straight lines" if space == "w" else "great circles"
-            title = f"{cell.name}: from each sample to the next, along {way} in {space}"
-            if walk.through == "seeds":
-                title = f"{cell.name}: from each sample to that of the next seed, along {way} in {space}"
-            sheets.write_lines(lines, path, title=title, mark=mark)
-            written.append(path)
+    for generator in generators:
+        cell, space = generator.cell, _space(walk, generator)
+        if not walk.lines or space is None:
+            log.info("%s: no walk, its model shows no such latents", cell.name)
+            continue
+        path = folder / f"{cell.name}-walk.png"
+        about = [getattr(walk, field.name) for field in fields(walk)]
+        mark = sha256_json([cell.key, cell.num_samples, *about, sheets.VERSION, VERSION])
+        if sheets.is_marked(path, mark):
+            continue
+        try:
+            lines = {
+                generator.caption(i): walk_line(generator, i, walk, space, batch_size)
+                for i in range(min(walk.lines, cell.num_samples))
+            }
+        except Exception as error:
+            if not isinstance(error, EvalkitError) and not devices.is_out_of_memory(error):
+                raise
+            log.warning("%s: no walk: %s", cell.name, one_line(error))
+            continue
+        way = "straight lines" if space == "w" else "great circles"
+        title = f"{cell.name}: from each sample to the next, along {way} in {space}"
+        if walk.through == "seeds":
+            title = f"{cell.name}: from each sample to that of the next seed, along {way} in {space}"
+        sheets.write_lines(lines, path, title=title, mark=mark)
+        written.append(path)
     return written
-
-
-def _lines(walk: Walk, cell: Cell, space: str, device: str, batch_size: int) -> dict[str, list[NDArray[np.uint8]]]:
-    generator = CellGenerator(cell, device)
-    lines = {}
-    for i in range(min(walk.lines, cell.num_samples)):
-        images = walk_line(generator, i, walk, space, batch_size)
-        lines[generator.caption(i)] = images
-    return lines
 
 
 def walk_line(

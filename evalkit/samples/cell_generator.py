@@ -1,13 +1,11 @@
-"""A cell's generator in the hands of a metric of models (`metric.Generator`), or of a walk between its latents."""
+"""A cell's generator, for metrics of models (`metric.Generator`) and for walks between its latents."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from evalkit.config.build import build, locate
 from evalkit.models.latent import LatentModel
 from evalkit.utils import devices
 
@@ -16,7 +14,8 @@ if TYPE_CHECKING:
 
     from evalkit.cell import Cell
     from evalkit.extractors.base import Extractor
-    from evalkit.models.base import Request, Sampler
+    from evalkit.models.base import Request
+    from evalkit.samples.model_pool import ModelPool
 
 
 class CellGenerator:
@@ -24,6 +23,7 @@ class CellGenerator:
 
     Args:
         cell: whose model, sampler, settings, prompts and seed.
+        pool: holds the model, and frees it.
         device: auto, cpu, cuda or mps.
         extractors: by name, for `features`.
         show: called with what `progress` is told.
@@ -32,6 +32,7 @@ class CellGenerator:
     def __init__(
         self,
         cell: Cell,
+        pool: ModelPool,
         device: str,
         extractors: Mapping[str, Extractor] | None = None,
         show: Callable[[int, int], None] | None = None,
@@ -40,15 +41,14 @@ class CellGenerator:
         self.key = cell.key
         self.extractors = extractors or {}
         self.show = show
+        self._pool = pool
         self._device = device
-        self._sampler: Sampler | None = None
 
     @property
     def spaces(self) -> tuple[str, ...]:
         """The kinds of latents that the model has; none for one that shows no latents. Nothing is loaded."""
-        model_class = locate(str((self.cell.options["model"] or {})["_target_"]))
-        latent = isinstance(model_class, type) and issubclass(model_class, LatentModel)
-        return model_class.spaces if latent else ()
+        model = self._pool.built(self.cell).model
+        return model.spaces if isinstance(model, LatentModel) else ()
 
     def latents(self, indices: Sequence[int], like: Sequence[int], space: str, seed: int | None = None) -> torch.Tensor:
         """The latents of samples `indices`, in w with the classes of samples `like`; see `metric.Generator`.
@@ -58,11 +58,11 @@ class CellGenerator:
         """
         seed = self.cell.seed if seed is None else seed
         requests = [replace(r, index=i, seed=seed) for i, r in zip(indices, self._requests(like), strict=True)]
-        return self._model().latents(requests, space=space, **self._how())
+        return self._model().latents(requests, space=space, **self._sampling())
 
     def images(self, latents: torch.Tensor, like: Sequence[int], space: str) -> torch.Tensor:
         """The images of latents, with the prompts and classes of samples `like`: see `metric.Generator`."""
-        return self._model().render(latents, self._requests(like), space=space, **self._how())
+        return self._model().render(latents, self._requests(like), space=space, **self._sampling())
 
     def features(self, images: torch.Tensor, address: str) -> torch.Tensor:
         """Features of images that are not rounded: see `metric.Generator`."""
@@ -73,7 +73,7 @@ class CellGenerator:
 
     def showing(self, show: Callable[[int, int], None] | None) -> CellGenerator:
         """The same generator, whose `progress` calls `show`."""
-        return CellGenerator(self.cell, self._device, self.extractors, show)
+        return CellGenerator(self.cell, self._pool, self._device, self.extractors, show)
 
     def progress(self, done: int, total: int) -> None:
         """Shows how far a measurement is, where `show` is set."""
@@ -87,33 +87,13 @@ class CellGenerator:
         return f"{index}: {asked}" if asked else f"sample {index}"
 
     def _model(self) -> LatentModel:
-        from evalkit.samples.generate import hold
-
-        model = hold(self.cell, devices.pick_device(self._device))
+        model = self._pool.load(self.cell, devices.pick_device(self._device)).model
         assert isinstance(model, LatentModel), f"{type(model)} shows no latents"
         return model
 
     def _requests(self, indices: Sequence[int]) -> list[Request]:
-        from evalkit.samples.generate import make_requests
-
         model = self._model()
-        return [model.settled(request) for request in make_requests(self.cell, indices, model.conditioning)]
+        return [model.settled(request) for request in self._pool.requests(self.cell, indices)]
 
-    def _how(self) -> dict[str, Any]:
-        option = self.cell.options["sampler"]
-        if self._sampler is None and option:
-            self._sampler = build(option)
-        return {"sampler": self._sampler, "settings": self.cell.call_settings}
-
-
-@contextmanager
-def released() -> Iterator[None]:
-    """Frees the model that was loaded within."""
-    import sys
-
-    try:
-        yield
-    finally:
-        generate = sys.modules.get("evalkit.samples.generate")
-        if generate is not None:
-            generate.unload()
+    def _sampling(self) -> dict[str, Any]:
+        return {"sampler": self._pool.built(self.cell).sampler, "settings": self.cell.call_settings}

@@ -10,7 +10,7 @@ Result = TypeVar("Result")
 
 
 class Engine(Protocol):
-    """Maps a function over items, in any order and anywhere; what is done is told by the store, never by an engine.
+    """Maps a function over items, in any order and anywhere; the store says what is done, never an engine.
 
     Attributes:
         in_process: whether `fn` runs in this process, one item at a time, so that it may report its progress. For other

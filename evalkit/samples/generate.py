@@ -8,18 +8,17 @@ from __future__ import annotations
 
 import functools
 import logging
-import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from evalkit.config.build import build
-from evalkit.errors import ConfigError, EvalkitError, StoreError
-from evalkit.models.base import Conditioning, Generated, Model, Request, Sampler
+from evalkit.errors import EvalkitError, StoreError, whole_number
+from evalkit.models.base import Generated, Request
 from evalkit.models.services.cache import FetchedImages
 from evalkit.samples.engine import Engine, LocalEngine
+from evalkit.samples.model_pool import BuiltCell, LoadedModel, ModelPool
 from evalkit.samples.store import SampleSet, Store, check_whole, image_size, prepare_folder, shard_name
 from evalkit.samples.writer import ShardWriter, sweep
 from evalkit.utils import devices
@@ -31,7 +30,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from evalkit.cell import Cell
-    from evalkit.prompts.sets import Prompt, PromptSet
+    from evalkit.prompts.sets import PromptSet
 
 log = logging.getLogger(__name__)
 
@@ -73,30 +72,22 @@ class ShardResult:
     batch_size: int
 
 
-@dataclass
-class _Loaded:
-    """The model that this process holds."""
-
-    key: str
-    model: Model
-    fresh: bool = True  # has made nothing yet: its first batch is slower
-    largest_batch: int | None = None  # what memory allows, once it ran out
+_WORKER = ModelPool()  # of a process that is sent shards one by one: its model stays loaded from shard to shard
 
 
-_HELD: list[_Loaded] = []  # one at most
-_LOCK = threading.RLock()  # one shard at a time: a model is not to be called from two threads
-
-
-def run_shard(spec: ShardSpec, store: Store, on_images: OnImages | None = None) -> ShardResult:
+def run_shard(
+    spec: ShardSpec, store: Store, on_images: OnImages | None = None, pool: ModelPool | None = None
+) -> ShardResult:
     """Makes one shard, or finds it made. Safe to run twice, even at the same time: the first to finish counts.
 
-    Images are made in the batches [start, start + batch_size), ... and written beside generation. On leaving early, for
-    whatever reason, nothing of the shard stays behind; what a kill leaves is swept by the next call.
+    Images are made in the batches [start, start + batch_size), ... and written while the next are made. On leaving
+    early, for whatever reason, nothing of the shard stays behind; what a kill leaves is swept by the next call.
 
     Args:
         spec: what to make.
         store: where to.
-        on_images: told after each batch.
+        on_images: called after each batch.
+        pool: holds the cell's model and prompts; none, in a worker process: they are built from the cell's options.
 
     Raises:
         StoreError: the store cannot be written, or the cell's folder is damaged.
@@ -104,7 +95,8 @@ def run_shard(spec: ShardSpec, store: Store, on_images: OnImages | None = None) 
         EvalkitError: the device's memory does not hold one image.
     """
     began = time.monotonic()
-    tell = on_images or (lambda name, count: None)
+    report = on_images or (lambda name, count: None)
+    pool = pool or _WORKER
     cell = spec.cell
     folder = store.sample_folder(cell)
     size = prepare_folder(folder, cell)
@@ -114,39 +106,39 @@ def run_shard(spec: ShardSpec, store: Store, on_images: OnImages | None = None) 
     count = spec.stop - spec.start
     if final.is_dir():
         check_whole(final, count)
-        tell(cell.name, count)
+        report(cell.name, count)
         return ShardResult(cell.name, final, count, False, 0.0, spec.batch_size)
     sweep(final.parent)
-    tell(cell.name, 0)  # a progress bar's clock starts before the model is loaded
-    with _LOCK, devices.MemoryMeter(spec.device) as meter, ShardWriter(final) as writer:
-        loaded = _load(cell, spec.device)
+    report(cell.name, 0)  # a progress bar's clock starts before the model is loaded
+    with pool.lock, devices.MemoryMeter(spec.device) as meter, ShardWriter(final) as writer:
+        loaded = pool.load(cell, spec.device)
         loaded.model.keep_in(folder)
         remote = loaded.model.remote
         about = {"device": "service" if remote else devices.label(spec.device)}
-        for rows, images in _batches(spec, loaded):
+        for rows, images in _batches(spec, pool.built(cell), loaded):
             peak = {"peak_memory_mb": None if remote else meter.peak_mb()}
             for row, image in zip(rows, images, strict=True):
                 writer.add(row | about | peak, image)
-            tell(cell.name, len(rows))
+            report(cell.name, len(rows))
         made = writer.commit()
         FetchedImages(folder).remove(spec.start, spec.stop)
         batch_size = min(spec.batch_size, loaded.largest_batch or spec.batch_size)
     return ShardResult(cell.name, final, count, made, time.monotonic() - began, batch_size)
 
 
-def _batches(spec: ShardSpec, loaded: _Loaded) -> Iterator[tuple[list[dict[str, Any]], NDArray[np.uint8]]]:
+def _batches(
+    spec: ShardSpec, built: BuiltCell, loaded: LoadedModel
+) -> Iterator[tuple[list[dict[str, Any]], NDArray[np.uint8]]]:
     """Metadata and images u8 [B,H,W,3], batch by batch; running out of memory halves the batches that follow."""
     cell = spec.cell
-    sampler = build(cell.options["sampler"]) if cell.options["sampler"] else None
-    prompts = _prompts(cell)
     batch_size = min(spec.batch_size, loaded.largest_batch or spec.batch_size)
     start = spec.start
     while start < spec.stop:
         count = min(batch_size, spec.stop - start)
-        requests = [_request(cell, prompts, index, loaded.model.conditioning) for index in range(start, start + count)]
+        requests = [built.request(index, cell.seed) for index in range(start, start + count)]
         began = time.perf_counter()
         try:
-            made = _generate(spec, loaded.model, requests, sampler)
+            made = _generate(spec, built, requests)
         except Exception as error:
             if not devices.is_out_of_memory(error):
                 error.add_note(f"while making samples {start} to {start + count - 1} of {cell.name}")
@@ -166,7 +158,10 @@ def _batches(spec: ShardSpec, loaded: _Loaded) -> Iterator[tuple[list[dict[str, 
         timed = _timed(made, time.perf_counter() - began, count)
         loaded.fresh = False
         kinds = made.warnings or [()] * count
-        rows = [_row(r, p, list(w)) | t | about for (r, p), w, t in zip(requests, kinds, timed, strict=True)]
+        rows = [
+            _row(request, built.prompts, list(warnings)) | times | about
+            for request, warnings, times in zip(requests, kinds, timed, strict=True)
+        ]
         yield rows, made.images
         start += count
 
@@ -183,105 +178,34 @@ def _timed(made: Generated, seconds: float, count: int) -> list[dict[str, Any]]:
     ]
 
 
-def _generate(
-    spec: ShardSpec, model: Model, requests: Sequence[tuple[Request, Any]], sampler: Sampler | None
-) -> Generated:
+def _generate(spec: ShardSpec, built: BuiltCell, requests: Sequence[Request]) -> Generated:
     """One batch, done by the time it returns; checked to be u8 [B,H,W,3]."""
-    made = model.generate([r for r, _ in requests], sampler=sampler, settings=spec.cell.call_settings)
+    model = built.model
+    made = model.generate(requests, sampler=built.sampler, settings=spec.cell.call_settings)
     devices.synchronize(spec.device)
     shape = tuple(made.images.shape)
     if str(made.images.dtype) != "uint8" or len(shape) != 4 or shape[0] != len(requests) or shape[3] != 3:
         raise TypeError(
             f"{type(model).__name__}.generate returned {made.images.dtype} {list(shape)} where uint8 "
-            f"[{len(requests)},H,W,3] is wanted"
+            f"[{len(requests)},H,W,3] is needed"
         )
     if made.warnings and len(made.warnings) != len(requests):
         raise TypeError(f"{type(model).__name__}.generate returned {len(made.warnings)} lists of warnings")
     return made
 
 
-def _request(cell: Cell, prompts: PromptSet | None, index: int, conditioning: Conditioning) -> tuple[Request, Any]:
-    if prompts is None:
-        return Request(index=index, seed=cell.seed), None
-    prompt = prompts[index]
-    # A model that is asked by class alone never sees the text: its samples carry none, and have no CLIP score.
-    texts = (prompt.text, prompt.negative) if conditioning == "text" else (None, None)
-    images = (prompt.control, prompt.source, prompt.mask)
-    return Request(index, cell.seed, *texts, prompt.class_id, *images), prompt
-
-
-def _row(request: Request, prompt: Any, warnings: list[str]) -> dict[str, Any]:
+def _row(request: Request, prompts: PromptSet | None, warnings: list[str]) -> dict[str, Any]:
     """A line of metadata.jsonl, but for what only the batch and the file tell."""
     return {
         "file_name": f"{request.index:06d}.png",
         "index": request.index,
         "prompt": request.prompt,
         "negative_prompt": request.negative_prompt,
-        "category": prompt.category if prompt is not None else None,
+        "category": prompts[request.index].category if prompts is not None else None,
         "class_id": request.class_id,
         "seed": request.seed,
         "warnings": warnings,
     }
-
-
-def _load(cell: Cell, device: str) -> _Loaded:
-    """The cell's model, loaded; another one that this process holds is let go first."""
-    option = cell.options["model"]
-    assert option is not None
-    key = sha256_json([option, cell.identity["model"], device])
-    if _HELD and _HELD[0].key == key:
-        return _HELD[0]
-    unload()
-    model: Model = build(option, f"model.{cell.model}")
-    model.check()
-    if sha256_json(model.identity()) != sha256_json(cell.identity["model"]):
-        raise ConfigError(f"model.{cell.model}: its weights or options changed since the run began: start again")
-    model.load(device)
-    _HELD.append(_Loaded(key, model))
-    return _HELD[0]
-
-
-def hold(cell: Cell, device: str) -> Model:
-    """The cell's model, loaded and held until another one is, or `unload`; for what asks it for more than samples."""
-    with _LOCK:
-        return _load(cell, device).model
-
-
-def make_requests(cell: Cell, indices: Sequence[int], conditioning: Conditioning) -> list[Request]:
-    """The requests of some samples, as they are made from."""
-    prompts = _prompts(cell)
-    return [_request(cell, prompts, index, conditioning)[0] for index in indices]
-
-
-def unload() -> None:
-    """Lets go of the model that this process holds."""
-    with _LOCK:
-        if _HELD:
-            _HELD.pop().model.unload()
-            devices.free_memory()
-
-
-def asked_prompts(cell: Cell) -> list[Prompt]:
-    """The prompts that a cell's samples are made from, each once; none where the model takes none."""
-    prompts = _prompts(cell)
-    return [] if prompts is None else [prompts[i] for i in range(min(cell.num_samples, len(prompts.prompts)))]
-
-
-_PROMPTS: dict[str, PromptSet] = {}  # the set of the last cell: a table is not read once a shard
-
-
-def _prompts(cell: Cell) -> PromptSet | None:
-    option = cell.options["prompts"]
-    if option is None:
-        return None
-    key = sha256_json([option, cell.identity["prompts"]])
-    if key not in _PROMPTS:
-        prompts: PromptSet = build(option, f"prompts.{cell.prompts}")
-        if sha256_json(prompts.identity()) != sha256_json(cell.identity["prompts"]):
-            raise ConfigError(f"prompts.{cell.prompts}: the prompts changed since the run began: start again")
-        _PROMPTS.clear()
-        _PROMPTS[key] = prompts
-    return _PROMPTS[key]
 
 
 def generate_cells(
@@ -292,6 +216,7 @@ def generate_cells(
     device: str = "auto",
     engine: Engine | None = None,
     progress: Progress | None = None,
+    pool: ModelPool | None = None,
 ) -> None:
     """Makes all samples that are missing, cells of one model after another so that each model is loaded once.
 
@@ -301,14 +226,14 @@ def generate_cells(
         batch_size: images at a time, >= 1.
         device: auto, cpu, cuda or mps.
         engine: who runs the shards; none: this process.
-        progress: how to show it; none: bars on a terminal, else a log line a cell.
+        progress: how to show it; none: bars on a terminal, else one log line per cell.
+        pool: holds the cells' models and prompts (a plan's); none: they are built from the cells' options.
 
     Raises:
         ConfigError: batch_size or device makes no sense.
-        StoreError: the store cannot be written, or the disk is too small (told before the first sample).
+        StoreError: the store cannot be written, or the disk is too small (before the first sample).
     """
-    if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
-        raise ConfigError(f"batch_size={batch_size}: give a whole number >= 1")
+    whole_number(batch_size, "batch_size")
     missing = {cell.key: SampleSet.missing(store, cell) for cell in cells}
     todo = _by_model([cell for cell in cells if missing[cell.key]])
     if not todo:
@@ -319,15 +244,14 @@ def generate_cells(
     device = devices.pick_device(device)
     specs = [ShardSpec(cell, start, stop, batch_size, device) for cell in todo for start, stop in missing[cell.key]]
     engine = engine or LocalEngine()
-    try:
-        with progress or Progress({cell.name: counts[cell.key] for cell in todo}) as shown:
-            told = shown.advance if engine.in_process else None
-            work = functools.partial(run_shard, store=store, on_images=told)
-            for result in engine.map(work, specs):
-                if told is None:
-                    shown.advance(result.cell, result.count)
-    finally:
-        unload()  # its memory is wanted by the extractors
+    # The extractors need the memory of the models: leaving the pools frees it.
+    with pool or ModelPool() as own, _WORKER, progress or Progress({c.name: counts[c.key] for c in todo}) as shown:
+        work = functools.partial(run_shard, store=store)
+        if engine.in_process:
+            work = functools.partial(work, on_images=shown.advance, pool=own)
+        for result in engine.map(work, specs):
+            if not engine.in_process:
+                shown.advance(result.cell, result.count)
 
 
 def _by_model(cells: Sequence[Cell]) -> list[Cell]:

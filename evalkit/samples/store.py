@@ -6,13 +6,14 @@
 
 Shard k holds the samples [k * shard_size, (k + 1) * shard_size) of a cell; `shard_size` is fixed when the cell is first
 made and stands in cell.json. The last shard of a set is often cut short: its folder's name ends with the number of its
-samples. A shard is never changed: a set that grows gets a longer version of its last shard beside the shorter one, and
+samples. A shard is never changed: a set that grows gets a longer version of its last shard next to the shorter one, and
 of the versions the shortest that suffices is read, so that a set of N samples stays the same whatever is added later.
 
-A shard's folder opens as a Hugging Face imagefolder. Its metadata.jsonl has a line an image: file_name, index, prompt,
-negative_prompt, category, class_id, seed, sha256 (of the file), width, height, latency_s (an image), batch (images made
-together), warmup, nfe, device, peak_memory_mb, warnings. Images that were asked for side by side (of a service) have a
-latency_s of their own, and clock_s: their share of the clock (none for those that an earlier run had fetched).
+A shard's folder opens as a Hugging Face imagefolder. Its metadata.jsonl has one line per image: file_name, index,
+prompt, negative_prompt, category, class_id, seed, sha256 (of the file), width, height, latency_s (of one image), batch
+(images made together), warmup, nfe, device, peak_memory_mb, warnings. Images that were asked for side by side (of a
+service) have a latency_s of their own, and clock_s: their share of the clock (none for those that an earlier run had
+fetched).
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from evalkit.cell import KEY_SHOWN
 from evalkit.data.shard_format import METADATA, parse_shard
 from evalkit.data.source import GenerationStats, Headers, WithoutRecords, content_digest, kinds_of, read_verified
 from evalkit.errors import StoreError
@@ -63,7 +65,7 @@ class Store:
 
     def sample_folder(self, cell: Cell) -> Path:
         """A cell's folder: the one with its key, whatever name another run gave it; else <name>-<key8>, to be made."""
-        ending = f"-{cell.key[:8]}"
+        ending = f"-{cell.key[:KEY_SHOWN]}"
         named = self.samples / f"{cell.name}{ending}"
         if not named.is_dir() and self.samples.is_dir():
             # Listed, not globbed: a name may hold brackets.
@@ -106,7 +108,7 @@ class SampleSet(WithoutRecords):
         """The first `cell.num_samples` samples.
 
         Raises:
-            StoreError: some are not made yet, or a shard is damaged (which, and how to mend it).
+            StoreError: some are not made yet, or a shard is damaged (which, and how to fix it).
         """
         missing = cls.missing(store, cell)
         if missing:
@@ -129,7 +131,7 @@ class SampleSet(WithoutRecords):
         """The shards still to make, as (start, stop): whole ones, and a last one that ends at `cell.num_samples`.
 
         Raises:
-            StoreError: the cell's folder is not what it should be (which file, and how to mend it).
+            StoreError: the cell's folder is not what it should be (which file, and how to fix it).
         """
         folder = store.sample_folder(cell)
         return [(start, stop) for start, stop, shard in _shards(folder, cell) if shard is None]
@@ -223,14 +225,17 @@ def shard_size(folder: Path, cell: Cell) -> int:
         key, size, version = recorded["key"], int(recorded["shard_size"]), recorded["format"]
     except FileNotFoundError:
         if (folder / "shards").is_dir() and any(parse_shard(p.name) for p in (folder / "shards").iterdir()):
-            raise StoreError(f"{path} is missing beside its shards: put it back, or delete {folder}") from None
+            raise StoreError(f"{path} is missing next to its shards: put it back, or delete {folder}") from None
         return _new_shard_size(cell)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise StoreError(f"{path} cannot be read ({type(error).__name__}): delete {folder} to make it again") from error
     if version != FORMAT:
         raise StoreError(f"{path}: format {version}, but this evalkit reads format {FORMAT}: use another store=FOLDER")
     if key != cell.key:
-        raise StoreError(f"{path} is of another cell (key {key[:16]}, not {cell.key[:16]}): use another store=FOLDER")
+        planned, longer = cell.key, 2 * KEY_SHOWN  # the folder is found by the first KEY_SHOWN characters alone
+        raise StoreError(
+            f"{path} is of another cell ({key[:longer]}, not {planned[:longer]}): use another store=FOLDER"
+        )
     return size
 
 

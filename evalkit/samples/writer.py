@@ -1,4 +1,4 @@
-"""Writes a shard beside generation: encoded and synced in threads under a temporary name, put in place by a rename."""
+"""Writes a shard while the next images are made: encoded in threads under a temporary name, then renamed."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-WORKERS = 4  # mostly waiting for fsync: four at a time take 0.2 ms an image here, one after another 1 ms
+WORKERS = 4  # mostly waiting for fsync: four at a time take 0.2 ms per image, one after another 1 ms
 QUEUE_BYTES = 256_000_000  # of pixels that wait to be written; a slower disk then slows generation down
 
 _FOREIGN_AGE = 2 * 86_400.0  # seconds without a new file, after which another machine's leftovers are swept
 _TEMPORARY = re.compile(r"\.tmp-.+-(?P<pid>\d+)-[0-9a-f]{8}")
-_ACTIVE: set[Path] = set()  # this process's own temporary folders
+_ACTIVE: set[Path] = set()  # folders of this process's writers, which `sweep` must leave
 
 
 class ShardWriter:

@@ -62,14 +62,14 @@ def label(device: str) -> str:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether a smaller batch may mend it: torch.OutOfMemoryError, or another error that says so."""
+    """Whether a smaller batch may help: torch.OutOfMemoryError, or another error that says so."""
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
         return True
     return isinstance(error, RuntimeError) and any(words in str(error).lower() for words in _OUT_OF_MEMORY)
 
 
 def free_memory() -> None:
-    """Gives back what no tensor uses any more."""
+    """Returns memory that no tensor uses any more to the device."""
     gc.collect()
     torch = sys.modules.get("torch")
     if torch is None:

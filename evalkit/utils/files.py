@@ -44,6 +44,7 @@ def sha256_json(value: Any) -> str:
     return sha256_bytes(json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False).encode())
 
 
+# Hashing takes about 3 s per GB, and a sweep over a model's own options is several models of the same weights.
 _DIGESTS: dict[tuple[str, int, int], str] = {}
 
 
@@ -59,7 +60,7 @@ def sha256_file(path: Path) -> str:
 
 @contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
-    """A temporary path beside `path`; on leaving without an error it is synced and takes the name `path`."""
+    """A temporary path next to `path`; on leaving without an error it is synced and takes the name `path`."""
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(prefix=f".tmp-{path.name}-", dir=path.parent)
     os.close(handle)
@@ -93,7 +94,7 @@ def writing(path: Path) -> Iterator[None]:
     except OSError as error:
         reason = error.strerror or str(error)
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            mend = "free some space, then run again: all finished shards are kept"
+            fix = "free some space, then run again: all finished shards are kept"
         else:
-            mend = "make it writable, or give another folder with store=FOLDER"
-        raise StoreError(f"cannot write to {path}: {reason}: {mend}") from error
+            fix = "make it writable, or give another folder with store=FOLDER"
+        raise StoreError(f"cannot write to {path}: {reason}: {fix}") from error

@@ -1,4 +1,4 @@
-"""Progress on the terminal: cell, images, images/s, time left. One log line a cell where there is no terminal."""
+"""Progress on the terminal: cell, images, images/s, time left. One log line per cell where there is no terminal."""
 
 from __future__ import annotations
 

@@ -72,7 +72,7 @@ def _json_rows(file: Path, text: str) -> Iterator[tuple[int, dict[str, Any]]]:
         except json.JSONDecodeError as error:
             raise DataError(f"{file}:{number}: not JSON: {error.msg} at column {error.colno}") from error
         if not isinstance(row, dict):
-            raise DataError(f'{file}:{number}: a JSON object such as {{"prompt": ...}} is wanted, not {line[:40]!r}')
+            raise DataError(f'{file}:{number}: a JSON object such as {{"prompt": ...}} is needed, not {line[:40]!r}')
         yield number, row
 
 

@@ -18,8 +18,8 @@ import torch
 from evalkit.cell import Cell
 from evalkit.config.compose import compose, resolve
 from evalkit.digits import check, data
-from evalkit.plan.grid import make_cells
-from evalkit.samples.generate import ShardSpec, run_shard, unload
+from evalkit.plan.grid import make_grid
+from evalkit.samples.generate import ShardSpec, run_shard
 from evalkit.samples.store import SHARD_SAMPLES, Store
 
 
@@ -56,7 +56,7 @@ def main() -> None:
     prompts = [prompt.text for prompt in data.PROMPTS][:SHARD_SAMPLES]
     overrides = ["model=[digits_ldm]", "sampler=[ddim]", "sampler.ddim.num_inference_steps=8", "exclude=[]"]
     overrides += ["model.digits_ldm.guidance_scale=4.0", f"num_samples={SHARD_SAMPLES * (options.turns + 1)}"]
-    cell = make_cells(resolve(compose(overrides)))[0]
+    cell = make_grid(resolve(compose(overrides))).cells[0]
     ratios = []
     with tempfile.TemporaryDirectory() as folder:
         store = Store(Path(folder))
@@ -68,7 +68,6 @@ def main() -> None:
             loop = loop if loop is not None else bare(pipeline, prompts, options.batch)
             ratios.append(whole / loop)
             print(f"bare loop {loop:.2f} s, evalkit {whole:.2f} s: {100 * (ratios[-1] - 1):+.1f} %", flush=True)
-        unload()
     print(f"median of {len(ratios)} turns: {100 * (statistics.median(ratios) - 1):+.1f} %")
 
 

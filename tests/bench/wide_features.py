@@ -26,7 +26,7 @@ class WideFeatures(NetworkExtractor):
     def layers(self) -> Mapping[str, int | None]:
         return {"x": self.width}
 
-    def check(self) -> None: ...
+    def check(self, *, fetch: bool = True) -> None: ...
 
     def identity(self) -> dict[str, Any]:
         return {"network": "random matrix", "width": self.width}

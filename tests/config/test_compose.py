@@ -9,11 +9,11 @@ from omegaconf import OmegaConf
 
 import evalkit
 from evalkit.config import schema
-from evalkit.config.build import build
+from evalkit.config.build import build, split_call_settings
 from evalkit.config.compose import compose, resolve
 from evalkit.config.sweep import expand
 from evalkit.errors import ConfigError
-from evalkit.plan.grid import _build_model
+from evalkit.models.base import Model
 
 CONFIGS = Path(evalkit.__file__).resolve().parent.parent / "configs"
 OPTIONS = sorted((group, path.stem) for group in schema.GROUPS for path in (CONFIGS / group).glob("*.yaml"))
@@ -35,7 +35,8 @@ def test_every_option_composes_under_its_own_name_and_builds(group: str, option:
     built_from = getattr(plain, group)[option]
     for variant in expand(option, built_from):
         if group == "model":
-            _build_model(variant)
+            constructor, _ = split_call_settings({k: v for k, v in variant.option.items() if k != "samplers"})
+            assert isinstance(build(constructor), Model)
         elif group not in (
             "prompts",
             *schema.RULES,

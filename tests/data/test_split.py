@@ -18,7 +18,7 @@ from evalkit.config.schema import RunConfig
 from evalkit.data.codec import encode_png
 from evalkit.data.split import KEYS
 from evalkit.errors import ConfigError
-from evalkit.plan.grid import make_cells
+from evalkit.plan.grid import make_grid
 
 
 def outputs() -> dict[str, bytes]:
@@ -46,11 +46,11 @@ def write(path: Path, files: dict[str, bytes]) -> Path:
     return path
 
 
-def cells(path: Path, num_samples: int | None = None, exclude: Sequence[Any] = (), **changes: Any) -> list[Cell]:
+def cells(path: Path, num_samples: int | None = None, exclude: Sequence[Any] = (), **changes: Any) -> tuple[Cell, ...]:
     """As a run with 'model=[folder]' makes them; `changes` of the option's values."""
     model = {"folder": option("model", "folder", path=str(path), **changes)}
     store = str(path.parent / "runs")
-    return make_cells(RunConfig(model=model, num_samples=num_samples, exclude=list(exclude), store=store))
+    return make_grid(RunConfig(model=model, num_samples=num_samples, exclude=list(exclude), store=store)).cells
 
 
 def images_of(cell: Cell) -> Any:

@@ -14,7 +14,7 @@ from gate_fakes import CELLS, METRICS, cell, gate, row
 from evalkit.config.compose import compose, resolve
 from evalkit.errors import ConfigError
 from evalkit.gate import make_gates
-from evalkit.plan.grid import make_cells
+from evalkit.plan.grid import make_grid
 from evalkit.results import render
 from evalkit.results.table import ResultTable
 
@@ -105,7 +105,7 @@ def test_where_selects_cells_and_a_rule_may_hold_several_bounds() -> None:
 
 def test_the_shipped_gate_fits_the_default_run() -> None:
     config = resolve(compose(["gate=[digits]"]))
-    gates = make_gates(config.gate, make_cells(config), config.metric)
+    gates = make_gates(config.gate, make_grid(config).cells, config.metric)
     assert {rule.kind for rule in gates["digits"].rules} == {"max", "min", "no_worse_than"}
 
 

@@ -39,7 +39,7 @@ class Noise(Model):
         self.size, self.version, self.delay, self.holds = size, version, delay, holds
         self.log, self.interrupt_at = log, interrupt_at
 
-    def check(self) -> None:
+    def check(self, *, fetch: bool = True) -> None:
         pass
 
     def identity(self) -> dict[str, Any]:
@@ -87,7 +87,7 @@ class Floats(Noise):
 def make_cell(num_samples: int = 20, seed: int = 0, name: str = "noise", **model: Any) -> Any:
     """A cell of `Noise` (or of the `_target_` that is given) with three prompts."""
     from evalkit.config.schema import RunConfig
-    from evalkit.plan.grid import make_cells
+    from evalkit.plan.grid import make_grid
 
     option = {"_target_": "fake_models.Noise", "contrast": 200, **model}
     prompts = {
@@ -95,7 +95,7 @@ def make_cell(num_samples: int = 20, seed: int = 0, name: str = "noise", **model
         "prompts": ["a red fox", {"text": "zwei Füchse"}, "drei"],
     }
     config = RunConfig(model={name: option}, prompts={"inline": prompts}, num_samples=num_samples, seed=seed)
-    return make_cells(config)[0]
+    return make_grid(config).cells[0]
 
 
 def make_noise(root: Path, log: Path, count: int, delay: float, ready: Any) -> None:

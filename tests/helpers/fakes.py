@@ -66,7 +66,7 @@ class MatrixExtractor(Extractor):
     def layers(self) -> Mapping[str, int | None]:
         return {"flat": self.width, "soft": 5, "text": self.width}
 
-    def check(self) -> None:
+    def check(self, *, fetch: bool = True) -> None:
         if self.version < 0:
             raise ConfigError(f"extractor '{self.name}': no weights")
 

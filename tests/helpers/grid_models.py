@@ -12,7 +12,7 @@ class Bare(Model):
     def __init__(self, path: str = "weights", width: int = 8) -> None:
         self.path, self.width = path, width
 
-    def check(self) -> None:
+    def check(self, *, fetch: bool = True) -> None:
         pass
 
     def identity(self) -> dict[str, Any]:

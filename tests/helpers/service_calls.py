@@ -13,8 +13,7 @@ from fake_services import FakeService, pixels_of
 from evalkit.cell import Cell
 from evalkit.config.schema import RunConfig
 from evalkit.models.base import Request
-from evalkit.plan.grid import make_cells
-from evalkit.samples import generate
+from evalkit.plan.grid import make_grid
 from evalkit.samples.generate import generate_cells
 from evalkit.samples.store import SampleSet, Store
 
@@ -65,14 +64,13 @@ def option(kind: str, service: FakeService, folder: Path, **changes: Any) -> dic
 def cell_of(model: Mapping[str, Any], count: int = 8, seed: int = 0, prompts: list[Any] | None = None) -> Cell:
     inline = {"_target_": "evalkit.prompts.sets.InlinePrompts", "prompts": prompts or PROMPTS}
     config = RunConfig(model={"served": dict(model)}, prompts={"inline": inline}, num_samples=count, seed=seed)
-    return make_cells(config)[0]
+    return make_grid(config).cells[0]
 
 
 def make(cell: Cell, store: Store, batch_size: int = 8) -> SampleSet:
     """The cell's samples; the model is built anew, as a new process does."""
     from evalkit.config.build import build
 
-    generate.unload()
     build(cell.options["model"] or {}).check_call(None, cell.call_settings)
     generate_cells([cell], store, batch_size=batch_size, device="cpu")
     return SampleSet.open(store, cell)

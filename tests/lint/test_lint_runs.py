@@ -27,8 +27,8 @@ from evalkit.data.stored import StoredImages
 from evalkit.errors import DataError
 from evalkit.lint import Asked, Finding, asked_of, lines, pixels
 from evalkit.plan.plan import make_plan
+from evalkit.prompts.sets import InlinePrompts
 from evalkit.results import terminal
-from evalkit.samples import generate
 from evalkit.samples.generate import generate_cells
 from evalkit.samples.store import SampleSet, Store
 
@@ -48,8 +48,7 @@ def made(tmp_path: Path) -> Any:
     """A store with one cell of 12 samples, of which number 5 says that it was blanked."""
     store, cell = Store(tmp_path / "runs"), make_cell(12)
     generate_cells([cell], store, batch_size=4, device="cpu")
-    yield store, cell, SampleSet.open(store, cell)
-    generate.unload()
+    return store, cell, SampleSet.open(store, cell)
 
 
 def test_warnings_of_the_making(made: Any, tmp_path: Path) -> None:
@@ -118,11 +117,9 @@ def test_damage_behind_the_header_is_named(clean: Path, tmp_path: Path) -> None:
 
 def test_what_a_cell_was_asked_for(made: Any, tmp_path: Path) -> None:
     _, cell, samples = made
-    texts = {"_target_": "evalkit.prompts.sets.InlinePrompts", "prompts": ["a", "b", "c"]}
-    config = resolve(compose(["model=[digits_dcgan]", "sampler=[]", "prompts=[]", "exclude=[]", "metric=[]"]))
-    config = replace(config, prompts={"inline": texts})
+    prompts = {"inline": InlinePrompts(["a", "b", "c"])}
     elsewhere = replace(cell, name="folder", identity={**cell.identity, "prompts": None})
-    asked = asked_of(config, [cell, elsewhere], {cell.name: samples, "folder": prompted(["a", "b"])})
+    asked = asked_of(prompts, [cell, elsewhere], {cell.name: samples, "folder": prompted(["a", "b"])})
     assert asked[cell.name] == Asked(count=3)
     assert asked["folder"] == Asked(texts=("a", "b", "c"))
 

@@ -277,10 +277,10 @@ def test_w_and_z_against_nvlabs_formula(
 
 def digits_cell(**overrides: Any) -> Any:
     from evalkit.config.compose import compose, resolve
-    from evalkit.plan.grid import make_cells
+    from evalkit.plan.grid import make_grid
 
     overrides = {"model": "[digits_dcgan]", "prompts": "[digits]", "sampler": "[]", "num_samples": PAIRS} | overrides
-    return make_cells(resolve(compose([f"{key}={value}" for key, value in overrides.items()])))[0]
+    return make_grid(resolve(compose([f"{key}={value}" for key, value in overrides.items()]))).cells[0]
 
 
 def scored(folder: Path, generators: Any, name: str = "ppl_digits") -> Scored:
@@ -301,12 +301,13 @@ def scored(folder: Path, generators: Any, name: str = "ppl_digits") -> Scored:
 def test_the_digits_gan_from_the_cell_to_the_cached_score(tmp_path: Path, golden: Golden) -> None:
     from evalkit.digits.nets import load_classifier, load_dcgan
     from evalkit.models.base import Request
-    from evalkit.samples.cell_generator import CellGenerator, released
+    from evalkit.samples.cell_generator import CellGenerator
+    from evalkit.samples.model_pool import ModelPool
 
     cell, extractors = digits_cell(), {"digits": extractor_of("digits")}
-    with released():
-        found = scored(tmp_path, {"cell": CellGenerator(cell, "cpu", extractors)})
-        again = scored(tmp_path, {"cell": CellGenerator(cell, "cpu", extractors)})
+    with ModelPool() as pool:
+        found = scored(tmp_path, {"cell": CellGenerator(cell, pool, "cpu", extractors)})
+        again = scored(tmp_path, {"cell": CellGenerator(cell, pool, "cpu", extractors)})
     assert (found.cached, again.cached) == (False, True)
     assert again.score.value == found.score.value
     assert found.label == "PPL z end [digits]"
@@ -334,10 +335,11 @@ def test_the_digits_gan_from_the_cell_to_the_cached_score(tmp_path: Path, golden
 
 def test_images_that_exist_and_other_models_have_a_note(tmp_path: Path) -> None:
     from evalkit.samples.cell_generator import CellGenerator
+    from evalkit.samples.model_pool import ModelPool
 
     assert scored(tmp_path, None).score.note == ("these images were not made by evalkit: there is no model to measure")
     cell = digits_cell(model="[digits_ldm]", sampler="[ddim]")
-    found = scored(tmp_path, {"cell": CellGenerator(cell, "cpu")})
+    found = scored(tmp_path, {"cell": CellGenerator(cell, ModelPool(), "cpu")})
     assert found.score.note == "the model has no latents z (it has noise)"
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,14 +13,7 @@ from service_calls import PROMPTS, cell_of, make, pixels
 from evalkit.errors import ConfigError, DataError
 from evalkit.models.base import Request
 from evalkit.models.callable import CallableModel
-from evalkit.samples import generate
 from evalkit.samples.store import Store
-
-
-@pytest.fixture(autouse=True)
-def nothing_loaded() -> Iterator[None]:
-    yield
-    generate.unload()
 
 
 @pytest.fixture

@@ -27,20 +27,17 @@ from evalkit.models import services
 from evalkit.models.base import Request
 from evalkit.models.services.client import Client, ClientOptions, Transient
 from evalkit.models.services.keys import Key
-from evalkit.samples import generate
 from evalkit.samples.store import SampleSet, Store
 
 KINDS = ("openai", "webui", "comfy")
 
 
 @pytest.fixture(autouse=True)
-def _surroundings(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def _surroundings(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TEST_IMAGES_KEY", KEY)
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     monkeypatch.setenv("no_proxy", "127.0.0.1")
     monkeypatch.setattr("evalkit.utils.devices.free_memory", lambda: None)  # a full garbage collection per model
-    yield
-    generate.unload()
 
 
 @pytest.fixture

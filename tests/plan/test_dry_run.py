@@ -116,7 +116,7 @@ def test_a_run_that_is_not_dry_stops_at_the_first() -> None:
         with missing.noted("model.a"):
             raise ConfigError("no weights")
     assert missing.lines == ["model.a: no weights"]
-    assert (missing.of("model.a", "b"), missing.of("b")) == (True, False)
+    assert (missing.any_of("model.a", "b"), missing.any_of("b")) == (True, False)
     with pytest.raises(DataError), missing.noted("model.a"):
         raise DataError("a broken file")
 

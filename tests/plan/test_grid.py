@@ -5,6 +5,7 @@ import logging
 from typing import Any
 
 import pytest
+from grid_models import TextModel
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -12,7 +13,8 @@ from evalkit.cell import Cell
 from evalkit.config.schema import RunConfig
 from evalkit.config.sweep import expand
 from evalkit.errors import ConfigError
-from evalkit.plan.grid import _slug, make_cells
+from evalkit.plan.dry_run import Missing
+from evalkit.plan.grid import _slug, make_grid
 
 SAMPLER = {"_target_": "evalkit.models.base.Sampler", "scheduler": "DDIMScheduler", "num_inference_steps": 10}
 OTHER = {**SAMPLER, "scheduler": "HeunDiscreteScheduler"}
@@ -20,9 +22,9 @@ TEXT = {"_target_": "grid_models.TextModel", "guidance_scale": 4.0}
 PROMPTS = {"digits": {"_target_": "grid_models.Prompts"}}
 
 
-def cells_of(**groups: Any) -> list[Cell]:
+def cells_of(**groups: Any) -> tuple[Cell, ...]:
     fields: dict[str, Any] = {"model": {"text": TEXT}, "sampler": {"ddim": SAMPLER}, "prompts": PROMPTS}
-    return make_cells(RunConfig(**{**fields, **groups}))
+    return make_grid(RunConfig(**{**fields, **groups})).cells
 
 
 def test_the_grid_is_the_product_of_its_axes() -> None:
@@ -152,3 +154,44 @@ def test_swept_values_in_a_cells_name() -> None:
     ]
     assert _slug("cache", {"name": "taylorseer", "cache_interval": 2}) == "cache_taylorseer"
     assert _slug("lora", {"path": "a/style.safetensors"}) == "lora_a_style.safetensors"
+
+
+def test_each_distinct_option_is_built_once_and_shared(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A call setting, a sampler, a seed or a second name makes no second model; a constructor's argument does."""
+    built: list[str] = []
+
+    def init(self: TextModel, path: str = "weights") -> None:
+        built.append(path)
+        self.path, self.width = path, 8
+
+    monkeypatch.setattr(TextModel, "__init__", init)
+    swept = {**TEXT, "guidance_scale": {"sweep": [1.0, 4.0]}}
+    grid = make_grid(
+        RunConfig(
+            model={"a": swept, "again": {**TEXT, "guidance_scale": 8.0}, "b": {**swept, "path": "other"}},
+            sampler={"ddim": {**SAMPLER, "num_inference_steps": {"sweep": [5, 10]}}},
+            prompts=PROMPTS,
+            seed={"sweep": [0, 1]},
+        )
+    )
+    assert built == ["weights", "other"]
+    objects = [grid.built[cell.key] for cell in grid.cells]
+    assert len(grid.cells) == (2 + 1 + 2) * 2 * 2
+    assert [len({id(getattr(each, kind)) for each in objects}) for kind in ("model", "sampler", "prompts")] == [2, 2, 1]
+    assert {each.sampler.num_inference_steps for each in objects if each.sampler} == {5, 10}
+
+
+def test_a_dry_run_checks_without_fetching(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[bool] = []
+
+    def check(self: TextModel, *, fetch: bool = True) -> None:
+        asked.append(fetch)
+        if not fetch:
+            raise ConfigError("the weights are not here")
+
+    monkeypatch.setattr(TextModel, "check", check)
+    config = RunConfig(model={"text": TEXT}, sampler={"ddim": SAMPLER}, prompts=PROMPTS)
+    missing = Missing(dry=True)
+    assert len(make_grid(config, missing).cells) == len(make_grid(config).cells) == 1
+    assert asked == [False, True]
+    assert missing.lines == ["model.text: the weights are not here"]

@@ -176,7 +176,7 @@ def test_control_images(tmp_path: Path) -> None:
         ("p.csv", "prompt,x\na,b\n", {"text": None}, "name the column"),
         ("p.jsonl", '{"prompt": "a"}\n{"prompt"\n', {}, r"p\.jsonl:2: not JSON"),
         ("p.jsonl", '["a"]\n', {}, "JSON object"),
-        ("p.jsonl", '{"prompt": 3}\n', {}, "a text is wanted"),
+        ("p.jsonl", '{"prompt": 3}\n', {}, "a text is needed"),
         ("p.jsonl", '{"prompt": "a", "id": true}\n', {"class_id": "id"}, "whole number"),
     ],
 )

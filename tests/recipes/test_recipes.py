@@ -16,7 +16,7 @@ from evalkit.data.codec import decode, encode_png
 from evalkit.digits.data import reference_images
 from evalkit.errors import ConfigError
 from evalkit.gate import Verdict
-from evalkit.plan.grid import make_cells
+from evalkit.plan.grid import make_grid
 from evalkit.plan.plan import make_plan
 from evalkit.results.table import Comparison, ResultTable
 
@@ -46,7 +46,7 @@ def with_baseline(table: ResultTable, metric: str, cell: str) -> Comparison:
 
 def test_sampler_sweep(tmp_path: Path) -> None:
     """The whole grid is planned; three samplers of it are run."""
-    cells = make_cells(resolve(compose(["experiment=sampler_sweep"])))
+    cells = make_grid(resolve(compose(["experiment=sampler_sweep"]))).cells
     assert len(cells) == 30
     assert len({cell.sampler for cell in cells}) == 10
     table = recipe("sampler_sweep", tmp_path, "num_samples=4", "lint=false", "sampler=[ddim,heun,euler_a]")

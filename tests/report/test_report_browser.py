@@ -71,7 +71,7 @@ class Opened:
     said: list[str] = field(default_factory=list)
     asked: list[str] = field(default_factory=list)
 
-    def check(self) -> None:
+    def check(self, *, fetch: bool = True) -> None:
         assert self.said == []
         assert self.asked == []
 

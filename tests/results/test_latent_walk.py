@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,31 +13,34 @@ import pytest
 import tiny_stylegan
 import torch
 
-from evalkit.cell import Cell
 from evalkit.config.compose import compose, resolve
 from evalkit.config.schema import RunConfig
 from evalkit.errors import ConfigError
 from evalkit.models.base import Request
-from evalkit.plan.grid import make_cells
+from evalkit.plan.grid import make_grid
 from evalkit.plan.plan import make_plan
 from evalkit.results.latent_walk import Walk, check_walk, make_walk, walk_line, write_walks
-from evalkit.samples.cell_generator import CellGenerator, released
-from evalkit.samples.generate import make_requests
+from evalkit.samples.cell_generator import CellGenerator
+from evalkit.samples.model_pool import ModelPool
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "helpers"))  # tiny_pipelines
 
 
-def cells(*overrides: str) -> list[Cell]:
-    return make_cells(resolve(compose(["prompts=[digits]", "sampler=[]", "num_samples=20", *overrides])))
+@pytest.fixture
+def pool() -> Iterator[ModelPool]:
+    with ModelPool() as pool:
+        yield pool
 
 
-def samples(cell: Cell, indices: list[int], seed: int = 0) -> np.ndarray:
+def generators(pool: ModelPool, *overrides: str) -> list[CellGenerator]:
+    config = resolve(compose(["prompts=[digits]", "sampler=[]", "num_samples=20", *overrides]))
+    return [CellGenerator(cell, pool, "cpu") for cell in make_grid(config).cells]
+
+
+def samples(generator: CellGenerator, indices: list[int], seed: int = 0) -> np.ndarray:
     """The cell's own samples, made together, under a seed."""
-    generator = CellGenerator(cell, "cpu")
-    model = generator._model()
-    requests = [Request(**{**r.__dict__, "seed": seed}) for r in make_requests(cell, indices, model.conditioning)]
-    how: Any = generator._how()
-    pixels: np.ndarray = model.generate(requests, **how).images
+    requests = [replace(request, seed=seed) for request in generator._pool.requests(generator.cell, indices)]
+    pixels: np.ndarray = generator._model().generate(requests, **generator._sampling()).images
     return pixels
 
 
@@ -62,46 +67,41 @@ PIXELS = ["model=[digits_ddpm]", "sampler=[ddpm]", "sampler.ddpm.num_inference_s
     [(["model=[digits_dcgan]"], "z"), ("stylegan", "z"), ("stylegan", "w"), (DIFFUSION, "noise"), (PIXELS, "noise")],
 )
 def test_a_line_begins_at_its_sample_and_ends_at_the_next_seeds(
-    overrides: Any, space: str, request: pytest.FixtureRequest
+    overrides: Any, space: str, request: pytest.FixtureRequest, pool: ModelPool
 ) -> None:
     """Also for a sampler that draws noise in each step (DDPM): the first image is the sample, to a level."""
-    cell = cells(*(request.getfixturevalue(overrides) if isinstance(overrides, str) else overrides))[0]
-    generator = CellGenerator(cell, "cpu")
-    with released():
-        assert space in generator.spaces
-        line = walk_line(generator, 3, Walk(tiles=4, stops=2, through="seeds"), space)
-        assert len(line) == 7
-        assert far(line[0], samples(cell, [3])[0]) <= 1
-        if overrides is not PIXELS:  # its later noise stays the first sample's
-            for stop, seed in ((3, 1), (6, 2)):
-                assert far(line[stop], samples(cell, [3], seed)[0]) <= 1
-        assert len({image.tobytes() for image in line}) == 7
-        alone = walk_line(generator, 3, Walk(tiles=4, stops=2, through="seeds"), space, batch_size=3)
-        assert far(line, alone) <= 1
-        through = walk_line(generator, 3, Walk(tiles=2), space)
-        assert far(through[0], line[0]) <= 1
-        assert far(through[1], line[3]) > 1, "sample 4's latent is not that of seed 1"
+    options = request.getfixturevalue(overrides) if isinstance(overrides, str) else overrides
+    generator = generators(pool, *options)[0]
+    assert space in generator.spaces
+    line = walk_line(generator, 3, Walk(tiles=4, stops=2, through="seeds"), space)
+    assert len(line) == 7
+    assert far(line[0], samples(generator, [3])[0]) <= 1
+    if overrides is not PIXELS:  # its later noise stays the first sample's
+        for stop, seed in ((3, 1), (6, 2)):
+            assert far(line[stop], samples(generator, [3], seed)[0]) <= 1
+    assert len({image.tobytes() for image in line}) == 7
+    alone = walk_line(generator, 3, Walk(tiles=4, stops=2, through="seeds"), space, batch_size=3)
+    assert far(line, alone) <= 1
+    through = walk_line(generator, 3, Walk(tiles=2), space)
+    assert far(through[0], line[0]) <= 1
+    assert far(through[1], line[3]) > 1, "sample 4's latent is not that of seed 1"
 
 
-def test_through_samples_keeps_the_class(stylegan: list[str]) -> None:
+def test_through_samples_keeps_the_class(pool: ModelPool) -> None:
     """The end is sample 4's latent in sample 3's class: the digits of both are known."""
-    cell = cells("model=[digits_dcgan]")[0]
-    with released():
-        model = CellGenerator(cell, "cpu")._model()
-        asked = make_requests(cell, [3, 4], "class")
-        line = walk_line(CellGenerator(cell, "cpu"), 3, Walk(tiles=3), "z")
-        mixed = Request(index=4, seed=0, class_id=asked[0].class_id)
-        assert asked[0].class_id != asked[1].class_id
-        assert far(line[-1], model.generate([mixed], sampler=None, settings={}).images[0]) <= 1
+    generator = generators(pool, "model=[digits_dcgan]")[0]
+    asked = pool.requests(generator.cell, [3, 4])
+    line = walk_line(generator, 3, Walk(tiles=3), "z")
+    mixed = Request(index=4, seed=0, class_id=asked[0].class_id)
+    assert asked[0].class_id != asked[1].class_id
+    assert far(line[-1], generator._model().generate([mixed], sampler=None, settings={}).images[0]) <= 1
 
 
-def test_between_two_w_the_way_is_straight(stylegan: list[str]) -> None:
-    cell = cells(*stylegan)[0]
-    generator = CellGenerator(cell, "cpu")
-    with released():
-        a, b = (generator.latents([i], [0], "w") for i in (0, 1))
-        line = walk_line(generator, 0, Walk(tiles=3, space="w"), "w")
-        middle = generator.images((a + b) / 2, [0], "w")
+def test_between_two_w_the_way_is_straight(stylegan: list[str], pool: ModelPool) -> None:
+    generator = generators(pool, *stylegan)[0]
+    a, b = (generator.latents([i], [0], "w") for i in (0, 1))
+    line = walk_line(generator, 0, Walk(tiles=3, space="w"), "w")
+    middle = generator.images((a + b) / 2, [0], "w")
     assert far(line[1], middle[0].permute(1, 2, 0).clamp(0, 255).round()) <= 1
     assert torch.is_tensor(a)
 
@@ -136,20 +136,20 @@ def test_other_pipelines(kind: str, tmp_path: Path) -> None:
         model.render(latents[:, :1], asked, space="noise", **how)
 
 
-def test_sheets_are_written_once(tmp_path: Path, stylegan: list[str]) -> None:
+def test_sheets_are_written_once(tmp_path: Path, stylegan: list[str], pool: ModelPool) -> None:
     from PIL import Image
 
-    found = [*cells("model=[digits_dcgan]"), *cells(*stylegan)]
-    how: Any = {"device": "cpu", "batch_size": 8}
+    found = [*generators(pool, "model=[digits_dcgan]"), *generators(pool, *stylegan)]
+    how: Any = {"batch_size": 8}
     walk = Walk(lines=2, tiles=3)
     written = write_walks(walk, found, tmp_path, **how)
-    assert [path.name for path in written] == [f"{cell.name}-walk.png" for cell in found]
+    assert [path.name for path in written] == [f"{generator.cell.name}-walk.png" for generator in found]
     with Image.open(written[0]) as sheet:
         assert sheet.size[1] == 30 + 2 * (64 + 4) + 4
     assert write_walks(walk, found, tmp_path, **how) == []
     assert write_walks(Walk(lines=2, tiles=4), found[:1], tmp_path, **how) == written[:1]
     assert write_walks(Walk(lines=2, space="w"), found, tmp_path / "w", **how) == [
-        tmp_path / "w" / f"{found[1].name}-walk.png"
+        tmp_path / "w" / f"{found[1].cell.name}-walk.png"
     ]
 
 
@@ -168,7 +168,7 @@ def test_the_setting_and_its_refusals() -> None:
     ):
         with pytest.raises(ConfigError, match=message):
             make_walk(setting)
-    found = cells("model=[digits_dcgan]")
+    found = generators(ModelPool(), "model=[digits_dcgan]")
     check_walk(Walk(lines=0, space="w"), found)
     check_walk(Walk(lines=1), found)
     with pytest.raises(ConfigError, match=r"no chosen model shows latents w \(the chosen ones have z\)"):

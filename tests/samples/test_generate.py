@@ -27,14 +27,9 @@ from evalkit.errors import ConfigError, EvalkitError, StoreError
 from evalkit.samples import generate, writer
 from evalkit.samples.engine import LocalEngine
 from evalkit.samples.generate import ShardSpec, generate_cells, run_shard
+from evalkit.samples.model_pool import ModelPool
 from evalkit.samples.store import SampleSet, Store, shard_name
 from evalkit.utils.progress import Progress
-
-
-@pytest.fixture(autouse=True)
-def nothing_loaded() -> Any:
-    yield
-    generate.unload()
 
 
 @pytest.fixture
@@ -220,19 +215,19 @@ def test_a_model_that_returns_something_else(store: Store) -> None:
 
 def test_ctrl_c_keeps_finished_shards_and_leaves_no_half_one(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     small_shards(monkeypatch)
-    stopped = make_cell(24, interrupt_at=13)
+    stopped = make_cell(24, interrupt_at=13, log=str(store.root.parent / "log"))
     with pytest.raises(KeyboardInterrupt):
         make(stopped, store, batch_size=2)
     assert leftovers(store) == []
     assert SampleSet.missing(store, stopped) == [(8, 16), (16, 24)]
-    assert not generate._HELD
+    assert (store.root.parent / "log").read_text().splitlines()[-1] == "unload"
     expected = make(make_cell(24), Store(store.root / "other"), batch_size=2)[0]
     assert make(make_cell(24), store, batch_size=2)[0].digest == expected.digest
 
 
 def test_weights_or_prompts_that_change_under_a_run(store: Store) -> None:
     cell = make_cell(4)
-    for part, words in (("model", "weights or options changed"), ("prompts", "the prompts changed")):
+    for part, words in (("model", "weights or options changed"), ("prompts", "its prompts changed")):
         stale = replace(cell, identity={**cell.identity, part: {"another": 1}})
         with pytest.raises(ConfigError, match=words):
             run_shard(ShardSpec(stale, 0, 4, 4, "cpu"), store)
@@ -254,6 +249,19 @@ def test_a_spec_must_be_a_shard(store: Store) -> None:
     for start, stop in ((0, 300), (5, 9), (4, 4)):
         with pytest.raises(ValueError, match="not a shard"):
             run_shard(ShardSpec(make_cell(300), start, stop, 4, "cpu"), store)
+
+
+def test_a_plans_objects_are_used_as_they_are(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a plan's objects nothing is built, checked or read again; the samples are those of a worker without them."""
+    cells = [make_cell(4, seed=seed) for seed in (0, 1)]
+    pool = ModelPool({cell.key: ModelPool().built(cells[0]) for cell in cells})
+    with monkeypatch.context() as patch:
+        patch.setattr("evalkit.samples.model_pool.build", lambda *args: pytest.fail("built again"))
+        generate_cells(cells, store, batch_size=4, device="cpu", pool=pool)
+    others = Store(store.root / "others")
+    for cell in cells:
+        run_shard(ShardSpec(cell, 0, 4, 4, "cpu"), others)
+        assert SampleSet.open(store, cell).digest == SampleSet.open(others, cell).digest
 
 
 def test_specs_travel(store: Store) -> None:
@@ -473,7 +481,7 @@ def test_any_engine_will_do(store: Store, monkeypatch: pytest.MonkeyPatch) -> No
 
     cell = make_cell(20)
     found = make(cell, store, engine=Twice(), progress=Counting({}))[0]
-    assert counted == [("noise-contrast200", 4), ("noise-contrast200", 8), ("noise-contrast200", 8)]
+    assert counted == [("noise-contrast_200", 4), ("noise-contrast_200", 8), ("noise-contrast_200", 8)]
     assert found.digest == make(cell, Store(store.root / "other"))[0].digest
 
 

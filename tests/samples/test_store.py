@@ -25,17 +25,10 @@ from evalkit.data.stored import ReadOptions, StoredImages
 from evalkit.errors import ConfigError, DataError, StoreError
 from evalkit.models.base import ExistingImages
 from evalkit.models.folder import FolderModel
-from evalkit.samples import generate
 from evalkit.samples.generate import generate_cells
 from evalkit.samples.store import SampleSet, Store
 
 RNG = np.random.default_rng(0)
-
-
-@pytest.fixture(autouse=True)
-def nothing_kept() -> Any:
-    yield
-    generate.unload()
 
 
 def image(seed: int, height: int = 6, width: int = 5) -> np.ndarray:
@@ -127,7 +120,7 @@ def test_damaged_metadata(made: tuple[Store, Any, SampleSet], lines: list[str]) 
         (lambda about: {**about, "key": "0" * 64}, "is of another cell"),
         (lambda about: {**about, "format": 2}, "format 2, but this evalkit reads format 1"),
         (lambda about: {"key": about["key"]}, "cannot be read"),
-        (lambda about: None, "is missing beside its shards"),
+        (lambda about: None, "is missing next to its shards"),
     ],
 )
 def test_a_cell_file_that_is_not_ours(made: tuple[Store, Any, SampleSet], change: Any, words: str) -> None:

@@ -1,0 +1,129 @@
+"""What cells' samples are made with: each object built once, and one model loaded at a time."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Literal, Self
+
+from evalkit.config.build import build
+from evalkit.errors import ConfigError
+from evalkit.models.base import Model, Request, Sampler
+from evalkit.utils import devices
+from evalkit.utils.files import sha256_json
+
+if TYPE_CHECKING:
+    from evalkit.cell import Cell
+    from evalkit.prompts.sets import PromptSet
+
+
+@dataclass(frozen=True)
+class BuiltCell:
+    """The objects that a cell's options describe. Cells of one option share its object."""
+
+    model: Model
+    sampler: Sampler | None
+    prompts: PromptSet | None
+
+    def request(self, index: int, seed: int) -> Request:
+        """What sample `index` is made from."""
+        if self.prompts is None:
+            return Request(index=index, seed=seed)
+        prompt = self.prompts[index]
+        # A model that is asked by class alone never sees the text: its samples carry none, and have no CLIP score.
+        texts = (prompt.text, prompt.negative) if self.model.conditioning == "text" else (None, None)
+        return Request(index, seed, *texts, prompt.class_id, prompt.control, prompt.source, prompt.mask)
+
+
+@dataclass
+class LoadedModel:
+    """A model on its device."""
+
+    model: Model
+    device: str
+    fresh: bool = True  # has made nothing yet: its first batch is slower
+    largest_batch: int | None = None  # what memory allows, once it ran out
+
+
+class ModelPool:
+    """Cells' built objects, and the one model among them that is loaded. Leaving it as a context frees the model.
+
+    Args:
+        built: a plan's objects by cell key. A cell that is not among them (a worker process is sent cells without their
+            objects) is built from its options, once.
+    """
+
+    def __init__(self, built: Mapping[str, BuiltCell] | None = None) -> None:
+        self.lock = threading.RLock()  # one shard at a time: a model is not to be called from two threads
+        self._cells = dict(built or {})
+        self._objects: dict[str, Any] = {}  # built here, by option and identity
+        self._loaded: LoadedModel | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.unload()
+
+    def built(self, cell: Cell) -> BuiltCell:
+        """A cell's objects.
+
+        Raises:
+            ConfigError: weights, options or prompts are not those that the cell was planned with.
+        """
+        if cell.key not in self._cells:
+            sampler = cell.options["sampler"]
+            self._cells[cell.key] = BuiltCell(
+                self._build(cell, "model"), build(sampler) if sampler else None, self._build(cell, "prompts")
+            )
+        return self._cells[cell.key]
+
+    def _build(self, cell: Cell, kind: Literal["model", "prompts"]) -> Any:
+        """A model or a prompt set from its option: the only place outside of the plan that does so."""
+        option = cell.options[kind]
+        if option is None:
+            return None
+        key = sha256_json([option, cell.identity[kind]])
+        if key not in self._objects:
+            made = build(option, f"{kind}.{getattr(cell, kind)}")
+            if isinstance(made, Model):
+                made.check()
+            if sha256_json(made.identity()) != sha256_json(cell.identity[kind]):
+                what = "weights or options" if kind == "model" else "prompts"
+                raise ConfigError(
+                    f"{kind}.{getattr(cell, kind)}: its {what} changed since the run began: start the run again"
+                )
+            self._objects[key] = made
+        return self._objects[key]
+
+    def load(self, cell: Cell, device: str) -> LoadedModel:
+        """The cell's model, loaded; another one that is loaded is freed first.
+
+        Args:
+            cell: whose model.
+            device: "cpu", "cuda" or "mps" (not "auto").
+        """
+        with self.lock:
+            model = self.built(cell).model
+            if self._loaded is None or self._loaded.model is not model or self._loaded.device != device:
+                self.unload()
+                model.load(device)
+                self._loaded = LoadedModel(model, device)
+            return self._loaded
+
+    def unload(self) -> None:
+        """Frees the loaded model."""
+        with self.lock:
+            if self._loaded is not None:
+                self._loaded.model.unload()
+                self._loaded = None
+                devices.free_memory()
+
+    def requests(self, cell: Cell, indices: Sequence[int]) -> list[Request]:
+        """What some samples of a cell are made from."""
+        built = self.built(cell)
+        return [built.request(index, cell.seed) for index in indices]
