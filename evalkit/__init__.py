@@ -16,14 +16,14 @@ if (_ROOT / "configs" / "eval.yaml").is_file() and str(_ROOT) not in __path__:
 
 if TYPE_CHECKING:
     from evalkit.api import evaluate
+    from evalkit.results.peers import peer_check
     from evalkit.results.table import ResultTable
-    from evalkit.scoring.peers import peer_check
 
 __all__ = ["ResultTable", "__version__", "evaluate", "peer_check"]
 
 
 def __getattr__(name: str) -> Any:
-    owners = {"evaluate": "evalkit.api", "ResultTable": "evalkit.results.table", "peer_check": "evalkit.scoring.peers"}
+    owners = {"evaluate": "evalkit.api", "ResultTable": "evalkit.results.table", "peer_check": "evalkit.results.peers"}
     if name not in owners:
         raise AttributeError(f"module 'evalkit' has no attribute '{name}'")
     return getattr(importlib.import_module(owners[name]), name)

@@ -186,7 +186,7 @@ def check_peers(config: RunConfig) -> bool:
     """
     from evalkit.data.moments import Moments
     from evalkit.models.base import ExistingImages
-    from evalkit.scoring.peers import peer_check
+    from evalkit.results.peers import peer_check
 
     images = [build(option, f"model.{name}") for name, option in config.model.items()]
     existing = [model for model in images if isinstance(model, ExistingImages)]

@@ -125,14 +125,15 @@ HEAVY = {"torch", "diffusers", "transformers", "open_clip", "pandas", "scipy"}
 EXTRACTOR = "; e.check(); e.identity(); e.label(); e.layers; e.canonical()"
 FINISHED_SCORES = """
 import json
-from fakes import Folders, MatrixExtractor, MemorySource, random_images
-from evalkit.scoring import score_sources
+from fakes import MatrixExtractor, MemorySource, random_images
+from evalkit.samples.store import Store
+from evalkit.scoring import Against, score_sources
 from evalkit.metrics.frechet import FrechetDistance
 from evalkit.metrics.inception_score import InceptionScore
 metrics = {"fid": ({}, FrechetDistance("matrix/flat")), "is": ({}, InceptionScore("matrix/soft", splits=4))}
 scored = score_sources(
     {"a": MemorySource(random_images(40))}, metrics=metrics, extractors={"matrix": MatrixExtractor()},
-    reference=MemorySource(random_images(50, 9)), store=Folders(folder),
+    against=Against(MemorySource(random_images(50, 9))), store=Store(folder),
 )
 values, file = [one.score.value for one in scored.values()], folder / "values.json"
 assert [one.cached for one in scored.values()] == [file.exists()] * 2

@@ -10,7 +10,7 @@ from PIL import Image
 
 import evalkit
 from evalkit.errors import ConfigError
-from evalkit.scoring import peers
+from evalkit.results import peers
 
 N = 12  # images a side; Inception is run on them by three programs
 
