@@ -43,7 +43,7 @@ CALL_SETTINGS = frozenset(
 HANDED = frozenset({"image", "control_image", "mask_image", "control_mask"})  # from the prompts, never from settings
 PREPARATIONS = ("canny",)
 _CANNY = ("sigma", "low", "high")
-# Pipelines whose list of images is one per sample, and whose generators are too; others are called for each sample alone.
+# Pipelines whose list of images is one per sample, and whose generators are too; others are called once per sample.
 _BATCHED = ("StableDiffusion", "LatentConsistency")
 _MULTIPLE = 8
 # These make int(steps * strength) steps, and fail where that is none; others round up.
