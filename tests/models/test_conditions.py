@@ -14,7 +14,7 @@ from PIL import Image
 
 from evalkit.errors import ConfigError, DataError
 from evalkit.models.base import Generated, Request, Sampler
-from evalkit.models.diffusers.condition_images import Wants, call, check_prompts, wants
+from evalkit.models.diffusers.condition_images import ImageInputs, call, check_prompts, image_inputs
 from evalkit.models.diffusers.model import DiffusersModel
 from evalkit.prompts.sets import Prompt
 
@@ -270,32 +270,32 @@ def test_each_controlnet_its_own_preparation(models: Models, pictures: dict[str,
 @pytest.mark.parametrize(
     ("name", "expected"),
     [
-        ("StableDiffusionPipeline", Wants()),
-        ("StableDiffusionControlNetPipeline", Wants(control="image")),
-        ("StableDiffusionAdapterPipeline", Wants(control="image")),
-        ("StableDiffusionInpaintPipeline", Wants(source="image", mask="mask_image")),
-        ("StableDiffusion3ControlNetPipeline", Wants(control="control_image")),
-        ("StableDiffusion3ControlNetInpaintingPipeline", Wants(source="control_image", mask="control_mask")),
-        ("StableDiffusionXLControlNetImg2ImgPipeline", Wants(control="control_image", source="image")),
-        ("StableDiffusionXLControlNetUnionPipeline", Wants(control="control_image", batches=False)),
-        ("FluxControlPipeline", Wants(control="control_image", batches=False)),
-        ("FluxKontextPipeline", Wants(source="image", optional=True, batches=False)),
-        ("QwenImageEditPipeline", Wants(source="image", batches=False)),
-        ("StableDiffusionUpscalePipeline", Wants(source="image", upscales=True)),
-        ("LDMSuperResolutionPipeline", Wants(source="image", upscales=True, batches=False)),
+        ("StableDiffusionPipeline", ImageInputs()),
+        ("StableDiffusionControlNetPipeline", ImageInputs(control="image")),
+        ("StableDiffusionAdapterPipeline", ImageInputs(control="image")),
+        ("StableDiffusionInpaintPipeline", ImageInputs(source="image", mask="mask_image")),
+        ("StableDiffusion3ControlNetPipeline", ImageInputs(control="control_image")),
+        ("StableDiffusion3ControlNetInpaintingPipeline", ImageInputs(source="control_image", mask="control_mask")),
+        ("StableDiffusionXLControlNetImg2ImgPipeline", ImageInputs(control="control_image", source="image")),
+        ("StableDiffusionXLControlNetUnionPipeline", ImageInputs(control="control_image", batches=False)),
+        ("FluxControlPipeline", ImageInputs(control="control_image", batches=False)),
+        ("FluxKontextPipeline", ImageInputs(source="image", optional=True, batches=False)),
+        ("QwenImageEditPipeline", ImageInputs(source="image", batches=False)),
+        ("StableDiffusionUpscalePipeline", ImageInputs(source="image", upscales=True)),
+        ("LDMSuperResolutionPipeline", ImageInputs(source="image", upscales=True, batches=False)),
     ],
 )
-def test_what_a_pipeline_takes(name: str, expected: Wants) -> None:
+def test_what_a_pipeline_takes(name: str, expected: ImageInputs) -> None:
     import diffusers
 
-    assert wants(getattr(diffusers, name)) == expected
+    assert image_inputs(getattr(diffusers, name)) == expected
 
 
 def test_an_image_that_may_be_left_out(pictures: dict[str, list[str]]) -> None:
     """FLUX Kontext makes images of text alone; a source goes to it as it is, alone in its call."""
     from diffusers import FluxKontextPipeline
 
-    want, pipe = wants(FluxKontextPipeline), FluxKontextPipeline.__new__(FluxKontextPipeline)
+    want, pipe = image_inputs(FluxKontextPipeline), FluxKontextPipeline.__new__(FluxKontextPipeline)
     assert call(want, [Request(0, 0, "a cat")], {"guidance_scale": 2.0}, pipe, "x") == {"guidance_scale": 2.0}
     given = call(want, [Request(0, 0, "a cat", source=pictures["source"][0])], {}, pipe, "x")
     assert given["image"].size == (16, 16)

@@ -159,7 +159,7 @@ def test_inputs_by_name(pair: tuple[Pair, Path]) -> None:
     assert found.shape == (5, 4, 4, 3)
     with pytest.raises(ConfigError, match=r"has no input 'noize' .latent.. Did you mean 'noise'"):
         images(digits(file, inputs={"latent": "noize"}, **asked), ask(1))
-    with pytest.raises(ConfigError, match="also wants the input onehot"):
+    with pytest.raises(ConfigError, match="also takes the input onehot"):
         images(digits(file, inputs={"latent": "noise"}, **(asked | {"num_classes": None})), ask(1))
     with pytest.raises(ConfigError, match=r"has no output 'image'. Did you mean 'images'"):
         images(digits(file, output="image", **asked), ask(1))

@@ -94,15 +94,15 @@ def keep_typical(digits: Digits) -> None:
     A net of this size learns the whole spread of handwriting only so far: trained on all digits, 15 % of its samples
     are between two shapes. It gives up diversity for clear digits, as truncation does for a GAN.
     """
-    kept = []
+    typical = []
     for label in range(10):
         index = torch.nonzero(digits.labels == label)[:, 0]
         pixels = F.avg_pool2d(digits.grey[index], 2).flatten(1)  # [n,324]
         count = min(NEIGHBOURS + 1, len(index))  # itself comes first
         nearest = torch.cdist(pixels, pixels).topk(count, largest=False).values  # [n,11]
         order = nearest.mean(1).argsort()
-        kept.append(index[order[: math.ceil(TYPICAL * len(index))]])
-    rows = torch.cat(kept)
+        typical.append(index[order[: math.ceil(TYPICAL * len(index))]])
+    rows = torch.cat(typical)
     digits.grey, digits.labels = digits.grey[rows], digits.labels[rows]
 
 
@@ -148,8 +148,8 @@ def train(options: Options) -> None:
     rate = RESUME_RATE if options.resume else RATE
     optimiser = torch.optim.AdamW(net.parameters(), lr=rate, betas=(0.9, 0.99), weight_decay=0.01)
     scheduler = build_scheduler()
-    kept = scheduler.alphas_cumprod.to(device)  # [1000]
-    snr = kept / (1.0 - kept)
+    signal = scheduler.alphas_cumprod.to(device)  # [1000]
+    snr = signal / (1.0 - signal)
     weights = (snr.clamp(max=SNR_LIMIT) + 1.0) / (snr + 1.0)
     budget = Budget(options, "ddpm")
     more = True

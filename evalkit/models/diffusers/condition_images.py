@@ -43,7 +43,7 @@ CALL_SETTINGS = frozenset(
 HANDED = frozenset({"image", "control_image", "mask_image", "control_mask"})  # from the prompts, never from settings
 PREPARATIONS = ("canny",)
 _CANNY = ("sigma", "low", "high")
-# Pipelines whose list of images is one a sample, and whose generators are too; others are called for each sample alone.
+# Pipelines whose list of images is one per sample, and whose generators are too; others are called once per sample.
 _BATCHED = ("StableDiffusion", "LatentConsistency")
 _MULTIPLE = 8
 # These make int(steps * strength) steps, and fail where that is none; others round up.
@@ -51,7 +51,7 @@ _CUT = ("StableDiffusionImg2Img", "StableDiffusionInpaint", "StableDiffusionXL",
 
 
 @dataclass(frozen=True)
-class Wants:
+class ImageInputs:
     """What a pipeline takes of a prompt's images: names of its `__call__`'s arguments, none where it takes none.
 
     Attributes:
@@ -77,11 +77,11 @@ class Wants:
         return bool(self) and not (self.optional or self.upscales)
 
     def settings(self) -> set[str]:
-        """Names of settings that are evalkit's, beside the pipeline's own."""
+        """Names of settings that are evalkit's, next to the pipeline's own."""
         return ({"control_from"} if self.control else set()) | ({"height", "width"} if self.sizes else set())
 
 
-def wants(pipeline: Any, several: bool = False) -> Wants:
+def image_inputs(pipeline: Any, several: bool = False) -> ImageInputs:
     """What a pipeline class of diffusers takes.
 
     Args:
@@ -100,7 +100,7 @@ def wants(pipeline: Any, several: bool = False) -> Wants:
     elif "image" in takes:
         conditioned = "controlnet" in parts or "adapter" in parts
         control, source = ("image", None) if conditioned else (None, "image")
-    return Wants(
+    return ImageInputs(
         control=control,
         source=source,
         mask=mask,
@@ -117,7 +117,7 @@ def _makes_do_without(pipeline: Any) -> bool:
     return pipeline in auto_pipeline.AUTO_TEXT2IMAGE_PIPELINES_MAPPING.values()
 
 
-def check_settings(pipeline: Any, want: Wants, wanted: dict[str, Any], who: str) -> None:
+def check_settings(pipeline: Any, inputs: ImageInputs, wanted: dict[str, Any], who: str) -> None:
     """Refuses values that make no sense, and makes whole numbers floats where diffusers takes nothing else.
 
     Raises:
@@ -138,85 +138,87 @@ def check_settings(pipeline: Any, want: Wants, wanted: dict[str, Any], who: str)
         )
     for given in _preparations(wanted.get("control_from"), 1):
         _canny_arguments(given, who)
-    if want.sizes and ("height" in wanted) != ("width" in wanted):
+    if inputs.sizes and ("height" in wanted) != ("width" in wanted):
         raise ConfigError(f"{who}: give both height and width, or none: then the prompts' images decide")
 
 
-def check_prompts(want: Wants, prompts: Sequence[Prompt], wanted: Mapping[str, Any], who: str) -> None:
+def check_prompts(inputs: ImageInputs, prompts: Sequence[Prompt], wanted: Mapping[str, Any], who: str) -> None:
     """Looks at the images that prompts name, before the first sample: all are there, and of one size.
 
     Raises:
         DataError: a prompt lacks an image, an image cannot be read, sizes differ.
     """
-    if not want:
+    if not inputs:
         return
     first: tuple[tuple[int, int], Path] | None = None
     for number, prompt in enumerate(prompts):
         request = Request(number, 0, prompt.text, control=prompt.control, source=prompt.source, mask=prompt.mask)
-        paths = _paths(want, request, wanted, who)
+        paths = _paths(inputs, request, wanted, who)
         leading = paths.get("source") or paths.get("control")
         if leading is None or _asked_size(wanted):
             continue
         header = codec.inspect(leading)
         size = (header.width, header.height)
         first = first or (size, leading)
-        if size != first[0] and not want.optional:
-            raise DataError(_differing(who, first, (size, leading), want))
+        if size != first[0] and not inputs.optional:
+            raise DataError(_differing(who, first, (size, leading), inputs))
 
 
-def call(want: Wants, requests: Sequence[Request], wanted: Mapping[str, Any], pipe: Any, who: str) -> dict[str, Any]:
+def call(
+    inputs: ImageInputs, requests: Sequence[Request], wanted: Mapping[str, Any], pipe: Any, who: str
+) -> dict[str, Any]:
     """The pipeline's arguments for some samples: the settings that it takes, the images, and the size they have now.
 
     Raises:
         DataError: a request lacks an image, an image cannot be read, sizes differ.
     """
     takes = inspect.signature(type(pipe).__call__).parameters
-    made = {name: value for name, value in wanted.items() if name in takes or name not in want.settings()}
+    made = {name: value for name, value in wanted.items() if name in takes or name not in inputs.settings()}
     nets = len(getattr(getattr(pipe, "controlnet", None), "nets", ())) or 1
     rows: list[dict[str, Any]] = []
     sizes: list[tuple[tuple[int, int], Path]] = []
     for request in requests:
-        paths = _paths(want, request, wanted, who)
+        paths = _paths(inputs, request, wanted, who)
         if not paths:
             return made  # none are needed; those that do without are called one by one
         found = {kind: _read(path) for kind, path in paths.items()}
         leading = "source" if "source" in found else "control"
         size = _asked_size(wanted) or found[leading].size
-        if want.sizes:
+        if inputs.sizes:
             size = _rounded(size, wanted, pipe)
             found = {kind: _resized(image, size, kind) for kind, image in found.items()}
         sizes.append((size, paths[leading]))
-        rows.append(_row(want, found, wanted, pipe, nets))
+        rows.append(_row(inputs, found, wanted, pipe, nets))
     for size_of in sizes:
         if size_of[0] != sizes[0][0]:
-            raise DataError(_differing(who, sizes[0], size_of, want))
-    if want.sizes and "height" in takes and "width" in takes:
+            raise DataError(_differing(who, sizes[0], size_of, inputs))
+    if inputs.sizes and "height" in takes and "width" in takes:
         made |= {"width": sizes[0][0][0], "height": sizes[0][0][1]}
-    single = not want.batches or wanted.get("padding_mask_crop") is not None
+    single = not inputs.batches or wanted.get("padding_mask_crop") is not None
     return made | {name: rows[0][name] if single else [row[name] for row in rows] for name in rows[0]}
 
 
-def alone(want: Wants, indices: Sequence[int], wanted: Mapping[str, Any]) -> Iterator[list[int]]:
+def alone(inputs: ImageInputs, indices: Sequence[int], wanted: Mapping[str, Any]) -> Iterator[list[int]]:
     """The samples of a group that may share a call: all, or each by itself."""
-    if want and (not want.batches or wanted.get("padding_mask_crop") is not None):
+    if inputs and (not inputs.batches or wanted.get("padding_mask_crop") is not None):
         yield from ([index] for index in indices)
     else:
         yield list(indices)
 
 
-def _paths(want: Wants, request: Request, wanted: Mapping[str, Any], who: str) -> dict[str, Path]:
+def _paths(inputs: ImageInputs, request: Request, wanted: Mapping[str, Any], who: str) -> dict[str, Path]:
     """The files of a request's images by kind."""
     named = {"source": request.source, "mask": request.mask, "control": request.control}
-    if want.control and wanted.get("control_from") is not None:
+    if inputs.control and wanted.get("control_from") is not None:
         named["control"] = request.control or request.source
     found: dict[str, Path] = {}
     for kind in ("source", "mask", "control"):
-        if getattr(want, kind) is None:
+        if getattr(inputs, kind) is None:
             continue
         path = named[kind]
         if path is not None:
             found[kind] = Path(path)
-        elif not want.optional:
+        elif not inputs.optional:
             asked = "" if request.prompt is None else f" ('{request.prompt[:40]}')"
             raise DataError(
                 f"{who} wants a {kind} image of each prompt, and that of sample {request.index}{asked} names none: "
@@ -253,19 +255,21 @@ def _resized(image: Image, size: tuple[int, int], kind: str) -> Image:
     return image.resize(size, Image.Resampling.NEAREST if kind == "mask" else Image.Resampling.LANCZOS)
 
 
-def _row(want: Wants, found: Mapping[str, Image], wanted: Mapping[str, Any], pipe: Any, nets: int) -> dict[str, Any]:
+def _row(
+    inputs: ImageInputs, found: Mapping[str, Image], wanted: Mapping[str, Any], pipe: Any, nets: int
+) -> dict[str, Any]:
     """One sample's images by the name of the argument that takes them."""
     row: dict[str, Any] = {}
-    if want.source and "source" in found:
-        row[want.source] = found["source"]
-    if want.mask and "mask" in found:
-        row[want.mask] = found["mask"].convert("L")
-    if want.control and "control" in found:
+    if inputs.source and "source" in found:
+        row[inputs.source] = found["source"]
+    if inputs.mask and "mask" in found:
+        row[inputs.mask] = found["mask"].convert("L")
+    if inputs.control and "control" in found:
         made = [_prepared(found["control"], given) for given in _preparations(wanted.get("control_from"), nets)]
         adapter = getattr(pipe, "adapter", None)
         if adapter is not None and getattr(adapter.config, "in_channels", 3) == 1:
             made = [image.convert("L") for image in made]
-        row[want.control] = made if nets > 1 else made[0]
+        row[inputs.control] = made if nets > 1 else made[0]
     return row
 
 
@@ -299,8 +303,10 @@ def _canny_arguments(given: Any, who: str) -> dict[str, float]:
     return dict(arguments or {})
 
 
-def _differing(who: str, first: tuple[tuple[int, int], Path], other: tuple[tuple[int, int], Path], want: Wants) -> str:
+def _differing(
+    who: str, first: tuple[tuple[int, int], Path], other: tuple[tuple[int, int], Path], inputs: ImageInputs
+) -> str:
     """The line on two images whose samples would be of different sizes."""
     sizes = ["{}x{}".format(*size) for size, _ in (first, other)]
-    mend = "set height and width, or resize them" if want.sizes else "resize them"
-    return f"{who}: {first[1]} is {sizes[0]} and {other[1]} is {sizes[1]}: samples of one set have one size; {mend}"
+    remedy = "set height and width, or resize them" if inputs.sizes else "resize them"
+    return f"{who}: {first[1]} is {sizes[0]} and {other[1]} is {sizes[1]}: samples of one set have one size; {remedy}"

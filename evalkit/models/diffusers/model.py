@@ -55,7 +55,7 @@ class DiffusersModel(NoiseModel):
         vae: a folder or hub id of an autoencoder to use instead of the pipeline's own.
         controlnet, t2i_adapter: a folder or hub id, a mapping of its `path` and `revision`, or a list of ControlNets;
             the pipeline's class is then that of the same family with it.
-        conditioning: "text", "class" or "none" (a UNet2DModel with classes then draws one a sample); none given: told
+        conditioning: "text", "class" or "none" (a UNet2DModel with classes then draws one per sample); none given: told
             from a local folder's model_index.json, else "text".
         pipeline: a pipeline class of diffusers to use instead of the one that model_index.json names.
         safety_checker: false leaves the model's safety checker out; otherwise the images that it blanks are flagged.
@@ -256,8 +256,8 @@ class DiffusersModel(NoiseModel):
         """Looks at the images of the prompts; those of a pipeline from the hub, once it is loaded."""
         if self.local or self._pipe is not None:
             pipeline = type(self._pipe) if self._pipe is not None else self._pipeline_class(self._checkpoint())
-            want = condition_images.wants(pipeline, self.controls.several)
-            condition_images.check_prompts(want, prompts, _flat(settings), self.who)
+            inputs = condition_images.image_inputs(pipeline, self.controls.several)
+            condition_images.check_prompts(inputs, prompts, _flat(settings), self.who)
 
     def _denoiser_classes(self) -> list[Any]:
         import diffusers
@@ -280,8 +280,8 @@ class DiffusersModel(NoiseModel):
         if sampler is not None and sampler.num_inference_steps is not None:
             wanted.setdefault("num_inference_steps", sampler.num_inference_steps)
         parameters = inspect.signature(pipeline.__call__).parameters
-        want = condition_images.wants(pipeline, self.controls.several)
-        known = (set(parameters) - _OURS - _OURS_TOO - condition_images.HANDED) | want.settings()
+        inputs = condition_images.image_inputs(pipeline, self.controls.several)
+        known = (set(parameters) - _OURS - _OURS_TOO - condition_images.HANDED) | inputs.settings()
         if pipeline.__name__ in _LOOPED:
             known = {"num_inference_steps", "eta"}
         for name in wanted:
@@ -292,7 +292,7 @@ class DiffusersModel(NoiseModel):
                 f"{self.who}: eta is DDIM's; {type(scheduler).__name__} takes none. Use sampler=ddim, or no eta."
             )
         whole_number(wanted.get("num_inference_steps", 1), f"{self.who}: num_inference_steps")
-        condition_images.check_settings(pipeline, want, wanted, self.who)
+        condition_images.check_settings(pipeline, inputs, wanted, self.who)
         return scheduler, wanted
 
     def generate(
@@ -319,9 +319,9 @@ class DiffusersModel(NoiseModel):
         try:
             with quiet(), torch.no_grad():
                 groups = alike(requests, settings)
-                want = condition_images.wants(type(self._pipe), self.controls.several)
+                inputs = condition_images.image_inputs(type(self._pipe), self.controls.several)
                 parts = (part for group in groups for part in self.efficiency.groups(group))
-                for indices in (one for part in parts for one in condition_images.alone(want, part, _flat(settings))):
+                for indices in (one for part in parts for one in condition_images.alone(inputs, part, _flat(settings))):
                     scheduler, wanted = self._plan(type(self._pipe), self._own_scheduler, sampler, settings)
                     self._refuse_without_effect(wanted)
                     made, warnings = self._run([requests[i] for i in indices], scheduler, wanted)
@@ -362,9 +362,9 @@ class DiffusersModel(NoiseModel):
         give_own_noise(scheduler, generators)
         pipe.scheduler = scheduler
         takes = inspect.signature(type(pipe).__call__).parameters
-        want = condition_images.wants(type(pipe), self.controls.several)
+        inputs = condition_images.image_inputs(type(pipe), self.controls.several)
         call = {
-            **condition_images.call(want, requests, wanted, pipe, self.who),
+            **condition_images.call(inputs, requests, wanted, pipe, self.who),
             "generator": generators,
             "output_type": "np",
         }

@@ -8,7 +8,7 @@ DENOISERS = ("unet", "transformer", "transformer_2", "prior", "decoder")
 
 
 def denoisers(pipe: Any) -> list[Any]:
-    """The networks that a pipeline evaluates once a step."""
+    """The networks that a pipeline evaluates once per step."""
     import torch
 
     parts = (getattr(pipe, name, None) for name in DENOISERS)

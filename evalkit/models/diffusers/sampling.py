@@ -126,7 +126,7 @@ def build_scheduler(sampler: Sampler | None, own_class: Any, own_config: Mapping
 def give_own_noise(scheduler: Any, generators: Sequence[torch.Generator]) -> None:
     """Lets `scheduler.step` draw from the samples' generators where a pipeline (DiT, SD 3, FLUX) passes none.
 
-    A batch doubled for guidance gets each generator once a half.
+    A batch doubled for guidance gets each generator once per half.
     """
     step = scheduler.step
     if "generator" not in inspect.signature(step).parameters:
@@ -182,7 +182,7 @@ def denoise(
         scheduler: any that `build_scheduler` gives.
         steps: denoising steps.
         generators: one CPU generator a sample.
-        classes: class labels; none: a random one a sample, where the UNet knows classes.
+        classes: class labels; none: a random one per sample, where the UNet knows classes.
         eta: DDIM's share of fresh noise, or none.
         swap: takes the first noise [B,C,H,W] and gives the one to begin with (evalkit/models/diffusers/noise.py).
 
