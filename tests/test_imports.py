@@ -155,6 +155,10 @@ LIGHT = {
         "from evalkit.models.onnx import OnnxModel as M; M(w).check()",
         {"onnxruntime", "numpy"},
     ),
+    "services": (
+        "from evalkit.models.services import automatic1111, base, cache, client, comfyui, keys, openai_images",
+        {"httpx", "tenacity"},
+    ),
     "diffusers": (
         "from evalkit.models.diffusers import DiffusersModel as M; m = M('pkg://evalkit.digits/weights/ldm');"
         "m.check(); m.identity()",

@@ -10,8 +10,6 @@ import pytest
 from evalkit.models.diffusers import compat
 from evalkit.models.diffusers.noise import FirstNoise
 
-pytestmark = pytest.mark.xdist_group("diffusers")  # one worker pays for the import of diffusers
-
 
 def test_the_dtype_argument_is_one_that_from_pretrained_reads() -> None:
     from diffusers import DiffusionPipeline

@@ -5,8 +5,6 @@ from __future__ import annotations
 import base64
 import json
 import logging
-import subprocess
-import sys
 import threading
 import time
 import urllib.parse
@@ -16,7 +14,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from command import ROOT
 from fake_services import KEY, RETRY_AFTER, SHORT, FakeService, serving
 from hydra.utils import get_class
 from service_calls import PROMPTS, all_text, cell_of, expected, make, option, pixels
@@ -622,12 +619,3 @@ def test_no_thread_stays(service: FakeService, store: Store, tmp_path: Path) -> 
 def test_errors_are_of_the_kind_that_is_one_line() -> None:
     assert issubclass(ServiceError, EvalkitError)
     assert ServiceError.exit_code == 1
-
-
-def test_no_http_client_is_imported_before_a_request() -> None:
-    modules = "automatic1111, base, cache, client, comfyui, keys, openai_images"
-    code = (
-        f"import sys; from evalkit.models.services import {modules}; print({{'httpx', 'tenacity'}} & set(sys.modules))"
-    )
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
-    assert done.stdout == "set()\n"
