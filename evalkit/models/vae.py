@@ -17,10 +17,10 @@ from evalkit.data.stored import ReadOptions
 from evalkit.errors import ConfigError, DataError, nearest
 from evalkit.models.base import Generated, Model, Request, Sampler
 from evalkit.models.diffusers import compat
-from evalkit.models.diffusers.checkpoint import Checkpoint, Component, read_header, read_json
+from evalkit.models.diffusers.networks import Network
+from evalkit.models.diffusers.sampling import to_uint8
 from evalkit.models.hub import WeightsLocation
-from evalkit.utils.files import resolve_path, sha256_file, sha256_json
-from evalkit.utils.text import one_line
+from evalkit.utils.files import resolve_path
 
 if TYPE_CHECKING:
     import numpy as np
@@ -74,15 +74,15 @@ class VaeReconstruction(Model):
                 raise ConfigError(f"{name} '{value}' is not known. {nearest(value, known)}")
         if size is not None and images is None:
             raise ConfigError("size goes with images=PATH; images that prompts name stay as they are")
-        self.location, self.subfolder, self.variant = WeightsLocation(path, revision), subfolder, variant
+        self.network = Network("model", WeightsLocation(path, revision), subfolder, variant)
         self.images, self.size, self.dtype, self.posterior, self.tiling = images, size, dtype, posterior, tiling
         self.conditioning = "text" if images is None else "none"
-        self.local = not self.location.on_hub
+        self.local = not self.network.location.on_hub
         self._vae: Any = None
         self._device = "cpu"
 
     def __str__(self) -> str:
-        return f"model '{self.location.path}{f'/{self.subfolder}' if self.subfolder else ''}'"
+        return str(self.network)
 
     # ---- the weights
 
@@ -94,55 +94,37 @@ class VaeReconstruction(Model):
             DataError: a file is broken, or an archive of images is refused.
         """
         if self.local:
-            for file in self._files(self.location.local)[1:]:
-                read_header(file)
-        self.location.check(self._inside("config.json"), fetch=fetch)
+            self._config()
+        self.network.check(fetch=fetch)
         if isinstance(self.images, str):
             self._opener().check()
         if self.local and self.images is not None:
             height, width = self._source.read(range(1))[0].shape[:2]
             self._check_size(height, width, self._source.name)
 
-    def _inside(self, name: str) -> str:
-        return f"{self.subfolder}/{name}" if self.subfolder else name
-
-    def _files(self, root: Path) -> list[Path]:
-        """config.json and the weight files."""
-        folder = root / self.subfolder if self.subfolder else root
-        config = folder / "config.json"
-        if not config.is_file():
-            hint = " (of a pipeline the autoencoder is subfolder=vae)" if (root / "vae").is_dir() else ""
-            raise ConfigError(f"{config} is missing: give the folder of an autoencoder{hint}")
-        kind = str(read_json(config).get("_class_name"))
+    def _config(self) -> dict[str, Any]:
+        """The autoencoder's own, with its class, once its files are here."""
+        config = self.network.config() if self._vae is None else dict(self._vae.config)
+        kind = config.get("_class_name") if self._vae is None else type(self._vae).__name__
         if kind not in _CHANNELS:
-            raise ConfigError(f"{config}: {kind} is no autoencoder of images that is known: {', '.join(_CHANNELS)}")
-        part = Component("autoencoder", "diffusers", kind, folder)
-        return [config, *Checkpoint(folder, self.variant).weight_files(part)]
+            raise ConfigError(f"{self}: {kind} is no autoencoder of images that is known: {', '.join(_CHANNELS)}")
+        return {**config, "_class_name": kind}
 
     def identity(self) -> dict[str, Any]:
         """Digest of the local files, or hub id and revision; digest of the images; all options that change pixels."""
-        weights: Any = self.location.hub_identity(subfolder=self.subfolder)
-        if self.local:
-            weights = sha256_json([[f.name, sha256_file(f)] for f in self._files(self.location.local)])
         images = {} if self.images is None else {"images": self._source.digest}
-        options = {"dtype": self.dtype, "posterior": self.posterior, "tiling": self.tiling, "variant": self.variant}
-        return {"kind": "autoencoder", "weights": weights, **images, **options}
+        options = {"dtype": self.dtype, "posterior": self.posterior, "tiling": self.tiling}
+        weights = {"weights": self.network.identity(), "variant": self.network.variant}
+        return {"kind": "autoencoder", **weights, **images, **options}
 
     def check_call(self, sampler: Sampler | None, settings: Mapping[str, Any]) -> None:
         """Refuses tiling where the class knows none, before the weights are loaded (ConfigError). Imports diffusers."""
-        if self.tiling and self.local:
-            config = read_json(self._files(self.location.local)[0])
-            self._class(str(config["_class_name"]))
+        if self.local:
+            self._check_tiling(self.network.diffusers_class())
 
-    def _class(self, name: str) -> Any:
-        import diffusers
-
-        found = getattr(diffusers, name, None)
-        if found is None:
-            raise ConfigError(f"{self}: diffusers {diffusers.__version__} has no {name}: install a newer one")
-        if self.tiling and not compat.knows_tiling(found):
-            raise ConfigError(f"{self}: {name} knows no tiling: set tiling: false")
-        return found
+    def _check_tiling(self, cls: Any) -> None:
+        if self.tiling and not compat.knows_tiling(cls):
+            raise ConfigError(f"{self}: {cls.__name__} knows no tiling: set tiling: false")
 
     def load(self, device: str) -> None:
         """Loads the autoencoder in evaluation mode.
@@ -153,23 +135,12 @@ class VaeReconstruction(Model):
         """
         import torch
 
-        from evalkit.models.diffusers.sampling import quiet
-
-        root = self.location.get([self._inside("config.json"), self._inside("*.safetensors*")])
-        config = self._files(root)[0]
-        cls = self._class(str(read_json(config)["_class_name"]))
-        dtype = {compat.dtype_argument(): getattr(torch, self.dtype)}
-        kwargs = {**dtype, "use_safetensors": True, "local_files_only": True}
-        with quiet():
-            try:
-                vae = cls.from_pretrained(str(config.parent), variant=self.variant, **kwargs)
-            except (OSError, ValueError, TypeError, AttributeError, ImportError, KeyError, RuntimeError) as error:
-                if "out of memory" in str(error):
-                    raise
-                raise DataError(f"{self} cannot be loaded: {one_line(error)}") from error
+        vae = self.network.load({compat.dtype_argument(): getattr(torch, self.dtype)})
+        self._check_tiling(type(vae))
         if self.tiling:
             vae.enable_tiling()
-        self._vae, self._device = vae.eval().to(device), device
+        self._vae, self._device = vae.to(device), device
+        self._config()
 
     def unload(self) -> None:
         self._vae = None
@@ -204,9 +175,8 @@ class VaeReconstruction(Model):
         return source
 
     def _check_size(self, height: int, width: int, name: str) -> None:
-        config = read_json(self._files(self.location.local)[0]) if self._vae is None else self._vae.config
-        kind = str(config["_class_name"]) if self._vae is None else type(self._vae).__name__
-        factor = 2 ** (len(config[_CHANNELS[kind]]) - 1)
+        config = self._config()
+        factor = 2 ** (len(config[_CHANNELS[config["_class_name"]]]) - 1)
         if height % factor or width % factor:
             remedy = "size=PIXELS resizes them" if self.images is not None else "resize them"
             raise ConfigError(
@@ -226,8 +196,6 @@ class VaeReconstruction(Model):
         """
         import numpy as np
         import torch
-
-        from evalkit.models.diffusers.sampling import to_uint8
 
         if self._vae is None:
             raise RuntimeError("load() comes before generate()")

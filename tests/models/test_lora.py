@@ -144,7 +144,7 @@ def test_identity(saved: Saved, lora: Callable[..., Path], tmp_path: Path) -> No
         ({"lora": [{"path": "x", "name": "a"}, {"path": "y", "name": "a"}]}, "two adapters have one name"),
         ({"lora_fused": True}, "lora_fused: there is nothing to fuse"),
         ({"vae": 3}, "vae: 3 is no path, hub id or mapping"),
-        ({"vae": "nowhere"}, "vae: nowhere/config.json is missing: give a folder"),
+        ({"vae": "nowhere"}, "vae 'nowhere': nowhere/config.json is missing; give a folder"),
     ],
 )
 def test_wrong_options_are_one_line(saved: Saved, option: dict[str, Any], message: str) -> None:
@@ -260,8 +260,8 @@ def test_a_vae_that_does_not_fit(saved: Saved, tmp_path: Path) -> None:
         DiffusersModel(str(saved("sd")), vae="pkg://evalkit.digits/weights/ldm/vae").check()
     with pytest.raises(ConfigError, match="has no VAE to exchange"):
         DiffusersModel(str(saved("ddpm")), vae=str(saved("sd") / "vae")).check()
-    with pytest.raises(DataError, match="is UNet2DConditionModel, no autoencoder of diffusers"):
-        DiffusersModel(str(saved("sd")), vae=str(saved("sd") / "unet")).load("cpu")
+    with pytest.raises(ConfigError, match="is a UNet2DConditionModel, no Autoencoder"):
+        DiffusersModel(str(saved("sd")), vae=str(saved("sd") / "unet")).check()
 
 
 # ------------------------------------------------------------------------------------------------- the shipped LoRA

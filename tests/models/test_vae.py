@@ -199,7 +199,7 @@ def other_class(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda f: (f / "config.json").unlink(), r"config\.json is missing: give the folder of an autoencoder"),
+        (lambda f: (f / "config.json").unlink(), r"config\.json is missing; give a folder that save_pretrained wrote"),
         (other_class, r"UNet2DModel is no autoencoder of images that is known: AutoencoderKL, "),
         (lambda f: next(f.glob("*.safetensors")).rename(f / "model.bin"), r"only pickled weights \(model\.bin\)"),
     ],

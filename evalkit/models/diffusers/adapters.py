@@ -1,6 +1,6 @@
-"""What is put into a diffusers pipeline next to its own weights: LoRA adapters, and another VAE.
+"""LoRA adapters, which are put into a diffusers pipeline next to its own weights.
 
-LoRA: Hu et al., "LoRA: Low-Rank Adaptation of Large Language Models", 2021; loaded by diffusers and peft.
+Hu et al., "LoRA: Low-Rank Adaptation of Large Language Models", 2021; loaded by diffusers and peft.
 """
 
 from __future__ import annotations
@@ -14,16 +14,15 @@ from typing import Any
 
 from evalkit.errors import ConfigError, DataError, nearest
 from evalkit.models.diffusers import compat
-from evalkit.models.diffusers.checkpoint import INDEX, Checkpoint, TensorHeader, read_header, read_json
+from evalkit.models.diffusers.checkpoint import Checkpoint, TensorHeader, read_header
 from evalkit.models.hub import WeightsLocation, entries, read_entry
-from evalkit.utils.files import sha256_file, sha256_json
+from evalkit.utils.files import sha256_file
 from evalkit.utils.text import one_line
 
 LORA_FILE = "pytorch_lora_weights.safetensors"  # diffusers' own name for it
 SCALE = "lora_scale"
 ADAPTER_KEYS = ("path", "weight_name", "scale", "name", "revision")
 _LORA_KEY = re.compile(r"[._](?:lora|lokr|hada)_?")
-_VAE_FILE = "diffusion_pytorch_model.safetensors"
 
 
 @dataclass(frozen=True)
@@ -286,71 +285,3 @@ def _check_loaded(pipe: Any, adapter: Adapter, file: Path, who: str) -> None:
             f"lora: {file} does not fit {who}: {len(layers) - loaded} of its {len(layers)} layers are not in "
             "the pipeline; it was made for another model"
         )
-
-
-@dataclass(frozen=True)
-class OtherVae:
-    """An autoencoder that takes the place of the pipeline's own.
-
-    Attributes:
-        location: a folder with its config.json (or a whole pipeline's folder), or a repository.
-        who: the model, for messages.
-    """
-
-    location: WeightsLocation
-    who: str
-
-    def check(self, base: Checkpoint | None, *, fetch: bool) -> None:
-        """Looks for its files, and compares its latents with those of the pipeline's own, `base`.
-
-        Raises:
-            ConfigError, DataError: a file is missing or broken; the latents do not fit.
-        """
-        if self.location.on_hub:
-            self.location.check("config.json", fetch=fetch)
-            return
-        folder = self._folder(self.location.local)
-        read_header(folder / _VAE_FILE)
-        own = base.config_of("vae") if base is not None else {}
-        if base is not None and not own:
-            raise ConfigError(f"{self.who} has no VAE to exchange: set vae: null")
-        theirs = read_json(folder / "config.json")
-        for key in ("latent_channels", "in_channels", "out_channels"):
-            if key in own and key in theirs and own[key] != theirs[key]:
-                raise ConfigError(
-                    f"vae: {self.location.path} has {key}={theirs[key]}, that of {self.who} has {own[key]}"
-                )
-        if len(own.get("block_out_channels", [])) != len(theirs.get("block_out_channels", [])):
-            raise ConfigError(f"vae: {self.location.path} shrinks images by another factor than that of {self.who}")
-
-    def _folder(self, folder: Path) -> Path:
-        folder = folder / "vae" if (folder / INDEX).is_file() else folder
-        for name in ("config.json", _VAE_FILE):
-            if not (folder / name).is_file():
-                raise ConfigError(f"vae: {folder / name} is missing: give a folder by save_pretrained, or a hub id")
-        return folder
-
-    def identity(self) -> Any:
-        """Digest of the local files, or the hub id."""
-        if self.location.on_hub:
-            return self.location.hub_identity()
-        folder = self._folder(self.location.local)
-        return sha256_json([sha256_file(folder / name) for name in ("config.json", _VAE_FILE)])
-
-    def load(self, **loading: Any) -> Any:
-        """The autoencoder; `loading` goes to diffusers' from_pretrained.
-
-        Raises:
-            ConfigError: it cannot be had.
-            DataError: it is no autoencoder of diffusers, or its files do not fit together.
-        """
-        import diffusers
-
-        folder = self._folder(self.location.get(["config.json", _VAE_FILE]))
-        name = str(read_json(folder / "config.json").get("_class_name"))
-        if not name.startswith("Autoencoder") or not hasattr(diffusers, name):
-            raise DataError(f"vae: {self.location.path} is {name}, no autoencoder of diffusers")
-        try:
-            return getattr(diffusers, name).from_pretrained(str(folder), **loading)
-        except (OSError, ValueError, RuntimeError, TypeError, KeyError) as error:
-            raise DataError(f"vae: {self.location.path} cannot be loaded: {one_line(error)}") from error

@@ -12,7 +12,7 @@ and pipelines that do without an image (FLUX Kontext) get it as it is.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -28,15 +28,8 @@ if TYPE_CHECKING:
 
 CALL_SETTINGS = frozenset(
     {
-        "control_from",
-        "controlnet_conditioning_scale",
-        "adapter_conditioning_scale",
-        "adapter_conditioning_factor",
-        "control_guidance_start",
-        "control_guidance_end",
-        "guess_mode",
-        "strength",
-        "image_guidance_scale",
+        *("control_from", "controlnet_conditioning_scale", "adapter_conditioning_scale", "adapter_conditioning_factor"),
+        *("control_guidance_start", "control_guidance_end", "guess_mode", "strength", "image_guidance_scale"),
         "noise_level",
     }
 )
@@ -75,6 +68,10 @@ class ImageInputs:
     def sizes(self) -> bool:
         """Whether images are resized to the sample's size."""
         return bool(self) and not (self.optional or self.upscales)
+
+    def alone(self, wanted: Mapping[str, Any]) -> bool:
+        """Whether no two samples may share a call."""
+        return bool(self) and (not self.batches or wanted.get("padding_mask_crop") is not None)
 
     def settings(self) -> set[str]:
         """Names of settings that are evalkit's, next to the pipeline's own."""
@@ -194,16 +191,8 @@ def call(
             raise DataError(_differing(who, sizes[0], size_of, inputs))
     if inputs.sizes and "height" in takes and "width" in takes:
         made |= {"width": sizes[0][0][0], "height": sizes[0][0][1]}
-    single = not inputs.batches or wanted.get("padding_mask_crop") is not None
-    return made | {name: rows[0][name] if single else [row[name] for row in rows] for name in rows[0]}
-
-
-def alone(inputs: ImageInputs, indices: Sequence[int], wanted: Mapping[str, Any]) -> Iterator[list[int]]:
-    """The samples of a group that may share a call: all, or each by itself."""
-    if inputs and (not inputs.batches or wanted.get("padding_mask_crop") is not None):
-        yield from ([index] for index in indices)
-    else:
-        yield list(indices)
+    alone = inputs.alone(wanted)
+    return made | {name: rows[0][name] if alone else [row[name] for row in rows] for name in rows[0]}
 
 
 def _paths(inputs: ImageInputs, request: Request, wanted: Mapping[str, Any], who: str) -> dict[str, Path]:

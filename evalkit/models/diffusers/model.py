@@ -7,16 +7,30 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from evalkit.errors import ConfigError, DataError, nearest, whole_number
+from evalkit.errors import ConfigError, nearest, whole_number
 from evalkit.models.base import Conditioning, Generated, Request, Sampler
 from evalkit.models.diffusers import compat, condition_images
-from evalkit.models.diffusers.adapters import Loras, OtherVae
+from evalkit.models.diffusers.adapters import Loras
 from evalkit.models.diffusers.checkpoint import INDEX, Checkpoint
-from evalkit.models.diffusers.controlnet import Controls
-from evalkit.models.diffusers.networks import DENOISERS, denoisers
+from evalkit.models.diffusers.controlnet import Networks
+from evalkit.models.diffusers.networks import loading
 from evalkit.models.diffusers.noise import NoiseModel
 from evalkit.models.diffusers.optimize import Efficiency
+from evalkit.models.diffusers.sampling import (
+    DENOISERS,
+    Evaluations,
+    add_prompts,
+    alike,
+    build_scheduler,
+    class_ids,
+    denoise,
+    denoisers,
+    give_own_noise,
+    quiet,
+    to_uint8,
+)
 from evalkit.models.hub import WeightsLocation
+from evalkit.utils import devices
 from evalkit.utils.text import one_line
 
 if TYPE_CHECKING:
@@ -69,24 +83,10 @@ class DiffusersModel(NoiseModel):
     """
 
     takes_sampler = True
-    call_settings = frozenset(
-        {
-            "guidance_scale",
-            "negative_prompt",
-            "height",
-            "width",
-            "eta",
-            "num_inference_steps",
-            "guidance_rescale",
-            "true_cfg_scale",
-            "clip_skip",
-            "max_sequence_length",
-            "use_resolution_binning",
-            "clean_caption",
-            "lora_scale",
-            "extra",
-        }
-        | condition_images.CALL_SETTINGS
+    call_settings = condition_images.CALL_SETTINGS.union(
+        ("guidance_scale", "guidance_rescale", "true_cfg_scale", "negative_prompt", "height", "width", "eta"),
+        ("num_inference_steps", "clip_skip", "max_sequence_length", "use_resolution_binning", "clean_caption"),
+        ("lora_scale", "extra"),
     )
 
     def __init__(
@@ -122,8 +122,7 @@ class DiffusersModel(NoiseModel):
         self.who = f"model '{path}'"  # in messages
         self.efficiency = Efficiency(compile, attention_slicing, vae_tiling, vae_slicing, quantize, attention, cache)
         self.loras = Loras(lora, lora_fused, self.who)
-        self.vae = None if vae is None else OtherVae(WeightsLocation.read("vae", vae), self.who)
-        self.safety_checker, self.controls = safety_checker, Controls.of(controlnet, t2i_adapter)
+        self.safety_checker, self.networks = safety_checker, Networks.of(controlnet, t2i_adapter, vae)
         self.pipeline, self.classes = pipeline, classes
         self.local = not self.location.on_hub
         self.conditioning = conditioning or "text"
@@ -153,17 +152,14 @@ class DiffusersModel(NoiseModel):
         base = self._checkpoint() if self.local else None
         self.efficiency.check(len(self.loras.adapters), self.loras.fused)
         self.loras.check(base, fetch=fetch)
-        self.controls.check(fetch=fetch)
-        if self.vae is not None:
-            self.vae.check(base, fetch=fetch)
+        self.networks.check(base, self.who, fetch=fetch)
 
     def identity(self) -> dict[str, Any]:
         """Digest of the local files that are loaded, or hub id and revision, with all options that change pixels."""
         weights = self._checkpoint().digest() if self.local else self.location.hub_identity()
         options = {"variant": self.variant, "dtype": self.dtype, "pipeline": self.pipeline, "classes": self.classes}
         options |= {"safety_checker": self.safety_checker, **self.efficiency.identity(), **self.loras.identity()}
-        options |= {"vae": self.vae.identity()} if self.vae else {}
-        options |= self.controls.identity()
+        options |= self.networks.identity()
         return {"kind": "diffusers", "weights": weights, "conditioning": self.conditioning, **options}
 
     def load(self, device: str) -> None:
@@ -173,21 +169,13 @@ class DiffusersModel(NoiseModel):
             ConfigError: it cannot be had (offline, gated, no such repository, revision or file).
             DataError: its files do not fit together.
         """
-        from evalkit.models.diffusers.sampling import quiet
-
         folder = self.location.get_pipeline(self.variant)
         checkpoint = self._checkpoint(folder)
         checkpoint.check()
         cls = self._pipeline_class(checkpoint)
+        with loading(self.who):
+            pipe = cls.from_pretrained(str(folder), **self._loading(checkpoint))
         with quiet():
-            try:
-                pipe = cls.from_pretrained(str(folder), **self._loading(checkpoint))
-            except (OSError, ValueError, TypeError, AttributeError, ImportError, KeyError) as error:
-                raise DataError(f"{self.who} cannot be loaded: {one_line(error)}") from error
-            except RuntimeError as error:
-                if "out of memory" in str(error):
-                    raise
-                raise DataError(f"{self.who} cannot be loaded: {one_line(error)}") from error
             self.loras.load(pipe)
             pipe.to(device)
             pipe.set_progress_bar_config(disable=True)
@@ -201,32 +189,21 @@ class DiffusersModel(NoiseModel):
         names = [n for n in dir(diffusers) if n.endswith("Pipeline")]
         if not hasattr(diffusers, name):
             raise ConfigError(f"{self.who}: diffusers has no pipeline '{name}'. {nearest(name, names)}")
-        return self.controls.pipeline_class(getattr(diffusers, name), self.who)
+        return self.networks.pipeline_class(getattr(diffusers, name), self.who)
 
     def _loading(self, checkpoint: Checkpoint) -> dict[str, Any]:
         import torch
 
         dtype = getattr(torch, checkpoint.stored_dtype() if self.dtype == "auto" else self.dtype)
-        files = {compat.dtype_argument(): dtype, "use_safetensors": True, "local_files_only": True}
-        kwargs: dict[str, Any] = dict(files)
-        if self.variant:
-            kwargs["variant"] = self.variant
+        in_dtype = {compat.dtype_argument(): dtype}
+        kwargs = {**in_dtype, "use_safetensors": True, "local_files_only": True, "variant": self.variant}
         if not self.safety_checker and "safety_checker" in checkpoint.index():
             kwargs |= {"safety_checker": None, "requires_safety_checker": False}
-        if self.vae is not None:
-            kwargs["vae"] = self.vae.load(**files)
-        return kwargs | self.controls.load(kwargs) | self.efficiency.loading(list(checkpoint.index()), dtype)
+        return kwargs | self.networks.load(in_dtype) | self.efficiency.loading(list(checkpoint.index()), dtype)
 
     def unload(self) -> None:
-        """Frees the memory of `load`."""
-        import gc
-
-        import torch
-
         self._pipe = self._own_scheduler = None
-        gc.collect()
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
+        devices.free_memory()
 
     def check_call(self, sampler: Sampler | None, settings: Mapping[str, Any]) -> None:
         """Refuses a sampler or a setting that the pipeline does not take, before the weights are loaded.
@@ -237,8 +214,6 @@ class DiffusersModel(NoiseModel):
             ConfigError: it does not fit (the nearest name is offered).
         """
         import diffusers
-
-        from evalkit.models.diffusers.sampling import build_scheduler
 
         pipeline = self._pipeline_class(self._checkpoint()) if self.local else None
         settings = self.loras.check_call(settings, pipeline)
@@ -256,8 +231,10 @@ class DiffusersModel(NoiseModel):
         """Looks at the images of the prompts; those of a pipeline from the hub, once it is loaded."""
         if self.local or self._pipe is not None:
             pipeline = type(self._pipe) if self._pipe is not None else self._pipeline_class(self._checkpoint())
-            inputs = condition_images.image_inputs(pipeline, self.controls.several)
-            condition_images.check_prompts(inputs, prompts, _flat(settings), self.who)
+            condition_images.check_prompts(self._inputs(pipeline), prompts, _flat(settings), self.who)
+
+    def _inputs(self, pipeline: Any) -> condition_images.ImageInputs:
+        return condition_images.image_inputs(pipeline, self.networks.several)
 
     def _denoiser_classes(self) -> list[Any]:
         import diffusers
@@ -269,8 +246,6 @@ class DiffusersModel(NoiseModel):
         self, pipeline: Any, own: Any, sampler: Sampler | None, settings: Mapping[str, Any]
     ) -> tuple[Any, dict[str, Any]]:
         """The scheduler, and the settings that will be handed to the pipeline."""
-        from evalkit.models.diffusers.sampling import build_scheduler
-
         scheduler = build_scheduler(sampler, type(own), own.config, self.who)
         if pipeline.__name__.startswith("LatentConsistency") and type(scheduler).__name__ != "LCMScheduler":
             raise ConfigError(
@@ -280,7 +255,7 @@ class DiffusersModel(NoiseModel):
         if sampler is not None and sampler.num_inference_steps is not None:
             wanted.setdefault("num_inference_steps", sampler.num_inference_steps)
         parameters = inspect.signature(pipeline.__call__).parameters
-        inputs = condition_images.image_inputs(pipeline, self.controls.several)
+        inputs = self._inputs(pipeline)
         known = (set(parameters) - _OURS - _OURS_TOO - condition_images.HANDED) | inputs.settings()
         if pipeline.__name__ in _LOOPED:
             known = {"num_inference_steps", "eta"}
@@ -307,8 +282,6 @@ class DiffusersModel(NoiseModel):
         import numpy as np
         import torch
 
-        from evalkit.models.diffusers.sampling import Evaluations, alike, quiet
-
         if self._pipe is None:
             raise RuntimeError("load() comes before generate()")
         settings = self.loras.set(self._pipe, settings)
@@ -318,10 +291,8 @@ class DiffusersModel(NoiseModel):
         warned: list[list[str]] = [[] for _ in requests]
         try:
             with quiet(), torch.no_grad():
-                groups = alike(requests, settings)
-                inputs = condition_images.image_inputs(type(self._pipe), self.controls.several)
-                parts = (part for group in groups for part in self.efficiency.groups(group))
-                for indices in (one for part in parts for one in condition_images.alone(inputs, part, _flat(settings))):
+                alone = self.efficiency.alone or self._inputs(type(self._pipe)).alone(_flat(settings))
+                for indices in [[i] for i in range(len(requests))] if alone else alike(requests, settings):
                     scheduler, wanted = self._plan(type(self._pipe), self._own_scheduler, sampler, settings)
                     self._refuse_without_effect(wanted)
                     made, warnings = self._run([requests[i] for i in indices], scheduler, wanted)
@@ -348,8 +319,6 @@ class DiffusersModel(NoiseModel):
         self, requests: Sequence[Request], scheduler: Any, wanted: dict[str, Any]
     ) -> tuple[NDArray[np.uint8], list[list[str]]]:
         """Images u8 [B,H,W,3] and warnings of requests that are alike in having a negative prompt or none."""
-        from evalkit.models.diffusers.sampling import add_prompts, class_ids, denoise, give_own_noise, to_uint8
-
         pipe = self._pipe
         generators = [request.generator() for request in requests]
         classes = class_ids(pipe, requests, self.classes, self.who) if self.conditioning == "class" else None
@@ -362,12 +331,8 @@ class DiffusersModel(NoiseModel):
         give_own_noise(scheduler, generators)
         pipe.scheduler = scheduler
         takes = inspect.signature(type(pipe).__call__).parameters
-        inputs = condition_images.image_inputs(type(pipe), self.controls.several)
-        call = {
-            **condition_images.call(inputs, requests, wanted, pipe, self.who),
-            "generator": generators,
-            "output_type": "np",
-        }
+        call = condition_images.call(self._inputs(type(pipe)), requests, wanted, pipe, self.who)
+        call |= {"generator": generators, "output_type": "np"}
         warned: list[list[str]] = [[] for _ in requests]
         if self.conditioning == "text":
             warned = add_prompts(pipe, requests, call, self.who)

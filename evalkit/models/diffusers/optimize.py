@@ -14,7 +14,7 @@ from typing import Any
 
 from evalkit.errors import ConfigError, nearest
 from evalkit.models.diffusers import compat
-from evalkit.models.diffusers.networks import DENOISERS, denoisers
+from evalkit.models.diffusers.sampling import DENOISERS, denoisers
 from evalkit.utils.text import one_line
 
 MODES = ("default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs")  # torch.compile's
@@ -183,9 +183,10 @@ class Efficiency:
                 # The forward alone: the module keeps its hooks, which count evaluations outside of the compiled code.
                 module.forward = torch.compile(module.forward, **mode)
 
-    def groups(self, indices: Sequence[int]) -> list[list[int]]:
-        """Requests that may be made in one batch."""
-        return [[i] for i in indices] if self._cache()[0] in _ALONE else [list(indices)]
+    @property
+    def alone(self) -> bool:
+        """Whether no two requests may share a batch."""
+        return self._cache()[0] in _ALONE
 
 
 def _check_compiler(device: str) -> None:

@@ -36,6 +36,15 @@ _NOISE_KINDS = {
     "flow": "flow matching",
     "edm": "EDM's sigmas",
 }
+DENOISERS = ("unet", "transformer", "transformer_2", "prior", "decoder")
+
+
+def denoisers(pipe: Any) -> list[Any]:
+    """The networks that a pipeline evaluates once a step."""
+    import torch
+
+    parts = (getattr(pipe, name, None) for name in DENOISERS)
+    return [part for part in parts if isinstance(part, torch.nn.Module)]
 
 
 @contextmanager
@@ -292,8 +301,6 @@ def class_ids(pipe: Any, requests: Sequence[Request], classes: int | None, who: 
         ConfigError: the model knows no classes.
         DataError: it does not know one of them.
     """
-    from evalkit.models.diffusers.networks import denoisers
-
     config: Mapping[str, Any] = next((m.config for m in denoisers(pipe)), {})
     known = config.get("num_class_embeds") or config.get("num_embeds_ada_norm") or 0
     if not known and not classes:
