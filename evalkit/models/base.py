@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
+from evalkit.errors import ConfigError, DataError, nearest
+
 if TYPE_CHECKING:
     from pathlib import Path
 
@@ -19,6 +21,7 @@ if TYPE_CHECKING:
     from evalkit.prompts.sets import Prompt
 
 Conditioning = Literal["text", "class", "none"]
+Settings = Mapping[str, Any]  # what may change from call to call, by name: see `Model.call_settings`
 
 
 @dataclass(frozen=True)
@@ -47,6 +50,13 @@ class Request:
         import numpy as np
 
         return int(np.random.SeedSequence((self.seed, self.index)).generate_state(1, np.uint32)[0])
+
+    def class_among(self, total: int, who: str) -> int:
+        """Its class, or where it names none its index modulo `total`. DataError: it is none of `total` (`who` has)."""
+        number = self.index % total if self.class_id is None else self.class_id
+        if not 0 <= number < total:
+            raise DataError(f"sample {self.index} asks for class {number}; {who} has {total}")
+        return number
 
 
 @dataclass(frozen=True)
@@ -112,7 +122,8 @@ class Model(ABC):
             fetch: whether what is missing may be downloaded; if not, a missing download is an error (a dry run).
 
         Raises:
-            ConfigError: weights are missing; it names the file and where to put it.
+            ConfigError: a file or a package is missing (named, with what to do), or two options exclude each other.
+            DataError: a file is broken, or not what it is said to be.
         """
 
     @abstractmethod
@@ -136,21 +147,34 @@ class Model(ABC):
         """
         return None
 
-    def check_call(self, sampler: Sampler | None, settings: Mapping[str, Any]) -> None:  # noqa: B027
+    def check_call(self, sampler: Sampler | None, settings: Settings) -> None:
         """ConfigError for a sampler or a setting that the model does not take. May import torch; before any sample."""
+        for name in settings:
+            if name not in self.call_settings:
+                near = nearest(name, self.call_settings)
+                raise ConfigError(f"{type(self).__name__} takes no setting '{name}'. {near}")
 
-    def check_prompts(self, prompts: Sequence[Prompt], settings: Mapping[str, Any]) -> None:  # noqa: B027
+    def check_prompts(self, prompts: Sequence[Prompt], settings: Settings) -> None:  # noqa: B027
         """DataError for a prompt that lacks an image that the model needs, before any sample. May import torch."""
 
     @abstractmethod
     def load(self, device: str) -> None:
-        """Brings the weights to `device` ("cpu", "cuda", "mps")."""
+        """Brings the weights to `device` ("cpu", "cuda", "mps").
+
+        Raises:
+            ConfigError: they, or what they need, cannot be had or built.
+            DataError: they are broken, or do not fit.
+        """
 
     @abstractmethod
-    def generate(
-        self, requests: Sequence[Request], *, sampler: Sampler | None, settings: Mapping[str, Any]
-    ) -> Generated:
-        """Makes one image per request. Each depends on its own request, the sampler and the settings alone."""
+    def generate(self, requests: Sequence[Request], *, sampler: Sampler | None, settings: Settings) -> Generated:
+        """Makes one image per request. Each depends on its own request, the sampler and the settings alone.
+
+        Raises:
+            ConfigError: the sampler or a setting does not fit, or the model cannot take what it is given.
+            DataError: a request lacks its prompt, class or image, or the output is no image, or holds NaN.
+            ServiceError: the service that makes them failed, after all retries.
+        """
 
     def unload(self) -> None:  # noqa: B027 (a model that holds nothing need not say so)
         """Frees the memory of `load`."""
@@ -177,7 +201,5 @@ class ExistingImages(Model):
     def load(self, device: str) -> None:
         raise NotImplementedError("images that exist are opened, not generated")
 
-    def generate(
-        self, requests: Sequence[Request], *, sampler: Sampler | None, settings: Mapping[str, Any]
-    ) -> Generated:
+    def generate(self, requests: Sequence[Request], *, sampler: Sampler | None, settings: Settings) -> Generated:
         raise NotImplementedError("images that exist are opened, not generated")

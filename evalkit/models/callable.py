@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from evalkit.config.build import build, locate
 from evalkit.errors import ConfigError, DataError, nearest
-from evalkit.models.base import Conditioning, Generated, Model, Request, Sampler, SideBySide
+from evalkit.models.base import Conditioning, Generated, Model, Request, Sampler, Settings, SideBySide
 from evalkit.models.gan import source_digest
 from evalkit.models.services.cache import FetchedImage, FetchedImages
 from evalkit.utils import devices
@@ -61,11 +61,7 @@ class CallableModel(Model):
         return str(self.function["_target_"]) if isinstance(self.function, dict) else self.function
 
     def check(self, *, fetch: bool = True) -> None:
-        """Looks for the function's package; it is imported by `check_call`, where samples are to be made.
-
-        Raises:
-            ConfigError: there is none.
-        """
+        """Looks for the function's package; it is imported by `check_call`, where samples are to be made."""
         top, _, rest = self._target.partition(".")
         if not rest or not top.isidentifier():
             raise ConfigError(f"function '{self._target}' is not of the form package.module.name")
@@ -83,12 +79,8 @@ class CallableModel(Model):
             "version": self.version,
         }
 
-    def check_call(self, sampler: Sampler | None, settings: Mapping[str, Any]) -> None:
-        """Imports the function.
-
-        Raises:
-            ConfigError: it cannot be had, is no callable, or does not take what it is given.
-        """
+    def check_call(self, sampler: Sampler | None, settings: Settings) -> None:
+        """Imports the function, and looks whether it takes what it will be given."""
         found = locate(self._target)
         if not callable(found):
             raise ConfigError(f"function '{self._target}' is a {type(found).__name__}, which cannot be called")
@@ -109,11 +101,7 @@ class CallableModel(Model):
             raise ConfigError(f"function '{self._target}' does not take (prompts, seeds, **args): {error}") from None
 
     def load(self, device: str) -> None:
-        """Imports the function, or builds the object; `device` is its own matter.
-
-        Raises:
-            ConfigError: as `check_call`; or the class cannot be built.
-        """
+        """Imports the function, or builds the object; `device` is its own matter."""
         self.check_call(None, {})
         found = locate(self._target)
         if isinstance(self.function, dict):
@@ -131,14 +119,8 @@ class CallableModel(Model):
         """Where finished images are kept until their shard is written, if `keep`."""
         self._cache = FetchedImages(cell if self.keep else None)
 
-    def generate(
-        self, requests: Sequence[Request], *, sampler: Sampler | None, settings: Mapping[str, Any]
-    ) -> Generated:
-        """One call for all requests whose images are not kept.
-
-        Raises:
-            DataError: a wrong count, size or kind of image; a request lacks its prompt or class.
-        """
+    def generate(self, requests: Sequence[Request], *, sampler: Sampler | None, settings: Settings) -> Generated:
+        """One call for all requests whose images are not kept."""
         import time
 
         import numpy as np

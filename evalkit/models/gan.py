@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from evalkit.errors import ConfigError, DataError, nearest
+from evalkit.models.base import Settings
 from evalkit.models.diffusers.checkpoint import read_header
 from evalkit.models.latent import GanModel
 from evalkit.utils import devices
@@ -15,7 +16,7 @@ from evalkit.utils.files import resolve_path, sha256_file
 from evalkit.utils.text import one_line
 
 if TYPE_CHECKING:
-    import torch
+    from torch import Tensor
 
 _DTYPES = ("float32", "float16", "bfloat16")
 
@@ -77,12 +78,7 @@ class TorchModuleModel(GanModel):
         return str(self.module.get("_target_")) if isinstance(self.module, Mapping) else str(self.module)
 
     def check(self, *, fetch: bool = True) -> None:
-        """Looks for the weights, and for the module's package.
-
-        Raises:
-            ConfigError: a file or the package is missing.
-            DataError: a safetensors file is broken.
-        """
+        """Looks for the weights, and for the module's package."""
         key = "torchscript" if self.torchscript else "weights"
         if not self._file.is_file():
             raise ConfigError(f"{self._file} is missing: set {key} to the generator's file")
@@ -105,12 +101,7 @@ class TorchModuleModel(GanModel):
         }
 
     def load(self, device: str) -> None:
-        """Builds the module in evaluation mode with its weights.
-
-        Raises:
-            ConfigError: the class cannot be had or built.
-            DataError: the weights are broken, or do not fit (keys named).
-        """
+        """Builds the module in evaluation mode with its weights."""
         import torch
 
         if self.torchscript is not None:
@@ -173,12 +164,10 @@ class TorchModuleModel(GanModel):
     def _loaded(self) -> bool:
         return self._net is not None
 
-    def _output(
-        self, latents: torch.Tensor, labels: torch.Tensor | None, *, space: str, settings: Mapping[str, Any]
-    ) -> Any:
+    def _output(self, latents: Tensor, labels: Tensor | None, *, space: str, settings: Settings) -> Any:
         return self._evaluate(self._net, latents, labels)
 
-    def _evaluate(self, call: Callable[..., Any], *inputs: torch.Tensor | None, **arguments: Any) -> Any:
+    def _evaluate(self, call: Callable[..., Any], *inputs: Tensor | None, **arguments: Any) -> Any:
         """One call of (a part of) the module: floating-point inputs in its dtype, none left out.
 
         Raises:

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from evalkit.errors import ConfigError, DataError, nearest
-from evalkit.models.base import Generated, Model, Request, Sampler
+from evalkit.models.base import Generated, Model, Request, Sampler, Settings
 
 if TYPE_CHECKING:
     import numpy as np
     import torch
     from numpy.typing import NDArray
+    from torch import Tensor
 
 
 class LatentModel(Model):
@@ -27,20 +28,14 @@ class LatentModel(Model):
 
     @abstractmethod
     def latents(
-        self, requests: Sequence[Request], *, space: str, sampler: Sampler | None, settings: Mapping[str, Any]
-    ) -> torch.Tensor:
+        self, requests: Sequence[Request], *, space: str, sampler: Sampler | None, settings: Settings
+    ) -> Tensor:
         """Each request's own latent, f32 [B, ...] on the CPU, after `load`."""
 
     @abstractmethod
     def render(
-        self,
-        latents: torch.Tensor,
-        requests: Sequence[Request],
-        *,
-        space: str,
-        sampler: Sampler | None,
-        settings: Mapping[str, Any],
-    ) -> torch.Tensor:
+        self, latents: Tensor, requests: Sequence[Request], *, space: str, sampler: Sampler | None, settings: Settings
+    ) -> Tensor:
         """The images of given latents, with the class, prompt and later noise of their requests.
 
         Returns:
@@ -52,7 +47,7 @@ class LatentModel(Model):
         return request
 
 
-def to_pixels(images: torch.Tensor) -> NDArray[np.uint8]:
+def to_pixels(images: Tensor) -> NDArray[np.uint8]:
     """What `render` gives as u8 [B,H,W,3]: halves are rounded up, what lies beyond is clamped."""
     import torch
 
@@ -111,20 +106,12 @@ class GanModel(LatentModel):
     def _loaded(self) -> bool: ...
 
     @abstractmethod
-    def _output(
-        self, latents: torch.Tensor, labels: torch.Tensor | None, *, space: str, settings: Mapping[str, Any]
-    ) -> Any:
+    def _output(self, latents: Tensor, labels: Tensor | None, *, space: str, settings: Settings) -> Any:
         """The generator's own output for latents f32 [B, ...] of a space, and labels i64 [B] or f32 [B, classes]."""
 
-    def check_call(self, sampler: Sampler | None, settings: Mapping[str, Any]) -> None:
-        """Refuses settings that the model does not take.
-
-        Raises:
-            ConfigError: an unknown setting, or a truncation that makes no sense.
-        """
-        for name in settings:
-            if name not in self.call_settings:
-                raise ConfigError(f"a GAN takes no setting '{name}'. {nearest(name, self.call_settings)}")
+    def check_call(self, sampler: Sampler | None, settings: Settings) -> None:
+        """Refuses settings that the model does not take, and a truncation that makes no sense."""
+        super().check_call(sampler, settings)
         limit = settings.get("truncation")
         if limit is None:
             return
@@ -133,15 +120,8 @@ class GanModel(LatentModel):
         if isinstance(limit, bool) or not isinstance(limit, int | float) or not 0.01 <= limit < math.inf:
             raise ConfigError(f"truncation={limit!r}: give a number of at least 0.01, or null")
 
-    def generate(
-        self, requests: Sequence[Request], *, sampler: Sampler | None, settings: Mapping[str, Any]
-    ) -> Generated:
-        """Makes one image per request from a latent of the request's own generator, in one network evaluation.
-
-        Raises:
-            ConfigError: a setting, or a shape that the generator cannot take.
-            DataError: the output is no image, holds NaN, or a sample's class is unknown.
-        """
+    def generate(self, requests: Sequence[Request], *, sampler: Sampler | None, settings: Settings) -> Generated:
+        """Makes one image per request from a latent of the request's own generator, in one network evaluation."""
         if not self._loaded:
             raise RuntimeError("load() comes before generate()")
         self.check_call(sampler, settings)
@@ -151,31 +131,25 @@ class GanModel(LatentModel):
         return Generated(to_pixels(images), 1.0, [[] for _ in requests])
 
     def latents(
-        self, requests: Sequence[Request], *, space: str, sampler: Sampler | None, settings: Mapping[str, Any]
-    ) -> torch.Tensor:
+        self, requests: Sequence[Request], *, space: str, sampler: Sampler | None, settings: Settings
+    ) -> Tensor:
         import torch
 
         limit = settings.get("truncation")
         return torch.stack([self._draw(request.generator(), limit) for request in requests])
 
     def render(
-        self,
-        latents: torch.Tensor,
-        requests: Sequence[Request],
-        *,
-        space: str,
-        sampler: Sampler | None,
-        settings: Mapping[str, Any],
-    ) -> torch.Tensor:
-        labels = None if self.num_classes is None else self._labels(requests, self.num_classes)
-        return self._scaled(self._output(latents, labels, space=space, settings=settings), len(requests))
+        self, latents: Tensor, requests: Sequence[Request], *, space: str, sampler: Sampler | None, settings: Settings
+    ) -> Tensor:
+        output = self._output(latents, self._labels(requests), space=space, settings=settings)
+        return self._scaled(output, len(requests))
 
     def settled(self, request: Request) -> Request:
         if self.num_classes is None or request.class_id is not None:
             return request
-        return replace(request, class_id=request.index % self.num_classes)
+        return replace(request, class_id=request.class_among(self.num_classes, "the generator"))
 
-    def _draw(self, generator: torch.Generator, limit: float | None) -> torch.Tensor:
+    def _draw(self, generator: torch.Generator, limit: float | None) -> Tensor:
         import torch
 
         if self.latent == "uniform":
@@ -185,17 +159,16 @@ class GanModel(LatentModel):
             z[beyond] = torch.randn(int(beyond.sum()), generator=generator)
         return z
 
-    def _labels(self, requests: Sequence[Request], total: int) -> torch.Tensor:
+    def _labels(self, requests: Sequence[Request]) -> Tensor | None:
         import torch
 
-        ids = [int(self.settled(request).class_id or 0) for request in requests]
-        for request, number in zip(requests, ids, strict=True):
-            if not 0 <= number < total:
-                raise DataError(f"sample {request.index} asks for class {number}; the generator has {total}")
-        labels = torch.tensor(ids)
+        total = self.num_classes
+        if total is None:
+            return None
+        labels = torch.tensor([request.class_among(total, "the generator") for request in requests])
         return torch.nn.functional.one_hot(labels, total).float() if self.class_input == "one_hot" else labels
 
-    def _scaled(self, output: Any, count: int) -> torch.Tensor:
+    def _scaled(self, output: Any, count: int) -> Tensor:
         """The generator's [B,C,H,W] as f64 [B,3,H,W] on the CPU, 0 to 255."""
         import torch
 

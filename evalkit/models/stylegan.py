@@ -7,11 +7,11 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from evalkit.errors import ConfigError, DataError, nearest
-from evalkit.models.base import Request, Sampler
+from evalkit.models.base import Request, Sampler, Settings
 from evalkit.models.gan import TorchModuleModel
 
 if TYPE_CHECKING:
-    import torch
+    from torch import Tensor
 
 _NOISE_MODES = ("const", "none")
 
@@ -72,26 +72,16 @@ class StyleGanModel(TorchModuleModel):
         return super().identity() | {"kind": "stylegan", "synthesis_args": self.synthesis_args}
 
     def load(self, device: str) -> None:
-        """As any torch module's.
-
-        Raises:
-            ConfigError: the module lacks one of the two halves.
-        """
+        """As any torch module's; one that lacks a half is refused."""
         super().load(device)
         for half in ("mapping", "synthesis"):
             if not callable(getattr(self._net, half, None)):
                 self._net = None
                 raise ConfigError(f"module '{self._target}' has no `{half}`: model=[gan] takes generators `forward(z)`")
 
-    def check_call(self, sampler: Sampler | None, settings: Mapping[str, Any]) -> None:
-        """Refuses settings that the model does not take.
-
-        Raises:
-            ConfigError: an unknown setting, or a value that makes no sense.
-        """
-        for name in settings:
-            if name not in self.call_settings:
-                raise ConfigError(f"a StyleGAN takes no setting '{name}'. {nearest(name, self.call_settings)}")
+    def check_call(self, sampler: Sampler | None, settings: Settings) -> None:
+        """Refuses settings that the model does not take, and values that make no sense."""
+        super().check_call(sampler, settings)
         psi, cutoff = settings.get("truncation_psi"), settings.get("truncation_cutoff")
         number = isinstance(psi, int | float) and not isinstance(psi, bool) and math.isfinite(psi)
         if psi is not None and not number:
@@ -108,17 +98,16 @@ class StyleGanModel(TorchModuleModel):
             raise ConfigError(f"noise_mode={mode!r} is not known. {nearest(str(mode), _NOISE_MODES)}")
 
     def latents(
-        self, requests: Sequence[Request], *, space: str, sampler: Sampler | None, settings: Mapping[str, Any]
-    ) -> torch.Tensor:
+        self, requests: Sequence[Request], *, space: str, sampler: Sampler | None, settings: Settings
+    ) -> Tensor:
         """z f32 [B,z_dim], or w f32 [B,num_ws,w_dim] after truncation."""
         z = super().latents(requests, space="z", sampler=sampler, settings={})
         if space == "z":
             return z
-        labels = None if self.num_classes is None else self._labels(requests, self.num_classes)
-        w: torch.Tensor = self._map(z, labels, settings).float().cpu()
+        w: Tensor = self._map(z, self._labels(requests), settings).float().cpu()
         return w
 
-    def _map(self, z: torch.Tensor, labels: torch.Tensor | None, settings: Mapping[str, Any]) -> torch.Tensor:
+    def _map(self, z: Tensor, labels: Tensor | None, settings: Settings) -> Tensor:
         import torch
 
         c = torch.zeros(len(z), 0) if labels is None else labels
@@ -129,9 +118,7 @@ class StyleGanModel(TorchModuleModel):
             raise DataError(f"the generator's mapping gave {got} for {len(z)} latents, not [{len(z)},num_ws,w_dim]")
         return w
 
-    def _output(
-        self, latents: torch.Tensor, labels: torch.Tensor | None, *, space: str, settings: Mapping[str, Any]
-    ) -> Any:
+    def _output(self, latents: Tensor, labels: Tensor | None, *, space: str, settings: Settings) -> Any:
         w = latents if space == "w" else self._map(latents, labels, settings)
         mode = settings.get("noise_mode") or "const"
         return self._evaluate(self._net.synthesis, w, noise_mode=mode, **self.synthesis_args)

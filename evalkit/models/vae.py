@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from evalkit.data.open import PathOpener
 from evalkit.data.stored import ReadOptions
 from evalkit.errors import ConfigError, DataError, nearest
-from evalkit.models.base import Generated, Model, Request, Sampler
+from evalkit.models.base import Generated, Model, Request, Sampler, Settings
 from evalkit.models.diffusers import compat
 from evalkit.models.diffusers.networks import Network
 from evalkit.models.diffusers.sampling import to_uint8
@@ -87,12 +87,7 @@ class VaeReconstruction(Model):
     # ---- the weights
 
     def check(self, *, fetch: bool = True) -> None:
-        """Looks for the autoencoder's files, and at the images' size.
-
-        Raises:
-            ConfigError: a file is missing, the class is not known, or the images are of a size that it does not take.
-            DataError: a file is broken, or an archive of images is refused.
-        """
+        """Looks for the autoencoder's files, and at the images' size."""
         if self.local:
             self._config()
         self.network.check(fetch=fetch)
@@ -117,7 +112,7 @@ class VaeReconstruction(Model):
         weights = {"weights": self.network.identity(), "variant": self.network.variant}
         return {"kind": "autoencoder", **weights, **images, **options}
 
-    def check_call(self, sampler: Sampler | None, settings: Mapping[str, Any]) -> None:
+    def check_call(self, sampler: Sampler | None, settings: Settings) -> None:
         """Refuses tiling where the class knows none, before the weights are loaded (ConfigError). Imports diffusers."""
         if self.local:
             self._check_tiling(self.network.diffusers_class())
@@ -127,12 +122,7 @@ class VaeReconstruction(Model):
             raise ConfigError(f"{self}: {cls.__name__} knows no tiling: set tiling: false")
 
     def load(self, device: str) -> None:
-        """Loads the autoencoder in evaluation mode.
-
-        Raises:
-            ConfigError: it cannot be had.
-            DataError: its files do not fit together.
-        """
+        """Loads the autoencoder in evaluation mode."""
         import torch
 
         vae = self.network.load({compat.dtype_argument(): getattr(torch, self.dtype)})
@@ -185,9 +175,7 @@ class VaeReconstruction(Model):
 
     # ---- the work
 
-    def generate(
-        self, requests: Sequence[Request], *, sampler: Sampler | None, settings: Mapping[str, Any]
-    ) -> Generated:
+    def generate(self, requests: Sequence[Request], *, sampler: Sampler | None, settings: Settings) -> Generated:
         """Encodes and decodes one image per request; with posterior="sample" by the request's own generator.
 
         Raises:

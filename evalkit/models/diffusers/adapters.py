@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from evalkit.errors import ConfigError, DataError, nearest
+from evalkit.models.base import Settings
 from evalkit.models.diffusers import compat
 from evalkit.models.diffusers.checkpoint import Checkpoint, TensorHeader, read_header
 from evalkit.models.hub import WeightsLocation, entries, read_entry
@@ -189,7 +190,7 @@ class Loras:
                 pipe.fuse_lora(components=compat.lora_modules(pipe))
             pipe.unload_lora_weights()
 
-    def check_call(self, settings: Mapping[str, Any], pipeline: Any) -> dict[str, Any]:
+    def check_call(self, settings: Settings, pipeline: Any) -> dict[str, Any]:
         """The settings without `lora_scale`.
 
         Raises:
@@ -201,7 +202,7 @@ class Loras:
         self._scales(settings)
         return {key: value for key, value in settings.items() if key != SCALE}
 
-    def _scales(self, settings: Mapping[str, Any]) -> list[float]:
+    def _scales(self, settings: Settings) -> list[float]:
         """One scale per adapter."""
         given = settings.get(SCALE)
         if given is None:
@@ -218,7 +219,7 @@ class Loras:
             raise ConfigError(f"{SCALE}={given}: give a number, or a list of {len(self.adapters)}, one per adapter")
         return [adapter.scale * scale for adapter, scale in zip(self.adapters, each, strict=True)]
 
-    def set(self, pipe: Any, settings: Mapping[str, Any]) -> dict[str, Any]:
+    def set(self, pipe: Any, settings: Settings) -> dict[str, Any]:
         """Brings the adapters to the call's scales (at 0 the pipeline is exactly the bare one); the other settings."""
         scales = self._scales(settings)
         if self.adapters and not self.fused and self._set != tuple(scales):

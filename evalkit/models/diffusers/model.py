@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from evalkit.errors import ConfigError, nearest, whole_number
-from evalkit.models.base import Conditioning, Generated, Request, Sampler
+from evalkit.models.base import Conditioning, Generated, Request, Sampler, Settings
 from evalkit.models.diffusers import compat, condition_images
 from evalkit.models.diffusers.adapters import Loras
 from evalkit.models.diffusers.checkpoint import INDEX, Checkpoint
@@ -136,11 +136,7 @@ class DiffusersModel(NoiseModel):
         return Checkpoint(folder or self.location.local, self.variant, leave_out)
 
     def check(self, *, fetch: bool = True) -> None:
-        """Looks for every file of a local folder; of a hub id, offline or without `fetch`, for its copy in the cache.
-
-        Raises:
-            ConfigError, DataError: a file is missing or broken (named).
-        """
+        """Looks for every file of a local folder; of a hub id offline or without `fetch` for its copy in the cache."""
         if self.local:
             if not self.location.local.is_dir():
                 raise ConfigError(
@@ -163,12 +159,7 @@ class DiffusersModel(NoiseModel):
         return {"kind": "diffusers", "weights": weights, "conditioning": self.conditioning, **options}
 
     def load(self, device: str) -> None:
-        """Loads the pipeline in evaluation mode.
-
-        Raises:
-            ConfigError: it cannot be had (offline, gated, no such repository, revision or file).
-            DataError: its files do not fit together.
-        """
+        """Loads the pipeline in evaluation mode."""
         folder = self.location.get_pipeline(self.variant)
         checkpoint = self._checkpoint(folder)
         checkpoint.check()
@@ -205,13 +196,10 @@ class DiffusersModel(NoiseModel):
         self._pipe = self._own_scheduler = None
         devices.free_memory()
 
-    def check_call(self, sampler: Sampler | None, settings: Mapping[str, Any]) -> None:
+    def check_call(self, sampler: Sampler | None, settings: Settings) -> None:
         """Refuses a sampler or a setting that the pipeline does not take, before the weights are loaded.
 
         Imports diffusers; a hub id is looked at once it is loaded.
-
-        Raises:
-            ConfigError: it does not fit (the nearest name is offered).
         """
         import diffusers
 
@@ -227,7 +215,7 @@ class DiffusersModel(NoiseModel):
                 own = build_scheduler(None, own, config, self.who)
                 self._plan(pipeline, own, sampler, settings)
 
-    def check_prompts(self, prompts: Sequence[Prompt], settings: Mapping[str, Any]) -> None:
+    def check_prompts(self, prompts: Sequence[Prompt], settings: Settings) -> None:
         """Looks at the images of the prompts; those of a pipeline from the hub, once it is loaded."""
         if self.local or self._pipe is not None:
             pipeline = type(self._pipe) if self._pipe is not None else self._pipeline_class(self._checkpoint())
@@ -242,9 +230,7 @@ class DiffusersModel(NoiseModel):
         parts = self._checkpoint().components() if self.local else []
         return [c for p in parts if p.name in DENOISERS and (c := getattr(diffusers, p.class_name, None))]
 
-    def _plan(
-        self, pipeline: Any, own: Any, sampler: Sampler | None, settings: Mapping[str, Any]
-    ) -> tuple[Any, dict[str, Any]]:
+    def _plan(self, pipeline: Any, own: Any, sampler: Sampler | None, settings: Settings) -> tuple[Any, dict[str, Any]]:
         """The scheduler, and the settings that will be handed to the pipeline."""
         scheduler = build_scheduler(sampler, type(own), own.config, self.who)
         if pipeline.__name__.startswith("LatentConsistency") and type(scheduler).__name__ != "LCMScheduler":
@@ -270,15 +256,8 @@ class DiffusersModel(NoiseModel):
         condition_images.check_settings(pipeline, inputs, wanted, self.who)
         return scheduler, wanted
 
-    def generate(
-        self, requests: Sequence[Request], *, sampler: Sampler | None, settings: Mapping[str, Any]
-    ) -> Generated:
-        """Makes one image per request; its noise comes from the request's own generator, on the CPU.
-
-        Raises:
-            ConfigError: the sampler or a setting does not fit the pipeline.
-            DataError: the output holds NaN, or a request lacks its prompt.
-        """
+    def generate(self, requests: Sequence[Request], *, sampler: Sampler | None, settings: Settings) -> Generated:
+        """Makes one image per request; its noise comes from the request's own generator, on the CPU."""
         import numpy as np
         import torch
 
@@ -354,7 +333,7 @@ class DiffusersModel(NoiseModel):
         return to_uint8(output.images, self.who), warned
 
 
-def _flat(settings: Mapping[str, Any]) -> dict[str, Any]:
+def _flat(settings: Settings) -> dict[str, Any]:
     """The settings and those under `extra`, without those that are none."""
     flat = {key: value for key, value in settings.items() if value is not None and key != "extra"}
     return flat | {key: value for key, value in (settings.get("extra") or {}).items() if value is not None}

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from evalkit.errors import ConfigError
-from evalkit.models.base import Request, Sampler
+from evalkit.models.base import Request, Sampler, Settings
+from evalkit.models.diffusers.sampling import class_ids
 from evalkit.models.latent import LatentModel
 
 if TYPE_CHECKING:
     import torch
+    from torch import Tensor
 
     Swap = Callable[[torch.Tensor], torch.Tensor]  # the first noise as drawn -> the one to begin with
 
@@ -35,8 +37,8 @@ class NoiseModel(LatentModel):
     swap: Swap | None = None  # what `denoise` and `prepare_latents` hand their noise to, while a call lasts
 
     def latents(
-        self, requests: Sequence[Request], *, space: str, sampler: Sampler | None, settings: Mapping[str, Any]
-    ) -> torch.Tensor:
+        self, requests: Sequence[Request], *, space: str, sampler: Sampler | None, settings: Settings
+    ) -> Tensor:
         """The first noise of each request.
 
         Raises:
@@ -46,7 +48,7 @@ class NoiseModel(LatentModel):
 
         taken: list[torch.Tensor] = []
 
-        def take(noise: torch.Tensor) -> torch.Tensor:
+        def take(noise: Tensor) -> Tensor:
             taken.append(noise.detach().float().cpu())
             raise FirstNoise
 
@@ -60,18 +62,12 @@ class NoiseModel(LatentModel):
         return torch.cat(taken)
 
     def render(
-        self,
-        latents: torch.Tensor,
-        requests: Sequence[Request],
-        *,
-        space: str,
-        sampler: Sampler | None,
-        settings: Mapping[str, Any],
-    ) -> torch.Tensor:
+        self, latents: Tensor, requests: Sequence[Request], *, space: str, sampler: Sampler | None, settings: Settings
+    ) -> Tensor:
         """u8 values: the pipeline rounds nothing, but `generate` does."""
         import torch
 
-        def give(noise: torch.Tensor) -> torch.Tensor:
+        def give(noise: Tensor) -> Tensor:
             if noise.shape != latents.shape:
                 raise ConfigError(f"the pipeline begins with noise {list(noise.shape)}, not {list(latents.shape)}")
             return latents.to(noise)
@@ -82,8 +78,6 @@ class NoiseModel(LatentModel):
 
     def settled(self, request: Request) -> Request:
         """With the class that `generate` gives it, where it names none."""
-        from evalkit.models.diffusers.sampling import class_ids
-
         if self.conditioning != "class" or request.class_id is not None:
             return request
         return replace(request, class_id=class_ids(self._pipe, [request], self.classes, "the model")[0])

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from evalkit.errors import ConfigError, DataError, nearest
-from evalkit.models.base import Request, Sampler
+from evalkit.models.base import Request, Sampler, Settings
 from evalkit.utils.text import one_line
 
 if TYPE_CHECKING:
@@ -23,13 +23,8 @@ _GLOBAL_NOISE = {"DPMSolverSDEScheduler": "dpmpp_sde", "CosineDPMSolverMultistep
 # What a model was trained on. `from_config` carries a key over only if the model's config file spells it out, and takes
 # the new class's default otherwise. Those differ: HeunDiscreteScheduler has Stable Diffusion's betas, DDPM its paper's.
 _TRAINED_ON = (
-    "num_train_timesteps",
-    "beta_start",
-    "beta_end",
-    "beta_schedule",
-    "trained_betas",
-    "rescale_betas_zero_snr",
-    "prediction_type",
+    *("num_train_timesteps", "beta_start", "beta_end", "beta_schedule", "trained_betas"),
+    *("rescale_betas_zero_snr", "prediction_type"),
 )
 _NOISE_KINDS = {
     "beta": "a schedule of betas (DDPM, DDIM, DPM-Solver, Euler, ...)",
@@ -305,15 +300,10 @@ def class_ids(pipe: Any, requests: Sequence[Request], classes: int | None, who: 
     known = config.get("num_class_embeds") or config.get("num_embeds_ada_norm") or 0
     if not known and not classes:
         raise ConfigError(f"{who} knows no classes: set conditioning: none")
-    total = classes or known
-    ids = [r.class_id if r.class_id is not None else r.index % total for r in requests]
-    for request, number in zip(requests, ids, strict=True):
-        if not 0 <= number < total:
-            raise DataError(f"sample {request.index} asks for class {number}; {who} has {total}")
-    return ids
+    return [request.class_among(classes or known, who) for request in requests]
 
 
-def alike(requests: Sequence[Request], settings: Mapping[str, Any]) -> Iterator[list[int]]:
+def alike(requests: Sequence[Request], settings: Settings) -> Iterator[list[int]]:
     """Indices of requests with a negative prompt, and without: pipelines (SDXL) treat "" otherwise than none at all."""
     default = settings.get("negative_prompt") is not None
     for wanted in (True, False):

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, Literal
 
-from evalkit.errors import ConfigError, DataError, nearest
-from evalkit.models.base import Conditioning, Generated, Model, Request, Sampler
+from evalkit.errors import ConfigError, nearest
+from evalkit.models.base import Conditioning, Generated, Model, Request, Sampler, Settings
+from evalkit.models.diffusers.checkpoint import read_json
+from evalkit.models.diffusers.sampling import build_scheduler, denoise, scheduler_class, to_uint8
 from evalkit.models.latent import GanModel
 from evalkit.models.onnx.session import OnnxFile
 from evalkit.utils.files import resolve_path, sha256_json
 
 if TYPE_CHECKING:
-    import torch
+    from torch import Tensor
 
 
 class OnnxModel(GanModel):
@@ -56,11 +59,7 @@ class OnnxModel(GanModel):
         return {"kind": "onnx generator", **self.file.identity(), **named, **self._about_latents()}
 
     def load(self, device: str) -> None:
-        """Opens the file; where it runs is said by `providers`, not by `device`.
-
-        Raises:
-            ConfigError, DataError: see OnnxFile.load.
-        """
+        """Opens the file; where it runs is said by `providers`, not by `device`."""
         self.file.load()
 
     def unload(self) -> None:
@@ -71,9 +70,7 @@ class OnnxModel(GanModel):
     def _loaded(self) -> bool:
         return self.file.loaded
 
-    def _output(
-        self, latents: torch.Tensor, labels: torch.Tensor | None, *, space: str, settings: Mapping[str, Any]
-    ) -> Any:
+    def _output(self, latents: Tensor, labels: Tensor | None, *, space: str, settings: Settings) -> Any:
         feed = {self.file.name_of("latent", self.inputs.get("latent"), 0): latents}
         if labels is not None:
             feed[self.file.name_of("classes", self.inputs.get("classes"), 1)] = labels
@@ -122,8 +119,6 @@ class OnnxDenoiser(Model):
         self.inputs, self.output = _roles(inputs, ("sample", "timestep", "classes")), output
 
     def _scheduler_config(self) -> dict[str, Any]:
-        from evalkit.models.diffusers.checkpoint import read_json
-
         file = self.scheduler / "scheduler_config.json" if self.scheduler.is_dir() else self.scheduler
         if not file.is_file():
             raise ConfigError(f"{file} is missing: set scheduler to the model's scheduler_config.json or its folder")
@@ -141,16 +136,12 @@ class OnnxDenoiser(Model):
         classes = {"num_classes": self.num_classes, "conditioning": self.conditioning}
         return {"kind": "onnx denoiser", **self.file.identity(), **call, **size, **classes}
 
-    def check_call(self, sampler: Sampler | None, settings: Mapping[str, Any]) -> None:
+    def check_call(self, sampler: Sampler | None, settings: Settings) -> None:
         """Refuses a sampler or a setting that does not fit (ConfigError); imports diffusers."""
-        for name in settings:
-            if name not in self.call_settings:
-                raise ConfigError(f"an ONNX denoiser takes no setting '{name}'. {nearest(name, self.call_settings)}")
+        super().check_call(sampler, settings)
         self._build_scheduler(sampler)
 
     def _build_scheduler(self, sampler: Sampler | None) -> Any:
-        from evalkit.models.diffusers.sampling import build_scheduler, scheduler_class
-
         config = self._scheduler_config()
         own = scheduler_class(str(config.get("_class_name")))
         return build_scheduler(sampler, own, config, f"model '{self.file.path}'")
@@ -163,40 +154,19 @@ class OnnxDenoiser(Model):
         """Frees the memory of `load`."""
         self.file.unload()
 
-    def generate(
-        self, requests: Sequence[Request], *, sampler: Sampler | None, settings: Mapping[str, Any]
-    ) -> Generated:
-        """Makes one image per request, its noise from the request's own generator.
-
-        Raises:
-            ConfigError: the sampler, a setting or an input does not fit.
-            DataError: NaN, or a class that is not known.
-        """
-        from evalkit.models.diffusers.sampling import denoise, to_uint8
-
+    def generate(self, requests: Sequence[Request], *, sampler: Sampler | None, settings: Settings) -> Generated:
+        """Makes one image per request, its noise from the request's own generator."""
         if not self.file.loaded:
             raise RuntimeError("load() comes before generate()")
         self.check_call(sampler, settings)
         scheduler = self._build_scheduler(sampler)
         steps = settings.get("num_inference_steps") or (sampler.num_inference_steps if sampler else None) or 50
+        total = self.num_classes if self.conditioning == "class" else None
+        classes = [request.class_among(total, str(self.file.path)) for request in requests] if total else None
+        generators = [request.generator() for request in requests]
         unet = _Denoiser(self)
-        array = denoise(
-            unet,
-            scheduler,
-            steps=steps,
-            generators=[request.generator() for request in requests],
-            classes=self._classes(requests) if self.conditioning == "class" else None,
-            eta=settings.get("eta"),
-        )
+        array = denoise(unet, scheduler, steps=steps, generators=generators, classes=classes, eta=settings.get("eta"))
         return Generated(to_uint8(array, f"model '{self.file.path}'"), float(unet.calls), [[] for _ in requests])
-
-    def _classes(self, requests: Sequence[Request]) -> list[int]:
-        total = self.num_classes or 1
-        ids = [r.class_id if r.class_id is not None else r.index % total for r in requests]
-        for request, number in zip(requests, ids, strict=True):
-            if not 0 <= number < total:
-                raise DataError(f"sample {request.index} asks for class {number}; {self.file.path} has {total}")
-        return ids
 
 
 class _Denoiser:
@@ -214,9 +184,9 @@ class _Denoiser:
         channels: Any = model.channels or (shape[1] if len(shape) == 4 else None)
         if len(shape) != 4 or not all(isinstance(value, int) for value in (channels, *size)):
             raise ConfigError(f"{self._file.path} declares its images as {shape}: give sample_size and channels")
-        self.config = _Config(tuple(size), channels, model.num_classes)
+        self.config = SimpleNamespace(sample_size=tuple(size), in_channels=channels, num_class_embeds=model.num_classes)
 
-    def __call__(self, x: torch.Tensor, t: torch.Tensor, class_labels: torch.Tensor | None) -> Any:
+    def __call__(self, x: Tensor, t: Tensor, class_labels: Tensor | None) -> Any:
         import torch
 
         self.calls += 1
@@ -226,17 +196,7 @@ class _Denoiser:
         feed = {self._sample: x, step: t.expand(len(x)) if whole else t}
         if class_labels is not None:
             feed[self._file.name_of("classes", self._inputs.get("classes"), 2)] = class_labels
-        return _Guess(self._file.run(feed, self._output))
-
-
-class _Config:
-    def __init__(self, size: tuple[int, ...], channels: int, classes: int | None) -> None:
-        self.sample_size, self.in_channels, self.num_class_embeds = size, channels, classes
-
-
-class _Guess:
-    def __init__(self, sample: torch.Tensor) -> None:
-        self.sample = sample
+        return SimpleNamespace(sample=self._file.run(feed, self._output))
 
 
 def _roles(inputs: Mapping[str, str] | None, known: Sequence[str]) -> dict[str, str]:

@@ -6,11 +6,10 @@ Source: modules/api/api.py and models.py of that project; it has to run with --a
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from evalkit.models.base import Request
+from evalkit.models.base import Request, Settings
 from evalkit.models.services.base import Service, from_base64, only_image
 from evalkit.models.services.client import Job
 
@@ -55,7 +54,7 @@ class Automatic1111(Service):
         """Address and version; a `checkpoint` is a setting."""
         return {"kind": "automatic1111", "url": self.base_url, "version": self.version}
 
-    def ask(self, job: Job, request: Request, settings: Mapping[str, Any]) -> tuple[bytes, list[str]]:
+    def ask(self, job: Job, request: Request, settings: Settings) -> tuple[bytes, list[str]]:
         """One attempt at one image."""
         seed = request.seed32()
         negative = request.negative_prompt

@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from evalkit.errors import ConfigError, DataError, ServiceError, nearest, whole_number
-from evalkit.models.base import Generated, Model, Request, Sampler, SideBySide
+from evalkit.errors import ConfigError, DataError, ServiceError, whole_number
+from evalkit.models.base import Generated, Model, Request, Sampler, Settings, SideBySide
 from evalkit.models.services.cache import FetchedImage, FetchedImages
 from evalkit.models.services.client import Client, ClientOptions, Job, Stopped, Transient
 from evalkit.models.services.keys import Key, check_url
@@ -62,21 +62,15 @@ class Service(Model):
         self._lock = threading.Lock()
 
     @abstractmethod
-    def ask(self, job: Job, request: Request, settings: Mapping[str, Any]) -> tuple[bytes, list[str]]:
+    def ask(self, job: Job, request: Request, settings: Settings) -> tuple[bytes, list[str]]:
         """One attempt at one image: the bytes of its file, and its warnings. Raises `Transient` or `ServiceError`."""
 
     def check(self, *, fetch: bool = True) -> None:
         """Nothing lies on this machine: address and key are looked at in `check_call`, where samples are to be made."""
 
-    def check_call(self, sampler: Sampler | None, settings: Mapping[str, Any]) -> None:
-        """Refuses settings that the model does not take, a key that is not set, and a service that is not there.
-
-        Raises:
-            ConfigError: which of them, and how to fix it.
-        """
-        for name in settings:
-            if name not in self.call_settings:
-                raise ConfigError(f"{self.base_url}: there is no setting '{name}'. {nearest(name, self.call_settings)}")
+    def check_call(self, sampler: Sampler | None, settings: Settings) -> None:
+        """Refuses settings that the model does not take, a key that is not set, and a service that is not there."""
+        super().check_call(sampler, settings)
         extra = settings.get("extra") or {}
         if not isinstance(extra, Mapping):
             raise ConfigError(f"extra={extra!r}: give a mapping of further fields of the request")
@@ -103,16 +97,10 @@ class Service(Model):
             self._size = None  # other settings may make other sizes
         self._cache = FetchedImages(cell)
 
-    def generate(
-        self, requests: Sequence[Request], *, sampler: Sampler | None, settings: Mapping[str, Any]
-    ) -> Generated:
+    def generate(self, requests: Sequence[Request], *, sampler: Sampler | None, settings: Settings) -> Generated:
         """One image per request; those that an earlier, failed call fetched are not asked for again.
 
         The first error ends the batch: what waits is dropped, what is under way is waited for, and cached.
-
-        Raises:
-            ServiceError: the service failed, after all retries.
-            DataError: a request lacks its prompt.
         """
         import numpy as np
 
@@ -137,9 +125,7 @@ class Service(Model):
             SideBySide([image.latency for image in batch], [image.cached for image in batch], together),
         )
 
-    def _fetch(
-        self, client: Client, requests: Sequence[Request], settings: Mapping[str, Any]
-    ) -> dict[int, FetchedImage]:
+    def _fetch(self, client: Client, requests: Sequence[Request], settings: Settings) -> dict[int, FetchedImage]:
         if not requests:
             return {}
         stop = threading.Event()
@@ -159,9 +145,7 @@ class Service(Model):
                 raise
         return images
 
-    def _fetch_one(
-        self, client: Client, request: Request, settings: Mapping[str, Any], stop: threading.Event
-    ) -> FetchedImage:
+    def _fetch_one(self, client: Client, request: Request, settings: Settings, stop: threading.Event) -> FetchedImage:
         job = Job(client, f"sample {request.index}", stop, time.monotonic() + self.options.budget)
         try:
             pixels, latency, warnings = self.obtain(job, request, settings)
@@ -176,9 +160,7 @@ class Service(Model):
         self._cache.put(request.index, image)
         return image
 
-    def obtain(
-        self, job: Job, request: Request, settings: Mapping[str, Any]
-    ) -> tuple[NDArray[np.uint8], float, list[str]]:
+    def obtain(self, job: Job, request: Request, settings: Settings) -> tuple[NDArray[np.uint8], float, list[str]]:
         """One image u8 [H,W,3], the seconds of the attempt that succeeded, and warnings."""
 
         def attempt() -> tuple[NDArray[np.uint8], float, list[str]]:
@@ -190,7 +172,7 @@ class Service(Model):
 
         return job.retrying(attempt)
 
-    def decode(self, data: bytes, settings: Mapping[str, Any]) -> tuple[NDArray[np.uint8], list[str]]:
+    def decode(self, data: bytes, settings: Settings) -> tuple[NDArray[np.uint8], list[str]]:
         """An image file's pixels u8 [H,W,3] and notes.
 
         Raises:
@@ -212,7 +194,7 @@ class Service(Model):
         return pixels, notes
 
 
-def size_of(settings: Mapping[str, Any]) -> tuple[int, int] | None:
+def size_of(settings: Settings) -> tuple[int, int] | None:
     """Height and width that the settings ask for.
 
     Raises:

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from evalkit.errors import ConfigError, nearest
-from evalkit.models.base import Request, Sampler
+from evalkit.models.base import Request, Sampler, Settings
 from evalkit.models.services.base import Service
 from evalkit.models.services.client import Job, Stopped, Transient
 from evalkit.utils.files import resolve_path, sha256_json
@@ -70,11 +70,7 @@ class ComfyUI(Service):
         return read_workflow(resolve_path(self.workflow))
 
     def check(self, *, fetch: bool = True) -> None:
-        """Reads the workflow.
-
-        Raises:
-            ConfigError: it is missing, in the editor's format, or lacks {{prompt}} or {{seed}}.
-        """
+        """Reads the workflow, which must have the node and hold {{prompt}} and {{seed}}."""
         names = set(placeholders(self.graph))
         for name in ("prompt", "seed"):
             if name not in names:
@@ -96,12 +92,8 @@ class ComfyUI(Service):
             "output_node": self.output_node,
         }
 
-    def check_call(self, sampler: Sampler | None, settings: Mapping[str, Any]) -> None:
-        """As `Service`; and every placeholder has a value, every setting a placeholder.
-
-        Raises:
-            ConfigError: which one.
-        """
+    def check_call(self, sampler: Sampler | None, settings: Settings) -> None:
+        """As `Service`; and every placeholder has a value, every setting a placeholder."""
         settings_given = {name for name, value in _values(settings).items() if value is not None}
         given = settings_given | set(_FILLED)
         in_workflow = set(placeholders(self.graph))
@@ -111,12 +103,10 @@ class ComfyUI(Service):
             raise ConfigError(f"{self.workflow} has no {{{{{name}}}}}: the setting {name} would change nothing")
         super().check_call(sampler, settings)
 
-    def ask(self, job: Job, request: Request, settings: Mapping[str, Any]) -> tuple[bytes, list[str]]:
+    def ask(self, job: Job, request: Request, settings: Settings) -> tuple[bytes, list[str]]:
         raise NotImplementedError("an image of ComfyUI takes several requests: see obtain")
 
-    def obtain(
-        self, job: Job, request: Request, settings: Mapping[str, Any]
-    ) -> tuple[NDArray[np.uint8], float, list[str]]:
+    def obtain(self, job: Job, request: Request, settings: Settings) -> tuple[NDArray[np.uint8], float, list[str]]:
         """One image u8 [H,W,3], the seconds from queueing it to having it, and warnings."""
         negative = request.negative_prompt if request.negative_prompt is not None else settings.get("negative_prompt")
         values = {"prompt": request.prompt, "negative_prompt": negative or "", "seed": request.seed32()}
@@ -213,7 +203,7 @@ class ComfyUI(Service):
         return _mapping(files[0])
 
 
-def _values(settings: Mapping[str, Any]) -> dict[str, Any]:
+def _values(settings: Settings) -> dict[str, Any]:
     """Settings, and placeholders of the user's own."""
     return {**{name: value for name, value in settings.items() if name != "extra"}, **(settings.get("extra") or {})}
 

@@ -6,12 +6,11 @@ vLLM, LocalAI, LiteLLM, Together and others, some of which take a seed as well.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from evalkit.errors import ConfigError
-from evalkit.models.base import Request
+from evalkit.models.base import Request, Settings
 from evalkit.models.services.base import Service, from_base64, only_image, size_of
 from evalkit.models.services.client import Job, Transient
 
@@ -59,7 +58,7 @@ class OpenAIImages(Service):
             "reproducible": self.seed_field is not None,
         }
 
-    def ask(self, job: Job, request: Request, settings: Mapping[str, Any]) -> tuple[bytes, list[str]]:
+    def ask(self, job: Job, request: Request, settings: Settings) -> tuple[bytes, list[str]]:
         """One attempt at one image."""
         body: dict[str, Any] = {"model": self.model, "prompt": request.prompt, "n": 1}
         size = size_of(settings)
