@@ -70,48 +70,37 @@ class CallableModel(Model):
 
     def identity(self) -> dict[str, Any]:
         """The digest of the function's own file, with all that goes into a call."""
-        return {
-            "kind": "callable",
-            "function": self.function,
-            "source": source_digest(self._target),
-            "args": self.args,
-            "conditioning": self.conditioning,
-            "version": self.version,
-        }
+        function = {"function": self.function, "source": source_digest(self._target), "args": self.args}
+        return {"kind": "callable", **function, "conditioning": self.conditioning, "version": self.version}
 
     def check_call(self, sampler: Sampler | None, settings: Settings) -> None:
         """Imports the function, and looks whether it takes what it will be given."""
-        found = locate(self._target)
-        if not callable(found):
-            raise ConfigError(f"function '{self._target}' is a {type(found).__name__}, which cannot be called")
-        if inspect.isclass(found) and "__call__" not in dir(found):
+        function = locate(self._target)
+        if not callable(function):
+            raise ConfigError(f"function '{self._target}' is a {type(function).__name__}, which cannot be called")
+        if inspect.isclass(function) and "__call__" not in dir(function):
             raise ConfigError(f"function '{self._target}' is a class without __call__(prompts, seeds)")
-        self._check_signature(found.__call__ if inspect.isclass(found) else found, bound=inspect.isclass(found))
-
-    def _check_signature(self, function: Any, *, bound: bool) -> None:
+        bound = [None] if inspect.isclass(function) else []  # what stands for `self`
         try:
-            signature = inspect.signature(function)
+            signature = inspect.signature(function.__call__ if bound else function)
         except (ValueError, TypeError):  # some builtins have none
             return
-        negative: dict[str, Any] = {"negative_prompts": []} if "negative_prompts" in signature.parameters else {}
-        self._takes_negative = bool(negative)
+        self._takes_negative = "negative_prompts" in signature.parameters
+        negative: dict[str, Any] = {"negative_prompts": []} if self._takes_negative else {}
         try:
-            signature.bind(*([None] if bound else []), [], [], **negative, **self.args)
+            signature.bind(*bound, [], [], **negative, **self.args)
         except TypeError as error:
             raise ConfigError(f"function '{self._target}' does not take (prompts, seeds, **args): {error}") from None
 
     def load(self, device: str) -> None:
         """Imports the function, or builds the object; `device` is its own matter."""
         self.check_call(None, {})
-        found = locate(self._target)
-        if isinstance(self.function, dict):
-            found = build(self.function, f"function '{self._target}'")
-        elif inspect.isclass(found):
-            found = build({"_target_": self._target}, f"function '{self._target}'")
-        self._call = found
+        self._call = locate(self._target)
+        if isinstance(self.function, dict) or inspect.isclass(self._call):
+            option = self.function if isinstance(self.function, dict) else {"_target_": self._target}
+            self._call = build(option, f"function '{self._target}'")
 
     def unload(self) -> None:
-        """Lets go of the object."""
         self._call = None
         devices.free_memory()
 
@@ -146,10 +135,10 @@ class CallableModel(Model):
         return Generated(np.stack([i.pixels for i in images]), None, [list(i.warnings) for i in images], timing)
 
     def _made(self, requests: Sequence[Request]) -> list[NDArray[np.uint8]]:
-        named: dict[str, Any] = (
-            {"negative_prompts": [r.negative_prompt for r in requests]} if self._takes_negative else {}
-        )
-        result = self._call(self._asked(requests), [r.seed32() for r in requests], **named, **self.args)
+        arguments = dict(self.args)
+        if self._takes_negative:
+            arguments["negative_prompts"] = [r.negative_prompt for r in requests]
+        result = self._call(self._asked(requests), [r.seed32() for r in requests], **arguments)
         shape = getattr(result, "shape", None)
         if not isinstance(result, list | tuple) and (shape is None or len(shape) != 4):
             raise DataError(

@@ -84,21 +84,19 @@ class TorchModuleModel(GanModel):
             raise ConfigError(f"{self._file} is missing: set {key} to the generator's file")
         if self._file.suffix == ".safetensors":
             read_header(self._file)
-        if self.module is not None and importlib.util.find_spec(self._target.partition(".")[0]) is None:
-            raise ConfigError(f"module '{self._target}': there is no package '{self._target.partition('.')[0]}'")
+        package = self._target.partition(".")[0]
+        if self.module is not None and importlib.util.find_spec(package) is None:
+            raise ConfigError(f"module '{self._target}': there is no package '{package}'")
 
     def identity(self) -> dict[str, Any]:
         """Digests of the weights and of the module's source file, with all that goes into a call."""
-        return {
-            "kind": "torch module",
-            "weights": sha256_file(self._file),
-            "weights_key": self.weights_key,
+        module = {
             "module": dict(self.module) if isinstance(self.module, Mapping) else self.module,
             "module_args": self.module_args,
             "source": source_digest(self._target) if self.module is not None else None,
-            "dtype": self.dtype,
-            **self._about_latents(),
         }
+        weights = {"weights": sha256_file(self._file), "weights_key": self.weights_key, "dtype": self.dtype}
+        return {"kind": "torch module", **weights, **module, **self._about_latents()}
 
     def load(self, device: str) -> None:
         """Builds the module in evaluation mode with its weights."""
@@ -156,7 +154,6 @@ class TorchModuleModel(GanModel):
         return state
 
     def unload(self) -> None:
-        """Frees the memory of `load`."""
         self._net = None
         devices.free_memory()
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -99,14 +99,10 @@ class WeightsLocation:
         Raises:
             ConfigError: they cannot be had.
         """
-        if not self.on_hub:
-            return self.local
         from huggingface_hub import snapshot_download
 
-        try:
-            return Path(snapshot_download(self.path, revision=self.revision, allow_patterns=list(patterns)))
-        except Exception as error:  # requests, httpx and huggingface_hub each raise their own
-            raise ConfigError(f"{self._name} {self._reason(error)}") from error
+        options: dict[str, Any] = {"revision": self.revision, "allow_patterns": list(patterns)}
+        return self._fetched(lambda: snapshot_download(self.path, **options))
 
     def get_pipeline(self, variant: str | None) -> Path:
         """The folder of a pipeline, local or in the hub's cache; what is missing there is fetched. Safetensors alone.
@@ -114,14 +110,17 @@ class WeightsLocation:
         Raises:
             ConfigError: it cannot be had (offline, gated, no such repository or revision, pickled weights only).
         """
-        if not self.on_hub:
-            return self.local
         from diffusers import DiffusionPipeline
 
         options: dict[str, Any] = {"revision": self.revision, "variant": variant, "use_safetensors": True}
+        return self._fetched(lambda: DiffusionPipeline.download(self.path, **options))
+
+    def _fetched(self, download: Callable[[], Any]) -> Path:
+        if not self.on_hub:
+            return self.local
         try:
-            return Path(DiffusionPipeline.download(self.path, **options))
-        except Exception as error:  # as in `get`, and diffusers its own
+            return Path(download())
+        except Exception as error:  # requests, httpx, huggingface_hub and diffusers each raise their own
             raise ConfigError(f"{self._name} {self._reason(error)}") from error
 
     def _reason(self, error: Exception) -> str:

@@ -95,11 +95,8 @@ class GanModel(LatentModel):
 
     def _about_latents(self) -> dict[str, Any]:
         """What of the above belongs to the identity."""
-        return {
-            "latent": [self.latent, *self.latent_shape],
-            "classes": [self.num_classes, self.class_input],
-            "output_range": list(self.output_range),
-        }
+        classes = [self.num_classes, self.class_input]
+        return {"latent": [self.latent, *self.latent_shape], "classes": classes, "output_range": [*self.output_range]}
 
     @property
     @abstractmethod

@@ -43,11 +43,7 @@ class Adapter:
     name: str = "lora0"
 
     def file(self) -> Path:
-        """The local file.
-
-        Raises:
-            ConfigError: there is none, or which one is meant is not clear.
-        """
+        """The local file. ConfigError: there is none, or which one is meant is not clear."""
         path = self.location.local
         if path.is_dir():
             return self._chosen(path)

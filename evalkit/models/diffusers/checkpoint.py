@@ -38,11 +38,7 @@ class Component:
 
 
 def read_json(file: Path) -> dict[str, Any]:
-    """A JSON object from a file.
-
-    Raises:
-        DataError: the file is no JSON object.
-    """
+    """A JSON object from a file. DataError: the file is no JSON object."""
     try:
         value = json.loads(file.read_text(encoding="utf-8"))
     except (ValueError, OSError) as error:
@@ -68,11 +64,7 @@ class Checkpoint:
     leave_out: frozenset[str] = frozenset()
 
     def index(self) -> dict[str, Any]:
-        """The content of model_index.json.
-
-        Raises:
-            ConfigError: there is none.
-        """
+        """The content of model_index.json. ConfigError: there is none."""
         file = self.folder / INDEX
         if not file.is_file():
             raise ConfigError(f"{file} is missing: a diffusers pipeline starts with it. {self._remedy()}")
@@ -153,11 +145,7 @@ class Checkpoint:
         return f"Get the whole pipeline again (hf download OWNER/NAME --local-dir {self.folder}) or save_pretrained it."
 
     def weight_files(self, part: Component) -> list[Path]:
-        """The safetensors files that a part is read from, as diffusers chooses them.
-
-        Raises:
-            ConfigError: there are none.
-        """
+        """The safetensors files that a part is read from, as diffusers chooses them. ConfigError: there are none."""
         variants = [self.variant, None] if self.variant else [None]
         for variant in variants:
             for stem in _STEMS:

@@ -39,11 +39,7 @@ class NoiseModel(LatentModel):
     def latents(
         self, requests: Sequence[Request], *, space: str, sampler: Sampler | None, settings: Settings
     ) -> Tensor:
-        """The first noise of each request.
-
-        Raises:
-            ConfigError: the pipeline keeps it to itself.
-        """
+        """The first noise of each request. ConfigError: the pipeline keeps it to itself."""
         import torch
 
         taken: list[torch.Tensor] = []

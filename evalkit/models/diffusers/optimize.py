@@ -49,11 +49,7 @@ _NATIVE = {
 
 @dataclass(frozen=True)
 class Efficiency:
-    """The options; `DiffusersModel` says what each means.
-
-    Raises:
-        ConfigError: a name is not known (the nearest is offered).
-    """
+    """The options; `DiffusersModel` says what each means. ConfigError: a name is not known (the nearest is offered)."""
 
     compile: bool | str = False
     attention_slicing: bool = False
@@ -150,11 +146,7 @@ class Efficiency:
         return {"quantization_config": PipelineQuantizationConfig(quant_mapping=mapping)}
 
     def apply(self, pipe: Any, device: str, who: str) -> None:
-        """Does all of it to a loaded pipeline on its device.
-
-        Raises:
-            ConfigError: the pipeline or the device cannot.
-        """
+        """Does all of it to a loaded pipeline on its device. ConfigError: the pipeline or the device cannot."""
         import torch
 
         parts = denoisers(pipe)

@@ -63,7 +63,6 @@ class OnnxModel(GanModel):
         self.file.load()
 
     def unload(self) -> None:
-        """Frees the memory of `load`."""
         self.file.unload()
 
     @property
@@ -151,7 +150,6 @@ class OnnxDenoiser(Model):
         self.file.load()
 
     def unload(self) -> None:
-        """Frees the memory of `load`."""
         self.file.unload()
 
     def generate(self, requests: Sequence[Request], *, sampler: Sampler | None, settings: Settings) -> Generated:

@@ -55,11 +55,7 @@ class OnnxFile:
         self.provider_names()
 
     def provider_names(self) -> list[str]:
-        """The execution providers by ONNX Runtime's own names.
-
-        Raises:
-            ConfigError: one is not available here.
-        """
+        """The execution providers by ONNX Runtime's own names. ConfigError: one is not available here."""
         if all(name.lower() in ("cpu", _CPU.lower()) for name in self.providers):
             return [_CPU]
         import onnxruntime

@@ -15,12 +15,8 @@ from evalkit.models.services.client import Job
 
 # Names that evalkit uses for all models, and what this API calls them.
 _FIELDS = {
-    "num_inference_steps": "steps",
-    "guidance_scale": "cfg_scale",
-    "height": "height",
-    "width": "width",
-    "sampler_name": "sampler_name",
-    "scheduler": "scheduler",
+    **{"num_inference_steps": "steps", "guidance_scale": "cfg_scale", "height": "height", "width": "width"},
+    **{"sampler_name": "sampler_name", "scheduler": "scheduler"},
 }
 _OVERRIDE = {"clip_skip": "CLIP_stop_at_last_layers", "checkpoint": "sd_model_checkpoint"}  # in `override_settings`
 
@@ -40,11 +36,8 @@ class Automatic1111(Service):
     """
 
     call_settings = frozenset({*_FIELDS, *_OVERRIDE, "negative_prompt", "extra"})
-    reserved = frozenset(
-        {
-            *("prompt", "negative_prompt", "seed", "batch_size", "n_iter", "send_images", "save_images", "clip_skip"),
-            *_FIELDS.values(),
-        }
+    reserved = frozenset(_FIELDS.values()).union(
+        ("prompt", "negative_prompt", "seed", "batch_size", "n_iter", "send_images", "save_images", "clip_skip")
     )
 
     base_url: str = "http://127.0.0.1:7860"
@@ -56,25 +49,18 @@ class Automatic1111(Service):
 
     def ask(self, job: Job, request: Request, settings: Settings) -> tuple[bytes, list[str]]:
         """One attempt at one image."""
-        seed = request.seed32()
-        negative = request.negative_prompt
+        seed, negative = request.seed32(), request.negative_prompt
         if negative is None:
             negative = settings.get("negative_prompt") or ""
-        body = {theirs: settings[ours] for ours, theirs in _FIELDS.items() if settings.get(ours) is not None}
-        override = {theirs: settings[ours] for ours, theirs in _OVERRIDE.items() if settings.get(ours) is not None}
+        given = {name: value for name, value in settings.items() if value is not None}
+        body = {theirs: given[ours] for ours, theirs in _FIELDS.items() if ours in given}
+        override = {theirs: given[ours] for ours, theirs in _OVERRIDE.items() if ours in given}
         extra = settings.get("extra") or {}
         if override:
             override = {**extra.get("override_settings", {}), **override}
         body |= extra | ({"override_settings": override} if override else {})
-        body |= {
-            "prompt": request.prompt,
-            "negative_prompt": negative,
-            "seed": seed,
-            "batch_size": 1,
-            "n_iter": 1,
-            "send_images": True,
-            "save_images": False,
-        }
+        body |= {"prompt": request.prompt, "negative_prompt": negative, "seed": seed}
+        body |= {"batch_size": 1, "n_iter": 1, "send_images": True, "save_images": False}
         answer = job.client.json("POST", "/sdapi/v1/txt2img", body, deadline=job.deadline)
         image = from_base64(only_image(answer.get("images")))
         return image, ["seed_ignored"] if _seed_of(answer.get("info")) not in (None, seed) else []

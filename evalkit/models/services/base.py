@@ -88,7 +88,6 @@ class Service(Model):
         self._size = None
 
     def unload(self) -> None:
-        """Drops the client."""
         self._client = None
 
     def keep_in(self, cell: Path) -> None:
@@ -118,12 +117,8 @@ class Service(Model):
         if len(sizes) > 1:
             raise DataError(f"{self.base_url} makes images of several sizes ({sorted(sizes)}): set height and width")
         together = min(self.options.concurrency, len(requests))
-        return Generated(
-            np.stack([image.pixels for image in batch]),
-            None,
-            [list(image.warnings) for image in batch],
-            SideBySide([image.latency for image in batch], [image.cached for image in batch], together),
-        )
+        timing = SideBySide([image.latency for image in batch], [image.cached for image in batch], together)
+        return Generated(np.stack([i.pixels for i in batch]), None, [list(i.warnings) for i in batch], timing)
 
     def _fetch(self, client: Client, requests: Sequence[Request], settings: Settings) -> dict[int, FetchedImage]:
         if not requests:
@@ -195,11 +190,7 @@ class Service(Model):
 
 
 def size_of(settings: Settings) -> tuple[int, int] | None:
-    """Height and width that the settings ask for.
-
-    Raises:
-        ConfigError: one without the other, or no whole number.
-    """
+    """Height and width that the settings ask for. ConfigError: one without the other, or no whole number."""
     height, width = settings.get("height"), settings.get("width")
     if height is None and width is None:
         return None
@@ -209,22 +200,14 @@ def size_of(settings: Settings) -> tuple[int, int] | None:
 
 
 def only_image(images: object) -> object:
-    """The one image of an answer's list.
-
-    Raises:
-        Transient: it is no list, or holds none or several.
-    """
+    """The one image of an answer's list. Transient: it is no list, or holds none or several."""
     if not isinstance(images, list) or len(images) != 1:
         raise Transient(f"the answer holds {len(images) if isinstance(images, list) else 'no'} images, not 1")
     return images[0]
 
 
 def from_base64(text: object) -> bytes:
-    """The bytes of base64, with or without a data: prefix.
-
-    Raises:
-        Transient: it is none.
-    """
+    """The bytes of base64, with or without a data: prefix. Transient: it is none."""
     if not isinstance(text, str):
         raise Transient("the answer holds no image")
     try:

@@ -84,13 +84,8 @@ class ComfyUI(Service):
 
     def identity(self) -> dict[str, Any]:
         """Address, version and the workflow's digest."""
-        return {
-            "kind": "comfyui",
-            "url": self.base_url,
-            "version": self.version,
-            "workflow": sha256_json(self.graph),
-            "output_node": self.output_node,
-        }
+        service = {"kind": "comfyui", "url": self.base_url, "version": self.version}
+        return {**service, "workflow": sha256_json(self.graph), "output_node": self.output_node}
 
     def check_call(self, sampler: Sampler | None, settings: Settings) -> None:
         """As `Service`; and every placeholder has a value, every setting a placeholder."""
@@ -222,11 +217,7 @@ def _message(status: Mapping[str, Any]) -> str:
 
 
 def read_workflow(file: Path) -> dict[str, Any]:
-    """A workflow in the API format.
-
-    Raises:
-        ConfigError: it is missing, no JSON, or in the editor's format.
-    """
+    """A workflow in the API format. ConfigError: it is missing, no JSON, or in the editor's format."""
     try:
         graph = json.loads(file.read_text(encoding="utf-8"))
     except OSError as error:

@@ -49,14 +49,8 @@ class OpenAIImages(Service):
 
     def identity(self) -> dict[str, Any]:
         """Address, model and version; whether a seed goes along. The weights behind it are the service's secret."""
-        return {
-            "kind": "openai images",
-            "url": self.base_url,
-            "model": self.model,
-            "version": self.version,
-            "seed_field": self.seed_field,
-            "reproducible": self.seed_field is not None,
-        }
+        service = {"kind": "openai images", "url": self.base_url, "model": self.model, "version": self.version}
+        return {**service, "seed_field": self.seed_field, "reproducible": self.seed_field is not None}
 
     def ask(self, job: Job, request: Request, settings: Settings) -> tuple[bytes, list[str]]:
         """One attempt at one image."""
