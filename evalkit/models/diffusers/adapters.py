@@ -44,23 +44,18 @@ class Adapter:
 
     def file(self) -> Path:
         """The local file. ConfigError: there is none, or which one is meant is not clear."""
-        path = self.location.local
+        path, given = self.location.local, self.location.path
         if path.is_dir():
-            return self._chosen(path)
+            names = sorted(f.name for f in path.glob("*.safetensors"))
+            name = self.weight_name or (LORA_FILE if LORA_FILE in names or len(names) != 1 else names[0])
+            if name not in names:
+                raise ConfigError(f"lora: {path} holds no {name}; give its weight_name. {nearest(name, names)}")
+            return path / name
         if not path.is_file():
-            raise ConfigError(
-                f"lora: there is no file or folder {self.location.path}; give a .safetensors file, or a hub id"
-            )
+            raise ConfigError(f"lora: there is no file or folder {given}; give a .safetensors file, or a hub id")
         if path.suffix != ".safetensors":
             raise ConfigError(f"lora: {path} is no .safetensors file, and pickled weights are never loaded")
         return path
-
-    def _chosen(self, folder: Path) -> Path:
-        names = sorted(f.name for f in folder.glob("*.safetensors"))
-        name = self.weight_name or (LORA_FILE if LORA_FILE in names or len(names) != 1 else names[0])
-        if name not in names:
-            raise ConfigError(f"lora: {folder} holds no {name}; give its weight_name. {nearest(name, names)}")
-        return folder / name
 
     @property
     def hub_file(self) -> str:
@@ -126,11 +121,7 @@ class Loras:
         self._set: tuple[float, ...] | None = None
 
     def check(self, base: Checkpoint | None, *, fetch: bool) -> None:
-        """Looks at each file's header, and whether it fits the local pipeline `base`.
-
-        Args:
-            base: the pipeline; none where it is on the hub.
-            fetch: see WeightsLocation.check.
+        """Looks at each file's header, and whether it fits the local pipeline `base`; `fetch` as of WeightsLocation.
 
         Raises:
             ConfigError: peft or a file is missing.
@@ -169,13 +160,8 @@ class Loras:
         for adapter in self.adapters:
             file = adapter.fetched()
             try:
-                pipe.load_lora_weights(
-                    str(file.parent),
-                    weight_name=file.name,
-                    adapter_name=adapter.name,
-                    use_safetensors=True,
-                    local_files_only=True,
-                )
+                names = {"weight_name": file.name, "adapter_name": adapter.name}
+                pipe.load_lora_weights(str(file.parent), **names, use_safetensors=True, local_files_only=True)
             except (ValueError, RuntimeError, KeyError, TypeError, AttributeError, OSError, ImportError) as error:
                 raise DataError(f"lora: {file} does not fit {self.who}: {one_line(error)}") from error
             _check_loaded(pipe, adapter, file, self.who)
@@ -187,19 +173,14 @@ class Loras:
             pipe.unload_lora_weights()
 
     def check_call(self, settings: Settings, pipeline: Any) -> dict[str, Any]:
-        """The settings without `lora_scale`.
-
-        Raises:
-            ConfigError: the scale is no number, has no adapter, or is fixed since they are fused; or the pipeline's
-                class takes no LoRA.
-        """
+        """The settings without `lora_scale`. ConfigError: see `_scales`; or the pipeline's class takes no LoRA."""
         if self.adapters and pipeline is not None:
             _takes_lora(pipeline, self.who)
         self._scales(settings)
         return {key: value for key, value in settings.items() if key != SCALE}
 
     def _scales(self, settings: Settings) -> list[float]:
-        """One scale per adapter."""
+        """One scale per adapter. ConfigError: it is no number, has no adapter, or is fixed since they are fused."""
         given = settings.get(SCALE)
         if given is None:
             return [adapter.scale for adapter in self.adapters]

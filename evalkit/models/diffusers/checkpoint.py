@@ -93,12 +93,9 @@ class Checkpoint:
         names = {part.name for part in self.components()}
         if names & {"tokenizer", "text_encoder", "tokenizer_2", "text_encoder_2", "bert"}:
             return "text"
-        for part in self.components():
-            if part.name in _DENOISERS and (part.folder / "config.json").is_file():
-                config = read_json(part.folder / "config.json")
-                if config.get("num_class_embeds") or config.get("num_embeds_ada_norm"):
-                    return "class"
-        return "none"
+        configs = [self.config_of(name) for name in _DENOISERS]
+        knows_classes = any(c.get("num_class_embeds") or c.get("num_embeds_ada_norm") for c in configs)
+        return "class" if knows_classes else "none"
 
     def config_of(self, name: str) -> dict[str, Any]:
         """The configuration of one part ("scheduler", "unet"), empty where there is none."""
@@ -146,10 +143,8 @@ class Checkpoint:
 
     def weight_files(self, part: Component) -> list[Path]:
         """The safetensors files that a part is read from, as diffusers chooses them. ConfigError: there are none."""
-        variants = [self.variant, None] if self.variant else [None]
-        for variant in variants:
+        for tail in (f".{self.variant}", "") if self.variant else ("",):
             for stem in _STEMS:
-                tail = f".{variant}" if variant else ""
                 single = part.folder / f"{stem}{tail}.safetensors"
                 if single.is_file():
                     return [single]

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from evalkit.data import codec
 from evalkit.errors import ConfigError, DataError, nearest
-from evalkit.models.base import Request
+from evalkit.models.base import Request, Settings
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -69,7 +69,7 @@ class ImageInputs:
         """Whether images are resized to the sample's size."""
         return bool(self) and not (self.optional or self.upscales)
 
-    def alone(self, wanted: Mapping[str, Any]) -> bool:
+    def alone(self, wanted: Settings) -> bool:
         """Whether no two samples may share a call."""
         return bool(self) and (not self.batches or wanted.get("padding_mask_crop") is not None)
 
@@ -139,7 +139,7 @@ def check_settings(pipeline: Any, inputs: ImageInputs, wanted: dict[str, Any], w
         raise ConfigError(f"{who}: give both height and width, or none: then the prompts' images decide")
 
 
-def check_prompts(inputs: ImageInputs, prompts: Sequence[Prompt], wanted: Mapping[str, Any], who: str) -> None:
+def check_prompts(inputs: ImageInputs, prompts: Sequence[Prompt], wanted: Settings, who: str) -> None:
     """Looks at the images that prompts name, before the first sample: all are there, and of one size.
 
     Raises:
@@ -147,106 +147,76 @@ def check_prompts(inputs: ImageInputs, prompts: Sequence[Prompt], wanted: Mappin
     """
     if not inputs:
         return
-    first: tuple[tuple[int, int], Path] | None = None
+    sized: list[tuple[tuple[int, int], Path]] = []
     for number, prompt in enumerate(prompts):
         request = Request(number, 0, prompt.text, control=prompt.control, source=prompt.source, mask=prompt.mask)
         paths = _paths(inputs, request, wanted, who)
         leading = paths.get("source") or paths.get("control")
-        if leading is None or _asked_size(wanted):
-            continue
-        header = codec.inspect(leading)
-        size = (header.width, header.height)
-        first = first or (size, leading)
-        if size != first[0] and not inputs.optional:
-            raise DataError(_differing(who, first, (size, leading), inputs))
+        if leading is not None and not _asked_size(wanted):
+            header = codec.inspect(leading)
+            sized.append(((header.width, header.height), leading))
+    if not inputs.optional:
+        _check_one_size(sized, inputs, who)
 
 
-def call(
-    inputs: ImageInputs, requests: Sequence[Request], wanted: Mapping[str, Any], pipe: Any, who: str
-) -> dict[str, Any]:
+def call(inputs: ImageInputs, requests: Sequence[Request], wanted: Settings, pipe: Any, who: str) -> dict[str, Any]:
     """The pipeline's arguments for some samples: the settings that it takes, the images, and the size they have now.
 
     Raises:
         DataError: a request lacks an image, an image cannot be read, sizes differ.
     """
+    from PIL import Image
+
     takes = inspect.signature(type(pipe).__call__).parameters
     made = {name: value for name, value in wanted.items() if name in takes or name not in inputs.settings()}
     nets = len(getattr(getattr(pipe, "controlnet", None), "nets", ())) or 1
+    factor = max(_MULTIPLE, getattr(pipe, "vae_scale_factor", _MULTIPLE))
     rows: list[dict[str, Any]] = []
-    sizes: list[tuple[tuple[int, int], Path]] = []
+    sized: list[tuple[tuple[int, int], Path]] = []
     for request in requests:
         paths = _paths(inputs, request, wanted, who)
         if not paths:
             return made  # none are needed; those that do without are called one by one
-        found = {kind: _read(path) for kind, path in paths.items()}
-        leading = "source" if "source" in found else "control"
-        size = _asked_size(wanted) or found[leading].size
-        if inputs.sizes:
-            size = _rounded(size, wanted, pipe)
-            found = {kind: _resized(image, size, kind) for kind, image in found.items()}
-        sizes.append((size, paths[leading]))
-        rows.append(_row(inputs, found, wanted, pipe, nets))
-    for size_of in sizes:
-        if size_of[0] != sizes[0][0]:
-            raise DataError(_differing(who, sizes[0], size_of, inputs))
+        images = {kind: Image.fromarray(codec.decode(path)) for kind, path in paths.items()}
+        leading = "source" if "source" in images else "control"
+        width, height = size = images[leading].size
+        if inputs.sizes:  # a size that is asked for stays as it is, or is refused by the pipeline
+            size = max(width // factor, 1) * factor, max(height // factor, 1) * factor
+            size = _asked_size(wanted) or size
+            how = {"mask": Image.Resampling.NEAREST}
+            images = {k: image.resize(size, how.get(k, Image.Resampling.LANCZOS)) for k, image in images.items()}
+        sized.append((_asked_size(wanted) or size, paths[leading]))
+        rows.append(_row(inputs, images, wanted, pipe, nets))
+    _check_one_size(sized, inputs, who)
     if inputs.sizes and "height" in takes and "width" in takes:
-        made |= {"width": sizes[0][0][0], "height": sizes[0][0][1]}
+        width, height = sized[0][0]
+        made |= {"width": width, "height": height}
     alone = inputs.alone(wanted)
     return made | {name: rows[0][name] if alone else [row[name] for row in rows] for name in rows[0]}
 
 
-def _paths(inputs: ImageInputs, request: Request, wanted: Mapping[str, Any], who: str) -> dict[str, Path]:
+def _paths(inputs: ImageInputs, request: Request, wanted: Settings, who: str) -> dict[str, Path]:
     """The files of a request's images by kind."""
-    named = {"source": request.source, "mask": request.mask, "control": request.control}
-    if inputs.control and wanted.get("control_from") is not None:
-        named["control"] = request.control or request.source
-    found: dict[str, Path] = {}
-    for kind in ("source", "mask", "control"):
-        if getattr(inputs, kind) is None:
-            continue
-        path = named[kind]
-        if path is not None:
-            found[kind] = Path(path)
-        elif not inputs.optional:
+    control = request.control or (None if wanted.get("control_from") is None else request.source)
+    named = {"source": request.source, "mask": request.mask, "control": control}
+    taken = {kind: path for kind, path in named.items() if getattr(inputs, kind) is not None}
+    for kind, path in taken.items():
+        if path is None and not inputs.optional:
             asked = "" if request.prompt is None else f" ('{request.prompt[:40]}')"
             raise DataError(
                 f"{who} wants a {kind} image of each prompt, and that of sample {request.index}{asked} names none: "
                 f"give the prompt set a column of paths (prompts.table.{kind}=COLUMN)"
             )
-    return found
+    return {kind: Path(path) for kind, path in taken.items() if path is not None}
 
 
-def _asked_size(wanted: Mapping[str, Any]) -> tuple[int, int] | None:
+def _asked_size(wanted: Settings) -> tuple[int, int] | None:
     """(width, height) of the settings, where both are given."""
     width, height = wanted.get("width"), wanted.get("height")
     return (width, height) if width and height else None
 
 
-def _rounded(size: tuple[int, int], wanted: Mapping[str, Any], pipe: Any) -> tuple[int, int]:
-    if _asked_size(wanted):
-        return size  # as asked, or refused by the pipeline
-    factor = max(_MULTIPLE, getattr(pipe, "vae_scale_factor", _MULTIPLE))
-    width, height = (max(side // factor, 1) * factor for side in size)
-    return width, height
-
-
-def _read(path: Path) -> Image:
-    from PIL import Image
-
-    return Image.fromarray(codec.decode(path))
-
-
-def _resized(image: Image, size: tuple[int, int], kind: str) -> Image:
-    from PIL import Image
-
-    if image.size == size:
-        return image
-    return image.resize(size, Image.Resampling.NEAREST if kind == "mask" else Image.Resampling.LANCZOS)
-
-
-def _row(
-    inputs: ImageInputs, found: Mapping[str, Image], wanted: Mapping[str, Any], pipe: Any, nets: int
-) -> dict[str, Any]:
+def _row(inputs: ImageInputs, found: Mapping[str, Image], wanted: Settings, pipe: Any, nets: int) -> dict[str, Any]:
     """One sample's images by the name of the argument that takes them."""
     row: dict[str, Any] = {}
     if inputs.source and "source" in found:
@@ -292,10 +262,9 @@ def _canny_arguments(given: Any, who: str) -> dict[str, float]:
     return dict(arguments or {})
 
 
-def _differing(
-    who: str, first: tuple[tuple[int, int], Path], other: tuple[tuple[int, int], Path], inputs: ImageInputs
-) -> str:
-    """The line on two images whose samples would be of different sizes."""
-    sizes = ["{}x{}".format(*size) for size, _ in (first, other)]
-    remedy = "set height and width, or resize them" if inputs.sizes else "resize them"
-    return f"{who}: {first[1]} is {sizes[0]} and {other[1]} is {sizes[1]}: samples of one set have one size; {remedy}"
+def _check_one_size(sized: Sequence[tuple[tuple[int, int], Path]], inputs: ImageInputs, who: str) -> None:
+    for size, path in sized:
+        if size != sized[0][0]:
+            remedy = "set height and width, or resize them" if inputs.sizes else "resize them"
+            sizes = "{2} is {0}x{1}".format(*sized[0][0], sized[0][1]), "{2} is {0}x{1}".format(*size, path)
+            raise DataError(f"{who}: {' and '.join(sizes)}: samples of one set have one size; {remedy}")

@@ -80,14 +80,10 @@ class Efficiency:
         return {name: value for name, value in options.items() if name not in later or value is not None}
 
     def check(self, adapters: int, fused: bool) -> None:
-        """Looks for packages, without importing them.
-
-        Args:
-            adapters: how many LoRA adapters there are.
-            fused: whether they are added to the weights.
+        """Looks for packages, without importing them; `adapters`: how many LoRAs there are, `fused` into the weights.
 
         Raises:
-            ConfigError: one is missing, or two options exclude each other.
+            ConfigError: a package is missing, or two options exclude each other.
         """
         package = "torchao" if self.quantize in _TORCHAO else "bitsandbytes" if self.quantize in _BITSANDBYTES else None
         if package and importlib.util.find_spec(package) is None:
@@ -128,12 +124,7 @@ class Efficiency:
                     raise ConfigError(f"cache: {part.__name__} of {who} takes none; some transformers do")
 
     def loading(self, names: Sequence[str], dtype: Any) -> dict[str, Any]:
-        """What `from_pretrained` is told: bitsandbytes quantises while it loads.
-
-        Args:
-            names: the pipeline's parts.
-            dtype: that the layers compute in.
-        """
+        """What `from_pretrained` is told, where bitsandbytes quantises those of the parts `names` that denoise."""
         if self.quantize not in _BITSANDBYTES:
             return {}
         from diffusers import BitsAndBytesConfig

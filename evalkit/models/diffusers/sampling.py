@@ -95,13 +95,7 @@ def _noise_kind(cls_name: str, config: Mapping[str, Any]) -> str:
 
 
 def build_scheduler(sampler: Sampler | None, own_class: Any, own_config: Mapping[str, Any], who: str) -> Any:
-    """A fresh scheduler: the model's own, or another class on the model's ORIGINAL scheduler config.
-
-    Args:
-        sampler: scheduler class and options; none, or without a class: the model's own class.
-        own_class: the model's scheduler class.
-        own_config: its config.
-        who: the model, for messages.
+    """A fresh scheduler: the model's own class, or that of `sampler`, on the model's ORIGINAL scheduler config.
 
     Raises:
         ConfigError: unknown class or option (the nearest name is offered), or it does not fit the model.
