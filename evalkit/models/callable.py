@@ -6,7 +6,7 @@ import importlib.util
 import inspect
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 from evalkit.config.build import build, locate
 from evalkit.errors import ConfigError, DataError, nearest
@@ -18,8 +18,6 @@ from evalkit.utils import devices
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
-
-_CONDITIONING = ("text", "class", "none")
 
 
 class CallableModel(Model):
@@ -45,8 +43,9 @@ class CallableModel(Model):
         version: str | None = None,
         keep: bool = False,
     ) -> None:
-        if conditioning not in _CONDITIONING:
-            raise ConfigError(f"conditioning '{conditioning}' is not known. {nearest(conditioning, _CONDITIONING)}")
+        if conditioning not in get_args(Conditioning):
+            near = nearest(conditioning, get_args(Conditioning))
+            raise ConfigError(f"conditioning '{conditioning}' is not known. {near}")
         if isinstance(function, Mapping) and not function.get("_target_"):
             raise ConfigError("function has no _target_: give package.module.name, or {_target_: package.module.Class}")
         self.function = dict(function) if isinstance(function, Mapping) else str(function)

@@ -30,11 +30,7 @@ class TorchModuleModel(GanModel):
         weights: .safetensors, or a .pt/.pth file that holds tensors alone (`weights_only=True`); it must fit exactly.
         weights_key: the state dict's key in the file ("g_ema"), where it holds more than one.
         torchscript: a TorchScript file, instead of module and weights.
-        latent_dim: z is f32 [B, latent_dim], or [B, *latent_dim].
-        latent: "normal", or "uniform" in [-1, 1].
-        num_classes: gives `forward` class labels: a sample's own, or its index modulo this.
-        class_input: "index": i64 [B]; "one_hot": f32 [B, num_classes].
-        output_range: what the module's darkest and lightest value are; beyond it is clamped, halves are rounded up.
+        latent_dim, latent, num_classes, class_input, output_range: see GanModel in latent.py.
         dtype: "float32", "float16" or "bfloat16".
 
     Call setting `truncation`: latent values beyond +-truncation are drawn again until they are within (the truncation

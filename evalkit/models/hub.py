@@ -26,12 +26,7 @@ def entries(given: Any) -> list[Any]:
 
 
 def read_entry(option: str, entry: Any, keys: Collection[str] = ("path", "revision")) -> dict[str, Any]:
-    """An option's entry, a path or a mapping with a `path`, as a mapping.
-
-    Args:
-        option: for messages.
-        entry: as in the YAML.
-        keys: those that the mapping may have.
+    """An option's entry in the YAML, a path or a mapping of `keys` with a `path`, as a mapping.
 
     Raises:
         ConfigError: it is neither, or has an unknown key (the nearest is offered).
@@ -82,10 +77,7 @@ class WeightsLocation:
 
         Args:
             file: one of its files.
-            fetch: whether what is not in the cache may be fetched later.
-
-        Raises:
-            ConfigError: it is not there.
+            fetch: whether what is not in the cache may be fetched later; if not, its absence is a ConfigError.
         """
         offline = os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE")
         if not self.on_hub or (fetch and not offline) or HubFile(self.path, file, self.revision).cached():

@@ -64,7 +64,7 @@ class GanModel(LatentModel):
         latent: "normal", or "uniform" in [-1, 1].
         num_classes: gives the generator class labels: a sample's own, or its index modulo this.
         class_input: "index": i64 [B]; "one_hot": f32 [B, num_classes].
-        output_range: what the generator's darkest and lightest value are; beyond it is clamped.
+        output_range: what the generator's darkest and lightest value are; beyond it is clamped, halves are rounded up.
     """
 
     call_settings = frozenset({"truncation"})

@@ -176,12 +176,7 @@ class VaeReconstruction(Model):
     # ---- the work
 
     def generate(self, requests: Sequence[Request], *, sampler: Sampler | None, settings: Settings) -> Generated:
-        """Encodes and decodes one image per request; with posterior="sample" by the request's own generator.
-
-        Raises:
-            ConfigError: an image is of a size that the autoencoder does not take.
-            DataError: a prompt names no source, sizes differ within a batch, or the output holds NaN.
-        """
+        """Encodes and decodes one image per request; with posterior="sample" by the request's own generator."""
         import numpy as np
         import torch
 
@@ -202,10 +197,9 @@ class VaeReconstruction(Model):
     def _read(self, requests: Sequence[Request]) -> list[NDArray[np.uint8]]:
         if self.images is not None:
             numbers = [request.index for request in requests]
-            if numbers == list(range(numbers[0], numbers[0] + len(numbers))):
-                found: list[NDArray[np.uint8]] = self._source.read(range(numbers[0], numbers[0] + len(numbers)))
-                return found
-            return list(itertools.chain.from_iterable(self._source.read(range(i, i + 1)) for i in numbers))
+            together = range(numbers[0], numbers[0] + len(numbers))
+            parts = [together] if numbers == list(together) else [range(i, i + 1) for i in numbers]
+            return list(itertools.chain.from_iterable(map(self._source.read, parts)))
         from evalkit.data.codec import decode
 
         images = []

@@ -148,12 +148,7 @@ class Loras:
         return {"lora": [adapter.identity() for adapter in self.adapters], "lora_fused": self.fused}
 
     def load(self, pipe: Any) -> None:
-        """Puts all adapters into the pipeline, and fuses them where that is asked for.
-
-        Raises:
-            ConfigError: the pipeline's class takes none.
-            DataError: one does not fit the pipeline.
-        """
+        """Puts all adapters into the pipeline, and fuses them where that is asked for. Raises as `Model.load`."""
         if not self.adapters:
             return
         _takes_lora(type(pipe), self.who)

@@ -106,12 +106,7 @@ class Checkpoint:
         return {}
 
     def check(self) -> None:
-        """Looks for every file, and at the header of every weight file.
-
-        Raises:
-            ConfigError: a file is missing (named), or only weights in a pickle are there.
-            DataError: a file is broken (named).
-        """
+        """Looks for every file, and at the header of every weight file, as `Model.check`; pickles do not count."""
         self.pipeline_class()
         found_variant = False
         for part in self.components():

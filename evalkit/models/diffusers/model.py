@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 from evalkit.errors import ConfigError, nearest, whole_number
 from evalkit.models.base import Conditioning, Generated, Request, Sampler, Settings
@@ -40,7 +40,6 @@ if TYPE_CHECKING:
     from evalkit.prompts.sets import Prompt
 
 DTYPES = ("float32", "float16", "bfloat16", "auto")
-CONDITIONINGS = ("text", "class", "none")
 # Their own loops fit one scheduler alone; ours fits all, and equals theirs where they work.
 _LOOPED = {"DDPMPipeline": 1000, "DDIMPipeline": 50, "PNDMPipeline": 50}  # and their default steps
 # What this class hands to the pipeline itself; settings must not name them.
@@ -114,10 +113,9 @@ class DiffusersModel(NoiseModel):
     ) -> None:
         if dtype not in DTYPES:
             raise ConfigError(f"dtype '{dtype}' is not known. {nearest(dtype, DTYPES)}")
-        if conditioning not in (*CONDITIONINGS, None):
-            raise ConfigError(
-                f"conditioning '{conditioning}' is not known. {nearest(str(conditioning), CONDITIONINGS)}"
-            )
+        if conditioning not in (*get_args(Conditioning), None):
+            near = nearest(str(conditioning), get_args(Conditioning))
+            raise ConfigError(f"conditioning '{conditioning}' is not known. {near}")
         self.location, self.variant, self.dtype = WeightsLocation(path, revision), variant, dtype
         self.who = f"model '{path}'"  # in messages
         self.efficiency = Efficiency(compile, attention_slicing, vae_tiling, vae_slicing, quantize, attention, cache)
@@ -266,24 +264,23 @@ class DiffusersModel(NoiseModel):
         settings = self.loras.set(self._pipe, settings)
         scheduler_class = type(self._own_scheduler)
         counter = Evaluations(denoisers(self._pipe))
-        images: list[NDArray[np.uint8] | None] = [None] * len(requests)
-        warned: list[list[str]] = [[] for _ in requests]
+        images: dict[int, tuple[NDArray[np.uint8], list[str]]] = {}  # and their warnings
         try:
             with quiet(), torch.no_grad():
                 alone = self.efficiency.alone or self._inputs(type(self._pipe)).alone(_flat(settings))
                 for indices in [[i] for i in range(len(requests))] if alone else alike(requests, settings):
                     scheduler, wanted = self._plan(type(self._pipe), self._own_scheduler, sampler, settings)
                     self._refuse_without_effect(wanted)
-                    made, warnings = self._run([requests[i] for i in indices], scheduler, wanted)
-                    for i, image, names in zip(indices, made, warnings, strict=True):
-                        images[i], warned[i] = image, names
+                    made = self._run([requests[i] for i in indices], scheduler, wanted)
+                    images |= zip(indices, zip(*made, strict=True), strict=True)
         except (ValueError, NotImplementedError, TypeError) as error:
             by = sampler.scheduler if sampler and sampler.scheduler else scheduler_class.__name__
             raise ConfigError(f"{self.who} with {by}: {one_line(error)}") from error
         finally:
             counter.close()
             self._pipe.scheduler = self._own_scheduler
-        return Generated(np.stack([i for i in images if i is not None]), counter.samples / len(requests), warned)
+        pixels, warned = zip(*(images[i] for i in range(len(requests))), strict=True)
+        return Generated(np.stack(pixels), counter.samples / len(requests), warned)
 
     def _refuse_without_effect(self, wanted: Mapping[str, Any]) -> None:
         transformer = getattr(self._pipe, "transformer", None)

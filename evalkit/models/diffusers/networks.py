@@ -51,11 +51,7 @@ class Network:
 
     @classmethod
     def read(cls, option: str, entry: Any) -> Network:
-        """From an option: a path, or a mapping such as {path: owner/name, revision: main}; a pipeline's VAE is found.
-
-        Raises:
-            ConfigError: it is neither.
-        """
+        """From an option as `WeightsLocation.read` takes it; of a path to a whole pipeline, its VAE."""
         location = WeightsLocation.read(option, entry)
         whole = option == "vae" and not location.on_hub and (location.local / INDEX).is_file()
         return cls(option, location, "vae" if whole else None)
@@ -64,11 +60,7 @@ class Network:
         return f"{self.option} '{self.location.path}{f'/{self.subfolder}' if self.subfolder else ''}'"
 
     def check(self, *, fetch: bool) -> None:
-        """Looks for the files; of a repository see `WeightsLocation.check`.
-
-        Raises:
-            ConfigError, DataError: a file is missing or broken (named), or it is another kind of network.
-        """
+        """Looks for the files, as `Model.check`; of a repository as `WeightsLocation.check`."""
         if self.location.on_hub:
             self.location.check(self._inside(_CONFIG), fetch=fetch)
             return
@@ -105,12 +97,9 @@ class Network:
     def fetched(self) -> Path:
         """Where its files are, fetched if need be. ConfigError: they cannot be had."""
         names = [_CONFIG]
-        for tail in {"", f".{self.variant}" if self.variant else ""}:
-            names += [
-                f"{_STEM}{tail}.safetensors",
-                f"{_STEM}{tail}-*.safetensors",
-                f"{_STEM}.safetensors.index{tail}.json",
-            ]
+        for tail in ("", f".{self.variant}") if self.variant else ("",):
+            names += [f"{_STEM}{tail}{rest}" for rest in (".safetensors", "-*.safetensors")]
+            names += [f"{_STEM}.safetensors.index{tail}.json"]
         return self.location.get([self._inside(name) for name in names])
 
     def diffusers_class(self, root: Path | None = None) -> Any:
@@ -125,9 +114,7 @@ class Network:
     def load(self, options: Mapping[str, Any]) -> Any:
         """The network on the CPU, in evaluation mode; `options` (the dtype) go to diffusers' `from_pretrained`.
 
-        Raises:
-            ConfigError: it cannot be had.
-            DataError: its files do not fit together.
+        Raises as `Model.load`.
         """
         root = self.fetched()
         cls, folder = self.diffusers_class(root), (root / self._inside(_CONFIG)).parent

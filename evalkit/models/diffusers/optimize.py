@@ -97,21 +97,20 @@ class Efficiency:
             raise ConfigError(f"quantize: {self.quantize} is not compiled: set compile: false")
 
     def check_call(self, parts: Sequence[Any], who: str, device: str | None = None) -> None:
-        """Tries on small layers whether this machine can do what is asked for. Imports torch and diffusers.
+        """Tries on small layers whether this machine can do what is asked for; ConfigError: it, or the model, cannot.
 
         Args:
             parts: the denoisers' classes, as far as they are known.
             who: the model, for messages.
             device: where it will run; none: the best that there is.
-
-        Raises:
-            ConfigError: the machine or the model cannot.
         """
         from evalkit.utils.devices import pick_device
 
         device = device or pick_device("auto")
-        if self.compile:
-            _check_compiler(device)
+        if self.compile and not compat.has_compiler(device):
+            cuda = device.startswith("cuda")
+            lacks = "needs triton on CUDA, which is not installed" if cuda else "finds no C++ compiler (g++)"
+            raise ConfigError(f"compile: torch.compile {lacks}: set compile: false")
         if self.quantize is not None:
             _check_quantize(self.quantize, device)
         if self.attention is not None:
@@ -170,14 +169,6 @@ class Efficiency:
     def alone(self) -> bool:
         """Whether no two requests may share a batch."""
         return self._cache()[0] in _ALONE
-
-
-def _check_compiler(device: str) -> None:
-    if compat.has_compiler(device):
-        return
-    if device.startswith("cuda"):
-        raise ConfigError("compile: torch.compile needs triton on CUDA, which is not installed: set compile: false")
-    raise ConfigError("compile: torch.compile finds no C++ compiler (g++): set compile: false")
 
 
 def _check_quantize(name: str, device: str) -> None:

@@ -43,11 +43,7 @@ class OnnxFile:
         self._session: Any = None
 
     def check(self) -> None:
-        """Looks for the package, the file, and the execution providers; for the CPU nothing is imported.
-
-        Raises:
-            ConfigError: one is not there (the providers that are, are named).
-        """
+        """Looks for the package, the file, and the execution providers (ConfigError); imports nothing for the CPU."""
         if importlib.util.find_spec("onnxruntime") is None:
             raise ConfigError(f"an .onnx model needs ONNX Runtime: {INSTALL}")
         if not self.path.is_file():
@@ -132,8 +128,7 @@ class OnnxFile:
     def run(self, feed: Mapping[str, torch.Tensor], output: str | None) -> torch.Tensor:
         """One call; each input is cast to the type that the graph declares. A graph of batch one is called B times.
 
-        Raises:
-            ConfigError: an input is missing or does not fit, or there is no such output.
+        ConfigError: an input is missing or does not fit, or there is no such output.
         """
         import torch
 
