@@ -271,16 +271,17 @@ class DiffusersModel(NoiseModel):
                 for indices in [[i] for i in range(len(requests))] if alone else alike(requests, settings):
                     scheduler, wanted = self._plan(type(self._pipe), self._own_scheduler, sampler, settings)
                     self._refuse_without_effect(wanted)
-                    made = self._run([requests[i] for i in indices], scheduler, wanted)
-                    images |= zip(indices, zip(*made, strict=True), strict=True)
+                    part = self._run([requests[i] for i in indices], scheduler, wanted)
+                    images |= zip(indices, zip(*part, strict=True), strict=True)
         except (ValueError, NotImplementedError, TypeError) as error:
             by = sampler.scheduler if sampler and sampler.scheduler else scheduler_class.__name__
             raise ConfigError(f"{self.who} with {by}: {one_line(error)}") from error
         finally:
             counter.close()
             self._pipe.scheduler = self._own_scheduler
-        pixels, warned = zip(*(images[i] for i in range(len(requests))), strict=True)
-        return Generated(np.stack(pixels), counter.samples / len(requests), warned)
+        made = [images[i] for i in range(len(requests))]
+        pixels = np.stack([image for image, _ in made])
+        return Generated(pixels, counter.samples / len(requests), [warnings for _, warnings in made])
 
     def _refuse_without_effect(self, wanted: Mapping[str, Any]) -> None:
         transformer = getattr(self._pipe, "transformer", None)
