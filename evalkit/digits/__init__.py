@@ -31,15 +31,7 @@ def weights_path(name: str) -> Path:
         name: ``classifier``, ``dcgan`` (safetensors files), ``clip``, ``ldm``, ``ddpm``, ``lora_striped`` or
             ``controlnet`` (folders).
     """
-    paths = {
-        "classifier": WEIGHTS / "classifier.safetensors",
-        "dcgan": WEIGHTS / "dcgan.safetensors",
-        "clip": WEIGHTS / "clip",
-        "ldm": WEIGHTS / "ldm",
-        "ddpm": WEIGHTS / "ddpm",
-        "lora_striped": WEIGHTS / "lora_striped",
-        "controlnet": WEIGHTS / "controlnet",
-    }
+    paths = {path.stem: path for path in sorted(WEIGHTS.iterdir())}
     if name not in paths:
         raise ValueError(f"unknown model {name!r}, expected one of {', '.join(paths)}")
     return paths[name]

@@ -25,8 +25,7 @@ def digits_of(captions: tuple[data.Caption, ...]) -> data.U8:
     """A held-out digit for each caption, none twice: uint8 [N,32,32]. Those of a class come in the file's order."""
     grey, labels = data.reference_digits()
     pools = {digit: iter(np.flatnonzero(labels == digit).tolist()) for digit in range(10)}
-    chosen = grey[[next(pools[caption.digit]) for caption in captions]]
-    return np.pad(chosen, ((0, 0), (2, 2), (2, 2)))  # as data.colourise pads
+    return data.padded(grey[[next(pools[caption.digit]) for caption in captions]])
 
 
 def write(folder: Path, count: int | None = None, sources: bool = False) -> Path:
@@ -44,15 +43,15 @@ def write(folder: Path, count: int | None = None, sources: bool = False) -> Path
 
     captions = data.PROMPTS[:count]
     grey = digits_of(captions)
-    inks, grounds = (np.array([getattr(c, f"{k}_index") for c in captions]) for k in ("ink", "background"))
+    _, inks, grounds = data.indices(captions)
     coloured = data.colourise(grey, inks, grounds).transpose(0, 2, 3, 1)
     outlines = canny(grey[..., None])
     for name in ("outlines", "sources") if sources else ("outlines",):
         (folder / name).mkdir(parents=True, exist_ok=True)
     if sources:
-        lower = np.zeros((data.IMAGE_SIZE, data.IMAGE_SIZE), np.uint8)
-        lower[data.IMAGE_SIZE // 2 :] = 255
-        Image.fromarray(lower).save(folder / "mask.png")
+        mask = Image.new("L", (data.IMAGE_SIZE, data.IMAGE_SIZE))
+        mask.paste(255, (0, data.IMAGE_SIZE // 2, data.IMAGE_SIZE, data.IMAGE_SIZE))
+        mask.save(folder / "mask.png")
     table = folder / "prompts.csv"
     with table.open("w", newline="", encoding="utf-8") as file:
         rows = csv.writer(file, lineterminator="\n")
@@ -72,7 +71,7 @@ def main(argv: list[str] | None = None) -> int:
     """Writes a folder; returns the exit status."""
     parser = argparse.ArgumentParser(prog="python -m evalkit.digits.conditions", description=__doc__)
     parser.add_argument("folder", type=Path)
-    parser.add_argument("--count", type=int, default=None, metavar="N", help="the first N captions (default: all 560)")
+    parser.add_argument("--count", type=int, metavar="N", help="the first N captions (default: all 560)")
     parser.add_argument("--sources", action="store_true", help="source images, targets and a mask as well")
     args = parser.parse_args(argv)
     if args.count is not None and not 1 <= args.count <= len(data.PROMPTS):

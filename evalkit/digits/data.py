@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import random
 import struct
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import permutations
 from pathlib import Path
@@ -89,6 +90,11 @@ PROMPTS: tuple[Caption, ...] = _prompts()
 """All 560 captions in a fixed shuffled order; the first k are a fair sample."""
 
 
+def indices(captions: Sequence[Caption]) -> I64:
+    """Digits, inks and backgrounds of captions as numbers, int64 [3,N]."""
+    return np.array([(c.digit, c.ink_index, c.background_index) for c in captions], dtype=np.int64).T
+
+
 def _read_idx(path: Path) -> U8:
     """Read one gzipped idx file of unsigned bytes, any number of dimensions."""
     with gzip.open(path, "rb") as file:
@@ -122,20 +128,24 @@ def load_mnist(folder: str | Path) -> tuple[U8, U8]:
     return images, labels
 
 
+def padded(grey: U8) -> U8:
+    """Digits uint8 [B,28,28] with 2 pixels of paper on each side: uint8 [B,32,32], which stay as they are."""
+    pad = (IMAGE_SIZE - grey.shape[-1]) // 2
+    return np.pad(grey, ((0, 0), (pad, pad), (pad, pad)))
+
+
 def colourise(grey: U8, ink: I64, background: I64) -> U8:
     """Colour grey digits: background * (1 - g) + ink * g.
 
     Args:
-        grey: uint8 [B,28,28] (padded here by 2 pixels a side) or [B,32,32].
+        grey: uint8 [B,28,28] or [B,32,32], see `padded`.
         ink: int64 [B], positions in ``COLOURS``.
         background: int64 [B], likewise.
 
     Returns:
         uint8 [B,3,32,32].
     """
-    pad = (IMAGE_SIZE - grey.shape[-1]) // 2
-    grey = np.pad(grey, ((0, 0), (pad, pad), (pad, pad)))
-    g = grey[:, None].astype(np.float32) / 255.0  # [B,1,32,32] in [0,1]
+    g = padded(grey)[:, None].astype(np.float32) / 255.0  # [B,1,32,32] in [0,1]
     front = PALETTE_RGB[ink].astype(np.float32)[:, :, None, None]  # [B,3,1,1]
     back = PALETTE_RGB[background].astype(np.float32)[:, :, None, None]
     return np.round(back * (1.0 - g) + front * g).astype(np.uint8)
@@ -148,7 +158,7 @@ def reference_digits(path: Path = REFERENCE) -> tuple[U8, U8]:
 
 
 def reference_images(path: Path = REFERENCE, style: str | None = None) -> tuple[U8, list[Caption]]:
-    """The reference set, coloured by a fixed rule; with `style` (one of `styles.STYLES`), the same digits in that ink.
+    """The reference set, coloured by a fixed rule; with `style` (one of `STYLES`), the same digits in that ink.
 
     The i-th digit of its class gets pair ``i % 56`` of a fixed permutation of the 56 colour pairs, so that
     within each class no pair appears more than once oftener than another.
@@ -166,20 +176,23 @@ def reference_images(path: Path = REFERENCE, style: str | None = None) -> tuple[
         ink, background = order[seen[label] % len(order)]
         seen[label] += 1
         captions.append(Caption(label, COLOURS[ink], COLOURS[background]))
-    inks = np.array([c.ink_index for c in captions], dtype=np.int64)
-    backgrounds = np.array([c.background_index for c in captions], dtype=np.int64)
+    _, inks, backgrounds = indices(captions)
     return colourise(grey, inks, backgrounds), captions
 
 
 STYLES = ("striped",)
-"""Names of the styles; each is a function below of the stroke's coverage."""
+"""Names of the styles, see `styled`."""
 
 
 def styled(grey: U8, style: str) -> U8:
     """Digits in a style; `colourise` colours them as it does plain ones.
 
+    Striped: bold ink, a pixel wider on each side, cut into stripes, 4 rows of it and 4 rows without. The rows are those
+    of the text-to-image model's latents, 4 pixels each: finer patterns, and inks half as strong, its autoencoder cannot
+    draw.
+
     Args:
-        grey: uint8 [B,28,28] (padded here by 2 pixels a side) or [B,32,32]; 0 paper, 255 stroke.
+        grey: uint8 [B,28,28] or [B,32,32], see `padded`; 0 paper, 255 stroke.
         style: one of STYLES.
 
     Returns:
@@ -187,19 +200,9 @@ def styled(grey: U8, style: str) -> U8:
     """
     if style not in STYLES:
         raise ValueError(f"unknown style {style!r}, expected one of {', '.join(STYLES)}")
-    pad = (IMAGE_SIZE - grey.shape[-1]) // 2
-    return striped(np.pad(grey, ((0, 0), (pad, pad), (pad, pad))))
-
-
-def striped(grey: U8) -> U8:
-    """Bold ink cut into stripes, 4 rows of it and 4 rows without: uint8 [B,32,32] -> the same.
-
-    The stroke is a pixel wider on each side. The rows are those of the text-to-image model's latents, 4 pixels each:
-    finer patterns, and inks half as strong, its autoencoder cannot draw.
-    """
     from scipy.ndimage import maximum_filter
 
     cross = np.array([[[0, 1, 0], [1, 1, 1], [0, 1, 0]]], dtype=bool)
     inked = np.arange(IMAGE_SIZE) // 4 % 2 == 0  # [32]
-    bold: U8 = maximum_filter(grey, footprint=cross)
+    bold: U8 = maximum_filter(padded(grey), footprint=cross)
     return np.where(inked[:, None], bold, np.uint8(0))

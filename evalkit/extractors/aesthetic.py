@@ -16,10 +16,9 @@ from evalkit.extractors.clip import Clip
 from evalkit.utils.weights import Published, Weights, read_state
 
 if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
     from torch import Tensor
 
+    from evalkit.extractors.base import Images
 HEAD = Published(
     "the aesthetic predictor's",
     "https://github.com/christophschuhmann/improved-aesthetic-predictor/raw/main/sac%2Blogos%2Bava1-l14-linearMSE.pth",
@@ -82,9 +81,7 @@ class Aesthetic(Clip):
         super().unload()
         self._layers = []
 
-    def __call__(
-        self, images: Sequence[NDArray[np.uint8]], prompts: Sequence[str], layers: Sequence[str]
-    ) -> dict[str, Tensor]:
+    def __call__(self, images: Images, prompts: Sequence[str], layers: Sequence[str]) -> dict[str, Tensor]:
         of_clip = [layer for layer in layers if layer != "score"]
         if "score" not in layers:
             return super().__call__(images, prompts, of_clip)

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from evalkit.errors import ConfigError
+from evalkit.errors import ConfigError, nearest
 from evalkit.numerics.blockwise import full_float32
 
 if TYPE_CHECKING:
@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from evalkit.utils.weights import Weights
+
+    Images = Sequence[NDArray[np.uint8]]  # each u8 [H,W,3], of any sizes
 
 MAX_BATCH = 64  # the feature pass decodes blocks of 64 images; an extractor cuts each into its own batches
 
@@ -50,6 +52,11 @@ class Extractor(ABC):
             raise ConfigError(f"extractor.{name}.batch_size={batch_size}: must be 1 to {MAX_BATCH}")
         self.name = name
         self.batch_size = batch_size
+
+    def _choose(self, option: str, value: object, choices: Collection[str]) -> None:
+        """Raises ConfigError where an option's value is none of the choices."""
+        if value not in choices:
+            raise ConfigError(f"extractor.{self.name}.{option}={value}: {nearest(str(value), choices)}")
 
     @property
     def where(self) -> str:
@@ -92,9 +99,7 @@ class Extractor(ABC):
         """Brings the network to `device` ("cpu", "cuda", "mps"); does nothing where it is there already."""
 
     @abstractmethod
-    def __call__(
-        self, images: Sequence[NDArray[np.uint8]], prompts: Sequence[str], layers: Sequence[str]
-    ) -> dict[str, Tensor]:
+    def __call__(self, images: Images, prompts: Sequence[str], layers: Sequence[str]) -> dict[str, Tensor]:
         """Features of one batch, after `load`.
 
         Args:
@@ -131,17 +136,24 @@ class NetworkExtractor(Extractor):
     """
 
     weights: Weights
+    _net: Any = None
+    _device: str | None = None
+    _canonical = False  # whether the options say so
 
-    def __init__(self, name: str, batch_size: int) -> None:
-        super().__init__(name, batch_size)
-        self._net: Any = None
-        self._device: str | None = None
+    @property
+    def network(self) -> Any:
+        """The module, after `load`."""
+        assert self._net is not None, "load() comes first"
+        return self._net
 
     def check(self, *, fetch: bool = True) -> None:
         self.weights.find(fetch=fetch)
 
     def label(self) -> str:
         return ":".join(filter(None, (self.name, self.weights.tag())))
+
+    def canonical(self) -> bool:
+        return self._canonical and self.label() == self.name
 
     @abstractmethod
     def _load(self) -> Any:
@@ -159,7 +171,7 @@ class NetworkExtractor(Extractor):
         self._device = None
 
 
-def to_tensor(images: Sequence[NDArray[np.uint8]]) -> Tensor:
+def to_tensor(images: Images) -> Tensor:
     """Images of one size, each u8 [H,W,3], as u8 [B,3,H,W] (a view with channels last in memory)."""
     import numpy as np
     import torch
@@ -167,12 +179,17 @@ def to_tensor(images: Sequence[NDArray[np.uint8]]) -> Tensor:
     return torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2)  # NHWC -> NCHW
 
 
-def by_size(images: Sequence[NDArray[np.uint8]]) -> dict[tuple[int, ...], list[int]]:
-    """Positions of the images of each size, sizes in order of their first image."""
-    groups: dict[tuple[int, ...], list[int]] = {}
+def resized(images: Images, size: tuple[int, ...], device: str | None, resize: Callable[[Tensor], Tensor]) -> Tensor:
+    """One batch f32 [B,3,*size] on `device`: `resize` is called once per size of the images, u8 [b,3,H,W]."""
+    import torch
+
+    positions: dict[tuple[int, ...], list[int]] = {}
     for position, image in enumerate(images):
-        groups.setdefault(image.shape[:2], []).append(position)
-    return groups
+        positions.setdefault(image.shape[:2], []).append(position)
+    x = torch.empty(len(images), 3, *size, device=device)
+    for same in positions.values():
+        x[same] = resize(to_tensor([images[i] for i in same]).to(device))
+    return x
 
 
 @contextmanager

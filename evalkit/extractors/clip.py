@@ -21,10 +21,9 @@ from evalkit.utils.text import one_line
 from evalkit.utils.weights import HubFile, Weights, read_state
 
 if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
     from torch import Tensor
 
+    from evalkit.extractors.base import Images
 LOCAL_DIR = "local-dir:"
 CONFIG_NAME = "open_clip_config.json"
 WEIGHTS_NAME = "open_clip_model.safetensors"
@@ -76,21 +75,12 @@ class Clip(NetworkExtractor):
         batch_size: int = 32,
     ) -> None:
         super().__init__(name, batch_size)
-        if resize_mode not in (None, *RESIZE_MODES):
-            raise ConfigError(f"extractor.{name}.resize_mode={resize_mode}: choices are {', '.join(RESIZE_MODES)}")
-        self.model = model
-        self.pretrained = pretrained
-        self.repo = repo
-        self.filename = filename
-        self.resize_mode = resize_mode
-        self.prefix = prefix
-        self.revision = revision
-        self.quick_gelu = quick_gelu
-        self.sha256 = sha256
-        self.download = download
-        self._canonical = canonical
-        self._tokenizer: Any = None
-        self._preprocess: Any = None
+        if resize_mode is not None:
+            self._choose("resize_mode", resize_mode, RESIZE_MODES)
+        self.model, self.pretrained, self.prefix = model, pretrained, prefix
+        self.repo, self.filename, self.revision = repo, filename, revision
+        self.quick_gelu, self.resize_mode, self._canonical = quick_gelu, resize_mode, canonical
+        self.sha256, self.download = sha256, download
 
     # -- what is where, without torch
 
@@ -100,7 +90,7 @@ class Clip(NetworkExtractor):
             return resolve_path(self.model.removeprefix(LOCAL_DIR))
         return resolve_path(self.model) if self.model.startswith(PKG_SCHEME) else None
 
-    def _config(self) -> dict[str, Any] | None:
+    def _config(self) -> dict[str, Any]:
         """The architecture's JSON: of the folder, or of open_clip's own collection."""
         folder = self._folder()
         if folder is not None:
@@ -129,7 +119,7 @@ class Clip(NetworkExtractor):
 
     @property
     def layers(self) -> Mapping[str, int | None]:
-        width = (self._config() or {}).get("embed_dim")
+        width = self._config().get("embed_dim")
         return dict.fromkeys(("image", "text", "image_unit", "text_logit"), width)
 
     @functools.cached_property
@@ -157,9 +147,8 @@ class Clip(NetworkExtractor):
         from open_clip import pretrained
 
         assert self.pretrained is not None
-        repo, _, file = str(pretrained.get_pretrained_cfg(self.model, self.pretrained).get("hf_hub", "")).rpartition(
-            "/"
-        )
+        on_hub = pretrained.get_pretrained_cfg(self.model, self.pretrained).get("hf_hub", "")
+        repo, _, file = str(on_hub).rpartition("/")
         if not repo:
             near = nearest(self.pretrained, pretrained.list_pretrained_tags_by_model(self.model))
             raise ConfigError(
@@ -187,9 +176,6 @@ class Clip(NetworkExtractor):
             **({"resize_mode": self.resize_mode} if self.resize_mode else {}),
             **({"prefix": self.prefix} if self.prefix else {}),
         }
-
-    def canonical(self) -> bool:
-        return self._canonical and self.label() == self.name
 
     def label(self) -> str:
         return super().label() if self._folder() is None else self.name
@@ -228,15 +214,12 @@ class Clip(NetworkExtractor):
         self._preprocess = image_transform_v2(PreprocessCfg(**network.visual.preprocess_cfg), is_train=False)
         return network.eval().requires_grad_(False)
 
-    def __call__(
-        self, images: Sequence[NDArray[np.uint8]], prompts: Sequence[str], layers: Sequence[str]
-    ) -> dict[str, Tensor]:
+    def __call__(self, images: Images, prompts: Sequence[str], layers: Sequence[str]) -> dict[str, Tensor]:
         import torch
         from PIL import Image
         from torch.nn.functional import normalize
 
-        assert self._net is not None, "load() comes first"
-        network = self._net
+        network = self.network
         features: dict[str, Tensor] = {}
         with exact_float32():
             if not {"image", "image_unit"}.isdisjoint(layers):
@@ -251,7 +234,6 @@ class Clip(NetworkExtractor):
 
     def prompt_warnings(self, prompts: Sequence[str]) -> dict[str, int]:
         """The number of prompts that are longer than the context; open_clip cuts them and keeps the end token."""
-        assert self._net is not None, "load() comes first"
         tokenizer = self._tokenizer
         truncated = sum(token_count(tokenizer, self.prefix + text) > tokenizer.context_length for text in prompts)
         return {"prompt_truncated": truncated} if truncated else {}

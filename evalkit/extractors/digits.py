@@ -6,18 +6,17 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from evalkit.errors import ConfigError
-from evalkit.extractors.base import DECODER, NetworkExtractor, by_size, exact_float32, to_tensor
+from evalkit.extractors.base import DECODER, NetworkExtractor, exact_float32, resized
 from evalkit.utils.text import one_line
 from evalkit.utils.weights import TAG_LENGTH, Weights
 
 if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
     from torch import Tensor
 
     from evalkit.digits.nets import DigitClassifier
+    from evalkit.extractors.base import Images
 
-SIZE = 32
+SIZE = (32, 32)
 SHIPPED = "pkg://evalkit.digits/weights/classifier.safetensors"
 
 
@@ -34,11 +33,7 @@ class Digits(NetworkExtractor):
     embeds = True
 
     def __init__(
-        self,
-        weights: str = SHIPPED,
-        sha256: str | None = None,
-        batch_size: int = 64,
-        name: str = "digits",
+        self, weights: str = SHIPPED, sha256: str | None = None, batch_size: int = 64, name: str = "digits"
     ) -> None:
         super().__init__(name, batch_size)
         self.weights = Weights(f"extractor.{name}", "weights", weights, sha256=sha256)
@@ -51,7 +46,7 @@ class Digits(NetworkExtractor):
         return {
             "network": "evalkit.digits.nets.DigitClassifier",
             "weights": self.weights.digest(),
-            "resize": f"{SIZE}x{SIZE}, bilinear with antialias where the image has another size",
+            "resize": f"{SIZE[0]}x{SIZE[1]}, bilinear with antialias where the image has another size",
             "normalise": "x/127.5-1",
             "dtype": "float32",
             "decoder": DECODER,
@@ -70,28 +65,16 @@ class Digits(NetworkExtractor):
             raise ConfigError(f"{self.where}: {file} is not the digit classifier: {one_line(error)}") from error
 
     def embed(self, images: Tensor, layer: str) -> Tensor:
-        from torch.nn import functional
+        from evalkit.extractors.resizing import bilinear
 
-        assert self._net is not None, "load() comes first"
-        x = images.to(self._device).float()
-        if tuple(x.shape[2:]) != (SIZE, SIZE):
-            x = functional.interpolate(x, (SIZE, SIZE), mode="bilinear", antialias=True)
         with exact_float32():
-            return self._net(x / 127.5 - 1)[layer].float().cpu()  # type: ignore[no-any-return]
+            features: Tensor = self.network(bilinear(images.to(self._device), SIZE) / 127.5 - 1)[layer]
+            return features.float().cpu()
 
-    def __call__(
-        self, images: Sequence[NDArray[np.uint8]], prompts: Sequence[str], layers: Sequence[str]
-    ) -> dict[str, Tensor]:
-        import torch
-        from torch.nn import functional
+    def __call__(self, images: Images, prompts: Sequence[str], layers: Sequence[str]) -> dict[str, Tensor]:
+        from evalkit.extractors.resizing import bilinear
 
-        assert self._net is not None, "load() comes first"
         with exact_float32():
-            x = torch.empty(len(images), 3, SIZE, SIZE, device=self._device)
-            for size, positions in by_size(images).items():
-                same = to_tensor([images[i] for i in positions]).to(self._device).float()  # f32 [b,3,H,W], 0 to 255
-                if size != (SIZE, SIZE):
-                    same = functional.interpolate(same, (SIZE, SIZE), mode="bilinear", antialias=True)
-                x[positions] = same / 127.5 - 1
-            features = self._net(x)
+            x = resized(images, SIZE, self._device, lambda same: bilinear(same, SIZE))  # f32 [B,3,32,32], 0 to 255
+            features = self.network(x / 127.5 - 1)
         return {layer: features[layer].float().cpu() for layer in layers}

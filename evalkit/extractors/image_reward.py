@@ -17,10 +17,9 @@ from evalkit.utils.text import one_line
 from evalkit.utils.weights import HubFile, Weights, read_state
 
 if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
     from torch import Tensor
 
+    from evalkit.extractors.base import Images
 MEAN, STD = 0.16717362830052426, 1.0333394966054072  # of the rewards of the authors' validation set
 TOKENS = 35  # longer prompts are cut, [SEP] kept
 HEAD_WIDTH = 64  # of every attention head, in BERT base and ViT-L alike
@@ -42,6 +41,7 @@ class ImageReward(NetworkExtractor):
     """
 
     joint_layers = frozenset({"score"})
+    _canonical = True
 
     def __init__(
         self,
@@ -58,15 +58,8 @@ class ImageReward(NetworkExtractor):
     ) -> None:
         super().__init__(name, batch_size)
         owner = f"extractor.{name}"
-        on_hub, vocab_on_hub = (
-            HubFile(repo, "ImageReward.pt", revision),
-            HubFile(vocab_repo, "vocab.txt", vocab_revision),
-        )
-        self.weights = Weights(owner, "weights", weights, on_hub, sha256, download)
-        self.vocab = Weights(owner, "vocab", vocab, vocab_on_hub, download=download)
-        self._tokenizer: Any = None
-        self._preprocess: Any = None
-        self._mlp: list[tuple[Tensor, Tensor]] = []
+        self.weights = Weights(owner, "weights", weights, HubFile(repo, "ImageReward.pt", revision), sha256, download)
+        self.vocab = Weights(owner, "vocab", vocab, HubFile(vocab_repo, "vocab.txt", vocab_revision), download=download)
 
     @property
     def layers(self) -> Mapping[str, int | None]:
@@ -86,9 +79,6 @@ class ImageReward(NetworkExtractor):
             "dtype": "float32",
             "decoder": DECODER,
         }
-
-    def canonical(self) -> bool:
-        return self.label() == self.name
 
     def _load(self) -> Any:
         import torch
@@ -111,21 +101,17 @@ class ImageReward(NetworkExtractor):
         """Token ids and mask, i64 [B,T]: T is the longest prompt's, TOKENS at most; what follows a prompt is masked."""
         import torch
 
-        assert self._net is not None, "load() comes first"
         tokenizer = self._tokenizer
         tokenizer.enable_truncation(TOKENS)
         tokenizer.enable_padding()
         encoded = tokenizer.encode_batch(list(prompts))
         return torch.tensor([e.ids for e in encoded]), torch.tensor([e.attention_mask for e in encoded])
 
-    def __call__(
-        self, images: Sequence[NDArray[np.uint8]], prompts: Sequence[str], layers: Sequence[str]
-    ) -> dict[str, Tensor]:
+    def __call__(self, images: Images, prompts: Sequence[str], layers: Sequence[str]) -> dict[str, Tensor]:
         import torch
         from PIL import Image
 
-        assert self._net is not None, "load() comes first"
-        vision, text = self._net
+        vision, text = self.network
         ids, mask = self._tokens(prompts)
         with exact_float32():
             x = torch.stack([self._preprocess(Image.fromarray(image)) for image in images])  # f32 [B,3,S,S]
@@ -142,7 +128,6 @@ class ImageReward(NetworkExtractor):
 
     def prompt_warnings(self, prompts: Sequence[str]) -> dict[str, int]:
         """The number of prompts that are longer than ImageReward reads."""
-        assert self._net is not None, "load() comes first"
         tokenizer = self._tokenizer
         tokenizer.no_truncation()
         tokenizer.no_padding()
@@ -203,10 +188,7 @@ def _count(state: Mapping[str, Tensor], start: str) -> int:
 
 def vision_name(name: str) -> str:
     """The name of a tensor of BLIP's own ViT in transformers' BlipVisionModel."""
-    whole = {
-        "cls_token": "embeddings.class_embedding",
-        "pos_embed": "embeddings.position_embedding",
-    }
+    whole = {"cls_token": "embeddings.class_embedding", "pos_embed": "embeddings.position_embedding"}
     if name in whole:
         return whole[name]
     pieces = {

@@ -10,15 +10,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from evalkit.errors import ConfigError, nearest
-from evalkit.extractors.base import DECODER, NetworkExtractor, by_size, exact_float32, to_tensor
+from evalkit.extractors.base import DECODER, NetworkExtractor, exact_float32, resized
 from evalkit.utils.weights import TAG_LENGTH, Published, Weights
 
 if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
     from torch import Tensor
 
+    from evalkit.extractors.base import Images
     from evalkit.extractors.inception_net import InceptionNet
 
 PUBLISHED = Published(
@@ -67,9 +65,8 @@ class Inception(NetworkExtractor):
     ) -> None:
         super().__init__(name, batch_size)
         precision = {"bf16": "bfloat16"}.get(precision, precision)
-        for key, value, choices in (("resize", resize, PRESETS), ("precision", precision, PRECISIONS)):
-            if value not in choices:
-                raise ConfigError(f"extractor.{name}.{key}={value}: {nearest(str(value), choices)}")
+        self._choose("resize", resize, PRESETS)
+        self._choose("precision", precision, PRECISIONS)
         self.resize = resize
         self.precision = precision
         self.weights = Weights(f"extractor.{name}", "weights", weights, PUBLISHED, sha256, download)
@@ -105,21 +102,14 @@ class Inception(NetworkExtractor):
 
         from evalkit.extractors.inception_net import load_network
 
-        return load_network(
-            self.weights.find(),
-            self.where,
-            centre=127.5 if self.resize == "torch" else 128.0,
-            dtype=getattr(torch, self.precision),
-        )
+        centre = 127.5 if self.resize == "torch" else 128.0
+        return load_network(self.weights.find(), self.where, centre=centre, dtype=getattr(torch, self.precision))
 
-    def __call__(
-        self, images: Sequence[NDArray[np.uint8]], prompts: Sequence[str], layers: Sequence[str]
-    ) -> dict[str, Tensor]:
+    def __call__(self, images: Images, prompts: Sequence[str], layers: Sequence[str]) -> dict[str, Tensor]:
         import torch
 
         from evalkit.extractors.inception_blocks import on_own_cores
 
-        assert self._net is not None, "load() comes first"
         with exact_float32():
             if self._device == "cpu":
                 parts = on_own_cores(lambda part: self._features(part, layers), images)
@@ -127,15 +117,10 @@ class Inception(NetworkExtractor):
                 parts = [self._features(images, layers)]
         return {layer: torch.cat([part[layer] for part in parts]).cpu() for layer in layers}
 
-    def _features(self, images: Sequence[NDArray[np.uint8]], layers: Sequence[str]) -> dict[str, Tensor]:
-        import torch
-
+    def _features(self, images: Images, layers: Sequence[str]) -> dict[str, Tensor]:
         from evalkit.extractors.inception_net import INPUT_SIZE
         from evalkit.extractors.resizing import resize
 
-        x = torch.empty(len(images), 3, INPUT_SIZE, INPUT_SIZE, device=self._device)  # f32 [B,3,299,299]
-        for positions in by_size(images).values():
-            same = to_tensor([images[i] for i in positions]).to(self._device)  # u8 [b,3,H,W]
-            x[positions] = resize(same, INPUT_SIZE, self.resize)
-        features: dict[str, Tensor] = self._net(x, layers)
+        x = resized(images, (INPUT_SIZE,) * 2, self._device, lambda same: resize(same, INPUT_SIZE, self.resize))
+        features: dict[str, Tensor] = self.network(x, layers)
         return features

@@ -6,33 +6,24 @@ The trunk is torchvision's AlexNet or VGG16 (BSD-3-Clause), the heads are those 
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from evalkit.errors import ConfigError, DataError, nearest
-from evalkit.extractors.base import DECODER, NetworkExtractor, by_size, exact_float32, to_tensor
+from evalkit.extractors.base import DECODER, NetworkExtractor, exact_float32, resized
 from evalkit.utils.weights import TAG_LENGTH, Published, Weights
 
 if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
     from torch import Tensor
 
+    from evalkit.extractors.base import Images
     from evalkit.extractors.lpips_net import LpipsNet
 
-_TORCHVISION = "https://download.pytorch.org/models"
 TRUNKS = {  # torchvision's files carry the beginning of their sha256 in their names
-    "alex": Published(
-        "torchvision's AlexNet",
-        f"{_TORCHVISION}/alexnet-owt-7be5be79.pth",
-        "alexnet-owt-7be5be79.pth",
-        "7be5be79",
-    ),
-    "vgg": Published("torchvision's VGG16", f"{_TORCHVISION}/vgg16-397923af.pth", "vgg16-397923af.pth", "397923af"),
+    net: Published(f"torchvision's {what}", f"https://download.pytorch.org/models/{file}", file, file[-12:-4])
+    for net, what, file in (("alex", "AlexNet", "alexnet-owt-7be5be79.pth"), ("vgg", "VGG16", "vgg16-397923af.pth"))
 }
-
+HEADS = "pkg://torchmetrics/functional/image/lpips_models/{}.pth"  # by trunk
 SMALLEST = {"alex": 31, "vgg": 16}  # pixels: smaller images leave nothing for the last layers
 
 
@@ -70,80 +61,62 @@ class Lpips(NetworkExtractor):
             raise ConfigError(f"extractor.{name}.resize={resize}: must be a size in pixels, or null")
         self.net = net
         self.weights = Weights(f"extractor.{name}", "weights", weights, TRUNKS[net], sha256, download)
-        self.heads = heads
-        self.resize = resize
+        self.heads = Weights(f"extractor.{name}", "heads", heads or HEADS.format(net))
+        self.resize = None if resize is None else (resize, resize)
+        self._canonical = heads is None and resize is None
 
     @property
     def layers(self) -> Mapping[str, int | None]:
         return {"phi": None}
 
-    def _heads(self) -> Weights:
-        file = self.heads
-        if file is None:
-            spec = importlib.util.find_spec("torchmetrics")
-            if spec is None or not spec.submodule_search_locations:
-                raise ConfigError(f"{self.where}: torchmetrics is not installed: pip install torchmetrics")
-            folder = Path(next(iter(spec.submodule_search_locations)))
-            file = str(folder / "functional" / "image" / "lpips_models" / f"{self.net}.pth")
-        return Weights(f"extractor.{self.name}", "heads", file)
-
     def check(self, *, fetch: bool = True) -> None:
         self.weights.find(fetch=fetch)
-        self._heads().find()
+        self.heads.find()
 
     def identity(self) -> dict[str, Any]:
         return {
             "network": f"LPIPS v0.1 {self.net}",
             "weights": self.weights.digest(),
-            "heads": self._heads().digest(),
-            "resize": f"bilinear-antialias-{self.resize}" if self.resize else None,
+            "heads": self.heads.digest(),
+            "resize": f"bilinear-antialias-{self.resize[0]}" if self.resize else None,
             "normalise": "x/127.5-1, LPIPS's scaling layer",
             "dtype": "float32",
             "decoder": DECODER,
         }
 
     def canonical(self) -> bool:
-        return self.heads is None and self.resize is None and self.weights.is_published()
+        return self._canonical and self.weights.is_published()
 
     def label(self) -> str:
         """The name; with a digest where the trunk is not torchvision's file (nor one whose sha256 was asked for)."""
         label = super().label()
-        return label if self.heads is None else f"{label}+{self._heads().digest()[:TAG_LENGTH]}"
+        return label if self.heads.file == HEADS.format(self.net) else f"{label}+{self.heads.digest()[:TAG_LENGTH]}"
 
     def _load(self) -> LpipsNet:
         from evalkit.extractors.lpips_net import load_network
 
-        return load_network(self.net, self.weights.find(), self._heads().find(), self.where)
+        return load_network(self.net, self.weights.find(), self.heads.find(), self.where)
 
-    def _input(self, images: Sequence[NDArray[np.uint8]]) -> Tensor:
+    def _input(self, images: Images) -> Tensor:
         """f32 [B,3,H,W], 0 to 255, of one size."""
-        import torch
-        from torch.nn import functional
+        from evalkit.extractors.resizing import bilinear
 
-        groups = by_size(images)
-        sizes = sorted(groups) if self.resize is None else [(self.resize, self.resize)]
-        remedy = f"give extractor.{self.name}.resize=SIZE"
+        sizes = [self.resize] if self.resize else sorted({image.shape[:2] for image in images})
         if len(sizes) > 1:
+            remedy = f"give extractor.{self.name}.resize=SIZE"
             raise DataError(f"{self.where} needs images of one size, not {sizes[:3]}: {remedy}")
         self._check_size(sizes[0])
-        x = torch.empty(len(images), 3, *sizes[0], device=self._device)
-        for size, positions in groups.items():
-            same = to_tensor([images[i] for i in positions]).to(self._device).float()  # f32 [b,3,H,W]
-            if size != sizes[0]:
-                same = functional.interpolate(same, sizes[0], mode="bilinear", antialias=True)
-            x[positions] = same
-        return x
+        return resized(images, sizes[0], self._device, lambda same: bilinear(same, sizes[0]))
 
     def embed(self, images: Tensor, layer: str) -> Tensor:
-        from torch.nn import functional
+        from evalkit.extractors.resizing import bilinear
 
-        assert self._net is not None, "load() comes first"
         x = images.to(self._device).float()
-        if self.resize is not None and tuple(x.shape[2:]) != (self.resize, self.resize):
-            x = functional.interpolate(x, (self.resize, self.resize), mode="bilinear", antialias=True)
+        if self.resize is not None:
+            x = bilinear(x, self.resize)
         self._check_size(tuple(x.shape[2:]))
         with exact_float32():
-            return self._net(x).cpu()  # type: ignore[no-any-return]
+            return self.network(x).cpu()  # type: ignore[no-any-return]
 
     def _check_size(self, size: tuple[int, ...]) -> None:
         if min(size) < SMALLEST[self.net]:
@@ -152,14 +125,11 @@ class Lpips(NetworkExtractor):
                 f"{size[0]}x{size[1]}: give extractor.{self.name}.resize=SIZE"
             )
 
-    def __call__(
-        self, images: Sequence[NDArray[np.uint8]], prompts: Sequence[str], layers: Sequence[str]
-    ) -> dict[str, Tensor]:
+    def __call__(self, images: Images, prompts: Sequence[str], layers: Sequence[str]) -> dict[str, Tensor]:
         """Features; see the base class.
 
         Raises:
             DataError: the images are too small for the trunk, or of several sizes and are not resized.
         """
-        assert self._net is not None, "load() comes first"
         with exact_float32():
-            return {"phi": self._net(self._input(images)).cpu()}
+            return {"phi": self.network(self._input(images)).cpu()}

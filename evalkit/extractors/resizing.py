@@ -10,6 +10,7 @@ from functools import lru_cache
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 
 def resize(x: Tensor, out: int, how: str = "tf1") -> Tensor:
@@ -18,6 +19,12 @@ def resize(x: Tensor, out: int, how: str = "tf1") -> Tensor:
     columns = resize_matrix(x.shape[3], out, how).to(x.device)  # [out,W]
     resized = rows @ (x.float() @ columns.T)
     return resized.clamp_(0, 255) if how == "clean" else resized  # bicubic alone leaves the range
+
+
+def bilinear(x: Tensor, size: tuple[int, int]) -> Tensor:
+    """u8 or f32 [B,C,H,W] -> f32 [B,C,*size] by torch, with antialias; as it is where it has the size."""
+    x = x.float()
+    return x if tuple(x.shape[2:]) == size else functional.interpolate(x, size, mode="bilinear", antialias=True)
 
 
 @lru_cache(maxsize=64)
@@ -33,7 +40,7 @@ def resize_matrix(size: int, out: int, how: str = "tf1") -> Tensor:
         picture = Image.fromarray(identity.numpy()).resize((size, out), Image.Resampling.BICUBIC)  # mode F
         return torch.from_numpy(np.array(picture))
     antialias = {"torch": False, "antialias": True}[how]
-    resized: Tensor = torch.nn.functional.interpolate(
+    resized: Tensor = functional.interpolate(
         identity[None, None], size=(out, size), mode="bilinear", align_corners=False, antialias=antialias
     )
     return resized[0, 0]

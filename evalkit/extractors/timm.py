@@ -12,17 +12,16 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
-from evalkit.errors import ConfigError, nearest
-from evalkit.extractors.base import DECODER, NetworkExtractor, exact_float32
+from evalkit.errors import ConfigError
+from evalkit.extractors.base import DECODER, NetworkExtractor, exact_float32, to_tensor
 from evalkit.utils.text import one_line
 from evalkit.utils.weights import HubFile, Weights, read_state
 
 if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
     from PIL import Image
     from torch import Tensor
 
+    from evalkit.extractors.base import Images
 WEIGHTS_NAME = "model.safetensors"  # in timm's repositories
 RESIZES = ("squash", "crop")
 INTERPOLATIONS = ("bicubic", "bilinear")
@@ -109,20 +108,15 @@ class Timm(NetworkExtractor):
         batch_size: int = 32,
     ) -> None:
         super().__init__(name, batch_size)
-        for key, value, choices in (
-            ("resize", resize, RESIZES),
-            ("interpolation", interpolation, INTERPOLATIONS),
-            ("positions", positions, POSITIONS),
-        ):
-            if value not in choices:
-                raise ConfigError(f"extractor.{name}.{key}={value}: {nearest(str(value), choices)}")
+        self._choose("resize", resize, RESIZES)
+        self._choose("interpolation", interpolation, INTERPOLATIONS)
+        self._choose("positions", positions, POSITIONS)
         source = HubFile(repo or f"timm/{model}", WEIGHTS_NAME, revision)
         self.weights = Weights(f"extractor.{name}", "weights", weights, source, sha256, download)
         self.resize = Resize(size, resize, crop_pct, interpolation)
         self.model, self.model_args, self.width = model, dict(model_args or {}), width
         self.mean, self.std, self.positions, self.by_order = mean, std, positions, by_order
         self._canonical = canonical
-        self._norm: tuple[Tensor, Tensor] | None = None  # mean and std, f32 [3,1,1] each
 
     @property
     def layers(self) -> Mapping[str, int | None]:
@@ -144,9 +138,6 @@ class Timm(NetworkExtractor):
             "decoder": DECODER,
         }
 
-    def canonical(self) -> bool:
-        return self._canonical and self.label() == self.name
-
     # -- the network
 
     def _load(self) -> Any:
@@ -159,7 +150,7 @@ class Timm(NetworkExtractor):
         if self.width not in (None, net.num_features):
             raise ConfigError(f"extractor.{self.name}.width={self.width}, but {self.model} has {net.num_features}")
         mean, std = self.mean or net.pretrained_cfg["mean"], self.std or net.pretrained_cfg["std"]
-        self._norm = (torch.tensor(mean).view(3, 1, 1), torch.tensor(std).view(3, 1, 1))
+        self._norm = (torch.tensor(mean).view(3, 1, 1), torch.tensor(std).view(3, 1, 1))  # f32
         return net.eval().requires_grad_(False)
 
     def _create(self, **options: Any) -> Any:
@@ -198,21 +189,15 @@ class Timm(NetworkExtractor):
             state["pos_embed"] = dinov2_positions(state["pos_embed"], self.resize.size // patch)
         return state
 
-    def __call__(
-        self, images: Sequence[NDArray[np.uint8]], prompts: Sequence[str], layers: Sequence[str]
-    ) -> dict[str, Tensor]:
+    def __call__(self, images: Images, prompts: Sequence[str], layers: Sequence[str]) -> dict[str, Tensor]:
         import numpy as np
-        import torch
         from PIL import Image
 
-        assert self._net is not None, "load() comes first"
-        assert self._norm is not None
         mean, std = self._norm
-        resized = [np.array(self.resize(Image.fromarray(image))) for image in images]  # u8 [S,S,3]
         with exact_float32():
-            x = torch.from_numpy(np.stack(resized)).permute(0, 3, 1, 2)  # u8 [B,3,S,S]
+            x = to_tensor([np.array(self.resize(Image.fromarray(image))) for image in images])  # u8 [B,3,S,S]
             x = (x.float() / 255 - mean) / std
-            features = self._net(x.to(self._device)).float().cpu()  # f32 [B,D]
+            features = self.network(x.to(self._device)).float().cpu()  # f32 [B,D]
         return {"features": features}
 
 

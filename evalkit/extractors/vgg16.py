@@ -10,23 +10,18 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from evalkit.errors import ConfigError
-from evalkit.extractors.base import DECODER, NetworkExtractor, by_size, exact_float32, to_tensor
+from evalkit.extractors.base import DECODER, NetworkExtractor, exact_float32, resized
+from evalkit.extractors.lpips import TRUNKS
 from evalkit.utils.text import one_line
-from evalkit.utils.weights import TAG_LENGTH, Published, Weights, read_state
+from evalkit.utils.weights import TAG_LENGTH, Weights, read_state
 
 if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
     from torch import Tensor
 
+    from evalkit.extractors.base import Images
 INPUT_SIZE = 224
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-WEIGHTS = Published(
-    "torchvision's VGG16",
-    "https://download.pytorch.org/models/vgg16-397923af.pth",
-    "vgg16-397923af.pth",
-    "397923af",
-)
+WEIGHTS = TRUNKS["vgg"]
 
 
 class Vgg16(NetworkExtractor):
@@ -85,20 +80,14 @@ class Vgg16(NetworkExtractor):
         net.classifier = net.classifier[:4]  # up to fc2; then come its ReLU, a dropout and the classes
         return net.eval().requires_grad_(False)
 
-    def __call__(
-        self, images: Sequence[NDArray[np.uint8]], prompts: Sequence[str], layers: Sequence[str]
-    ) -> dict[str, Tensor]:
+    def __call__(self, images: Images, prompts: Sequence[str], layers: Sequence[str]) -> dict[str, Tensor]:
         import torch
 
         from evalkit.extractors.resizing import resize
 
-        assert self._net is not None, "load() comes first"
         mean, std = (255 * torch.tensor(v, device=self._device).view(3, 1, 1) for v in (MEAN, STD))
         with exact_float32():
-            x = torch.empty(len(images), 3, INPUT_SIZE, INPUT_SIZE, device=self._device)  # f32 [B,3,224,224]
-            for positions in by_size(images).values():
-                same = to_tensor([images[i] for i in positions]).to(self._device)  # u8 [b,3,H,W]
-                x[positions] = resize(same, INPUT_SIZE)
-            fc2 = self._net((x - mean) / std)  # f32 [B,4096]
+            x = resized(images, (INPUT_SIZE,) * 2, self._device, lambda same: resize(same, INPUT_SIZE))
+            fc2 = self.network((x - mean) / std)  # f32 [B,4096]
         features = {"fc2": fc2, "fc2_relu": fc2.relu()}
         return {layer: features[layer].cpu() for layer in layers}

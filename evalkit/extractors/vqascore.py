@@ -10,6 +10,7 @@ from __future__ import annotations
 import importlib.util
 import tempfile
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,16 +20,16 @@ from evalkit.extractors.base import DECODER, Extractor
 from evalkit.utils.text import one_line
 
 if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
     from torch import Tensor
 
+    from evalkit.extractors.base import Images
 PACKAGE = "t2v_metrics"
 QUESTION = 'Does this figure show "{}"? Please answer yes or no.'
 ANSWER = "Yes"
 CANONICAL = "clip-flant5-xxl"  # the paper's own
 
 
+@dataclass(eq=False)
 class VqaScore(Extractor):
     """Layer score (1), of an image and its prompt: a probability.
 
@@ -43,24 +44,19 @@ class VqaScore(Extractor):
 
     joint_layers = frozenset({"score"})
 
-    def __init__(
-        self,
-        name: str,
-        model: str = CANONICAL,
-        question: str = QUESTION,
-        answer: str = ANSWER,
-        cache_dir: str | None = None,
-        batch_size: int = 8,
-    ) -> None:
-        super().__init__(name, batch_size)
-        if "{}" not in question:
-            raise ConfigError(f"extractor.{name}.question: '{question}' has no place {{}} for the prompt")
-        self.model = model
-        self.question = question
-        self.answer = answer
-        self.cache_dir = cache_dir
-        self._scorer: Any = None
-        self._device: str | None = None
+    name: str
+    model: str = CANONICAL
+    question: str = QUESTION
+    answer: str = ANSWER
+    cache_dir: str | None = None
+    batch_size: int = 8
+    _scorer: Any = field(init=False, default=None)
+    _device: str | None = field(init=False, default=None)
+
+    def __post_init__(self) -> None:
+        super().__init__(self.name, self.batch_size)
+        if "{}" not in self.question:
+            raise ConfigError(f"extractor.{self.name}.question: '{self.question}' has no place {{}} for the prompt")
 
     @property
     def layers(self) -> Mapping[str, int | None]:
@@ -111,9 +107,7 @@ class VqaScore(Extractor):
         self._scorer = None
         self._device = None
 
-    def __call__(
-        self, images: Sequence[NDArray[np.uint8]], prompts: Sequence[str], layers: Sequence[str]
-    ) -> dict[str, Tensor]:
+    def __call__(self, images: Images, prompts: Sequence[str], layers: Sequence[str]) -> dict[str, Tensor]:
         import torch
         from PIL import Image
 
@@ -125,9 +119,6 @@ class VqaScore(Extractor):
                 Image.fromarray(image).save(path)
                 pairs.append({"images": [str(path)], "texts": [prompt]})
             scores = self._scorer.batch_forward(
-                dataset=pairs,
-                batch_size=len(pairs),
-                question_template=self.question,
-                answer_template=self.answer,
+                dataset=pairs, batch_size=len(pairs), question_template=self.question, answer_template=self.answer
             )  # [B, images per pair, texts per pair] = [B,1,1]
         return {"score": scores.reshape(len(pairs), 1).float().cpu()}

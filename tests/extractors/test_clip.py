@@ -113,7 +113,7 @@ def test_resize_mode(folder: Path) -> None:
     framed[12:20] = 200  # 64x16 -> 32x8, in the middle
     found = longest([wide], [], ["image"])["image"]
     torch.testing.assert_close(found, shortest([framed], [], ["image"])["image"], rtol=1e-4, atol=1e-5)
-    with pytest.raises(ConfigError, match="resize_mode=tallest: choices are shortest, longest, squash"):
+    with pytest.raises(ConfigError, match="resize_mode=tallest: Choices: longest, shortest, squash"):
         Clip("tiny", f"local-dir:{folder}", resize_mode="tallest")
 
 

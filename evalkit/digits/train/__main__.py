@@ -6,7 +6,7 @@ import argparse
 import importlib
 from pathlib import Path
 
-from evalkit.digits import REFERENCE, WEIGHTS
+from evalkit.digits import ROOT, WEIGHTS
 
 # Default training times, for one CPU thread (--threads 1) with two trainings side by side on two cores. docs/digits.md
 # tells what the shipped weights took; nobody ran all of these defaults from end to end.
@@ -19,12 +19,12 @@ def parser() -> argparse.ArgumentParser:
     main = argparse.ArgumentParser(prog="python -m evalkit.digits.train", description=__doc__)
     main.add_argument("what", choices=["reference", *MINUTES], help="what to make")
     main.add_argument("--mnist", type=Path, required=True, metavar="DIR", help="folder of MNIST's t10k idx files")
-    main.add_argument("--out", type=Path, default=None, metavar="DIR", help="output folder (default: the package's)")
+    main.add_argument("--out", type=Path, metavar="DIR", help="output folder (default: the package's)")
     length = main.add_mutually_exclusive_group()
-    length.add_argument("--minutes", type=float, default=None, metavar="M", help="training time (default: per model)")
-    length.add_argument("--steps", type=int, default=None, metavar="N", help="optimiser steps instead of a time")
+    length.add_argument("--minutes", type=float, metavar="M", help="training time (default: per model)")
+    length.add_argument("--steps", type=int, metavar="N", help="optimiser steps instead of a time")
     main.add_argument("--device", default="auto", help="auto, cpu, cuda, ... (default: auto)")
-    main.add_argument("--threads", type=int, default=None, metavar="T", help="CPU threads (default: torch's choice)")
+    main.add_argument("--threads", type=int, metavar="T", help="CPU threads (default: torch's choice)")
     main.add_argument("--resume", action="store_true", help="continue from the weights in the output folder")
     main.add_argument("--seed", type=int, default=0, metavar="S")
     main.add_argument("--part", choices=["all", "vae", "unet"], default="all", help="ldm only: which part to train")
@@ -37,16 +37,12 @@ def main(argv: list[str] | None = None) -> int:
     args = command_line.parse_args(argv)
     if (args.minutes is not None and args.minutes <= 0) or (args.steps is not None and args.steps <= 0):
         command_line.error("--minutes and --steps must be above 0")
-    if args.what == "reference":
-        from evalkit.digits.train.reference import write
-
-        write(args.mnist, (args.out / "reference.npz") if args.out else REFERENCE)
-        return 0
     import torch
 
     from evalkit.digits.train.common import Options
 
     torch.set_flush_denormal(True)  # tiny leftovers of ReLU nets slow a CPU down manyfold
+    torch.manual_seed(args.seed)
     if args.threads:
         torch.set_num_threads(args.threads)
     name = args.device
@@ -54,18 +50,14 @@ def main(argv: list[str] | None = None) -> int:
         name = "cuda" if torch.cuda.is_available() else "cpu"
     options = Options(
         mnist=args.mnist,
-        out=args.out or WEIGHTS,
-        minutes=MINUTES[args.what] if args.minutes is None else args.minutes,
+        out=args.out or (ROOT if args.what == "reference" else WEIGHTS),
+        minutes=args.minutes or MINUTES.get(args.what, 0.0),
         steps=args.steps,
         device=torch.device(name),
         resume=args.resume,
-        seed=args.seed,
+        part=args.part,
     )
-    module = importlib.import_module(f"evalkit.digits.train.{args.what}")
-    if args.what == "ldm":
-        module.train(options, part=args.part)
-    else:
-        module.train(options)
+    importlib.import_module(f"evalkit.digits.train.{args.what}").train(options)
     return 0
 
 

@@ -11,7 +11,6 @@ from open_clip.model import CLIP
 from torch import Tensor
 from torch.nn import functional as F
 
-from evalkit.digits import data
 from evalkit.digits.train import tokens
 from evalkit.digits.train.common import (
     Budget,
@@ -22,7 +21,6 @@ from evalkit.digits.train.common import (
     descend,
     replace_folder,
     save_state,
-    set_rate,
 )
 
 BATCH = 128
@@ -54,11 +52,6 @@ def config() -> dict[str, Any]:
             "resize_mode": "squash",
         },
     }
-
-
-def build() -> CLIP:
-    """A fresh model (about 2M parameters)."""
-    return CLIP(**config()["model_cfg"])
 
 
 def save(model: CLIP, folder: Path) -> None:
@@ -93,40 +86,29 @@ def train(options: Options) -> None:
     """Write ``clip``: warped, blurred and noisy digits against the captions of the batch."""
     from safetensors.torch import load_file
 
-    torch.manual_seed(options.seed)
     digits = Digits(options)
     folder = options.out / "clip"
-    net = build()
+    net = CLIP(**config()["model_cfg"])  # about 2M parameters
     if options.resume:
         net.load_state_dict(load_file(folder / "open_clip_model.safetensors"))
     net = net.to(options.device).train()
     ema = Ema(net, 0.995)
-    texts = [
-        f"a {ink} {digit} on a {background} background"
-        for digit in data.DIGIT_WORDS
-        for ink in data.COLOURS
-        for background in data.COLOURS
-    ]  # at digit * 64 + ink * 8 + background; equal colours are never drawn
-    encoded = tokens.build(LENGTH)(texts, padding="max_length", return_tensors="pt")
-    ids = encoded.input_ids.to(options.device)  # [640,24]
+    ids = tokens.caption_ids(LENGTH).to(options.device)  # [10,8,8,24]
     decay = [p for p in net.parameters() if p.ndim > 1]
     plain = [p for p in net.parameters() if p.ndim <= 1]
     groups = [{"params": decay, "weight_decay": 0.05}, {"params": plain, "weight_decay": 0.0}]
     optimiser = torch.optim.AdamW(groups, lr=RATE, betas=(0.9, 0.98))
-    budget = Budget(options, "clip")
-    more = True
-    while more:
-        images, label, ink, background = augmented_batch(digits, BATCH, PAIRS)
-        images = F.interpolate(images, (IMAGE_SIZE, IMAGE_SIZE), mode="bilinear", align_corners=False)
-        used, row = torch.unique(label * 64 + ink * 8 + background, return_inverse=True)
+    budget = Budget(options, "clip", lambda: save(ema.module, folder))
+    while not budget.spent:
+        batch = augmented_batch(digits, BATCH, PAIRS)
+        images = F.interpolate(batch.images, (IMAGE_SIZE, IMAGE_SIZE), mode="bilinear", align_corners=False)
+        classes = torch.stack([batch.digit, batch.ink, batch.background])  # [3,B]
+        captions, row = torch.unique(classes, dim=1, return_inverse=True)  # [3,C], [B]
         image = net.encode_image(images, normalize=True)
-        text = net.encode_text(ids[used], normalize=True)
+        text = net.encode_text(ids[tuple(captions)], normalize=True)
         loss = _loss(image, text, net.logit_scale.exp(), row)
-        set_rate(optimiser, RATE, budget)
-        descend(loss, optimiser, 1.0)
+        descend(loss, optimiser, budget, 1.0)
         with torch.no_grad():
             net.logit_scale.clamp_(max=4.6052)  # ln 100, as CLIP does
-        ema.update(net)
-        more = budget.tick(loss=loss)
-        if budget.save_due() or not more:
-            save(ema.module, folder)
+        ema.update()
+        budget.tick(loss=loss)

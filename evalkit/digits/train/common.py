@@ -1,4 +1,4 @@
-"""Shared by the trainers: options, the time or step budget, augmentation, EMA, saving."""
+"""Shared by the trainers: options, the time or step budget, batches, EMA, saving."""
 
 from __future__ import annotations
 
@@ -11,16 +11,20 @@ from collections.abc import Callable
 from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Generic, TypeVar
+from typing import Generic, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from evalkit.digits import data
+from evalkit.utils.files import atomic_path
 
 M = TypeVar("M", bound=nn.Module)
 N_COLOURS = len(data.COLOURS)
+FRAME = 36  # pixels a side that digits are kept with: 2 around the image leave room for shifts by index
+LOG_SECONDS = 20
+SAVE_SECONDS = 90
 
 
 @dataclass(frozen=True)
@@ -34,7 +38,7 @@ class Options:
         steps: optimiser steps, for reproducible or very short runs.
         device: torch device.
         resume: start from the weights that lie in ``out``.
-        seed: of all randomness.
+        part: of the ldm: ``all``, ``vae`` or ``unet`` (keeps the autoencoder that lies in ``out``).
     """
 
     mnist: Path
@@ -43,23 +47,18 @@ class Options:
     steps: int | None
     device: torch.device
     resume: bool = False
-    seed: int = 0
-
-    def share(self, fraction: float) -> Options:
-        """The same options with a part of the minutes (a step count stays)."""
-        return Options(self.mnist, self.out, self.minutes * fraction, self.steps, self.device, self.resume, self.seed)
+    part: str = "all"
 
 
 class Budget:
-    """Counts steps or time, reports progress and says when to save."""
+    """Counts steps or time until it is ``spent``; reports losses and saves now and then, and at the end."""
 
-    def __init__(self, options: Options, name: str, save_every: float = 90.0) -> None:
-        self.steps = options.steps
-        self.seconds = options.minutes * 60.0
-        self.name = name
+    def __init__(self, options: Options, name: str, save: Callable[[], object]) -> None:
+        self.steps, self.seconds = options.steps, options.minutes * 60.0
+        self.name, self.save = name, save
         self.start = self.saved = self.logged = time.monotonic()
-        self.save_every = save_every
         self.step = 0
+        self.spent = False
 
     @property
     def progress(self) -> float:
@@ -67,80 +66,86 @@ class Budget:
         used = self.step / self.steps if self.steps else (time.monotonic() - self.start) / self.seconds
         return min(1.0, used)
 
-    def tick(self, **numbers: Tensor) -> bool:
-        """Count one step, log now and then; True while more steps are due."""
+    def tick(self, **losses: Tensor) -> None:
+        """Counts one step, which had these losses."""
         self.step += 1
+        self.spent = self.progress >= 1.0
         now = time.monotonic()
-        if now - self.logged > 20 or self.progress >= 1.0:
+        if self.spent or now - self.logged > LOG_SECONDS:
             self.logged = now
-            shown = " ".join(f"{key}={float(value.detach()):.4f}" for key, value in numbers.items())
+            shown = " ".join(f"{key}={float(value.detach()):.4f}" for key, value in losses.items())
             print(f"{self.name} step={self.step} {now - self.start:.0f}s {shown}", flush=True)
-        return self.progress < 1.0
-
-    def save_due(self) -> bool:
-        """True once every ``save_every`` seconds."""
-        if time.monotonic() - self.saved < self.save_every:
-            return False
-        self.saved = time.monotonic()
-        return True
+        if self.spent or now - self.saved > SAVE_SECONDS:
+            self.saved = now
+            self.save()
 
 
-def set_rate(optimiser: torch.optim.Optimizer, peak: float, budget: Budget, floor: float = 0.02) -> None:
-    """Short linear warm-up, then a cosine down to ``floor`` of the peak rate."""
+def descend(
+    loss: Tensor, optimiser: torch.optim.Optimizer, budget: Budget, limit: float | None = None, floor: float = 0.02
+) -> None:
+    """One optimiser step down a loss [], its gradient cut to the norm ``limit``.
+
+    The rate has a short linear warm-up, then falls along a cosine to ``floor`` of the rate the optimiser was made with.
+    """
     warm = min(1.0, (budget.step + 1) / 50)
     cosine = floor + (1.0 - floor) * 0.5 * (1.0 + math.cos(math.pi * budget.progress))
     for group in optimiser.param_groups:
-        group["lr"] = peak * warm * cosine
-
-
-def descend(loss: Tensor, optimiser: torch.optim.Optimizer, limit: float | None = None) -> None:
-    """One optimiser step down a loss [], its gradient cut to the norm ``limit``."""
+        group["lr"] = group.setdefault("initial_lr", group["lr"]) * warm * cosine
     optimiser.zero_grad()
     torch.autograd.backward(loss)
     if limit is not None:
-        torch.nn.utils.clip_grad_norm_([p for group in optimiser.param_groups for p in group["params"]], limit)
+        nn.utils.clip_grad_norm_([p for group in optimiser.param_groups for p in group["params"]], limit)
     optimiser.step()
 
 
 class Ema(Generic[M]):
     """A smoothed copy of a module's weights; ``module`` is the copy, in eval mode."""
 
-    def __init__(self, module: M, decay: float = 0.999) -> None:
-        self.module: M = deepcopy(module).eval().requires_grad_(False)
+    def __init__(self, live: M, decay: float = 0.999) -> None:
+        self.live = live
+        self.module: M = deepcopy(live).eval().requires_grad_(False)
         self.decay = decay
         self.count = 0
 
     @torch.no_grad()
-    def update(self, module: M) -> None:
-        """Move the copy towards ``module``; the decay grows with the count so that early noise leaves soon."""
+    def update(self) -> None:
+        """Move the copy towards the live weights; the decay grows with the count so that early noise leaves soon."""
         self.count += 1
         decay = min(self.decay, (1 + self.count) / (10 + self.count))
         target: list[Tensor] = list(self.module.parameters())
-        torch._foreach_lerp_(target, [p.detach() for p in module.parameters()], 1.0 - decay)
-        for mine, theirs in zip(self.module.buffers(), module.buffers(), strict=True):
+        torch._foreach_lerp_(target, [p.detach() for p in self.live.parameters()], 1.0 - decay)
+        for mine, theirs in zip(self.module.buffers(), self.live.buffers(), strict=True):
             mine.copy_(theirs)  # running statistics are smoothed already
+
+
+class Batch(NamedTuple):
+    """Coloured digits."""
+
+    images: Tensor  # float [B,3,32,32] in [-1,1]
+    digit: Tensor  # int64 [B]
+    ink: Tensor  # int64 [B], position in ``data.COLOURS``
+    background: Tensor  # likewise, never the ink
+    grey: Tensor  # float [B,1,32,32] in [0,1]
 
 
 class Digits:
     """The training digits on the device, drawn in random batches.
 
     Attributes:
-        grey: float32 [N,1,36,36] in [0,1]; 4 pixels of margin leave room for shifts by index.
+        grey: float32 [N,1,36,36] in [0,1].
         labels: int64 [N].
     """
 
-    def __init__(self, options: Options) -> None:
+    def __init__(self, options: Options, style: str | None = None) -> None:
         images, labels = data.load_mnist(options.mnist)
-        grey = torch.from_numpy(images.copy()).to(options.device).float().div_(255.0)
-        self.grey = F.pad(grey[:, None], (4, 4, 4, 4))
-        self.labels = torch.from_numpy(labels.copy()).to(options.device).long()
+        if style is not None:
+            images = data.styled(images, style)
+        grey = torch.tensor(images, device=options.device).float().div_(255.0)  # [N,28,28], with a style [N,32,32]
+        self.grey = F.pad(grey[:, None], ((FRAME - images.shape[-1]) // 2,) * 4)
+        self.labels = torch.tensor(labels, device=options.device).long()
 
     def batch(self, size: int, shift: int = 2) -> tuple[Tensor, Tensor]:
-        """Random digits, each moved by at most ``shift`` pixels a side.
-
-        Returns:
-            grey float [B,1,32,32] in [0,1], labels int64 [B].
-        """
+        """Random digits, each moved by at most ``shift`` pixels a side: grey [B,1,32,32] in [0,1], labels int64 [B]."""
         device = self.grey.device
         index = torch.randint(len(self.labels), (size,), device=device)
         offset = 2 + torch.randint(-shift, shift + 1, (2, size, 1), device=device)
@@ -172,22 +177,22 @@ def colour(grey: Tensor, ink: Tensor, background: Tensor) -> Tensor:
     return torch.lerp(back, front, grey)
 
 
-def coloured_batch(digits: Digits, size: int, shift: int = 2) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Random coloured digits: images [B,3,32,32] in [-1,1] and digit, ink, background, int64 [B] each."""
-    grey, label = digits.batch(size, shift)
+def coloured_batch(digits: Digits, size: int, shift: int = 2) -> Batch:
+    """Random digits in random colours."""
+    grey, digit = digits.batch(size, shift)
     ink, background = random_colours(size, grey.device)
-    return colour(grey, ink, background), label, ink, background
+    return Batch(colour(grey, ink, background), digit, ink, background, grey)
 
 
-def warp(grey: Tensor, degrees: float = 15.0, scale: float = 0.15, shear: float = 0.2) -> Tensor:
-    """Random rotation, scaling and shearing of grey [B,1,32,32]."""
+def warp(grey: Tensor) -> Tensor:
+    """Random rotation (15 degrees), scaling (15 %) and shearing (0.2) of grey [B,1,32,32]."""
     size, device = len(grey), grey.device
 
     def uniform(limit: float) -> Tensor:
         return (torch.rand(size, device=device) * 2.0 - 1.0) * limit
 
-    angle = uniform(math.radians(degrees))
-    zoom_x, zoom_y, slant = 1.0 + uniform(scale), 1.0 + uniform(scale), uniform(shear)
+    angle = uniform(math.radians(15.0))
+    zoom_x, zoom_y, slant = 1.0 + uniform(0.15), 1.0 + uniform(0.15), uniform(0.2)
     cos, sin, zero = angle.cos(), angle.sin(), torch.zeros_like(angle)
     rows = [cos * zoom_x, (slant - sin) * zoom_x, zero, sin * zoom_y, cos * zoom_y, zero]
     theta = torch.stack(rows, dim=1).view(-1, 2, 3)
@@ -195,12 +200,12 @@ def warp(grey: Tensor, degrees: float = 15.0, scale: float = 0.15, shear: float 
     return F.grid_sample(grey, grid, align_corners=False)
 
 
-def augmented_batch(digits: Digits, size: int, pairs: int = 0) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def augmented_batch(digits: Digits, size: int, pairs: int = 0) -> Batch:
     """Like ``coloured_batch`` but warped, partly blurred and noisy: for the models that judge images.
 
     ``pairs`` as in ``random_colours``.
     """
-    grey, label = digits.batch(size)
+    grey, digit = digits.batch(size)
     grey = warp(grey)
     part = size // 4
     grey[:part] = F.avg_pool2d(F.pad(grey[:part], (1, 1, 1, 1)), 3, 1)
@@ -208,7 +213,12 @@ def augmented_batch(digits: Digits, size: int, pairs: int = 0) -> tuple[Tensor, 
     images = colour(grey, ink, background)
     strength = 0.1 * torch.rand(size, 1, 1, 1, device=grey.device)
     images = (images + strength * torch.randn_like(images)).clamp(-1.0, 1.0)
-    return images, label, ink, background
+    return Batch(images, digit, ink, background, grey)
+
+
+def half_copy(module: M) -> M:
+    """A copy in half precision on the CPU, laid out as files hold it."""
+    return deepcopy(module).cpu().half().to(memory_format=torch.contiguous_format)
 
 
 def replace_folder(target: Path, write: Callable[[Path], object]) -> None:
@@ -234,12 +244,5 @@ def save_state(module: nn.Module, target: Path) -> None:
     """Write a module's state as half-precision safetensors (integer buffers stay as they are)."""
     from safetensors.torch import save_file
 
-    state = {
-        key: (value.half() if value.is_floating_point() else value).contiguous().cpu()
-        for key, value in module.state_dict().items()
-    }
-    target.parent.mkdir(parents=True, exist_ok=True)
-    fresh = target.with_name(f".{target.name}.new")
-    save_file(state, str(fresh))
-    fresh.chmod(0o644)  # safetensors writes for the owner only
-    fresh.replace(target)
+    with atomic_path(target) as fresh:
+        save_file(half_copy(module).state_dict(), fresh)

@@ -7,11 +7,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from evalkit.digits.nets import DCGANDiscriminator, DCGANGenerator, load_dcgan
-from evalkit.digits.train.common import Budget, Digits, Ema, Options, descend, save_state, set_rate
+from evalkit.digits.train.common import Budget, Digits, Ema, Options, descend, save_state
 
 BATCH = 64
-RATE_G = 1e-3
-RATE_D = 1e-3
+RATE = 1e-3
 PENALTY = 0.3
 PENALTY_EVERY = 4
 
@@ -40,18 +39,20 @@ def train(options: Options) -> None:
 
     The critic sees stroke masks: the colours are not learned, so there is nothing to judge in them.
     """
-    torch.manual_seed(options.seed)
     digits = Digits(options)
     target = options.out / "dcgan.safetensors"
     generator = load_dcgan(target).requires_grad_(True) if options.resume else DCGANGenerator()
     generator = generator.to(options.device).train()
     critic = DCGANDiscriminator().to(options.device).train()
     ema = Ema(generator, 0.998)
-    adam_g = torch.optim.Adam(generator.parameters(), lr=RATE_G, betas=(0.0, 0.99))
-    adam_d = torch.optim.Adam(critic.parameters(), lr=RATE_D, betas=(0.0, 0.99))
-    budget = Budget(options, "dcgan")
-    more = True
-    while more:
+    adam_g, adam_d = (torch.optim.Adam(net.parameters(), lr=RATE, betas=(0.0, 0.99)) for net in (generator, critic))
+
+    def save() -> None:
+        _settle(ema.module)
+        save_state(ema.module, target)
+
+    budget = Budget(options, "dcgan", save)
+    while not budget.spent:
         real, label = digits.batch(BATCH)
         # One generator pass serves both updates: the critic's on detached images, then the generator's.
         fake = _sample(generator, label)
@@ -62,15 +63,10 @@ def train(options: Options) -> None:
         if budget.step % PENALTY_EVERY == 0:
             slope = torch.autograd.grad(both[:BATCH].sum(), real, create_graph=True)[0]  # [B,1,32,32]
             loss = loss + PENALTY_EVERY * 0.5 * PENALTY * slope.square().sum(dim=(1, 2, 3)).mean()
-        set_rate(adam_d, RATE_D, budget, floor=0.1)
-        descend(loss, adam_d)
+        descend(loss, adam_d, budget, floor=0.1)
         critic.requires_grad_(False)
         generator_loss = F.softplus(-critic(fake, label)).mean()
         critic.requires_grad_(True)
-        set_rate(adam_g, RATE_G, budget, floor=0.1)
-        descend(generator_loss, adam_g)
-        ema.update(generator)
-        more = budget.tick(critic=critic_loss, generator=generator_loss)
-        if budget.save_due() or not more:
-            _settle(ema.module)
-            save_state(ema.module, target)
+        descend(generator_loss, adam_g, budget, floor=0.1)
+        ema.update()
+        budget.tick(critic=critic_loss, generator=generator_loss)

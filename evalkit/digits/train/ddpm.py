@@ -15,11 +15,24 @@ from diffusers import DDPMPipeline, DDPMScheduler, UNet2DModel
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from evalkit.digits.data import COLOURS
-from evalkit.digits.train.common import Budget, Digits, Ema, Options, coloured_batch, descend, replace_folder, set_rate
+from evalkit.digits.data import COLOUR_PAIRS
+from evalkit.digits.train.common import (
+    N_COLOURS,
+    Budget,
+    Digits,
+    Ema,
+    Options,
+    coloured_batch,
+    descend,
+    half_copy,
+    replace_folder,
+)
 
 BATCH = 32
-CLASSES = 10 * len(COLOURS) * (len(COLOURS) - 1)
+FACTORS = (10, N_COLOURS, N_COLOURS)  # digit, ink, background
+CLASSES = torch.tensor([(digit, *pair) for digit in range(10) for pair in COLOUR_PAIRS])  # int64 [560,3]
+CLASS_OF = torch.zeros(FACTORS, dtype=torch.long)  # the class by digit, ink and background; no two colours are equal
+CLASS_OF[tuple(CLASSES.T)] = torch.arange(len(CLASSES))
 RATE = 1.5e-3
 RESUME_RATE = 8e-4  # gentler: what was learnt is refined, not shaken
 SNR_LIMIT = 5.0
@@ -40,7 +53,7 @@ def build() -> UNet2DModel:
         up_block_types=("AttnUpBlock2D", "UpBlock2D", "UpBlock2D"),
         norm_num_groups=8,
         attention_head_dim=32,
-        num_class_embeds=CLASSES,
+        num_class_embeds=len(CLASSES),
     )
 
 
@@ -49,43 +62,26 @@ class Factors(nn.Module):
 
     def __init__(self, width: int) -> None:
         super().__init__()
-        self.digit, self.ink, self.background = (nn.Embedding(n, width) for n in (10, len(COLOURS), len(COLOURS)))
+        self.parts = nn.ModuleList([nn.Embedding(count, width) for count in FACTORS])
+
+    def table(self) -> Tensor:
+        """The embeddings of all classes, float [560,width]."""
+        weights = [part.get_parameter("weight") for part in self.parts]
+        return torch.stack([w[which.to(w.device)] for w, which in zip(weights, CLASSES.T, strict=True)]).sum(dim=0)
 
     def forward(self, labels: Tensor) -> Tensor:
         """Classes int64 [B] -> float [B,width]."""
-        digit, ink, background = split(labels)
-        total: Tensor = self.digit(digit) + self.ink(ink) + self.background(background)
-        return total
+        return self.table()[labels]
 
     @classmethod
     def fit(cls, table: Tensor) -> Factors:
         """The embeddings whose sums come nearest to a table of all classes, float [560,width]."""
         factors = cls(table.shape[1])
-        parts = zip(split(torch.arange(CLASSES)), (10, len(COLOURS), len(COLOURS)), strict=True)
-        design = torch.cat([F.one_hot(part, n) for part, n in parts], dim=1).float()  # [560,26], of rank 24
-        found = torch.linalg.lstsq(design, table.float(), driver="gelsd").solution  # [26,width]
-        for embedding, rows in zip(factors.children(), found.split([10, len(COLOURS), len(COLOURS)]), strict=True):
-            embedding.load_state_dict({"weight": rows})
+        design = torch.cat([F.one_hot(which, n) for which, n in zip(CLASSES.T, FACTORS, strict=True)], dim=1)
+        solution = torch.linalg.lstsq(design.float(), table.float(), driver="gelsd").solution  # [26,width]; of rank 24
+        for part, rows in zip(factors.parts, solution.split(FACTORS), strict=True):
+            part.load_state_dict({"weight": rows})
         return factors
-
-    @torch.no_grad()
-    def table(self) -> Tensor:
-        """The same as one table of all classes: float [560,width]."""
-        rows: Tensor = self(torch.arange(CLASSES, device=self.digit.weight.device))
-        return rows
-
-
-def split(labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Classes -> digit, ink, background (all int64 [B]); the background skips the ink."""
-    colours = len(COLOURS)
-    digit, ink, other = labels // (colours * (colours - 1)), labels // (colours - 1) % colours, labels % (colours - 1)
-    return digit, ink, other + (other >= ink).long()
-
-
-def join(digit: Tensor, ink: Tensor, background: Tensor) -> Tensor:
-    """The inverse of `split`."""
-    colours = len(COLOURS)
-    return (digit * colours + ink) * (colours - 1) + background - (background > ink).long()
 
 
 def keep_typical(digits: Digits) -> None:
@@ -125,24 +121,19 @@ def build_scheduler() -> DDPMScheduler:
 
 def save(unet: UNet2DModel, folder: Path) -> None:
     """Write the pipeline in half precision."""
-    half, factors = build(), unet.class_embedding
-    state = unet.state_dict()
-    if isinstance(factors, Factors):
-        state = {key: value for key, value in state.items() if not key.startswith("class_embedding.")}
-        state["class_embedding.weight"] = factors.table()
-    half.load_state_dict(state)
-    replace_folder(folder, DDPMPipeline(unet=half.half(), scheduler=build_scheduler()).save_pretrained)
+    half = half_copy(unet)
+    table = unet.class_embedding.table().cpu().half()
+    half.class_embedding = nn.Embedding(len(CLASSES), table.shape[1], _weight=table)
+    replace_folder(folder, DDPMPipeline(unet=half, scheduler=build_scheduler()).save_pretrained)
 
 
 def train(options: Options) -> None:
     """Write ``ddpm``; the loss weight (min(SNR, 5) + 1) / (SNR + 1) keeps the almost clean steps from dominating."""
-    torch.manual_seed(options.seed)
     digits, folder, device = Digits(options), options.out / "ddpm", options.device
     keep_typical(digits)
     net = UNet2DModel.from_pretrained(folder / "unet", torch_dtype=torch.float32) if options.resume else build()
-    net.class_embedding = (
-        Factors.fit(net.class_embedding.weight) if options.resume else Factors(net.class_embedding.embedding_dim)
-    )
+    table = net.class_embedding.weight
+    net.class_embedding = Factors.fit(table.detach()) if options.resume else Factors(table.shape[1])
     net = net.to(device, memory_format=torch.channels_last).train()
     ema = Ema(net, 0.998)
     rate = RESUME_RATE if options.resume else RATE
@@ -151,11 +142,11 @@ def train(options: Options) -> None:
     signal = scheduler.alphas_cumprod.to(device)  # [1000]
     snr = signal / (1.0 - signal)
     weights = (snr.clamp(max=SNR_LIMIT) + 1.0) / (snr + 1.0)
-    budget = Budget(options, "ddpm")
-    more = True
-    while more:
-        images, digit, ink, background = coloured_batch(digits, BATCH, shift=0)
-        clean, labels = images.contiguous(memory_format=torch.channels_last), join(digit, ink, background)
+    budget = Budget(options, "ddpm", lambda: save(ema.module, folder))
+    while not budget.spent:
+        batch = coloured_batch(digits, BATCH, shift=0)
+        clean = batch.images.contiguous(memory_format=torch.channels_last)
+        labels = CLASS_OF.to(device)[batch.digit, batch.ink, batch.background]
         noise = torch.randn_like(clean)
         times = torch.randint(1000, (BATCH,), device=device)
         times[BATCH // 2 :] = torch.randint(*SHAPING, (BATCH - BATCH // 2,), device=device)
@@ -163,9 +154,6 @@ def train(options: Options) -> None:
         guess = net(scheduler.add_noise(clean, noise, times), times, class_labels=labels).sample
         errors = F.mse_loss(guess, target, reduction="none").mean(dim=(1, 2, 3))  # [B]
         loss = (weights[times] * errors).mean()
-        set_rate(optimiser, rate, budget)
-        descend(loss, optimiser, 1.0)
-        ema.update(net)
-        more = budget.tick(loss=loss, plain=errors.mean())
-        if budget.save_due() or not more:
-            save(ema.module, folder)
+        descend(loss, optimiser, budget, 1.0)
+        ema.update()
+        budget.tick(loss=loss, plain=errors.mean())

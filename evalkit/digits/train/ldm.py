@@ -2,18 +2,28 @@
 
 from __future__ import annotations
 
-import random
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import torch
 from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import CLIPTextConfig, CLIPTextModel
 
-from evalkit.digits import data
 from evalkit.digits.train import tokens, vae
-from evalkit.digits.train.common import Budget, Digits, Ema, Options, coloured_batch, descend, replace_folder, set_rate
+from evalkit.digits.train.common import (
+    Budget,
+    Digits,
+    Ema,
+    Options,
+    coloured_batch,
+    descend,
+    half_copy,
+    replace_folder,
+)
 
 BATCH = 64
 RATE = 1e-3
@@ -75,39 +85,85 @@ def build_unet() -> UNet2DConditionModel:
     )
 
 
-def caption_ids() -> tuple[Tensor, Tensor]:
-    """Token ids of the 560 captions, int64 [560,16], and the caption's row by digit, ink and background, [10,8,8]."""
-    tokenizer = tokens.build(LENGTH)
-    texts = [p.text for p in data.PROMPTS]
-    ids = tokenizer(texts, padding="max_length", truncation=True, return_tensors="pt").input_ids
-    row = torch.zeros(10, len(data.COLOURS), len(data.COLOURS), dtype=torch.long)
-    for number, prompt in enumerate(data.PROMPTS):
-        row[prompt.digit, prompt.ink_index, prompt.background_index] = number
-    return ids, row
+def load(kind: Any, folder: Path, device: torch.device) -> Any:
+    """A trained part of a pipeline: float32, in eval mode, without gradients."""
+    return kind.from_pretrained(folder).float().to(device).eval().requires_grad_(False)
 
 
-def latent_pool(autoencoder: AutoencoderKL, digits: Digits, size: int) -> tuple[Tensor, Tensor]:
-    """Scaled latents of random colourings, made once: float [size,4,8,8], and token ids int64 [size,16]."""
-    ids, row = caption_ids()
-    latents, rows = [], []
+class Pool(NamedTuple):
+    """Randomly coloured digits as the model sees them, made once."""
+
+    latents: Tensor  # float [N,4,8,8], scaled
+    ids: Tensor  # int64 [N,16], of the captions
+    grey: Tensor  # uint8 [N,32,32], the digits, on the CPU
+
+
+def make_pool(options: Options, ldm: Path, size: int, style: str | None = None) -> Pool:
+    """Colourings of the training digits, in a style if one is given, by the autoencoder of an ``ldm``."""
+    size = 256 if options.steps else size  # a number of steps is for short runs
+    digits, autoencoder = Digits(options, style), load(AutoencoderKL, ldm / "vae", options.device)
+    captions = tokens.caption_ids(LENGTH).to(options.device)  # [10,8,8,16]
+    latents, ids, grey = [], [], []
     for start in range(0, size, 256):
-        images, label, ink, background = coloured_batch(digits, min(256, size - start))
-        latents.append(vae.encode(autoencoder, images) * autoencoder.config.scaling_factor)
-        rows.append(row[label.cpu(), ink.cpu(), background.cpu()])
-    return torch.cat(latents), ids[torch.cat(rows)].to(digits.grey.device)
+        # a style's stripes lie as the latents' rows do: they are not shifted
+        batch = coloured_batch(digits, min(256, size - start), shift=0 if style else 2)
+        latents.append(vae.encode(autoencoder, batch.images) * autoencoder.config.scaling_factor)
+        ids.append(captions[batch.digit, batch.ink, batch.background])
+        grey.append((batch.grey[:, 0] * 255).round().byte().cpu())
+    pool = Pool(torch.cat(latents), torch.cat(ids), torch.cat(grey))
+    print(f"{len(pool.latents)} latents, std {float(pool.latents.std()):.3f}", flush=True)
+    return pool
+
+
+def fit(
+    budget: Budget,
+    optimiser: torch.optim.Optimizer,
+    pool: Pool,
+    text_encoder: CLIPTextModel,
+    guess: Callable[[Tensor, Tensor, Tensor, Tensor], Tensor],
+    emas: Sequence[Ema[Any]] = (),
+    dropout: float = DROPOUT,
+) -> None:
+    """Learn to predict v in the pool's latents.
+
+    Args:
+        budget: how long.
+        optimiser: of the weights that learn.
+        pool: what is drawn from.
+        text_encoder: gives the states of the captions.
+        guess: v float [B,4,8,8] of noisy latents [B,4,8,8], their times int64 [B], the captions' states [B,16,64] and
+            the positions int64 [B] in the pool.
+        emas: follow each step.
+        dropout: share of the captions that are emptied, for guidance.
+    """
+    device, scheduler = pool.latents.device, build_scheduler()
+    empty = tokens.ids([""], LENGTH).to(device)  # [1,16]
+    while not budget.spent:
+        index = torch.randint(len(pool.latents), (BATCH,), device=device)
+        words = torch.where(torch.rand(BATCH, 1, device=device) < dropout, empty, pool.ids[index])
+        clean, noise = pool.latents[index], torch.randn(BATCH, 4, 8, 8, device=device)
+        times = torch.randint(1000, (BATCH,), device=device)
+        noisy = scheduler.add_noise(clean, noise, times)
+        predicted = guess(noisy, times, text_encoder(words).last_hidden_state, index)
+        loss = F.mse_loss(predicted, scheduler.get_velocity(clean, noise, times))
+        descend(loss, optimiser, budget, 1.0)
+        for ema in emas:
+            ema.update()
+        budget.tick(loss=loss)
+
+
+def adam(weights: Iterable[nn.Parameter], rate: float, options: Options, decay: float = 0.01) -> torch.optim.AdamW:
+    """The optimiser of models in the latents; half the rate where trained weights are refined."""
+    return torch.optim.AdamW(weights, lr=rate * (0.5 if options.resume else 1.0), betas=(0.9, 0.99), weight_decay=decay)
 
 
 def save(unet: UNet2DConditionModel, text_encoder: CLIPTextModel, folder: Path) -> None:
     """Write the whole pipeline around the autoencoder that lies in ``folder`` already."""
-    half_unet = build_unet()
-    half_unet.load_state_dict(unet.state_dict())
-    text = build_text_encoder()  # float32: transformers loads it as stored, and the UNet loads as float32
-    text.load_state_dict(text_encoder.state_dict())
     pipeline = StableDiffusionPipeline(
-        vae=AutoencoderKL.from_pretrained(folder / "vae"),
-        text_encoder=text,
+        vae=AutoencoderKL.from_pretrained(folder / "vae").half(),
+        text_encoder=text_encoder,  # float32: transformers loads it as stored, and the UNet loads as float32
         tokenizer=tokens.build(LENGTH),
-        unet=half_unet.half(),
+        unet=half_copy(unet),
         scheduler=build_scheduler(),
         safety_checker=None,
         feature_extractor=None,
@@ -115,60 +171,29 @@ def save(unet: UNet2DConditionModel, text_encoder: CLIPTextModel, folder: Path) 
     )
 
     def write(target: Path) -> None:
-        pipeline.vae.half()
         pipeline.save_pretrained(target)
         tokens.save(target / "tokenizer", LENGTH)
 
     replace_folder(folder, write)
 
 
-def train(options: Options, part: str = "all") -> None:
-    """Write ``ldm``: the autoencoder, then UNet and text encoder together.
-
-    Args:
-        options: what the command line chose; with a number of steps each part takes that many.
-        part: ``all``, ``vae`` or ``unet`` (keeps the autoencoder that lies in the output folder).
-    """
-    if part in ("all", "vae"):
-        vae.train(options.share(VAE_SHARE if part == "all" else 1.0))
-    if part in ("all", "unet"):
-        train_unet(options.share(1.0 - VAE_SHARE if part == "all" else 1.0))
+def train(options: Options) -> None:
+    """Write ``ldm``: the autoencoder, then UNet and text encoder together; each takes all ``steps``."""
+    if options.part != "unet":
+        vae.train(replace(options, minutes=options.minutes * (VAE_SHARE if options.part == "all" else 1.0)))
+    if options.part != "vae":
+        train_unet(replace(options, minutes=options.minutes * (1.0 - VAE_SHARE if options.part == "all" else 1.0)))
 
 
 def train_unet(options: Options) -> None:
-    """Train UNet and text encoder on latents; 10 % of the captions are emptied for guidance."""
-    torch.manual_seed(options.seed)
-    random.seed(options.seed)
+    """Train UNet and text encoder on latents."""
     folder, device = options.out / "ldm", options.device
-    autoencoder = AutoencoderKL.from_pretrained(folder / "vae", torch_dtype=torch.float32).to(device).eval()
-    pool, ids = latent_pool(autoencoder, Digits(options), 256 if options.steps else POOL)
-    print(f"ldm: {len(pool)} latents, std {float(pool.std()):.3f}", flush=True)
-    empty = tokens.build(LENGTH)("", padding="max_length", return_tensors="pt").input_ids.to(device)  # [1,16]
-    text_encoder, unet = build_text_encoder(), build_unet()
+    pool = make_pool(options, folder, POOL)
+    text_encoder, unet = build_text_encoder().to(device), build_unet().to(device)
     if options.resume:
-        text_encoder = CLIPTextModel.from_pretrained(folder / "text_encoder", dtype=torch.float32)
-        unet = UNet2DConditionModel.from_pretrained(folder / "unet", torch_dtype=torch.float32)
-    text_encoder, unet = text_encoder.to(device).train(), unet.to(device).train()
-    ema_text, ema_unet = Ema(text_encoder), Ema(unet)
-    weights = [*text_encoder.parameters(), *unet.parameters()]
-    optimiser = torch.optim.AdamW(weights, lr=RATE, betas=(0.9, 0.99), weight_decay=0.01)
-    rate = RATE * (0.5 if options.resume else 1.0)
-    scheduler = build_scheduler()
-    budget = Budget(options, "ldm")
-    more = True
-    while more:
-        index = torch.randint(len(pool), (BATCH,), device=device)
-        words = torch.where(torch.rand(BATCH, 1, device=device) < DROPOUT, empty, ids[index])
-        clean, noise = pool[index], torch.randn(BATCH, 4, 8, 8, device=device)
-        times = torch.randint(1000, (BATCH,), device=device)
-        noisy = scheduler.add_noise(clean, noise, times)
-        states = text_encoder(words).last_hidden_state  # [B,16,64]
-        guess = unet(noisy, times, states).sample
-        loss = F.mse_loss(guess, scheduler.get_velocity(clean, noise, times))
-        set_rate(optimiser, rate, budget)
-        descend(loss, optimiser, 1.0)
-        ema_text.update(text_encoder)
-        ema_unet.update(unet)
-        more = budget.tick(loss=loss)
-        if budget.save_due() or not more:
-            save(ema_unet.module, ema_text.module, folder)
+        text_encoder = load(CLIPTextModel, folder / "text_encoder", device).requires_grad_(True)
+        unet = load(UNet2DConditionModel, folder / "unet", device).requires_grad_(True)
+    text, image = Ema(text_encoder.train()), Ema(unet.train())
+    optimiser = adam([*text_encoder.parameters(), *unet.parameters()], RATE, options)
+    budget = Budget(options, "ldm", lambda: save(image.module, text.module, folder))
+    fit(budget, optimiser, pool, text_encoder, lambda x, t, states, _: unet(x, t, states).sample, [text, image])

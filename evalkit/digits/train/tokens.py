@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
-from itertools import pairwise
+from itertools import pairwise, product
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from evalkit.digits import data
 
 if TYPE_CHECKING:
+    from torch import Tensor
     from transformers import CLIPTokenizer
 
 START, END = "<|startoftext|>", "<|endoftext|>"
@@ -62,6 +63,19 @@ def build(length: int) -> CLIPTokenizer:
     from transformers import CLIPTokenizer
 
     return CLIPTokenizer(vocab=vocabulary(), merges=merges(), model_max_length=length)
+
+
+def ids(texts: list[str], length: int) -> Tensor:
+    """Token ids int64 [N,length] of texts."""
+    encoded = build(length)(texts, padding="max_length", truncation=True, return_tensors="pt")
+    out: Tensor = encoded.input_ids
+    return out
+
+
+def caption_ids(length: int) -> Tensor:
+    """Token ids int64 [10,8,8,length] of captions by digit, ink and background, those of equal colours among them."""
+    texts = [data.Caption(*parts).text for parts in product(range(10), data.COLOURS, data.COLOURS)]
+    return ids(texts, length).view(10, len(data.COLOURS), len(data.COLOURS), length)
 
 
 def save(folder: Path, length: int) -> None:

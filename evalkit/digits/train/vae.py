@@ -8,18 +8,7 @@ import torch
 from diffusers import AutoencoderKL
 from torch import Tensor
 
-from evalkit.digits.train.common import (
-    Budget,
-    Digits,
-    Ema,
-    Options,
-    colour,
-    coloured_batch,
-    descend,
-    random_colours,
-    replace_folder,
-    set_rate,
-)
+from evalkit.digits.train.common import Budget, Digits, Ema, Options, coloured_batch, descend, half_copy, replace_folder
 
 BATCH = 32
 RATE = 2e-3
@@ -51,38 +40,30 @@ def encode(vae: AutoencoderKL, images: Tensor) -> Tensor:
 
 def save(vae: AutoencoderKL, digits: Digits, folder: Path) -> None:
     """Measure the scaling factor, store it in the config and write the model in half precision."""
-    latents = encode(vae, coloured_batch(digits, 512)[0])
+    latents = encode(vae, coloured_batch(digits, 512).images)
     vae.register_to_config(scaling_factor=round(1.0 / float(latents.std()), 4))
-    half = build()
-    half.load_state_dict(vae.state_dict())
-    half.register_to_config(scaling_factor=vae.config.scaling_factor)
-    replace_folder(folder, half.half().save_pretrained)
+    replace_folder(folder, half_copy(vae).save_pretrained)
 
 
 def train(options: Options) -> None:
     """Write ``ldm/vae``."""
-    torch.manual_seed(options.seed)
     digits = Digits(options)
     folder = options.out / "ldm" / "vae"
     net = AutoencoderKL.from_pretrained(folder, torch_dtype=torch.float32) if options.resume else build()
     net = net.to(options.device, memory_format=torch.channels_last).train()
     ema = Ema(net, 0.995)
     optimiser = torch.optim.AdamW(net.parameters(), lr=RATE, betas=(0.9, 0.99), weight_decay=0.01)
-    budget = Budget(options, "vae")
-    more = True
-    while more:
-        grey, _ = digits.batch(BATCH)
-        images = colour(grey, *random_colours(BATCH, grey.device)).contiguous(memory_format=torch.channels_last)
+    budget = Budget(options, "vae", lambda: save(ema.module, digits, folder))
+    while not budget.spent:
+        batch = coloured_batch(digits, BATCH)
+        images = batch.images.contiguous(memory_format=torch.channels_last)
         posterior = net.encode(images).latent_dist
         output = net.decode(posterior.sample()).sample
         # Strokes are a tenth of the pixels; without the weight their colour is learned last.
-        weight = (1.0 + STROKE_WEIGHT * grey) / (1.0 + STROKE_WEIGHT * grey.mean())
+        weight = (1.0 + STROKE_WEIGHT * batch.grey) / (1.0 + STROKE_WEIGHT * batch.grey.mean())
         error = (weight * (output - images).square()).mean()
         kl = 0.5 * (posterior.mean.square() + posterior.var - 1.0 - posterior.logvar).mean()
         loss = error + 0.2 * (weight * (output - images).abs()).mean() + KL_WEIGHT * kl
-        set_rate(optimiser, RATE, budget)
-        descend(loss, optimiser, 1.0)
-        ema.update(net)
-        more = budget.tick(mse=error, kl=kl)
-        if budget.save_due() or not more:
-            save(ema.module, digits, folder)
+        descend(loss, optimiser, budget, 1.0)
+        ema.update()
+        budget.tick(mse=error, kl=kl)
