@@ -1,8 +1,8 @@
 """Checks sample sets and the reference for what would make a metric wrong.
 
-`headers.py` gathers what is known without decoding; `pixels.py` and `upscaling.py` measure pixels, while the feature
-pass reads them (`watch.py`) and only once (`cache.py` stores it by the images' content); `rules.py` and `prompts.py`
-turn both into findings. Docs: docs/lint.md.
+What is known without decoding are the source's headers; `pixels.py` and `upscaling.py` measure pixels, while the
+feature pass reads them (`watch.py`) and only once (`cache.py` stores it by the images' content); `rules.py` and
+`prompts.py` turn both into findings. Docs: docs/lint.md.
 """
 
 from evalkit.lint.finding import Finding, lines

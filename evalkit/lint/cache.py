@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from evalkit.utils.files import sha256_json, write_json
+from evalkit.utils.files import sha256_file, sha256_json, write_json
+
+if TYPE_CHECKING:
+    from evalkit.data.source import Headers
 
 VERSION = 1  # a change of what is measured, or how, remakes the cache
 NAME_DIGITS = 20  # of a set's digest in its file's name
@@ -56,7 +60,7 @@ class CacheEntry:
     """What was measured, and the files' stamps when they last agreed with their checksums."""
 
     measured: Measured
-    stamps: Sequence[Stamp] = field(default_factory=list)
+    stamps: Sequence[Stamp]
 
 
 def known(cache: Path, digest: str) -> bool:
@@ -77,10 +81,8 @@ def load(cache: Path, digest: str) -> CacheEntry | None:
 def save(cache: Path, digest: str, entry: CacheEntry) -> None:
     """Writes an entry; where the store is read-only, the next run measures again."""
     data: dict[str, Any] = {"check": _check(digest, entry), "stamps": entry.stamps, "measured": vars(entry.measured)}
-    try:
+    with contextlib.suppress(OSError):
         write_json(_path(cache, digest), data)
-    except OSError:
-        return
 
 
 def stamps(files: Sequence[Path]) -> list[Stamp]:
@@ -94,6 +96,25 @@ def stamps(files: Sequence[Path]) -> list[Stamp]:
         else:
             stamps_of_files.append([stat.st_size, stat.st_mtime_ns])
     return stamps_of_files
+
+
+def changed(headers: Headers, before: Sequence[Stamp], now: Sequence[Stamp]) -> list[int]:
+    """Images whose file is missing or not the recorded one; only files whose stamp changed are read.
+
+    Args:
+        headers: of a set whose files were recorded when they were made (`Headers.made`).
+        before, now: the files' stamps when they last agreed, and as they are.
+    """
+    bad = []
+    for i, stamp in enumerate(now):
+        if i >= len(before) or list(before[i]) != stamp:
+            try:
+                same = sha256_file(headers.made[i]) == headers.sha256s[i]
+            except OSError:
+                same = False
+            if not same:
+                bad.append(i)
+    return bad
 
 
 def _path(cache: Path, digest: str) -> Path:

@@ -46,9 +46,8 @@ class PixelScan:
     def __init__(self, source: Source, sizes: Counter[tuple[int, int]]) -> None:
         self.source = source
         self.bad: dict[int, str] = {}  # by index why an image could not be read
-        self._tally = _Tally(
-            len(source), {size for size, _ in sorted(sizes.items(), key=lambda s: (-s[1], s[0]))[:SIZES]}
-        )
+        common = sorted(sizes, key=lambda size: (-sizes[size], size))[:SIZES]
+        self._tally = _Tally(len(source), common)
         self._left: dict[int, int] | None = None  # where the blocks still to measure start -> where they end
 
     def add(self, indices: range, images: Sequence[U8]) -> None:
@@ -156,7 +155,6 @@ class _Tally:
             seen.add([index[i] for i in busy], images[busy])
 
     def measured(self) -> Measured:
-        found = sorted(pair for seen in self.enlarged.values() for pair in seen.found())
         order = np.argsort(self.index)  # blocks come in any order
         index = [self.index[i] for i in order.tolist()]
         near = near_duplicates(np.concatenate(self.thumbs)[order]) if self.thumbs else []
@@ -172,7 +170,7 @@ class _Tally:
             flat=sorted(self.flat),
             black=sorted(self.black),
             tiny=sorted(self.tiny),
-            enlarged=[[i, factor] for i, factor in found],
+            enlarged=sorted([i, factor] for seen in self.enlarged.values() for i, factor in seen.found()),
             near=[[index[i], index[j]] for i, j in near],
         )
 
@@ -207,18 +205,20 @@ def near_duplicates(thumbs: U8) -> list[tuple[int, int]]:
     Args:
         thumbs: u8 [N,32,32,3], of images that are not plain.
     """
+    from scipy.sparse import coo_array
+    from scipy.sparse.csgraph import connected_components
+
     contrast = contrasts(thumbs)
-    group = list(range(len(thumbs)))  # an earlier image of each one's group (union-find)
-    firsts = np.arange(len(thumbs))
-    while True:  # groups are joined by their first images: a collapsed set takes some rounds, others one
-        pairs = _similar(thumbs[firsts], contrast[firsts])
-        for i, j in pairs:
-            _join(group, int(firsts[i]), int(firsts[j]))
-        if not pairs:
-            break
-        firsts = np.array([i for i in firsts.tolist() if group[i] == i])
-    first = [_first(group, i) for i in range(len(thumbs))]
-    return [(i, j) for i, j in enumerate(first) if i != j]
+    first = np.arange(len(thumbs))  # of each image the first one of its group
+    firsts = first
+    while pairs := _similar(thumbs[firsts], contrast[firsts]):
+        # Groups are joined by their first images: a collapsed set takes some rounds, others one.
+        graph = coo_array((np.ones(len(pairs)), np.transpose(pairs)), shape=(len(firsts), len(firsts)))
+        _, group = connected_components(graph, directed=False)
+        joined = firsts[np.unique(group, return_index=True)[1]]
+        first = joined[group[np.searchsorted(firsts, first)]]
+        firsts = np.unique(joined)
+    return [(i, j) for i, j in enumerate(first.tolist()) if i != j]
 
 
 def _similar(thumbs: U8, contrast: F32) -> list[tuple[int, int]]:
@@ -259,15 +259,3 @@ def _shrunk(images: NDArray[np.uint8] | F32, factor: int) -> F32:
     rows: F32 = np.add.reduce([images[:, i::factor].astype(np.float32) for i in range(factor)])
     total: F32 = np.add.reduce([rows[:, :, i::factor] for i in range(factor)])
     return total * np.float32(1 / factor**2)
-
-
-def _first(group: list[int], i: int) -> int:
-    while group[i] != i:
-        group[i] = group[group[i]]
-        i = group[i]
-    return i
-
-
-def _join(group: list[int], i: int, j: int) -> None:
-    a, b = sorted((_first(group, i), _first(group, j)))
-    group[b] = a

@@ -44,12 +44,8 @@ def asked_of(
         texts = tuple(prompt.text for prompt in next(iter(prompts.values())) if prompt.text is not None)
     asked = {}
     for cell in cells:
-        identity = cell.identity.get("prompts")
-        asked[cell.name] = Asked(
-            count=identity["prompts"] if identity else None,
-            texts=texts if cell.name in elsewhere else (),
-            size=image_size(cell),
-        )
+        count = (cell.identity.get("prompts") or {}).get("prompts")
+        asked[cell.name] = Asked(count, texts if cell.name in elsewhere else (), image_size(cell))
     return asked
 
 
@@ -66,7 +62,6 @@ def check_prompts(
     """
     prompts = source.prompts
     shown = Counter(prompt for prompt in prompts if prompt is not None)
-    generated = isinstance(source, SampleSet)
     findings: list[Finding] = []
 
     def add(severity: str, count: int, indices: Sequence[int], message: str) -> None:
@@ -80,7 +75,7 @@ def check_prompts(
     bare = [i for i, prompt in enumerate(prompts) if prompt is None]
     if bare:
         add("warning", len(bare), bare, f"{len(bare)} of {len(source)} images have no prompt, the others have")
-    if generated:  # made from the set, in its order: nothing else can be wrong
+    if isinstance(source, SampleSet):  # made from the set, in its order: nothing else can be wrong
         return findings
     expected = frozenset(asked.texts) or _related(shown, others or {})
     missing = sorted(expected - shown.keys())
@@ -97,10 +92,8 @@ def check_prompts(
 
 def _related(shown: Counter[str], others: Mapping[str, frozenset[str]]) -> frozenset[str]:
     """The prompts of other cells that share most of theirs with these."""
-    related = [
-        texts for texts in others.values() if len(texts & shown.keys()) >= _RELATED * max(len(texts), len(shown))
-    ]
-    return frozenset().union(*related)
+    near = [t for t in others.values() if len(t & shown.keys()) >= _RELATED * max(len(t), len(shown))]
+    return frozenset().union(*near)
 
 
 def _check_repeats(prompts: Sequence[str | None], shown: Counter[str], add: Callable[..., None]) -> None:

@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING
 from evalkit.data.source import Headers
 from evalkit.lint.cache import Measured
 from evalkit.lint.finding import FILES, REFERENCE, Finding, locations
-from evalkit.lint.headers import LOSSY
 
 if TYPE_CHECKING:
     from evalkit.data.source import Source
 
+LOSSY = frozenset({"JPEG", "MPO", "WEBP", "JPEG2000", "AVIF"})
 MOST = 0.5  # of a set: more than that, and its scores mean nothing
 FEW = 0.01  # real data holds some duplicates
 SET = 16  # images from which on the range of a set's values tells something
@@ -23,46 +23,29 @@ CLIPPED, UNCLIPPED = 0.35, 0.05  # share of values that are 0: where negative va
 
 _REPEATS = "standard errors come out too small; recall, coverage and Vendi fall; FID and KID lean towards what repeats"
 _ONE_COLOUR = "they count as samples: FID, KID and precision get worse, by the rate of such images"
+_NEARLY_BLACK = "they are all but black to every extractor: all metrics"
 _RESAMPLED = "the extractors resize both sides by different factors: FID, KID and precision compare the blur as well"
 
-# What an image is besides ordinary: words, effect, severity where all images of a set are so, where some are.
-_FILE_KINDS: dict[str, tuple[str, str, str, str]] = {
-    "grey": (
-        "greyscale files",
-        "scored as three equal channels: FID, KID and CLIP score see no colour",
-        "note",
-        "warning",
-    ),
+# What an image is besides ordinary: words and effect.
+_FILE_KINDS = {
+    "grey": ("greyscale files", "scored as three equal channels: FID, KID and CLIP score see no colour"),
     "palette": (
         "palette files of at most 256 colours",
         "banding and dither are scored as texture: FID and KID get worse",
-        "warning",
-        "warning",
     ),
-    "16bit": ("files of 16 bits per channel", "scored with 8 bits: no metric changes visibly", "note", "note"),
-    "cmyk": (
-        "CMYK files, converted without their colour profile",
-        "colours shift: FID, KID and CLIP score",
-        "warning",
-        "warning",
-    ),
+    "16bit": ("files of 16 bits per channel", "scored with 8 bits: no metric changes visibly"),
+    "cmyk": ("CMYK files, converted without their colour profile", "colours shift: FID, KID and CLIP score"),
     "alpha_dropped": (
         "files with transparency, which is ignored",
         "colours that no viewer shows are scored, by all metrics",
-        "warning",
-        "warning",
     ),
     "blanked": (
         "blanked by the model's safety checker",
         "black images count as samples: FID, KID, precision and CLIP score get worse",
-        "warning",
-        "warning",
     ),
     "prompt_truncated": (
         "made from a prompt that was cut to the model's context",
         "the model never saw the tail, but CLIP score asks for all that CLIP reads",
-        "warning",
-        "warning",
     ),
 }
 
@@ -114,12 +97,12 @@ def check_alone(view: View) -> list[Finding]:
 
 def _file_kinds(view: View) -> list[Finding]:
     findings = []
-    for kind, (words, effect, all_so, some_so) in _FILE_KINDS.items():
+    for kind, (words, effect) in _FILE_KINDS.items():
         indices = view.headers.of_kind(kind)
         if indices:
-            severity = all_so if len(indices) == len(view.source) else some_so
-            if kind == "grey" and view.name == REFERENCE:
-                severity = "note"  # photographs in black and white are part of the world
+            # A set may be meant to be grey, and photographs in black and white are part of the world.
+            usual = kind == "grey" and (view.name == REFERENCE or len(indices) == len(view.source))
+            severity = "note" if usual or kind == "16bit" else "warning"
             findings.append(view.finding(kind, severity, indices, f"{_of(view, indices)} are {words}", effect))
     return findings
 
@@ -167,9 +150,7 @@ def _duplicates(view: View) -> list[Finding]:
     for i, key in enumerate(keys):
         if key and key not in plain and first.setdefault(key, i) != i:
             copies.append((i, first[key]))
-    if not copies:
-        return []
-    return [_repeated(view, "duplicates", copies, "repeat another one exactly", len(view.source))]
+    return _repeated(view, "duplicates", copies, "repeat another one exactly", len(view.source))
 
 
 def _near(view: View, measured: Measured) -> list[Finding]:
@@ -182,38 +163,34 @@ def _near(view: View, measured: Measured) -> list[Finding]:
         if keys[i] not in group:
             copies.append((i, j))
             group.add(keys[i])
+    return _repeated(view, "near_duplicates", copies, "show nearly the same picture as another", measured.looked)
+
+
+def _repeated(view: View, kind: str, copies: Sequence[tuple[int, int]], words: str, of: int) -> list[Finding]:
     if not copies:
         return []
-    return [_repeated(view, "near_duplicates", copies, "show nearly the same picture as another", measured.looked)]
-
-
-def _repeated(view: View, kind: str, copies: Sequence[tuple[int, int]], words: str, of: int) -> Finding:
     share = len(copies) / of
     lenient = kind == "near_duplicates" or view.name == REFERENCE
     severity = "error" if share > MOST else "note" if share < FEW and lenient else "warning"
-    named = [i for pair in copies for i in pair]
+    files = locations(view.source, [i for pair in copies for i in pair])
     message = f"{len(copies)} of {_looked(of, len(view.source))} images {words}"
-    return Finding(kind, severity, view.name, len(copies), locations(view.source, named), message, _REPEATS, of)
+    return [Finding(kind, severity, view.name, len(copies), files, message, _REPEATS, of)]
 
 
 def _pixels(view: View, measured: Measured) -> list[Finding]:
     """Images of one colour, and values that fill a part of their range only."""
-    findings = []
     blanked = set(view.headers.of_kind("blanked"))
-
-    def add(kind: str, indices: Sequence[int], words: str, effect: str) -> None:
-        severity = "error" if len(indices) > MOST * measured.looked else "warning"
-        message = f"{len(indices)} of {_looked(measured.looked, len(view.source))} images {words}"
-        findings.append(view.finding(kind, severity, indices, message, effect, measured.looked))
-
-    black = [i for i in measured.black if i not in blanked]
-    if black:
-        add("black", black, "are black all over", _ONE_COLOUR)
-    if measured.flat:
-        add("constant", measured.flat, "are of one colour", _ONE_COLOUR)
-    if measured.tiny:
-        effect = "they are all but black to every extractor: all metrics"
-        add("range", measured.tiny, "hold no value above 2: pixels of 0..1 saved as if of 0..255?", effect)
+    cases: tuple[tuple[str, Sequence[int], str, str], ...] = (
+        ("black", [i for i in measured.black if i not in blanked], "are black all over", _ONE_COLOUR),
+        ("constant", measured.flat, "are of one colour", _ONE_COLOUR),
+        ("range", measured.tiny, "hold no value above 2: pixels of 0..1 saved as if of 0..255?", _NEARLY_BLACK),
+    )
+    findings = []
+    for kind, indices, words, effect in cases:
+        if indices:
+            severity = "error" if len(indices) > MOST * measured.looked else "warning"
+            message = f"{len(indices)} of {_looked(measured.looked, len(view.source))} images {words}"
+            findings.append(view.finding(kind, severity, indices, message, effect, measured.looked))
     return findings
 
 
@@ -288,31 +265,21 @@ def _copied(view: View, reference: View) -> list[Finding]:
 
 def check_range(view: View, reference: View | None) -> list[Finding]:
     """Values of a whole set that lie in a part of 0..255, where those of the reference do not."""
-    a = view.measured
-    b = reference.measured if reference else None
+    a, b = view.measured, reference.measured if reference else None
     if a is None or a.looked < SET or a.lowest > a.highest:
         return []
     low, high = (b.lowest, b.highest) if b and b.lowest <= b.highest else (0, 255)
-    cases: tuple[tuple[bool, str], ...] = (
-        (
-            a.lowest >= 127 - MIDDLE and low < 64,
-            f"no value is below {a.lowest}: pixels of 0..1 saved as if of -1..1?",
-        ),
-        (
-            a.highest <= 128 + MIDDLE and high > 192,
-            f"no value is above {a.highest}: pixels of 0..1 scaled by 127.5?",
-        ),
-        (
-            14 <= a.lowest <= 18 and 233 <= a.highest <= 237 and low <= 4 and high >= 251,
-            f"all values lie in {a.lowest}..{a.highest}: a video's range, not stretched to 0..255?",
-        ),
-        (
-            b is not None and a.zeros >= CLIPPED and b.zeros <= UNCLIPPED,
-            f"{a.zeros:.0%} of all values are 0: pixels of -1..1 saved as if of 0..1?",
-        ),
-    )
+    messages = []
+    if a.lowest >= 127 - MIDDLE and low < 64:
+        messages.append(f"no value is below {a.lowest}: pixels of 0..1 saved as if of -1..1?")
+    if a.highest <= 128 + MIDDLE and high > 192:
+        messages.append(f"no value is above {a.highest}: pixels of 0..1 scaled by 127.5?")
+    if 14 <= a.lowest <= 18 and 233 <= a.highest <= 237 and low <= 4 and high >= 251:
+        messages.append(f"all values lie in {a.lowest}..{a.highest}: a video's range, not stretched to 0..255?")
+    if b is not None and a.zeros >= CLIPPED and b.zeros <= UNCLIPPED:
+        messages.append(f"{a.zeros:.0%} of all values are 0: pixels of -1..1 saved as if of 0..1?")
     effect = "contrast and brightness are off in every image: all metrics"
-    return [_whole(view, "range", message, effect) for wrong, message in cases if wrong]
+    return [_whole(view, "range", message, effect) for message in messages]
 
 
 def check_same(views: Sequence[View]) -> list[Finding]:
@@ -330,15 +297,12 @@ def check_same(views: Sequence[View]) -> list[Finding]:
 
 def check_asked_size(view: View, size: tuple[int, int] | None) -> list[Finding]:
     """Images that have not the height and width that the configuration asks for."""
-    if size is None:
-        return []
     wrong = [i for i, (width, height) in enumerate(view.headers.sizes) if (height, width) != size]
-    if not wrong:
+    if size is None or not wrong:
         return []
     message = f"{_of(view, wrong)} are {_named(view.sizes())}, not {size[1]}x{size[0]} as asked"
-    return [
-        view.finding("size", "warning", wrong, message, "they are not the setting that the table names: all metrics")
-    ]
+    effect = "they are not the setting that the table names: all metrics"
+    return [view.finding("size", "warning", wrong, message, effect)]
 
 
 def _of(view: View, indices: Sequence[int]) -> str:

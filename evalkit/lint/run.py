@@ -12,7 +12,6 @@ from evalkit.data.moments import Moments
 from evalkit.lint import cache
 from evalkit.lint.cache import CacheEntry, Measured
 from evalkit.lint.finding import REFERENCE, SEVERITIES, Finding, lines, locations
-from evalkit.lint.headers import changed
 from evalkit.lint.prompts import Asked, check_prompts
 from evalkit.lint.rules import View, check_against, check_alone, check_asked_size, check_range, check_same
 from evalkit.lint.watch import Watch
@@ -22,6 +21,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+_UNLIKE = "are not what their metadata records (sha256): put them back, or write it anew"
 _ALTERED = "are not the recorded ones (sha256): put them back, or delete their shard's folder to make it again"
 _UNTRUE = "scores made from these files are not of the images that were generated: all metrics"
 
@@ -69,11 +69,7 @@ def _view(name: str, source: Source, watch: Watch, findings: list[Finding]) -> V
     headers = source.headers()
     unlike = source.unlike_metadata()
     if unlike:
-        findings.append(
-            _unlike(
-                name, source, unlike, "are not what their metadata records (sha256): put them back, or write it anew"
-            )
-        )
+        findings.append(_unlike(name, source, unlike, _UNLIKE))
     return View(name, source, headers, _measure(name, source, headers, watch, findings))
 
 
@@ -83,7 +79,7 @@ def _measure(name: str, source: Source, headers: Headers, watch: Watch, findings
     now = cache.stamps(headers.made)
     if kept is not None:
         if kept.stamps != now:
-            bad = changed(headers, kept.stamps, now)
+            bad = cache.changed(headers, kept.stamps, now)
             if bad:
                 _report(_unlike(name, source, bad, _ALTERED), findings)
             else:

@@ -107,10 +107,8 @@ class FinishedRun:
         metrics = [head for c in columns for head in (c.metric, f"{c.metric}.stderr")]
         lines = []
         for cell, lead in zip(self.table.cells, leading, strict=True):
-            rows = [column.rows.get(cell) for column in columns]
-            lines.append(
-                [cell, *lead, *(v for row in rows for v in ((row.value, row.stderr) if row else (None, None)))]
-            )
+            scores = [(row.value, row.stderr) if (row := c.rows.get(cell)) else (None, None) for c in columns]
+            lines.append([cell, *lead, *(number for score in scores for number in score)])
         return ["cell", *heads, *metrics], lines
 
     @cached_property

@@ -7,7 +7,8 @@ import json
 import os
 import re
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -20,6 +21,7 @@ _SERVERS = ("http", "https", "databricks")
 _ID = "evalkit.run"  # the tag by which a run is recognised
 
 
+@dataclass(eq=False)
 class MlflowTracker(Tracker):
     """Writes a run to a tracking server or a database; pushed again, the run with the same id goes on.
 
@@ -33,17 +35,10 @@ class MlflowTracker(Tracker):
 
     package = "mlflow"
 
-    def __init__(
-        self,
-        uri: str | None = None,
-        experiment: str = "evalkit",
-        artifacts: str | None = None,
-        timeout: float = 600.0,
-    ) -> None:
-        self.uri = uri
-        self.experiment = experiment
-        self.artifacts = artifacts
-        self.timeout = timeout
+    uri: str | None = None
+    experiment: str = "evalkit"
+    artifacts: str | None = None
+    timeout: float = 600.0
 
     def check(self, where: str) -> None:
         super().check(where)
@@ -60,9 +55,8 @@ class MlflowTracker(Tracker):
         if scheme not in _SERVERS and not (installed("sqlalchemy") and installed("alembic")):
             raise ConfigError(f"{where} has mlflow-skinny alone, without databases: uv pip install 'evalkit[mlflow]'")
         if scheme not in (*_SERVERS, "sqlite") and self.artifacts is None:
-            raise ConfigError(
-                f"{where}.artifacts is not set: name the folder or bucket of the files, {scheme} has none"
-            )
+            what = f"name the folder or bucket of the files, {scheme} has none"
+            raise ConfigError(f"{where}.artifacts is not set: {what}")
 
     def log(self, run: FinishedRun) -> str:
         uri = self.uri or os.environ.get("MLFLOW_TRACKING_URI") or f"{_SQLITE}{run.folder / 'mlflow.db'}"
@@ -112,23 +106,14 @@ def _write(client: Any, known: Any, run: FinishedRun) -> None:
     tags["mlflow.loggedArtifacts"] = json.dumps([{"path": "table.json", "type": "table"}])  # shown as a table
     if run.gate is not None:
         tags["gate"] = run.gate
-    for part in _parts(new, 1000):
-        client.log_batch(run_id, metrics=part)
-    for part in _parts(params, 100):
-        client.log_batch(run_id, params=part)
-    for part in _parts([RunTag(key, value) for key, value in tags.items()], 100):
-        client.log_batch(run_id, tags=part)
+    run_tags = [RunTag(key, value) for key, value in tags.items()]
+    for kind, items, most in (("metrics", new, 1000), ("params", params, 100), ("tags", run_tags, 100)):
+        for start in range(0, len(items), most):  # MLflow takes so many at a time
+            client.log_batch(run_id, **{kind: items[start : start + most]})
     heads, lines = run.lines()
     client.log_dict(run_id, {"columns": heads, "data": lines}, "table.json")  # log_table would append to the last one
     for name, path in run.files.items():
-        folder = name.rpartition("/")[0]
-        client.log_artifact(run_id, str(path), folder or None)
-
-
-def _parts(items: Sequence[Any], size: int) -> Iterator[Sequence[Any]]:
-    """MLflow takes so many at a time."""
-    for start in range(0, len(items), size):
-        yield items[start : start + size]
+        client.log_artifact(run_id, str(path), name.rpartition("/")[0] or None)
 
 
 def _keys(named: Mapping[str, Any]) -> dict[str, Any]:

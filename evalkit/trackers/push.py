@@ -17,15 +17,15 @@ import signal
 import subprocess
 import sys
 import tempfile
+import traceback
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from evalkit.config.build import build
-from evalkit.config.compose import compose, resolve
 from evalkit.errors import EXIT_DONE, EXIT_ERROR, ConfigError, EvalkitError
 from evalkit.trackers.base import FinishedRun, Tracker
-from evalkit.utils.files import write_text
+from evalkit.utils.files import write_json, write_text
 from evalkit.utils.text import one_line
 
 log = logging.getLogger(__name__)
@@ -41,9 +41,8 @@ def make_trackers(options: Mapping[str, Mapping[str, Any]]) -> dict[str, Tracker
     for name, option in options.items():
         tracker = build(option, f"tracker.{name}")
         if not isinstance(tracker, Tracker):
-            raise ConfigError(
-                f"tracker.{name}: {option['_target_']} is not a subclass of evalkit.trackers.base.Tracker"
-            )
+            target = option["_target_"]
+            raise ConfigError(f"tracker.{name}: {target} is not a subclass of evalkit.trackers.base.Tracker")
         tracker.check(f"tracker.{name}")
         trackers[name] = tracker
     return trackers
@@ -88,11 +87,11 @@ def _push_to(name: str, option: Mapping[str, Any], out: Path) -> str:
     timeout = build(option, f"tracker.{name}").timeout
     record = out / f"tracker-{name}.log"
     with tempfile.TemporaryDirectory(prefix="evalkit-track-") as scratch:
-        answer, output = Path(scratch) / "answer.json", Path(scratch) / "output.txt"
-        job = {"name": name, "option": dict(option), "out": str(out.absolute()), "answer": str(answer)}
+        reply_file, output = Path(scratch) / "answer.json", Path(scratch) / "output.txt"
+        job = {"name": name, "option": dict(option), "out": str(out.absolute()), "answer": str(reply_file)}
         in_time = _run_child(json.dumps(job), output, timeout)
         printed = output.read_text(encoding="utf-8", errors="replace")
-        reply = json.loads(answer.read_text(encoding="utf-8")) if answer.exists() else {}
+        reply = json.loads(reply_file.read_text(encoding="utf-8")) if reply_file.exists() else {}
     if "place" in reply:
         record.unlink(missing_ok=True)
         return str(reply["place"])
@@ -105,11 +104,11 @@ def _push_to(name: str, option: Mapping[str, Any], out: Path) -> str:
 
 
 def _run_child(job: str, output: Path, timeout: float) -> bool:
-    """Runs `evalkit.trackers.child`, its output going to a file; afterwards nothing of it is left running."""
+    """Runs `answer` in a process, its output going to a file; afterwards nothing of it is left running."""
     path = os.pathsep.join(str(Path(entry).absolute()) for entry in sys.path)
     with output.open("wb") as sink:
         child = subprocess.Popen(
-            [sys.executable, "-P", "-m", "evalkit.trackers.child"],
+            [sys.executable, "-P", "-c", "from evalkit.trackers.push import answer; answer()"],
             stdin=subprocess.PIPE,
             stdout=sink,
             stderr=subprocess.STDOUT,
@@ -125,6 +124,18 @@ def _run_child(job: str, output: Path, timeout: float) -> bool:
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.killpg(child.pid, signal.SIGKILL)  # its helpers as well
             child.wait()
+
+
+def answer() -> None:
+    """In that process: logs the run as the job on standard input says; what goes wrong becomes the answer."""
+    job = json.load(sys.stdin)
+    try:
+        run = FinishedRun.load(Path(job["out"]))
+        reply = {"place": build(job["option"], f"tracker.{job['name']}").log(run)}
+    except BaseException as error:  # a tracker may also exit
+        traceback.print_exc()
+        reply = {"error": f"{type(error).__name__}: {error}"}
+    write_json(Path(job["answer"]), reply)
 
 
 def _redact(text: str) -> str:
@@ -160,8 +171,9 @@ def _options(folder: Path, overrides: Sequence[str], config_dir: Path | None) ->
     for override in overrides:
         if not re.match(r"[+~]*tracker[.=]", override):
             raise ConfigError(f"{override}: the run is finished, so only tracker=... and tracker.*=... can be given")
-    options: dict[str, Any]
     if overrides:
+        from evalkit.config.compose import compose, resolve
+
         options = resolve(compose(overrides, str(config_dir.resolve()) if config_dir else None)).tracker
     else:
         options = dict(FinishedRun.load(folder).config.get("tracker") or {})

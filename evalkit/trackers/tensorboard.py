@@ -8,6 +8,7 @@ from __future__ import annotations
 import shutil
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from evalkit.utils.files import atomic_path
 _SUFFIX = ".evalkit"  # an event file of ours, which may be replaced
 
 
+@dataclass(eq=False)
 class TensorBoardTracker(Tracker):
     """Writes a run to `<logdir>/<run name>-<id>/`; pushed again, the new event file takes the old one's place.
 
@@ -27,9 +29,8 @@ class TensorBoardTracker(Tracker):
 
     package = "tensorboard"
 
-    def __init__(self, logdir: str | None = None, timeout: float = 600.0) -> None:
-        self.logdir = logdir
-        self.timeout = timeout
+    logdir: str | None = None
+    timeout: float = 600.0
 
     def log(self, run: FinishedRun) -> str:
         from tensorboard.summary.writer.event_file_writer import EventFileWriter

@@ -12,6 +12,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -22,6 +23,7 @@ from evalkit.trackers.base import FinishedRun, Tracker, environment
 _MODES = ("offline", "online")
 
 
+@dataclass(eq=False)
 class WandbTracker(Tracker):
     """Writes a W&B run; pushed again, the run with the same id goes on, and the files of earlier pushes are removed.
 
@@ -34,44 +36,38 @@ class WandbTracker(Tracker):
 
     package = "wandb"
 
-    def __init__(
-        self,
-        mode: str = "offline",
-        project: str = "evalkit",
-        entity: str | None = None,
-        group: str | None = None,
-        tags: Sequence[str] = (),
-        dir: str | None = None,
-        timeout: float = 600.0,
-    ) -> None:
-        self.mode: Any = mode
-        self.about: dict[str, Any] = {"project": project, "entity": entity, "group": group, "tags": list(tags)}
-        self.dir = dir
-        self.timeout = timeout
+    mode: Any = "offline"
+    project: str = "evalkit"
+    entity: str | None = None
+    group: str | None = None
+    tags: Sequence[str] = ()
+    dir: str | None = None
+    timeout: float = 600.0
 
     def check(self, where: str) -> None:
         super().check(where)
         if self.mode not in _MODES:
             raise ConfigError(f"{where}.mode={self.mode}: no such mode. {nearest(str(self.mode), _MODES)}")
         if self.mode == "online" and not _has_key():
-            raise ConfigError(
-                f"{where}.mode=online needs a key: set WANDB_API_KEY or run `wandb login`, or mode=offline"
-            )
+            fix = "set WANDB_API_KEY or run `wandb login`, or mode=offline"
+            raise ConfigError(f"{where}.mode=online needs a key: {fix}")
 
     def log(self, run: FinishedRun) -> str:
         parent = Path(self.dir).expanduser().absolute() if self.dir else run.folder
         folder = parent / "wandb"
         folder.mkdir(parents=True, exist_ok=True)
-        before = [
-            path for name in ("run-*-{}", "offline-run-*-{}", "data-{}-*") for path in folder.glob(name.format(run.id))
-        ]
+        names = (f"run-*-{run.id}", f"offline-run-*-{run.id}", f"data-{run.id}-*")
+        before = {path for name in names for path in folder.glob(name)}
         # Without these, the files of tables and artifacts would lie in the user's home.
         data = tempfile.mkdtemp(prefix=f"data-{run.id}-", dir=folder)
         with environment(WANDB_DATA_DIR=data, WANDB_CACHE_DIR=data, WANDB_ERROR_REPORTING="false"):
             import wandb
 
             session = wandb.init(
-                **self.about,
+                project=self.project,
+                entity=self.entity,
+                group=self.group,
+                tags=list(self.tags),
                 id=run.id,
                 name=run.name,
                 dir=parent,
@@ -90,7 +86,7 @@ class WandbTracker(Tracker):
             written = Path(session.dir).parent
             url = session.url
             wandb.teardown()
-        for path in set(before) - {written}:
+        for path in before - {written}:
             shutil.rmtree(path)
         if self.mode == "online":
             shutil.rmtree(data)  # it is uploaded
@@ -151,8 +147,7 @@ def _has_key() -> bool:
     if settings.get("default", "api_key", fallback=None):
         return True
     url = os.environ.get("WANDB_BASE_URL") or settings.get("default", "base_url", fallback="https://api.wandb.ai")
-    files = [os.environ["NETRC"]] if os.environ.get("NETRC") else ["~/.netrc", "~/_netrc"]
-    for file in files:
+    for file in [os.environ["NETRC"]] if os.environ.get("NETRC") else ["~/.netrc", "~/_netrc"]:
         with contextlib.suppress(OSError, netrc.NetrcParseError):
             if netrc.netrc(Path(file).expanduser()).authenticators(str(urlsplit(url).netloc)):
                 return True
