@@ -28,56 +28,39 @@ def compare(
         The comparisons with the baseline (or the best), Holm-corrected within a metric; and by metric the cells that
         are the best or not significantly worse than it, among those of one protocol.
     """
+
+    def against(base: Row, rows: Sequence[Row]) -> list[Comparison]:
+        others = [row for row in rows if row.cell != base.cell]
+        differences = [_difference(row, base, influences, pairing) for row in others]
+        corrected = holm([d.p for d in differences])
+        return [
+            Comparison(
+                *(row.metric, row.cell, base.cell, d.value, d.stderr, d.paired, d.low, d.high, d.p),
+                p_holm=p,
+                verdict=_verdict(d, p, row.better),
+            )
+            for row, d, p in zip(others, differences, corrected, strict=True)
+        ]
+
     comparisons: list[Comparison] = []
     best: dict[str, list[str]] = {}
     for metric in dict.fromkeys(row.metric for row in rows):
-        scored = [row for row in rows if row.metric == metric and finite(row)]
-        groups: dict[str, list[Row]] = {}
-        for row in scored:
-            groups.setdefault(row.protocol_hash, []).append(row)
+        groups: dict[str, list[Row]] = {}  # by protocol
+        for row in rows:
+            if row.metric == metric and finite(row):
+                groups.setdefault(row.protocol_hash, []).append(row)
         for group in groups.values():
             top = max(group, key=lambda row: row.sign * (row.value or 0.0))
-            against_best = _against(top, group, influences, pairing)
+            against_best = against(top, group)
             if len(group) > 1:
                 ties = [c.cell for c in against_best if c.verdict == "not distinguishable"]
                 best.setdefault(metric, []).extend([top.cell, *ties])
+            base = next((row for row in group if row.cell == baseline), None)
             if baseline is None:
                 comparisons += against_best
-        if baseline is not None:
-            comparisons += _with_baseline(baseline, scored, influences, pairing)
+            elif base is not None:
+                comparisons += against(base, group)
     return comparisons, best
-
-
-def _with_baseline(
-    baseline: str, rows: Sequence[Row], influences: Influences, pairing: Mapping[str, str]
-) -> list[Comparison]:
-    base = next((row for row in rows if row.cell == baseline), None)
-    if base is None:
-        return []
-    same = [row for row in rows if row.protocol_hash == base.protocol_hash]
-    return _against(base, same, influences, pairing)
-
-
-def _against(base: Row, rows: Sequence[Row], influences: Influences, pairing: Mapping[str, str]) -> list[Comparison]:
-    others = [row for row in rows if row.cell != base.cell]
-    differences = [_difference(row, base, influences, pairing) for row in others]
-    corrected = holm([d.p for d in differences])
-    return [
-        Comparison(
-            metric=row.metric,
-            cell=row.cell,
-            baseline=base.cell,
-            difference=d.value,
-            stderr=d.stderr,
-            paired=d.paired,
-            low=d.low,
-            high=d.high,
-            p=d.p,
-            p_holm=p,
-            verdict=_verdict(d, p, row.better),
-        )
-        for row, d, p in zip(others, differences, corrected, strict=True)
-    ]
 
 
 def _difference(row: Row, base: Row, influences: Influences, pairing: Mapping[str, str]) -> Difference:

@@ -107,7 +107,8 @@ def write_exports(exports: Mapping[str, Export], sets: Mapping[str, Set], folder
             path = (export.to or folder) / f"{name}{export.ending}"
             title = path.name if export.to is None else str(path)
             options = {key: value for key, value in vars(export).items() if key != "to"}
-            key = sha256_json([FORMAT, kind, options, each.source.digest, _digest_texts(each), _plain(each.about)])
+            texts = sha256_json([list(each.source.prompts), list(each.categories)])
+            key = sha256_json([FORMAT, kind, options, each.source.digest, texts, _plain(each.about)])
             if record.get(title) != key or not path.exists():
                 with writing(folder if isinstance(path, Remote) else path):
                     if isinstance(path, Remote):
@@ -141,10 +142,6 @@ def _read_record(path: Path) -> dict[str, str]:
     except (OSError, ValueError):
         return {}  # none yet
     return content if isinstance(content, dict) else {}
-
-
-def _digest_texts(each: Set) -> str:
-    return sha256_json([list(each.source.prompts), list(each.categories)])
 
 
 def _plain(value: Any) -> Any:
@@ -288,9 +285,8 @@ def card(name: str, images: Set) -> str:
     size = next((word for limit, word in _SIZES if count < limit), "1M<n<10M")
     prompted = any(prompt is not None for prompt in images.source.prompts)
     task = "text-to-image" if prompted else "unconditional-image-generation"
-    rows = "\n".join(
-        f"| {key} | {_cell(value)} |" for key, value in images.about.items() if value not in (None, {}, "")
-    )
+    about = {key: value for key, value in images.about.items() if value not in (None, {}, "")}
+    rows = "\n".join(f"| {key} | {_cell(value)} |" for key, value in about.items())
     return f"""---
 pretty_name: {json.dumps(name)}
 size_categories: [{json.dumps(size)}]

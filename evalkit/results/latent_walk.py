@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import logging
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import asdict, astuple, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -51,10 +51,10 @@ def make_walk(setting: Mapping[str, Any]) -> Walk:
     Raises:
         ConfigError: an unknown key or value (the nearest name is offered).
     """
-    names = [field.name for field in fields(Walk)]
+    defaults = asdict(Walk())
     for name in setting:
-        if name not in names:
-            raise ConfigError(f"walk.{name}: no such key. {nearest(str(name), names)}")
+        if name not in defaults:
+            raise ConfigError(f"walk.{name}: no such key. {nearest(str(name), defaults)}")
     walk = Walk(**setting)
     for name, least in (("lines", 0), ("tiles", 2), ("stops", 1)):
         whole_number(getattr(walk, name), f"walk.{name}", least)
@@ -74,10 +74,7 @@ def check_walk(walk: Walk, generators: Iterable[CellGenerator]) -> None:
 
 
 def _space(walk: Walk, generator: CellGenerator) -> str | None:
-    spaces = generator.spaces
-    if walk.space is None:
-        return spaces[0] if spaces else None
-    return walk.space if walk.space in spaces else None
+    return next((space for space in generator.spaces if walk.space in (None, space)), None)
 
 
 def write_walks(walk: Walk, generators: Iterable[CellGenerator], folder: Path, batch_size: int) -> list[Path]:
@@ -97,9 +94,8 @@ def write_walks(walk: Walk, generators: Iterable[CellGenerator], folder: Path, b
             log.info("%s: no walk, its model shows no such latents", cell.name)
             continue
         path = folder / f"{cell.name}-walk.png"
-        about = [getattr(walk, field.name) for field in fields(walk)]
-        mark = sha256_json([cell.key, cell.num_samples, *about, sheets.VERSION, VERSION])
-        if sheets.is_marked(path, mark):
+        mark = sha256_json([cell.key, cell.num_samples, *astuple(walk), sheets.VERSION, VERSION])
+        if sheets.mark_of(path) == mark:
             continue
         try:
             lines = {
@@ -112,9 +108,8 @@ def write_walks(walk: Walk, generators: Iterable[CellGenerator], folder: Path, b
             log.warning("%s: no walk: %s", cell.name, one_line(error))
             continue
         way = "straight lines" if space == "w" else "great circles"
-        title = f"{cell.name}: from each sample to the next, along {way} in {space}"
-        if walk.through == "seeds":
-            title = f"{cell.name}: from each sample to that of the next seed, along {way} in {space}"
+        to = "that of the next seed" if walk.through == "seeds" else "the next"
+        title = f"{cell.name}: from each sample to {to}, along {way} in {space}"
         sheets.write_lines(lines, path, title=title, mark=mark)
         written.append(path)
     return written
@@ -142,7 +137,6 @@ def walk_line(
         parts += [*inner, b]  # both ends as they are, to the last bit
     latents = torch.cat(parts)
     images: list[NDArray[np.uint8]] = []
-    for start in range(0, len(latents), batch_size):
-        block = latents[start : start + batch_size]
+    for block in torch.split(latents, batch_size):
         images += list(to_pixels(generator.images(block, [index] * len(block), space)))
     return images

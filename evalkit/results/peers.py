@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import logging
 import os
-import sys
 import tempfile
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -31,11 +31,8 @@ BATCH = 32  # images that a peer is given at a time
 KID_SUBSET = 1000  # smaller sets are compared on subsets of half their size
 # Relative. Below 2,048 images torch-fidelity's eigenvalues of a singular product bring 1e-4 of noise into its FID.
 TOLERANCES = {"fid": 1e-3, "is": 1e-4, "kid": 1e-4, "fid_torchmetrics": 1e-3}
-_NAMES = {
-    "fid": "frechet_inception_distance",
-    "is": "inception_score_mean",
-    "kid": "kernel_inception_distance_mean",
-}
+_FID, _IS, _KID = "frechet_inception_distance", "inception_score_mean", "kernel_inception_distance_mean"
+_NAMES = {"fid": _FID, "is": _IS, "kid": _KID}  # torch-fidelity's
 
 
 @dataclass(frozen=True)
@@ -88,8 +85,7 @@ def peer_check(
         ConfigError: the weights or the images are missing, or there are fewer than 10 images on a side.
         DataError: an image cannot be read, or sizes differ.
     """
-    sides = [side if not isinstance(side, (str, os.PathLike)) else _open(side) for side in (samples, reference)]
-    generated, others = sides
+    generated, others = _open(samples), _open(reference)
     smallest = min(len(generated), len(others))
     if smallest < 10:
         raise ConfigError(f"peer_check: IS has 10 splits: give at least 10 images on each side, not {smallest}")
@@ -97,18 +93,18 @@ def peer_check(
     ours, file = _by_evalkit(generated, others, weights, subset, device)
     theirs = _by_torch_fidelity(generated, others, file, subset, device)
     theirs["fid_torchmetrics"] = _by_torchmetrics(generated, others, file, device)
-    peers = {name: f"{(peer := _peer(name))} {version(peer)}" for name in ours}
-    scores = [PeerScore(name, peers[name], value, theirs[name], TOLERANCES[name]) for name, value in ours.items()]
+    scores = []
+    for name, value in ours.items():
+        peer = "torchmetrics" if name == "fid_torchmetrics" else "torch-fidelity"
+        scores.append(PeerScore(name, f"{peer} {version(peer)}", value, theirs[name], TOLERANCES[name]))
     if show:
         print_peer_scores(scores, f"{generated.name} against {others.name}")
     return scores
 
 
-def _peer(metric: str) -> str:
-    return "torchmetrics" if metric == "fid_torchmetrics" else "torch-fidelity"
-
-
-def _open(place: str | os.PathLike[str]) -> Source:
+def _open(place: str | os.PathLike[str] | Source) -> Source:
+    if not isinstance(place, (str, os.PathLike)):
+        return place
     images = FolderReference(place)
     images.check()
     return images.open()
@@ -214,8 +210,6 @@ def _dataset(source: Source) -> Any:
 @contextmanager
 def _quiet() -> Iterator[None]:
     """Without the peers' warnings and progress."""
-    import warnings
-
     level = logging.root.level
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -228,8 +222,9 @@ def _quiet() -> Iterator[None]:
 
 def print_peer_scores(scores: Sequence[PeerScore], title: str) -> None:
     """Prints both programs' values with their difference."""
-    from rich.console import Console
     from rich.table import Table
+
+    from evalkit.results.terminal import make_console
 
     view = Table(title=title, title_justify="left")
     for head in ("metric", "evalkit", "peer's", "difference", "relative", "", "peer"):
@@ -239,4 +234,4 @@ def print_peer_scores(scores: Sequence[PeerScore], title: str) -> None:
         mark = "[green]agrees" if score.agrees else "[bold red]DIFFERS"
         figures = (f"{score.ours:.8g}", f"{score.theirs:.8g}", f"{score.difference:+.2e}", relative)
         view.add_row(score.metric, *figures, mark, score.peer)
-    (Console() if sys.stdout.isatty() else Console(width=120)).print(view)
+    make_console(120).print(view)

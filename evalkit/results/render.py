@@ -45,11 +45,12 @@ def to_markdown(table: ResultTable) -> str:
     titles = [*heads, *(column.title for column in table.columns)]
     rule = ["---"] * len(heads) + ["---:"] * len(table.columns)
     lines = [titles, rule, *table_lines(table, ("**", "**"))]
-    text = "\n".join(
-        "| " + " | ".join(cell.replace("|", "\\|").replace("\n", " ") for cell in row) + " |" for row in lines
-    )
-    notes = "".join(f"\n\n{note}" for note in table.footnotes())
-    return f"{text}{notes}\n"
+    return "\n\n".join([_markdown(lines), *table.footnotes()]) + "\n"
+
+
+def _markdown(lines: Sequence[Sequence[str]]) -> str:
+    rows = (" | ".join(cell.replace("|", "\\|").replace("\n", " ") for cell in line) for line in lines)
+    return "\n".join(f"| {row} |" for row in rows)
 
 
 def to_csv(table: ResultTable) -> str:
@@ -68,38 +69,23 @@ def to_csv(table: ResultTable) -> str:
     return out.getvalue()
 
 
-_TEX = {"\\": r"\textbackslash{}", "_": r"\_", "%": r"\%", "&": r"\&", "#": r"\#", "$": r"\$", "{": r"\{", "}": r"\}"}
-_TEX |= {"~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "↓": r"$\downarrow$", "↑": r"$\uparrow$"}
-_TEX |= {"±": r"$\pm$", "†": r"$^\dagger$", "–": "--"}
-
-
-def _tex(text: str) -> str:
-    return "".join(_TEX.get(char, char) for char in text)
+_TEX = str.maketrans({char: f"\\{char}" for char in "_%&#${}"} | {"\\": r"\textbackslash{}"})
+_TEX |= str.maketrans({"~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "↓": r"$\downarrow$", "↑": r"$\uparrow$"})
+_TEX |= str.maketrans({"±": r"$\pm$", "†": r"$^\dagger$", "–": "--"})
 
 
 def to_latex(table: ResultTable) -> str:
     """The wide table for LaTeX with booktabs; the best value of each column is bold."""
     heads, _ = table.grid
-    titles = " & ".join(_tex(t) for t in [*heads, *(column.title for column in table.columns)])
+    titles = " & ".join(t.translate(_TEX) for t in [*heads, *(column.title for column in table.columns)])
     body = [
-        " & ".join(_tex(cell).replace("\x01", r"\textbf{").replace("\x02", "}") for cell in line) + r" \\"
+        " & ".join(cell.translate(_TEX).replace("\x01", r"\textbf{").replace("\x02", "}") for cell in line) + r" \\"
         for line in table_lines(table, ("\x01", "\x02"))
     ]
     spec = "l" * len(heads) + "r" * len(table.columns)
     notes = "".join(f"% {note}\n" for note in table.footnotes())
-    return "\n".join(
-        [
-            "% \\usepackage{booktabs}",
-            rf"\begin{{tabular}}{{{spec}}}",
-            r"\toprule",
-            titles + r" \\",
-            r"\midrule",
-            *body,
-            r"\bottomrule",
-            r"\end{tabular}",
-            notes,
-        ]
-    )
+    begin = [r"% \usepackage{booktabs}", rf"\begin{{tabular}}{{{spec}}}", r"\toprule", rf"{titles} \\", r"\midrule"]
+    return "\n".join([*begin, *body, r"\bottomrule", r"\end{tabular}", notes])
 
 
 COMPARISON_HEADS = ("metric", "cell", "baseline", "difference", "95 % interval", "p (Holm)", "verdict")
@@ -113,17 +99,9 @@ def comparison_lines(comparisons: Sequence[Comparison], titles: dict[str, str]) 
         p = MISSING if c.p_holm is None else "< 0.0001" if c.p_holm < 1e-4 else f"{c.p_holm:.4f}"
         spread = "" if c.stderr is None else f" ± {format_value(c.stderr)}"
         verdict = c.verdict or "no standard error"
-        lines.append(
-            [
-                titles.get(c.metric, c.metric),
-                c.cell,
-                c.baseline,
-                f"{signed(c.difference)}{spread}",
-                interval,
-                p,
-                f"{verdict} (paired)" if c.paired else verdict,
-            ]
-        )
+        verdict = f"{verdict} (paired)" if c.paired else verdict
+        title, gap = titles.get(c.metric, c.metric), f"{signed(c.difference)}{spread}"
+        lines.append([title, c.cell, c.baseline, gap, interval, p, verdict])
     return lines
 
 
@@ -137,7 +115,7 @@ def comparisons_to_markdown(table: ResultTable) -> str:
     titles = {column.metric: column.title for column in table.columns}
     lines = [list(COMPARISON_HEADS), ["---"] * len(COMPARISON_HEADS), *comparison_lines(table.comparisons, titles)]
     note = "Differences are cell less baseline; p is two-sided and Holm-corrected within each metric."
-    return "\n".join("| " + " | ".join(c.replace("|", "\\|") for c in line) + " |" for line in lines) + f"\n\n{note}\n"
+    return f"{_markdown(lines)}\n\n{note}\n"
 
 
 def write(table: ResultTable, out: Path) -> None:

@@ -70,40 +70,22 @@ def make_rows(outcome: Outcome) -> list[Row]:
     """One row per cell and metric, and one per cell and cost."""
     rows = []
     for cell in outcome.cells:
-        about: dict[str, Any] = {
-            "cell": cell.name,
-            "model": cell.model,
-            "sampler": cell.sampler,
-            "prompts": cell.prompts,
-            "settings": dict(cell.settings),
-            "seed": cell.seed,
-        }
+        about = (cell.name, cell.model, cell.sampler, cell.prompts, dict(cell.settings), cell.seed)
         for name, metric in outcome.metrics.items():
             result = outcome.scored[cell.name, name]
-            rows.append(
-                Row(
-                    **about,
-                    metric=name,
-                    label=result.label,
-                    value=result.score.value,
-                    stderr=result.score.stderr,
-                    n=result.score.n,
-                    better=metric.better,
-                    protocol=result.protocol,
-                    protocol_hash=result.protocol_hash,
-                    details=dict(result.score.details),
-                    note=result.score.note,
-                    broken=result.score.broken,
-                )
-            )
+            score = result.score
+            values = (score.value, score.stderr, score.n, metric.better, result.protocol, result.protocol_hash)
+            more = (dict(score.details), score.note, score.broken)
+            rows.append(Row(*about, name, result.label, *values, *more))
         rows += _cost_rows(about, outcome.sources[cell.name])
     return rows
 
 
+_About = tuple[str, str, str | None, str | None, dict[str, Any], int]  # a row's first fields: which cell it is of
 _UNKNOWN = {False: "these images were not made by evalkit", True: "the model does not tell"}
 
 
-def _cost_rows(about: Mapping[str, Any], source: Source) -> list[Row]:
+def _cost_rows(about: _About, source: Source) -> list[Row]:
     """Latency per image and the like; images that were made elsewhere have none."""
     stats = source.stats()
     rows = []
@@ -112,20 +94,10 @@ def _cost_rows(about: Mapping[str, Any], source: Source) -> list[Row]:
         protocol: dict[str, Any] = {"metric": name}
         if stats is not None and name != "nfe":
             protocol |= {"device": stats.device, "batch_size": stats.batch_size}
-        rows.append(
-            Row(
-                **about,
-                metric=name,
-                label=label,
-                value=None if value is None else value * factor,
-                stderr=None,
-                n=len(source),
-                better=better,
-                protocol=protocol,
-                protocol_hash=sha256_json(protocol)[:10],
-                note=None if value is not None else _UNKNOWN[stats is not None],
-            )
-        )
+        value = None if value is None else value * factor
+        note = _UNKNOWN[stats is not None] if value is None else None
+        figures = (value, None, len(source), better, protocol, sha256_json(protocol)[:10])
+        rows.append(Row(*about, name, label, *figures, note=note))
     return rows
 
 

@@ -6,10 +6,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from evalkit.results.thumbnails import fit
 from evalkit.utils.files import atomic_path, sha256_json
 
 if TYPE_CHECKING:
-    from PIL import Image, ImageFont
+    from PIL import Image, ImageDraw, ImageFont
 
 TILE = 64  # smallest side of a tile, in pixels: small images are enlarged by whole factors
 MAX_TILE = 256
@@ -25,20 +26,14 @@ def write_sheet(source: Any, path: Path, *, title: str, count: int, columns: int
     """
     count = min(count, len(source))
     mark = sha256_json([source.digest, title, count, columns, spread, VERSION])
-    if count < 1 or _mark_of(path) == mark:
+    if count < 1 or mark_of(path) == mark:
         return False
-    from PIL import Image, ImageDraw
-
+    columns = min(columns, count)
     chosen = [i * len(source) // count if spread else i for i in range(count)]
     tiles = [_tile(source.read(range(i, i + 1))[0]) for i in chosen]
-    columns = min(columns, count)
-    side = max(max(tile.size) for tile in tiles)
-    rows = -(-count // columns)
-    head = 30
-    sheet = Image.new("RGB", (columns * (side + GAP) + GAP, head + rows * (side + GAP) + GAP), PAPER)
-    ImageDraw.Draw(sheet).text((GAP + 2, 8), title, fill=INK, font=_font(14))
-    for i, tile in enumerate(tiles):
-        sheet.paste(tile, (GAP + (i % columns) * (side + GAP), head + (i // columns) * (side + GAP)))
+    lines = [tiles[start : start + columns] for start in range(0, count, columns)]
+    sheet, draw, _ = _draw_lines(lines, (GAP, 30), columns * (_side(lines) + GAP) + GAP)
+    draw.text((GAP + 2, 8), title, fill=INK, font=_font(14))
     _save(sheet, path, mark)
     return True
 
@@ -47,26 +42,19 @@ def write_overview(sources: Mapping[str, Any], path: Path, *, columns: int = 12)
     """Writes one PNG with a line per cell: the first samples of each, made from the same prompts and seeds."""
     sources = {name: source for name, source in sources.items() if len(source)}
     mark = sha256_json([[name, source.digest] for name, source in sources.items()] + [columns, VERSION])
-    if not sources or _mark_of(path) == mark:
+    if not sources or mark_of(path) == mark:
         return False
-    from PIL import Image, ImageDraw
-
-    lines = {name: [_tile(i) for i in s.read(range(min(columns, len(s))))] for name, s in sources.items()}
-    side = max(max(tile.size) for tiles in lines.values() for tile in tiles)
+    lines = [[_tile(image) for image in s.read(range(min(columns, len(s))))] for s in sources.values()]
     font, small = _font(14), _font(10)
-    label = max(int(font.getlength(name)) for name in lines) + 16
+    label = max(int(font.getlength(name)) for name in sources) + 16
     captions = _captions(list(sources.values()), columns)
-    head = 40 if captions else GAP
-    sheet = Image.new("RGB", (label + columns * (side + GAP) + GAP, head + len(lines) * (side + GAP) + GAP), PAPER)
-    draw = ImageDraw.Draw(sheet)
+    side, corner = _side(lines), (label, 40 if captions else GAP)
+    sheet, draw, tops = _draw_lines(lines, corner, label + columns * (side + GAP) + GAP)
     for column, caption in enumerate(captions):
         text = _wrapped(caption, small, side)
         draw.multiline_text((label + column * (side + GAP), 3), text, fill=MUTED, font=small, spacing=1)
-    for line, (name, tiles) in enumerate(lines.items()):
-        y = head + line * (side + GAP)
-        draw.text((8, y + side // 2 - 9), name, fill=INK, font=font)
-        for column, tile in enumerate(tiles):
-            sheet.paste(tile, (label + column * (side + GAP), y))
+    for name, top in zip(sources, tops, strict=True):
+        draw.text((8, top + side // 2 - 9), name, fill=INK, font=font)
     _save(sheet, path, mark)
     return True
 
@@ -77,12 +65,12 @@ def write_pairs(
     """Writes samples, each above its nearest training image and their distance, as one PNG; as `write_sheet` does."""
     shown = pairs[: 3 * columns]
     mark = sha256_json([source.digest, training.digest, title, [list(pair) for pair in shown], VERSION])
-    if not shown or _mark_of(path) == mark:
+    if not shown or mark_of(path) == mark:
         return False
     from PIL import Image, ImageDraw
 
     tiles = [tuple(_tile(s.read(range(i, i + 1))[0]) for s, i in ((source, a), (training, b))) for a, b, _ in shown]
-    side = max(max(tile.size) for pair in tiles for tile in pair)
+    side = _side(tiles)
     columns, head, line = min(columns, len(shown)), 30, 2 * side + 24
     rows = -(-len(shown) // columns)
     sheet = Image.new("RGB", (max(columns * (side + GAP) + GAP, 480), head + rows * line + GAP), PAPER)
@@ -97,29 +85,35 @@ def write_pairs(
     return True
 
 
-def is_marked(path: Path, mark: str) -> bool:
-    """Whether a sheet is there, made from what `mark` is the digest of."""
-    return _mark_of(path) == mark
-
-
 def write_lines(lines: Mapping[str, Sequence[Any]], path: Path, *, title: str, mark: str) -> None:
     """Writes one PNG of labelled lines of images u8 [H,W,3]; `mark` says what they were made from."""
+    tiles = [[_tile(image) for image in images] for images in lines.values()]
+    font, small, label = _font(14), _font(10), 110
+    width = label + max(map(len, tiles)) * (_side(tiles) + GAP) + GAP
+    sheet, draw, tops = _draw_lines(tiles, (label, 30), max(width, int(font.getlength(title)) + 2 * GAP + 4))
+    draw.text((GAP + 2, 8), title, fill=INK, font=font)
+    for name, top in zip(lines, tops, strict=True):
+        draw.multiline_text((8, top + 4), _wrapped(name, small, label - 14), fill=MUTED, font=small, spacing=1)
+    _save(sheet, path, mark)
+
+
+def _side(lines: Sequence[Sequence[Image.Image]]) -> int:
+    return max(max(tile.size) for line in lines for tile in line)
+
+
+def _draw_lines(
+    lines: Sequence[Sequence[Image.Image]], corner: tuple[int, int], width: int
+) -> tuple[Image.Image, ImageDraw.ImageDraw, list[int]]:
+    """A sheet of `width` pixels with lines of tiles right of and below `corner`; what draws on it; each line's top."""
     from PIL import Image, ImageDraw
 
-    tiles = {name: [_tile(image) for image in images] for name, images in lines.items()}
-    side = max(max(tile.size) for line in tiles.values() for tile in line)
-    font, small, head = _font(14), _font(10), 30
-    label, columns = 110, max(len(line) for line in tiles.values())
-    width = max(label + columns * (side + GAP) + GAP, int(font.getlength(title)) + 2 * GAP + 4)
-    sheet = Image.new("RGB", (width, head + len(tiles) * (side + GAP) + GAP), PAPER)
-    draw = ImageDraw.Draw(sheet)
-    draw.text((GAP + 2, 8), title, fill=INK, font=font)
-    for row, (name, line) in enumerate(tiles.items()):
-        y = head + row * (side + GAP)
-        draw.multiline_text((8, y + 4), _wrapped(name, small, label - 14), fill=MUTED, font=small, spacing=1)
+    step = _side(lines) + GAP
+    tops = [corner[1] + row * step for row in range(len(lines))]
+    sheet = Image.new("RGB", (width, tops[-1] + step + GAP), PAPER)
+    for top, line in zip(tops, lines, strict=True):
         for column, tile in enumerate(line):
-            sheet.paste(tile, (label + column * (side + GAP), y))
-    _save(sheet, path, mark)
+            sheet.paste(tile, (corner[0] + column * step, top))
+    return sheet, ImageDraw.Draw(sheet), tops
 
 
 def _captions(sources: Sequence[Any], columns: int) -> list[str]:
@@ -146,12 +140,9 @@ def _tile(array: Any) -> Image.Image:
     from PIL import Image
 
     image = Image.fromarray(array)
-    small, large = min(image.size), max(image.size)
-    if large > MAX_TILE:
-        scale = MAX_TILE / large
-        size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
-        return image.resize(size, Image.Resampling.LANCZOS)
-    factor = min(-(-TILE // small), MAX_TILE // large)
+    if max(image.size) > MAX_TILE:
+        return fit(image, MAX_TILE)
+    factor = min(-(-TILE // min(image.size)), MAX_TILE // max(image.size))
     return image.resize((image.width * factor, image.height * factor), Image.Resampling.NEAREST)
 
 
@@ -161,7 +152,8 @@ def _font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
     return ImageFont.load_default(size=size)
 
 
-def _mark_of(path: Path) -> str | None:
+def mark_of(path: Path) -> str | None:
+    """The digest of what a sheet was made from; none where there is no such sheet."""
     if not path.is_file():
         return None
     from PIL import Image

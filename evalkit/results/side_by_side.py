@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import zip_longest
 
 from evalkit.results.table import Column, ResultTable
 
@@ -65,11 +66,7 @@ class Scale:
 def make_scales(table: ResultTable, samples: SampleScores) -> list[Scale]:
     """The metrics of single samples, those of many values first (a CLIP score before a precision of 0 and 1)."""
     columns = {column.metric: column for column in table.columns}
-    scales = [
-        make_scale(table, columns[metric], list(by_cell))
-        for metric, by_cell in samples.scores.items()
-        if metric in columns
-    ]
+    scales = [make_scale(table, columns[m], list(by_cell)) for m, by_cell in samples.scores.items() if m in columns]
     values = {s.metric: {v for values in samples.scores[s.metric].values() for v in values} for s in scales}
     return sorted(scales, key=lambda s: (len(values[s.metric]) < FEW_VALUES, not s.metric.startswith("clip_score")))
 
@@ -102,8 +99,7 @@ def choose(samples: SampleScores, scales: Sequence[Scale]) -> list[int]:
     chosen: dict[int, None] = {}
     while any(rest for _, rest in lists) and len(chosen) < LIMIT:
         for share, rest in lists:
-            for index in rest[:share]:
-                chosen[index] = None
+            chosen |= dict.fromkeys(rest[:share])
             del rest[:share]
     return list(chosen)[:LIMIT]
 
@@ -115,6 +111,5 @@ def _worst(values: Sequence[float], above: float = -math.inf) -> list[int]:
 
 def _in_turn(lists: Sequence[Sequence[int]], most: int) -> list[int]:
     """One of each list by turns, each index once, `most` at most."""
-    longest = max((len(one) for one in lists), default=0)
-    order = dict.fromkeys(one[place] for place in range(longest) for one in lists if place < len(one))
+    order = dict.fromkeys(index for turn in zip_longest(*lists) for index in turn if index is not None)
     return list(order)[:most]

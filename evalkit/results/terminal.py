@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -33,11 +34,11 @@ def print_results(table: ResultTable, out: Path, *, against_baseline: bool, repo
     )
 
 
-def make_console() -> Any:
+def make_console(width: int = 180) -> Any:
     """The terminal; where the output is not a terminal (a log, a pipe), wide enough not to fold the table."""
     from rich.console import Console
 
-    return Console() if sys.stdout.isatty() else Console(width=180)
+    return Console() if sys.stdout.isatty() else Console(width=width)
 
 
 def to_rich(table: ResultTable, *, costs: bool = False) -> rich.table.Table:
@@ -59,11 +60,8 @@ def to_rich(table: ResultTable, *, costs: bool = False) -> rich.table.Table:
         if previous is not None and line[0] != previous:
             view.add_section()
         previous = line[0]
-        texts = [
-            Text(cell.replace("\x01", "").replace("\x02", ""), style="bold green" if "\x01" in cell else "")
-            for cell in [*line[: len(heads)], *(line[len(heads) + number] for number in shown)]
-        ]
-        view.add_row(*texts)
+        cells = [*line[: len(heads)], *(line[len(heads) + number] for number in shown)]
+        view.add_row(*(Text(re.sub("[\x01\x02]", "", c), style="bold green" if "\x01" in c else "") for c in cells))
     return view
 
 

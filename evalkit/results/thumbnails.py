@@ -79,7 +79,7 @@ class Thumbnailer:
             data, scale, crisp = self._shrunk(image), LARGE_SHOWN / max(image.size), False
         self.used += len(data)
         width, height = (max(1, round(side * scale)) for side in image.size)
-        return Thumbnail(_base64(data), width, height, crisp)
+        return Thumbnail(base64.b64encode(data).decode(), width, height, crisp)
 
     def _shrunk(self, image: Image) -> bytes:
         data = encode(fit(image, self.side))
@@ -156,10 +156,6 @@ def encode(image: Image, *, lossless: bool = False) -> bytes:
     return out.getvalue()
 
 
-def _base64(webp: bytes) -> str:
-    return base64.b64encode(webp).decode("ascii")
-
-
 def sheet(path: Path, most: int = SHEET_BYTES) -> Thumbnail | None:
     """A contact sheet of the run; without loss where that is small enough. None where it cannot be read."""
     from PIL import Image
@@ -172,4 +168,4 @@ def sheet(path: Path, most: int = SHEET_BYTES) -> Thumbnail | None:
     data = encode(image, lossless=True)
     if len(data) > most:
         data = encode(image)
-    return Thumbnail(_base64(data), image.width, image.height, False)
+    return Thumbnail(base64.b64encode(data).decode(), image.width, image.height, False)
