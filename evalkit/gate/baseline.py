@@ -33,8 +33,7 @@ class EarlierRun:
     @property
     def pairing(self) -> Mapping[str, str]:
         """By cell the digest of its prompts and seed; a file without them is compared as independent."""
-        pairing: Mapping[str, str] = self.table.run.get("pairing", {})
-        return pairing
+        return dict(self.table.run.get("pairing", {}))
 
     @classmethod
     def load(cls, path: str, where: str) -> EarlierRun:
@@ -59,8 +58,8 @@ class EarlierRun:
         """
         name = cell.name if named is None else named
         if name not in self.table.cells:
-            near = nearest(str(name), self.table.cells)
-            raise ConfigError(f"{where}: the baseline's file has no cell '{name}'; name one with cell: NAME. {near}")
+            what = f"the baseline's file has no cell '{name}'; name one with cell: NAME"
+            raise ConfigError(f"{where}: {what}. {nearest(str(name), self.table.cells)}")
         rows = {row.metric: row for row in self.table.rows if row.cell == name}
         if metric not in rows:
             raise ConfigError(f"{where}: the baseline's file has no {metric} of {name}. {nearest(metric, rows)}")

@@ -39,9 +39,8 @@ def judge(
     notes: list[str] = []
     for gate in gates.values():
         judged = [_judge(run, gate.name, rule, cell) for rule in gate.rules for cell in rule.cells]
-        waived, more_notes = _waive(judged, gate.waivers, day)
-        results += waived
-        notes += more_notes
+        notes += _waive(judged, gate.waivers, day)
+        results += judged
     status = worst([result.status for result in results if not result.waived])
     return Verdict(status, tuple(results), tuple(notes), now.strftime("%Y-%m-%dT%H:%M:%S"))
 
@@ -83,27 +82,13 @@ class _Scores:
 
 def _judge(run: _Scores, gate: str, rule: Rule, cell: str) -> Result:
     row = run.row(cell, rule.metric)
-    blank = Result(
-        gate=gate,
-        rule=rule.text,
-        cell=cell,
-        metric=rule.metric,
-        label=row.label if row else rule.metric,
-        kind=rule.kind,
-        limit=rule.limit,
-        value=None,
-        stderr=None,
-        bound=None,
-        status="inconclusive",
-        reason="",
-        baseline=rule.baselines[cell].name if rule.baselines else None,
-    )
+    about = (gate, rule.text, cell, rule.metric, row.label if row else rule.metric, rule.kind, rule.limit)
+    baseline = rule.baselines[cell].name if rule.baselines else None
     unusable = _unusable(row, "the score")
     if unusable:
-        return replace(blank, status=unusable[0], reason=unusable[1])
+        return Result(*about, None, None, None, *unusable, baseline=baseline)
     assert row is not None
-    assert row.value is not None
-    result = replace(blank, value=row.value, stderr=row.stderr)
+    result = Result(*about, row.value, row.stderr, None, "inconclusive", "", baseline=baseline)
     if rule.limit is not None:
         return _against_limit(run, result, row, rule.limit)
     return _against_baseline(run, result, row, rule, rule.baselines[cell])
@@ -157,13 +142,9 @@ def _against_baseline(run: _Scores, result: Result, row: Row, rule: Rule, baseli
         return replace(result, stderr=None, reason=reason)
     result = replace(result, difference=a.value - b.value)
     digest, key = run.pairing.get(row.cell), run.key(row.cell)
-    bounds = difference_bounds(
-        a,
-        b,
-        factor=factor,
-        common=digest is not None and digest == other.pairing.get(base.cell),
-        same=key is not None and key == other.key(base.cell),
-    )
+    common = digest is not None and digest == other.pairing.get(base.cell)
+    same = key is not None and key == other.key(base.cell)
+    bounds = difference_bounds(a, b, factor=factor, common=common, same=same)
     both = f"{a.value:.4g} against the baseline's {b.value:.4g}"
     if bounds is None:
         reason = f"{both}: without a standard error of both, their difference cannot be judged"
@@ -184,9 +165,8 @@ def _against_baseline(run: _Scores, result: Result, row: Row, rule: Rule, baseli
 def _decided(result: Result, status: Status, text: str, n: int | None) -> Result:
     if status != "inconclusive":
         return replace(result, status=status, reason=text)
-    if n is None:
-        more = "it lies too near to the limit for any number of samples to decide"
-    else:
+    more = "it lies too near to the limit for any number of samples to decide"
+    if n is not None:
         more = f"about {n:,} samples per cell would decide it (4 times in 5, were this the true value)"
     return replace(result, status=status, reason=f"{text}; {more}", needed_n=n)
 
@@ -201,22 +181,18 @@ def _decide(bounds: Bounds, limit: float, *, upper: bool) -> tuple[Status, float
     return "inconclusive", far
 
 
-def _waive(results: Sequence[Result], waivers: Sequence[Waiver], today: date) -> tuple[list[Result], list[str]]:
-    """The results with the waivers that still hold; and notes on the others."""
-    covered = list(results)
+def _waive(results: list[Result], waivers: Sequence[Waiver], today: date) -> list[str]:
+    """Puts the waivers that still hold into the results, in place; returns notes on the others."""
     notes = []
     for waiver in waivers:
         about = f"the waiver of {waiver.metric} ({waiver.reason})"
-        hit = [
-            i
-            for i, result in enumerate(covered)
-            if result.metric == waiver.metric and result.cell in waiver.cells and result.status != "pass"
-        ]
+        covered = [i for i, r in enumerate(results) if r.metric == waiver.metric and r.cell in waiver.cells]
+        hit = [i for i in covered if results[i].status != "pass"]
         if waiver.until < today:
             notes.append(f"{about} expired on {waiver.until}: it does not count")
         elif not hit:
             notes.append(f"{about} is not needed: all that it covers passes")
         else:
             for i in hit:
-                covered[i] = replace(covered[i], waived={"reason": waiver.reason, "until": waiver.until.isoformat()})
-    return covered, notes
+                results[i] = replace(results[i], waived={"reason": waiver.reason, "until": waiver.until.isoformat()})
+    return notes

@@ -47,20 +47,10 @@ def to_junit(verdict: Verdict) -> str:
     for number, gate in enumerate(verdict.gates):
         results = [result for result in verdict.results if result.gate == gate]
         shown = [result.shown for result in results]
-        suite = ElementTree.SubElement(
-            root,
-            "testsuite",
-            name=_xml(gate),
-            package="evalkit.gate",
-            id=str(number),
-            timestamp=verdict.at,
-            hostname="localhost",
-            tests=str(len(results)),
-            failures=str(shown.count("fail")),
-            errors=str(shown.count("inconclusive")),
-            skipped=str(shown.count("waived")),
-            time="0",
-        )
+        about = {"name": _xml(gate), "package": "evalkit.gate", "id": str(number), "timestamp": verdict.at}
+        about |= {"hostname": "localhost", "tests": str(len(results)), "failures": str(shown.count("fail"))}
+        about |= {"errors": str(shown.count("inconclusive")), "skipped": str(shown.count("waived")), "time": "0"}
+        suite = ElementTree.SubElement(root, "testsuite", about)
         ElementTree.SubElement(suite, "properties")
         for result in results:
             _add_case(suite, result)
@@ -71,10 +61,8 @@ def to_junit(verdict: Verdict) -> str:
 
 
 def _add_case(suite: ElementTree.Element, result: Result) -> None:
-    case = ElementTree.SubElement(
-        suite, "testcase", classname=_xml(f"{result.gate}.{result.cell}"), name=_xml(result.rule), time="0"
-    )
-    reason = _xml(result.reason)
+    about = {"classname": _xml(f"{result.gate}.{result.cell}"), "name": _xml(result.rule), "time": "0"}
+    case, reason = ElementTree.SubElement(suite, "testcase", about), _xml(result.reason)
     if result.waived:
         ElementTree.SubElement(case, "skipped", message=_xml(f"{_waiver(result)}; it was {result.status}: {reason}"))
     elif result.status != "pass":
@@ -89,10 +77,9 @@ def to_markdown(verdict: Verdict) -> str:
     if open_ones:
         lines += ["| | rule | cell | score | bound | limit | why |", "| --- | --- | --- | ---: | ---: | ---: | --- |"]
         for result in open_ones[:MOST_ROWS]:
-            figures = (_figure(result.value), _figure(result.bound), _figure(result.limit))
-            why = f"{_waiver(result)}. {result.reason}" if result.waived else result.reason
+            figures = ("–" if x is None else f"{x:.4g}" for x in (result.value, result.bound, result.limit))
             names = (_code(result.rule), _code(result.cell))
-            texts = (f"{MARKS[result.shown]} {result.shown}", *names, *figures, _md(_cut(why)))
+            texts = (f"{MARKS[result.shown]} {result.shown}", *names, *figures, _md(_cut(_why(result))))
             lines.append(f"| {' | '.join(texts)} |")
         if len(open_ones) > MOST_ROWS:
             lines.append(f"\n... and {len(open_ones) - MOST_ROWS} more: junit.xml and results.json hold all.")
@@ -111,18 +98,17 @@ def to_markdown(verdict: Verdict) -> str:
 
 def announce(verdict: Verdict) -> None:
     """Prints the verdict; where GitHub Actions runs, as annotations and into the job's summary too."""
-    from rich.console import Console
     from rich.text import Text
 
-    console = Console() if sys.stdout.isatty() else Console(width=180)
+    from evalkit.results.terminal import make_console
+
+    console = make_console()
     colours = {"pass": "green", "fail": "red", "inconclusive": "yellow", "waived": "cyan"}
     console.print(Text(_xml(headline(verdict)), style=f"bold {colours[verdict.status]}"))
     open_ones = _open(verdict)
     for result in open_ones[:MOST_ROWS]:
-        why = f"{_waiver(result)}. {result.reason}" if result.waived else result.reason
-        what = _xml(f" {result.rule}, {result.cell}: {why}")
-        line = Text.assemble((f"  {result.shown}", colours[result.shown]), what)
-        console.print(line, soft_wrap=True)
+        what = _xml(f" {result.rule}, {result.cell}: {_why(result)}")
+        console.print(Text.assemble((f"  {result.shown}", colours[result.shown]), what), soft_wrap=True)
     if len(open_ones) > MOST_ROWS:
         console.print(f"  ... and {len(open_ones) - MOST_ROWS} more (junit.xml)", markup=False)
     for note in verdict.notes:
@@ -130,8 +116,7 @@ def announce(verdict: Verdict) -> None:
     if os.environ.get("GITHUB_ACTIONS") == "true":
         sys.stdout.flush()
         print("\n".join(to_annotations(verdict)), flush=True)
-    summary = os.environ.get("GITHUB_STEP_SUMMARY")
-    if summary:
+    if summary := os.environ.get("GITHUB_STEP_SUMMARY"):
         try:
             with Path(summary).open("a", encoding="utf-8") as file:
                 file.write(to_markdown(verdict))
@@ -146,9 +131,8 @@ def to_annotations(verdict: Verdict) -> list[str]:
         results = [result for result in verdict.results if result.shown == status]
         annotated = results if len(results) <= MOST_ANNOTATIONS else results[: MOST_ANNOTATIONS - 1]
         for result in annotated:
-            why = f"{_waiver(result)}. {result.reason}" if result.waived else result.reason
             title = _property(f"gate {result.gate}: {result.shown}")
-            lines.append(f"::{command} title={title}::{_data(f'{result.rule}, {result.cell}: {why}')}")
+            lines.append(f"::{command} title={title}::{_data(f'{result.rule}, {result.cell}: {_why(result)}')}")
         if len(results) > len(annotated):
             title = _property(f"gate: {len(results) - len(annotated)} more {WORDS[status]}")
             lines.append(f"::{command} title={title}::junit.xml and gate.md hold them")
@@ -167,12 +151,12 @@ def _waiver(result: Result) -> str:
     return f"waived until {result.waived['until']}: {result.waived['reason']}"
 
 
+def _why(result: Result) -> str:
+    return f"{_waiver(result)}. {result.reason}" if result.waived else result.reason
+
+
 def _many(count: int, word: str) -> str:
     return f"{count} {word}" if count == 1 else f"{count} {word}s"
-
-
-def _figure(value: float | None) -> str:
-    return "–" if value is None else f"{value:.4g}"
 
 
 def _cut(text: str) -> str:

@@ -122,11 +122,8 @@ class _Run:
     def gate(self, name: str, option: Any) -> Gate:
         where = f"gate.{name}"
         _keys(option, where, ("rules", "waivers"), "{rules: [...], waivers: [...]}")
-        rules = tuple(
-            rule
-            for i, entry in enumerate(_list(option.get("rules"), f"{where}.rules"))
-            for rule in self.rules(entry, f"{where}.rules[{i}]")
-        )
+        entries = enumerate(_list(option.get("rules"), f"{where}.rules"))
+        rules = tuple(rule for i, entry in entries for rule in self.rules(entry, f"{where}.rules[{i}]"))
         if not rules:
             raise ConfigError(f"{where}.rules: there are none; give one, such as {{metric: fid, max: 12}}")
         known = [rule.metric for rule in rules]
@@ -144,12 +141,10 @@ class _Run:
         limits = {kind: _number(entry[kind], f"{where}.{kind}") for kind in kinds if kind != "no_worse_than"}
         if limits.get("max", math.inf) < limits.get("min", -math.inf):
             raise ConfigError(f"{where}: max {limits['max']:g} is below min {limits['min']:g}: nothing could pass")
-        for kind in kinds:
-            if kind == "no_worse_than":
-                yield self.no_worse_than(entry[kind], f"{where}.{kind}", metric, cells)
-            else:
-                names = tuple(cell.name for cell in cells)
-                yield Rule(f"{metric} {kind} {limits[kind]:g}", metric, kind, names, limits[kind])
+        for kind, limit in limits.items():
+            yield Rule(f"{metric} {kind} {limit:g}", metric, kind, tuple(cell.name for cell in cells), limit)
+        if "no_worse_than" in kinds:
+            yield self.no_worse_than(entry["no_worse_than"], f"{where}.no_worse_than", metric, cells)
 
     def metric(self, name: Any, where: str) -> str:
         known = [*self.metrics, *COSTS, *IMAGE_SHARES]
@@ -173,17 +168,16 @@ class _Run:
         selected = [cell for cell in self.cells if matches(cell, rule, where)]
         if selected:
             return selected
-        known: dict[str, list[Any]] = {}  # by setting its values in this run
+        known: dict[str, dict[str, None]] = {}  # by setting its values in this run
         for cell in self.cells:
             about = {"model": cell.model, "sampler": cell.sampler, "prompts": cell.prompts, "seed": cell.seed}
             for key, value in {**about, **cell.settings}.items():
-                known.setdefault(key, []).append(value)
+                known.setdefault(key, {})[str(value)] = None
         for key, asked in rule.items():
             if key not in known:
                 raise ConfigError(f"{where}: no cell has a setting '{key}'. {nearest(str(key), known)}")
-            choices = asked if isinstance(asked, list) else [asked]
-            if not set(map(str, choices)) & set(map(str, known[key])):
-                values = ", ".join(dict.fromkeys(str(value) for value in known[key]))
+            if known[key].keys().isdisjoint(map(str, asked if isinstance(asked, list) else [asked])):
+                values = ", ".join(known[key])
                 raise ConfigError(f"{where} selects no cell: {key} is {asked}, but in this run there are {values}")
         raise ConfigError(f"{where} selects no cell: {dict(rule)} hold together for none of the {len(self.cells)}")
 
@@ -200,9 +194,8 @@ class _Run:
             earlier, named = self.files[baseline], option.get("cell")
             compared = {cell.name: earlier.find(cell, named, metric, where) for cell in cells}
             baselines = {name: Baseline(f"{baseline}: {cell}", cell, earlier) for name, cell in compared.items()}
-            shown = baseline if named is None else f"{baseline}: {named}"
-            names = tuple(cell.name for cell in cells)
-            return Rule(text.format(shown), metric, "no_worse_than", names, None, margin, baselines)
+            text = text.format(baseline if named is None else f"{baseline}: {named}")
+            return Rule(text, metric, "no_worse_than", tuple(compared), None, margin, baselines)
         if option.get("cell") is not None:
             raise ConfigError(f"{where}.cell: it names a cell of an earlier results.json; here the baseline is a cell")
         try:
@@ -214,9 +207,8 @@ class _Run:
         names = tuple(other.name for other in cells if other.name != cell)
         if not names:
             raise ConfigError(f"{where}: the rule selects {cell} alone, which is the baseline itself")
-        return Rule(
-            text.format(cell), metric, "no_worse_than", names, None, margin, dict.fromkeys(names, Baseline(cell, cell))
-        )
+        baselines = dict.fromkeys(names, Baseline(cell, cell))
+        return Rule(text.format(cell), metric, "no_worse_than", names, None, margin, baselines)
 
     def waiver(self, entry: Any, where: str, metrics: Sequence[str]) -> Waiver:
         _keys(entry, where, ("metric", "where", "reason", "until"), "{metric: fid, reason: why, until: 2030-01-31}")

@@ -101,9 +101,8 @@ class Verdict:
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Verdict:
         """The verdict of `to_json`; what follows from the results (counts, exit code) is not read."""
-        return cls(
-            data["status"], tuple(Result(**result) for result in data["results"]), tuple(data["notes"]), data["at"]
-        )
+        results = tuple(Result(**result) for result in data["results"])
+        return cls(data["status"], results, tuple(data["notes"]), data["at"])
 
 
 def worst(statuses: Sequence[Status]) -> Status:
