@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
@@ -65,7 +65,7 @@ class FigureSpec:
     x: str
     y: str
     log_x: bool = False
-    ticks: Sequence[tuple[float, str]] = field(default=())
+    ticks: Sequence[tuple[float, str]] = ()
     front: tuple[Point, ...] = ()
     small: bool = False
     labels: bool = True
@@ -82,8 +82,7 @@ def draw(spec: FigureSpec, *, key: str, label: str) -> Markup:
         axes = figure.subplots()
         tips: dict[str, str] = {}
         if len(spec.front) > 1:
-            across, up = [p.x for p in spec.front], [p.y for p in spec.front]
-            axes.plot(across, up, color=MUTED, linewidth=0.9, linestyle=(0, (4, 3)), zorder=1)
+            axes.plot(*_xy(spec.front), color=MUTED, linewidth=0.9, linestyle=(0, (4, 3)), zorder=1)
         for line in spec.lines:
             _line(axes, spec, line, tips)
         axes.set_xlabel(clean(spec.x))
@@ -95,12 +94,16 @@ def draw(spec: FigureSpec, *, key: str, label: str) -> Markup:
         return to_svg(figure, key=key, label=label, tips=tips)
 
 
+def _xy(points: Sequence[Point]) -> tuple[list[float], list[float]]:
+    return [p.x for p in points], [p.y for p in points]
+
+
 def _line(axes: Axes, spec: FigureSpec, line: Line, tips: dict[str, str]) -> None:
     colour, marker = style(line.number)
     if line.fit:
-        axes.plot([p.x for p in line.fit], [p.y for p in line.fit], color=colour, linewidth=0.8, alpha=0.6)
+        axes.plot(*_xy(line.fit), color=colour, linewidth=0.8, alpha=0.6)
     if line.joined:
-        axes.plot([p.x for p in line.points], [p.y for p in line.points], color=colour)
+        axes.plot(*_xy(line.points), color=colour)
     for point in line.points:
         gid = f"tip-{len(tips)}"
         tips[gid] = point.tip
@@ -169,17 +172,8 @@ def _place(axes: Axes, spec: FigureSpec) -> None:
 
         offset = min(_AROUND, key=covered)
         boxes.append((x + offset[0] + half * (1 if offset[0] > 0 else -1), y + offset[1] + 3, half))
-        axes.annotate(
-            clean(point.text),
-            (point.x, point.y),
-            offset,
-            textcoords="offset points",
-            fontsize=9,
-            color=INK,
-            ha="left" if offset[0] > 0 else "right",
-            va="baseline",
-            annotation_clip=False,
-        )
+        label = axes.annotate(clean(point.text), (point.x, point.y), offset, textcoords="offset points", fontsize=9)
+        label.set(color=INK, ha="left" if offset[0] > 0 else "right", annotation_clip=False)
 
 
 def _between(positions: Sequence[Position], step: float = 4.0) -> list[Position]:

@@ -60,11 +60,8 @@ class Gallery:
                     "base": keys.get(s.base or ""),
                     "paired": [keys[cell] for cell in s.paired],
                     "scores": {
-                        keys[item.cell]: [
-                            next((i.scores.get(s.metric) for i in card.items if i.cell == item.cell), None)
-                            for card in self.cards
-                        ]
-                        for item in (self.cards[0].items if self.cards else ())
+                        keys[cell]: [card.items[place].scores.get(s.metric) for card in self.cards]
+                        for place, cell in enumerate(self.cells if self.cards else ())
                     },
                 }
                 for s in self.scales
@@ -94,7 +91,15 @@ def make_gallery(run: Run) -> Gallery:
     for index in sorted(chosen):
         texts = [text for cell in cells if (text := prompts.get((cell, index)))]
         common = max(dict.fromkeys(texts), key=texts.count, default="")
-        images = [_card_image(cell, index, common, samples, scales, prompts, thumbnails) for cell in cells]
+        images = []
+        for cell in cells:
+            scores = {scale.metric: _score(samples, scale.metric, cell, index) for scale in scales}
+            thumbnail, prompt = thumbnails.get((cell, index)), prompts.get((cell, index), "")
+            why = "" if thumbnail else "damaged" if (cell, index) in thumbnails else "no picture"
+            other = "" if prompt == common else prompt or "no prompt"
+            if index >= samples.counts[cell]:
+                thumbnail, why, other = None, "no sample of this index", ""
+            images.append(CardImage(cell, thumbnail, why, other, scores))
         cards.append(Card(index, common, images))
     without = [run.keys[cell] for cell in run.table.cells if cell not in cells]
     if without:
@@ -104,23 +109,6 @@ def make_gallery(run: Run) -> Gallery:
     return Gallery(cards, scales, max(samples.counts.values()), missing, cells, unprompted)
 
 
-def _card_image(
-    cell: str,
-    index: int,
-    common: str,
-    samples: SampleScores,
-    scales: Sequence[Scale],
-    prompts: Mapping[tuple[str, int], str],
-    thumbnails: Mapping[tuple[str, int], Thumbnail | None],
-) -> CardImage:
-    def score(metric: str) -> float | None:
-        values = samples.scores[metric].get(cell, ())
-        return None if index >= len(values) or math.isnan(values[index]) else round(values[index], 4)
-
-    scores = {scale.metric: score(scale.metric) for scale in scales}
-    if index >= samples.counts[cell]:
-        return CardImage(cell, None, "no sample of this index", "", scores)
-    thumbnail = thumbnails.get((cell, index))
-    why = "" if thumbnail else "damaged" if (cell, index) in thumbnails else "no picture"
-    prompt = prompts.get((cell, index), "")
-    return CardImage(cell, thumbnail, why, "" if prompt == common else prompt or "no prompt", scores)
+def _score(samples: SampleScores, metric: str, cell: str, index: int) -> float | None:
+    values = samples.scores[metric].get(cell, ())
+    return None if index >= len(values) or math.isnan(values[index]) else round(values[index], 4)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
@@ -46,15 +46,16 @@ class _Maker:
     """Draws a run's plots; every (model, sampler) has its colour and marker throughout."""
 
     run: Run
-    count: int = field(default=0)
+    count: int = 0
 
     @cached_property
-    def columns(self) -> list[Column]:
-        return [c for c in self.run.table.columns if any(finite(row) for row in c.rows.values())]
+    def columns(self) -> dict[str, Column]:
+        """By metric, those that have a value."""
+        return {c.metric: c for c in self.run.table.columns if any(map(finite, c.rows.values()))}
 
     @cached_property
     def quality(self) -> list[Column]:
-        return [column for column in self.columns if not column.is_cost]
+        return [column for column in self.columns.values() if not column.is_cost]
 
     @cached_property
     def rows(self) -> dict[str, Row]:
@@ -70,9 +71,9 @@ class _Maker:
         frechet = [c for c in self.quality if any(is_frechet(row) for row in c.rows.values())]
         return next(iter(frechet or self.quality), None)
 
-    def svg(self, spec: FigureSpec, label: str) -> Markup:
+    def plot(self, title: str, caption: str, spec: FigureSpec, label: str) -> Plot:
         self.count += 1
-        return draw(spec, key=f"p{self.count}", label=label)
+        return Plot(title, caption, draw(spec, key=f"p{self.count}", label=label))
 
     def point(self, cell: str, x: Row | float, y: Row, text: str = "") -> Point:
         """A cell's point; x is a score or a setting's value."""
@@ -91,19 +92,16 @@ class _Maker:
 
     def against(self, x: Column, y: Column, *, front: bool) -> Plot | None:
         """A scatter of cells by two scores, both under one protocol; with the Pareto front."""
-        cells = [
-            cell
-            for cell in self.run.table.cells
-            if finite(x.rows.get(cell)) and finite(y.rows.get(cell)) and cell not in x.odd | y.odd
-        ]
+        cells = self.comparable(self.run.table.cells, x, y)
         if len(cells) < 2:
             return None
         best = pareto([(x.rows[c], y.rows[c]) for c in cells])
+        points = {c: self.point(c, x.rows[c], y.rows[c]) for c in cells}
         lines = [
-            Line(number, tuple(self.point(c, x.rows[c], y.rows[c]) for c in cells if self.family(c) == family), False)
+            Line(number, tuple(point for c, point in points.items() if self.family(c) == family), False)
             for number, family in enumerate(self.families)
         ]
-        on_front = sorted((self.point(cells[i], x.rows[cells[i]], y.rows[cells[i]]) for i in best), key=lambda p: p.x)
+        on_front = sorted((points[cells[i]] for i in best), key=lambda p: p.x)
         names = ", ".join(self.run.keys[cells[i]] for i in best)
         which = "On the Pareto front" if front else "Beaten by none in both"
         caption = f"{which}, by value: {names}. {self.left_out(cells)}"
@@ -112,10 +110,14 @@ class _Maker:
             [line for line in lines if line.points],
             short(x.title, 40),
             short(y.title, 40),
-            log_x=front and wide([p.x for line in lines for p in line.points]),
+            log_x=front and wide([p.x for p in points.values()]),
             front=tuple(on_front) if front else (),
         )
-        return Plot(title, caption.strip(), self.svg(spec, f"{title}, a point per cell. {caption}"))
+        return self.plot(title, caption.strip(), spec, f"{title}, a point per cell. {caption}")
+
+    def comparable(self, cells: Sequence[str], *columns: Column) -> list[str]:
+        """The cells that have a value in all columns, under the protocol that most share."""
+        return [c for c in cells if all(finite(column.rows.get(c)) and c not in column.odd for column in columns)]
 
     def left_out(self, cells: Sequence[str]) -> str:
         out = [self.run.keys[cell] for cell in self.run.table.cells if cell not in cells]
@@ -124,22 +126,15 @@ class _Maker:
     def family(self, cell: str) -> tuple[str, str | None]:
         return self.rows[cell].model, self.rows[cell].sampler
 
-    def column(self, fits: Callable[[str], bool]) -> Column | None:
-        return next((c for c in self.columns if fits(c.metric)), None)
-
     def trade_offs(self) -> Group | None:
         """Quality against what it costs, FID against CLIP score along guidance, precision against recall."""
-        plots = []
-        for cost in ("latency_p50", "nfe"):
-            x = self.column(lambda name, cost=cost: name == cost)  # type: ignore[misc]
-            if x is not None and self.main is not None:
-                plots.append(self.against(x, self.main, front=True))
+        costs = [self.columns[cost] for cost in ("latency_p50", "nfe") if cost in self.columns]
+        plots = [self.against(cost, self.main, front=True) for cost in costs if self.main is not None]
         plots.append(self.guidance())
         for column in self.quality:
-            if column.metric.startswith("precision"):
-                other = self.column(lambda name, c=column: name == c.metric.replace("precision", "recall", 1))  # type: ignore[misc]
-                if other is not None:
-                    plots.append(self.against(other, column, front=False))
+            recall = column.metric.replace("precision", "recall", 1)
+            if column.metric.startswith("precision") and recall in self.columns:
+                plots.append(self.against(self.columns[recall], column, front=False))
         drawn = [plot for plot in plots if plot is not None]
         if not drawn:
             return None
@@ -147,25 +142,23 @@ class _Maker:
 
     def guidance(self) -> Plot | None:
         """The Frechet distance against the CLIP score, a line for what differs in guidance alone."""
-        clip = self.column(lambda name: name.startswith("clip_score"))
+        clip = next((c for c in self.columns.values() if c.metric.startswith("clip_score")), None)
         axis = next((a for a in self.axes() if "guidance" in a), None)
         if clip is None or axis is None or self.main is None:
             return None
         lines = []
         for _, cells in self.sweeps(axis):
-            both = [c for c in cells if finite(clip.rows.get(c)) and finite(self.main.rows.get(c))]
-            both = [c for c in both if c not in clip.odd | self.main.odd]
+            both = self.comparable(cells, clip, self.main)
             if len(both) > 1:
-                points = (
-                    self.point(c, clip.rows[c], self.main.rows[c], f"{self.rows[c].settings[axis]:g}") for c in both
-                )
+                texts = {c: f"{self.rows[c].settings[axis]:g}" for c in both}
+                points = (self.point(c, clip.rows[c], self.main.rows[c], text) for c, text in texts.items())
                 lines.append(Line(self.families.index(self.family(both[0])), tuple(points), True))
         if not lines:
             return None
         title = f"{short(self.main.label, 40)} against {short(clip.label, 40)} along guidance"
         spec = FigureSpec(lines, short(clip.title, 40), short(self.main.title, 40))
         caption = "Numbers are guidance scales; a line holds all other settings."
-        return Plot(title, caption, self.svg(spec, f"{title}. {caption}"))
+        return self.plot(title, caption, spec, f"{title}. {caption}")
 
     # -- along swept axes
 
@@ -203,23 +196,18 @@ class _Maker:
         for column in self.quality:
             lines = []
             for number, (_, cells) in enumerate(sweeps):
-                shown = [c for c in cells if finite(column.rows.get(c)) and c not in column.odd]
-                at = [
-                    self.rows[c].settings[axis] if numeric else places.index(str(self.rows[c].settings[axis]))
-                    for c in shown
-                ]
-                points = tuple(self.point(c, float(x), column.rows[c], "") for c, x in zip(shown, at, strict=True))
+                at = {c: self.rows[c].settings[axis] for c in self.comparable(cells, column)}
+                at = at if numeric else {c: places.index(str(value)) for c, value in at.items()}
+                points = tuple(self.point(c, float(x), column.rows[c]) for c, x in at.items())
                 if len(points) > 1:
                     lines.append(Line(number, points, True))
             if not lines or self.count >= MAX_PLOTS:
                 continue
-            title = f"{short(column.title, 34)}"
+            title, name = short(column.title, 34), short(setting_name(axis), 30)
             ticks = [(float(v) if numeric else float(i), _text(v)) for i, v in enumerate(places)]
             log = numeric and wide([float(v) for v in places], 8)
-            spec = FigureSpec(
-                lines, short(setting_name(axis), 30), "", log_x=log, ticks=ticks, small=True, labels=False
-            )
-            plots.append(Plot(title, "", self.svg(spec, f"{title} along {setting_name(axis)}, with 95 % intervals.")))
+            spec = FigureSpec(lines, name, "", log_x=log, ticks=ticks, small=True, labels=False)
+            plots.append(self.plot(title, "", spec, f"{title} along {setting_name(axis)}, with 95 % intervals."))
         if not plots:
             return None
         legend = [(legend_mark(number), name) for number, (name, _) in enumerate(sweeps)]
@@ -243,10 +231,9 @@ class _Maker:
                 marks = [*few, sizes[len(sizes) // 4], sizes[-1]]
                 ticks = [(0.0, "∞"), *((1 / size, str(size)) for size in dict.fromkeys(marks))]
                 spec = FigureSpec(lines, "N (on a scale of 1/N)", "Frechet distance ↓", ticks=ticks, ends=True)
-                caption = (
-                    "A dot per subset; at ∞ the line's end: the extrapolated value, without the bias of finite samples."
-                )
-                plots.append(Plot(title, caption, self.svg(spec, f"{title}. {caption}")))
+                end = "at ∞ the line's end: the extrapolated value, without the bias of finite samples."
+                caption = f"A dot per subset; {end}"
+                plots.append(self.plot(title, caption, spec, f"{title}. {caption}"))
         if not plots:
             return None
         legend = [(legend_mark(n), f"{key} {short(cell)}") for n, (cell, key) in enumerate(self.run.keys.items())]

@@ -7,11 +7,11 @@ import json
 import math
 import re
 from array import array
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from evalkit.errors import DataError
 from evalkit.results import thumbnails
@@ -19,6 +19,7 @@ from evalkit.results.side_by_side import SampleScores
 from evalkit.results.table import ResultTable
 from evalkit.utils.files import sha256_file, sha256_json
 
+T = TypeVar("T")
 RESULTS = "results.json"
 _OTHERS = ("samples.csv", "categories.csv", "nearest.csv", "reference.png", thumbnails.NAME)
 SAMPLE_HEADS = ("cell", "index", "file", "prompt", "category")  # of samples.csv, before the metrics
@@ -76,49 +77,36 @@ class Run:
     @cached_property
     def samples(self) -> SampleScores | str:
         """samples.csv, or why there is none."""
-        path = self.file("samples.csv")
-        if path is None:
-            return self._absent("samples.csv")
-        try:
-            return _read_samples(path, self.keys)
-        except (OSError, ValueError, LookupError, csv.Error) as error:
-            return f"samples.csv cannot be read ({clean(str(error))})."
+        return self._read("samples.csv", lambda path: _read_samples(path, self.keys))
 
     @cached_property
     def categories(self) -> list[dict[str, str]] | str:
         """The lines of categories.csv, or why there are none."""
-        return self._lines("categories.csv", ("cell", "metric", "category", "mean", "stderr", "n"))
+        heads = ("cell", "metric", "category", "mean", "stderr", "n")
+        return self._read("categories.csv", lambda path: _read_lines(path, heads))
 
     @cached_property
     def nearest(self) -> list[dict[str, str]] | str:
         """The lines of nearest.csv, or why there are none."""
-        return self._lines("nearest.csv", ("cell", "metric", "sample", "training", "distance"))
-
-    def _absent(self, name: str) -> str:
-        if self.folder is None:
-            return f"The page was made from {self.path.name} alone, so {name} was not looked for."
-        return f"{name} is not next to {RESULTS}."
-
-    def _lines(self, name: str, heads: Sequence[str]) -> list[dict[str, str]] | str:
-        path = self.file(name)
-        if path is None:
-            return self._absent(name)
-        try:
-            with _open(path) as lines:
-                return [dict(zip(heads, line, strict=True)) for line in _columns(lines, heads)]
-        except (OSError, ValueError, LookupError, csv.Error) as error:
-            return f"{name} cannot be read ({clean(str(error))})."
+        heads = ("cell", "metric", "sample", "training", "distance")
+        return self._read("nearest.csv", lambda path: _read_lines(path, heads))
 
     @cached_property
     def thumbnails(self) -> dict[tuple[str, int], thumbnails.Thumbnail | None] | str:
         """By cell and index the pictures of thumbnails.json, none of a damaged image; or why there are none."""
-        path = self.file(thumbnails.NAME)
+        return self._read(thumbnails.NAME, thumbnails.read_thumbnails, " The run's command, given again, writes it.")
+
+    def _read(self, name: str, read: Callable[[Path], T], remedy: str = "") -> T | str:
+        """What `read` makes of a file of the run, or why there is none."""
+        path = self.file(name)
+        if path is None and self.folder is None:
+            return f"The page was made from {self.path.name} alone, so {name} was not looked for.{remedy}"
         if path is None:
-            return f"{self._absent(thumbnails.NAME)} The run's command, given again, writes it."
+            return f"{name} is not next to {RESULTS}.{remedy}"
         try:
-            return thumbnails.read_thumbnails(path)
-        except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
-            return f"{thumbnails.NAME} cannot be read ({clean(str(error))})."
+            return read(path)
+        except (OSError, ValueError, LookupError, TypeError, AttributeError, csv.Error) as error:
+            return f"{name} cannot be read ({clean(str(error))})."
 
     def prompts(self, chosen: set[int]) -> dict[tuple[str, int], str]:
         """By cell and index, for the chosen indices, the samples' prompts."""
@@ -151,28 +139,29 @@ def _columns(lines: Any, heads: Sequence[str]) -> Iterator[list[str]]:
     csv.field_size_limit(2**31 - 1)  # prompts may be long
     reader = csv.reader(lines)
     first = next(reader, [])
-    places = []
-    for head in heads:
-        if head not in first:
-            raise LookupError(f"it has no column '{head}'")
-        places.append(first.index(head))
+    if missing := [head for head in heads if head not in first]:
+        raise LookupError(f"it has no column '{missing[0]}'")
+    places = [first.index(head) for head in heads]
     for line in reader:
         if line:
             yield [line[place] for place in places]
 
 
+def _read_lines(path: Path, heads: Sequence[str]) -> list[dict[str, str]]:
+    with _open(path) as lines:
+        return [dict(zip(heads, line, strict=True)) for line in _columns(lines, heads)]
+
+
 def _read_samples(path: Path, cells: Mapping[str, str]) -> SampleScores:
     with _open(path) as lines:
         heads = next(csv.reader(lines), [])
-    if missing := [head for head in SAMPLE_HEADS if head not in heads]:
-        raise LookupError(f"it has no column '{missing[0]}'")
     metrics = [head for head in heads if head not in SAMPLE_HEADS and not head.endswith(".influence")]
     counts: dict[str, int] = {}
     scores: dict[str, dict[str, array[float]]] = {metric: {} for metric in metrics}
     categories: dict[str, list[str]] = {}
     known: dict[str, str] = {}  # each category's text once: there may be a million samples
     with _open(path) as lines:
-        for cell, index, category, *values in _columns(lines, ("cell", "index", "category", *metrics)):
+        for cell, index, _, _, category, *values in _columns(lines, (*SAMPLE_HEADS, *metrics)):
             if cell not in cells:
                 continue
             if int(index) != counts.get(cell, 0):

@@ -30,11 +30,8 @@ _STYLE = {
     "text.parse_math": False,  # a "$" in a name is a "$"
     "font.size": 10,
     "axes.labelsize": 10,
-    "axes.titlesize": 10,
     "xtick.labelsize": 9,
     "ytick.labelsize": 9,
-    "legend.fontsize": 9,
-    "legend.frameon": False,
     "text.color": INK,
     "axes.labelcolor": INK,
     "axes.edgecolor": MUTED,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -77,23 +77,11 @@ def make_table(run: Run) -> TableView:
         if head != "N" and 1 < len(values) <= 40:
             filters.append((place, head, values))
     titles = {column.metric: column.title for column in table.columns}
+    csv = base64.b64encode(render.to_csv(table).encode(errors="replace")).decode()  # a lone surrogate has no bytes
+    hashed = [(column, _common_hash(column)) for column in columns]
+    files = (f"data:text/csv;base64,{csv}", render.to_markdown(table), render.to_latex(table))
     comparisons = render.comparison_lines(table.comparisons, titles)
-    csv = base64.b64encode(_encodable(render.to_csv(table))).decode("ascii")
-    return TableView(
-        heads,
-        [(column, _common_hash(column)) for column in columns],
-        entries,
-        filters,
-        f"data:text/csv;base64,{csv}",
-        render.to_markdown(table),
-        render.to_latex(table),
-        table.footnotes(),
-        comparisons,
-    )
-
-
-def _encodable(text: str) -> bytes:
-    return text.encode("utf-8", errors="replace")  # a lone surrogate has no bytes
+    return TableView(heads, hashed, entries, filters, *files, table.footnotes(), comparisons)
 
 
 def _by_number(text: str) -> tuple[float, str]:
@@ -105,16 +93,21 @@ def _by_number(text: str) -> tuple[float, str]:
 
 def _first(column: Column) -> set[str]:
     """The best cell of each protocol that ranks two cells or more."""
-    groups: dict[str, list[Row]] = {}
-    for row in column.rows.values():
-        if finite(row):
-            groups.setdefault(row.protocol_hash, []).append(row)
     firsts = set()
-    for rows in groups.values():
+    for rows in _by_protocol(column.rows.values()).values():
         if len(rows) > 1:
             top = Column(column.metric, {row.cell: row for row in rows}).ranked[0]
             firsts |= {row.cell for row in rows if row.value == top.value and row.cell in column.best}
     return firsts
+
+
+def _by_protocol(rows: Iterable[Row]) -> dict[str, list[Row]]:
+    """By protocol hash the rows that have a value."""
+    groups: dict[str, list[Row]] = {}
+    for row in rows:
+        if finite(row):
+            groups.setdefault(row.protocol_hash, []).append(row)
+    return groups
 
 
 def _score(column: Column, cell: str, best: set[str]) -> Score:
@@ -127,8 +120,7 @@ def _score(column: Column, cell: str, best: set[str]) -> Score:
 
 
 def _common_hash(column: Column) -> str:
-    rows = [row for cell, row in column.rows.items() if finite(row) and cell not in column.odd]
-    return rows[0].protocol_hash if rows else ""
+    return column.ranked[0].protocol_hash if column.ranked else ""
 
 
 @dataclass(frozen=True)
@@ -143,10 +135,7 @@ class Protocol:
 
 def protocols(run: Run) -> list[Protocol]:
     """Every protocol of the table's values, in full."""
-    rows_by_hash: dict[str, list[Row]] = {}
-    for row in run.table.rows:
-        if finite(row):
-            rows_by_hash.setdefault(row.protocol_hash, []).append(row)
+    rows_by_hash = _by_protocol(run.table.rows)
     return [
         Protocol(
             short(key, 40),
@@ -187,13 +176,9 @@ def make_provenance(run: Run) -> Provenance:
     about = run.table.run
     config = about.get("config")
     devices = {str(row.protocol["device"]) for row in run.table.rows if isinstance(row.protocol.get("device"), str)}
-    facts = [
-        ("samples made on", ", ".join(sorted(devices))),
-        ("device asked for", str(config.get("device", "")) if isinstance(config, Mapping) else ""),
-        ("platform", str(about.get("platform") or "")),
-        ("Python", str(about.get("python") or "")),
-        ("store", str(about.get("store") or "")),
-    ]
+    asked = str(config.get("device", "")) if isinstance(config, Mapping) else ""
+    facts = [("samples made on", ", ".join(sorted(devices))), ("device asked for", asked)]
+    facts += [(name, str(about.get(name.lower()) or "")) for name in ("platform", "Python", "store")]
     rows = first_rows(run)
     keys, pairing = about.get("cells") or {}, about.get("pairing") or {}
     cells = [
@@ -262,11 +247,9 @@ def _result(run: Run, result: Mapping[str, Any]) -> dict[str, str]:
 
 def _pair(result: Mapping[str, Any]) -> tuple[float | None, float | None]:
     """The score and its standard error (of `no_worse_than` it is the difference's, which its reason gives)."""
-    value, stderr = result.get("value"), result.get("stderr") if result.get("kind") in ("max", "min") else None
-    return (
-        float(value) if isinstance(value, (int, float)) else None,
-        float(stderr) if isinstance(stderr, (int, float)) else None,
-    )
+    numbers = (result.get("value"), result.get("stderr") if result.get("kind") in ("max", "min") else None)
+    value, stderr = (float(number) if isinstance(number, (int, float)) else None for number in numbers)
+    return value, stderr
 
 
 def _number(value: Any) -> str:
@@ -279,30 +262,14 @@ def _count(count: Any, of: Any) -> str:
     return f"{_number(count)} of {_number(of)}" if share else _number(count)
 
 
-@dataclass(frozen=True)
-class FindingView:
-    severity: str
-    kind: str
-    where: str
-    count: str
-    message: str
-    effect: str
-    files: Sequence[str]
-
-
-def make_findings(run: Run) -> list[FindingView]:
+def make_findings(run: Run) -> list[dict[str, Any]]:
     """What the lint found, the most severe first."""
     order = ("error", "warning", "note")
-    views = [
-        FindingView(
-            str(f.get("severity", "")),
-            str(f.get("kind", "")),
-            str(f.get("where", "")),
-            _count(f.get("count"), f.get("of")),
-            str(f.get("message", "")),
-            str(f.get("effect", "")),
-            [str(file) for file in f.get("files") or ()],
-        )
-        for f in run.table.lint
+    names = ("severity", "kind", "where", "message", "effect")
+    findings = [
+        {name: str(finding.get(name, "")) for name in names}
+        | {"count": _count(finding.get("count"), finding.get("of"))}
+        | {"files": [str(file) for file in finding.get("files") or ()]}
+        for finding in run.table.lint
     ]
-    return sorted(views, key=lambda f: order.index(f.severity) if f.severity in order else len(order))
+    return sorted(findings, key=lambda f: order.index(f["severity"]) if f["severity"] in order else len(order))
