@@ -11,7 +11,7 @@ from typing import Any
 from evalkit.gate.baseline import Influences
 from evalkit.gate.bounds import Bounds, Estimate, difference_bounds, needed_n, score_bounds
 from evalkit.gate.rules import IMAGE_SHARES, LINTED, Baseline, Gate, Rule, Waiver
-from evalkit.gate.verdict import Result, Status, Verdict, worst
+from evalkit.gate.verdict import WORST_FIRST, Result, Status, Verdict
 from evalkit.results.table import ResultTable, Row, protocol_difference
 
 
@@ -41,7 +41,8 @@ def judge(
         judged = [_judge(run, gate.name, rule, cell) for rule in gate.rules for cell in rule.cells]
         notes += _waive(judged, gate.waivers, day)
         results += judged
-    status = worst([result.status for result in results if not result.waived])
+    statuses: set[Status] = {result.status for result in results if not result.waived}
+    status = next((status for status in WORST_FIRST if status in statuses), WORST_FIRST[-1])
     return Verdict(status, tuple(results), tuple(notes), now.strftime("%Y-%m-%dT%H:%M:%S"))
 
 

@@ -103,7 +103,3 @@ class Verdict:
         """The verdict of `to_json`; what follows from the results (counts, exit code) is not read."""
         results = tuple(Result(**result) for result in data["results"])
         return cls(data["status"], results, tuple(data["notes"]), data["at"])
-
-
-def worst(statuses: Sequence[Status]) -> Status:
-    return next((status for status in WORST_FIRST if status in statuses), "pass")

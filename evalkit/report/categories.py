@@ -67,14 +67,11 @@ def make_maps(run: Run) -> list[HeatMap] | str:
 
 
 def _means(lines: Sequence[Mapping[str, str]]) -> Means:
-    return {
-        (line["cell"], line["category"]): (
-            float(line["mean"]),
-            float(line["stderr"]) if line["stderr"] else None,
-            int(line["n"]),
-        )
-        for line in lines
-    }
+    means: dict[tuple[str, str], tuple[float, float | None, int]] = {}
+    for line in lines:
+        stderr = float(line["stderr"]) if line["stderr"] else None
+        means[line["cell"], line["category"]] = (float(line["mean"]), stderr, int(line["n"]))
+    return means
 
 
 def _map(scale: Scale, cells: Sequence[str], means: Means, samples: SampleScores) -> HeatMap:

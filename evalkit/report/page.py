@@ -31,7 +31,7 @@ class Sheet:
 def make_page(run: Run, mark: str) -> str:
     """The report as HTML; `mark` stands in its head."""
     shown = gallery.make_gallery(run)
-    won = summary.winners(run)
+    won, reference = summary.winners(run), run.file("reference.png")
     context = {
         "run": run,
         "keys": run.keys,
@@ -45,7 +45,7 @@ def make_page(run: Run, mark: str) -> str:
         "plots": plots.make_plots(run),
         "gallery": shown,
         "script_data": {"gallery": shown.script(run.keys)},
-        "reference": _sheet(run, "reference.png"),
+        "reference": thumbnails.sheet(reference) if reference else None,
         "nearest": _nearest(run),
         "maps": categories.make_maps(run),
         "gate": tables.make_gate(run),
@@ -85,11 +85,6 @@ def _environment() -> jinja2.Environment:
     environment.filters["breakable"] = lambda text: escape(text).replace("_", Markup("_<wbr>"))  # a long name wraps
     environment.filters["raw"] = Markup  # for this package's own CSS and script alone
     return environment
-
-
-def _sheet(run: Run, name: str) -> thumbnails.Thumbnail | None:
-    path = run.file(name)
-    return thumbnails.sheet(path) if path is not None else None
 
 
 def _nearest(run: Run) -> list[Sheet]:

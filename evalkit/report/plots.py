@@ -13,7 +13,7 @@ from markupsafe import Markup
 from evalkit.cell import setting_name
 from evalkit.report.figure import FigureSpec, Line, Point, draw, legend_mark
 from evalkit.report.run_folder import Run, short
-from evalkit.report.summary import by_size, first_rows, is_frechet
+from evalkit.report.summary import by_size, is_frechet
 from evalkit.results.render import format_value
 from evalkit.results.stats import REACH
 from evalkit.results.table import Column, Row, finite
@@ -59,7 +59,8 @@ class _Maker:
 
     @cached_property
     def rows(self) -> dict[str, Row]:
-        return first_rows(self.run)
+        """By cell what tells what it is."""
+        return {cell: rows[0] for cell, rows in self.run.table.rows_by_cell.items()}
 
     @cached_property
     def families(self) -> list[tuple[str, str | None]]:

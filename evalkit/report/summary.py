@@ -11,7 +11,7 @@ from typing import Any
 from evalkit.cell import setting_name
 from evalkit.report.run_folder import Run, short
 from evalkit.results.render import format_value, signed
-from evalkit.results.table import Column, Comparison, Row, finite
+from evalkit.results.table import Column, Row, finite
 
 SMALL_N = 10_000  # below it FID is commonly not trusted against other papers: its bias is of O(1/N)
 
@@ -71,16 +71,15 @@ class Warning:
 
 def compared(run: Run) -> list[Fact]:
     """What the cells differ in and what they share."""
-    rows = first_rows(run).values()
+    by_cell = run.table.rows_by_cell.values()
+    rows = [rows[0] for rows in by_cell]
     facts = [Fact("models", _listed(row.model for row in rows))]
-    if any(row.sampler for row in rows):
-        facts.append(Fact("samplers", _listed(row.sampler for row in rows if row.sampler)))
+    facts.append(Fact("samplers", _listed(row.sampler for row in rows if row.sampler)))
     for name in dict.fromkeys(name for row in rows for name in row.settings):
         values = [row.settings[name] for row in rows if row.settings.get(name) is not None]
         facts.append(Fact(setting_name(name), _listed(sorted(values, key=by_size))))
-    if any(row.prompts for row in rows):
-        facts.append(Fact("prompts", _listed(row.prompts for row in rows if row.prompts)))
-    facts.append(Fact("samples per cell", _listed(sorted({max_n(run, cell) for cell in run.table.cells}))))
+    facts.append(Fact("prompts", _listed(row.prompts for row in rows if row.prompts)))
+    facts.append(Fact("samples per cell", _listed(sorted({max(row.n for row in rows) for rows in by_cell}))))
     facts.append(Fact("seeds", _listed(row.seed for row in rows)))
     facts += [Fact(side, _side(run, side)) for side in ("reference", "training") if run.table.run.get(side)]
     if run.table.run.get("baseline"):
@@ -105,23 +104,10 @@ def _side(run: Run, side: str) -> str:
 
 
 def _listed(values: Any, most: int = 8) -> str:
-    texts = list(
-        dict.fromkeys(short(f"{v:g}" if isinstance(v, float) else str(v), 40) for v in values if v is not None)
-    )
+    shown = (f"{value:g}" if isinstance(value, float) else str(value) for value in values if value is not None)
+    texts = list(dict.fromkeys(short(text, 40) for text in shown))
     more = f" and {len(texts) - most} more" if len(texts) > most else ""
     return ", ".join(texts[:most]) + more
-
-
-def first_rows(run: Run) -> dict[str, Row]:
-    """By cell its first row, which tells what the cell is."""
-    firsts: dict[str, Row] = {}
-    for row in run.table.rows:
-        firsts.setdefault(row.cell, row)
-    return firsts
-
-
-def max_n(run: Run, cell: str) -> int:
-    return max(row.n for row in run.table.rows if row.cell == cell)
 
 
 def winners(run: Run) -> list[Winner]:
@@ -134,43 +120,21 @@ def winners(run: Run) -> list[Winner]:
         best = rows[0]
         ties = [row.cell for row in rows[1:] if row.cell in column.best]
         behind = next((row for row in rows[1:] if row.cell not in column.best), None)
-        baseline = run.table.run.get("baseline")
-        best_cells.append(
-            Winner(
-                column,
-                best.cell,
-                format_value(best.value, best.stderr),
-                ties,
-                _gap(run, behind, best) if behind else None,
-                _baseline_gap(run, column, best, baseline) if baseline else None,
-                len(column.odd),
-            )
-        )
+        base = next((row for row in rows[1:] if row.cell == run.table.run.get("baseline")), None)
+        gaps = (_gap(run, behind, best) if behind else None, _gap(run, best, base) if base else None)
+        value = format_value(best.value, best.stderr)
+        best_cells.append(Winner(column, best.cell, value, ties, *gaps, len(column.odd)))
     return best_cells
 
 
 def _gap(run: Run, row: Row, base: Row) -> Gap:
     """A cell less another: as compared by the run, else the plain difference (of scores without a standard error)."""
-    comparison = next(
-        (c for c in run.table.comparisons if (c.metric, c.cell, c.baseline) == (row.metric, row.cell, base.cell)), None
-    )
-    if comparison is None:
-        return Gap(row.cell, signed((row.value or 0.0) - (base.value or 0.0)), "", "")
-    return Gap(row.cell, signed(comparison.difference), interval(comparison), comparison.verdict)
-
-
-def _baseline_gap(run: Run, column: Column, best: Row, baseline: str) -> Gap | None:
-    base = column.rows.get(baseline)
-    if base is None or not finite(base) or baseline in column.odd or best.cell == baseline:
-        return None
-    return _gap(run, best, base)
-
-
-def interval(comparison: Comparison) -> str:
-    """The 95 % interval of a difference, as "[0.3, 2.9]"; "" where there is none."""
-    if comparison.low is None or comparison.high is None:
-        return ""
-    return f"[{format_value(comparison.low)}, {format_value(comparison.high)}]"
+    for c in run.table.comparisons:
+        if (c.metric, c.cell, c.baseline) == (row.metric, row.cell, base.cell):
+            known = c.low is not None and c.high is not None
+            interval = f"[{format_value(c.low)}, {format_value(c.high)}]" if known else ""
+            return Gap(row.cell, signed(c.difference), interval, c.verdict)
+    return Gap(row.cell, signed((row.value or 0.0) - (base.value or 0.0)), "", "")
 
 
 @dataclass(frozen=True)
@@ -195,11 +159,7 @@ def headline(run: Run, best_cells: Sequence[Winner]) -> Headline:
     """What the first sentence says."""
     baseline = run.table.run.get("baseline")
     candidates = [winner for winner in best_cells if not winner.column.is_cost]
-    quality = [
-        winner
-        for winner in candidates
-        if winner.next is not None and (baseline is None or finite(winner.column.rows.get(baseline)))
-    ]
+    quality = [w for w in candidates if w.next and (baseline is None or finite(w.column.rows.get(baseline)))]
     counts = {cell: sum(cell == winner.best or cell in winner.ties for winner in quality) for cell in run.table.cells}
     most = max(counts.values(), default=0)
     cells = [cell for cell, count in counts.items() if count == most and most]
@@ -251,11 +211,8 @@ def _small(column: Column) -> list[Warning]:
     if not sizes or sizes[0] >= SMALL_N or any("fd@" in key for row in column.rows.values() for key in row.details):
         return []
     shown = f"{sizes[0]}" if len(sizes) == 1 else f"{sizes[0]} to {sizes[-1]}"
-    text = (
-        f"{column.label} at N = {shown} is biased upwards: it compares cells of equal N, "
-        "and not with published figures (N = 50,000)."
-    )
-    return [Warning(text)]
+    advice = "it compares cells of equal N, and not with published figures (N = 50,000)"
+    return [Warning(f"{column.label} at N = {shown} is biased upwards: {advice}.")]
 
 
 def _lint(run: Run) -> list[Warning]:

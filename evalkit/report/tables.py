@@ -8,10 +8,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from evalkit.report.run_folder import Run, short
-from evalkit.report.summary import first_rows, max_n
 from evalkit.results import render
 from evalkit.results.render import format_value
-from evalkit.results.table import MISSING, Column, Row, finite
+from evalkit.results.table import MISSING, Column, Row, finite, group
 
 
 @dataclass(frozen=True)
@@ -103,11 +102,7 @@ def _first(column: Column) -> set[str]:
 
 def _by_protocol(rows: Iterable[Row]) -> dict[str, list[Row]]:
     """By protocol hash the rows that have a value."""
-    groups: dict[str, list[Row]] = {}
-    for row in rows:
-        if finite(row):
-            groups.setdefault(row.protocol_hash, []).append(row)
-    return groups
+    return group(filter(finite, rows), lambda row: row.protocol_hash)
 
 
 def _score(column: Column, cell: str, best: set[str]) -> Score:
@@ -179,11 +174,10 @@ def make_provenance(run: Run) -> Provenance:
     asked = str(config.get("device", "")) if isinstance(config, Mapping) else ""
     facts = [("samples made on", ", ".join(sorted(devices))), ("device asked for", asked)]
     facts += [(name, str(about.get(name.lower()) or "")) for name in ("platform", "Python", "store")]
-    rows = first_rows(run)
     keys, pairing = about.get("cells") or {}, about.get("pairing") or {}
     cells = [
-        (run.keys[c], c, str(keys.get(c, ""))[:8], rows[c].seed, max_n(run, c), str(pairing.get(c, "")))
-        for c in run.table.cells
+        (run.keys[c], c, str(keys.get(c, ""))[:8], rows[0].seed, max(r.n for r in rows), str(pairing.get(c, "")))
+        for c, rows in run.table.rows_by_cell.items()
     ]
     return Provenance(
         str(about.get("command") or ""),

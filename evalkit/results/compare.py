@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Literal
 
 from evalkit.results.stats import CONFIDENCE, Difference, difference, holm
-from evalkit.results.table import Comparison, Row, finite
+from evalkit.results.table import Comparison, Row, finite, group
 
 Influences = Mapping[tuple[str, str], Sequence[float]]
 """By (cell, metric): one value per sample, in the order of their indices."""
@@ -44,22 +44,18 @@ def compare(
 
     comparisons: list[Comparison] = []
     best: dict[str, list[str]] = {}
-    for metric in dict.fromkeys(row.metric for row in rows):
-        groups: dict[str, list[Row]] = {}  # by protocol
-        for row in rows:
-            if row.metric == metric and finite(row):
-                groups.setdefault(row.protocol_hash, []).append(row)
-        for group in groups.values():
-            top = max(group, key=lambda row: row.sign * (row.value or 0.0))
-            against_best = against(top, group)
-            if len(group) > 1:
+    for metric, scored in group(filter(finite, rows), lambda row: row.metric).items():
+        for alike in group(scored, lambda row: row.protocol_hash).values():
+            top = max(alike, key=lambda row: row.sign * (row.value or 0.0))
+            against_best = against(top, alike)
+            if len(alike) > 1:
                 ties = [c.cell for c in against_best if c.verdict == "not distinguishable"]
                 best.setdefault(metric, []).extend([top.cell, *ties])
-            base = next((row for row in group if row.cell == baseline), None)
+            base = next((row for row in alike if row.cell == baseline), None)
             if baseline is None:
                 comparisons += against_best
             elif base is not None:
-                comparisons += against(base, group)
+                comparisons += against(base, alike)
     return comparisons, best
 
 

@@ -256,11 +256,8 @@ class ParquetExport(Export):
                     file.write_table(pyarrow.Table.from_pylist(group, schema), row_group_size=len(group))
 
 
-_FEATURES = {
-    "image": {"_type": "Image"},
-    "prompt": {"dtype": "string", "_type": "Value"},
-    "category": {"dtype": "string", "_type": "Value"},
-}
+_TEXT = {"dtype": "string", "_type": "Value"}
+_FEATURES = {"image": {"_type": "Image"}, "prompt": _TEXT, "category": _TEXT}
 
 
 def _groups(images: Set) -> Iterator[list[dict[str, Any]]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -71,6 +71,14 @@ class Row:
 def finite(row: Row | None) -> bool:
     """Whether there is a score, and it is a number."""
     return row is not None and row.value is not None and math.isfinite(row.value)
+
+
+def group(rows: Iterable[Row], key: Callable[[Row], str]) -> dict[str, list[Row]]:
+    """Rows by what they share, in their order."""
+    groups: dict[str, list[Row]] = {}
+    for row in rows:
+        groups.setdefault(key(row), []).append(row)
+    return groups
 
 
 @dataclass(frozen=True)
@@ -172,17 +180,19 @@ class ResultTable:
     schema: int = SCHEMA
 
     @cached_property
+    def rows_by_cell(self) -> dict[str, list[Row]]:
+        """Of each cell its rows; the first one tells what the cell is."""
+        return group(self.rows, lambda row: row.cell)
+
+    @property
     def cells(self) -> list[str]:
-        return list(dict.fromkeys(row.cell for row in self.rows))
+        return list(self.rows_by_cell)
 
     @cached_property
     def columns(self) -> list[Column]:
-        by_metric: dict[str, list[Row]] = {}
-        for row in self.rows:
-            by_metric.setdefault(row.metric, []).append(row)
         return [
             Column(metric, {row.cell: row for row in rows}, frozenset(self.best.get(metric, ())))
-            for metric, rows in by_metric.items()
+            for metric, rows in group(self.rows, lambda row: row.metric).items()
         ]
 
     def to_json(self) -> dict[str, Any]:
@@ -245,8 +255,8 @@ class ResultTable:
     @cached_property
     def grid(self) -> tuple[list[str], list[list[str]]]:
         """The leading columns that tell cells apart: headings, and one line per cell."""
-        first = {cell: next(row for row in self.rows if row.cell == cell) for cell in self.cells}
-        heads, lines = ["model"], [[row.model] for row in first.values()]
+        rows = [rows[0] for rows in self.rows_by_cell.values()]
+        heads, lines = ["model"], [[row.model] for row in rows]
 
         def add(head: str, values: Sequence[Any], always: bool = False) -> None:
             if always or len({str(v) for v in values}) > 1:
@@ -254,14 +264,13 @@ class ResultTable:
                 for line, value in zip(lines, values, strict=True):
                     line.append(_setting(value))
 
-        rows = list(first.values())
         add("sampler", [row.sampler for row in rows], any(row.sampler for row in rows))
         for name in dict.fromkeys(name for row in rows for name in row.settings):
             add(setting_name(name), [row.settings.get(name) for row in rows], name == "num_inference_steps")
         if len({row.prompts for row in rows if row.prompts}) > 1:
             add("prompts", [row.prompts for row in rows])
         add("seed", [row.seed for row in rows])
-        add("N", [max(r.n for r in self.rows if r.cell == cell) for cell in self.cells], True)
+        add("N", [max(row.n for row in rows) for rows in self.rows_by_cell.values()], True)
         return heads, lines
 
     def footnotes(self) -> list[str]:
@@ -291,11 +300,9 @@ def _setting(value: Any) -> str:
 def protocol_difference(a: Mapping[str, Any], b: Mapping[str, Any]) -> str:
     """What differs between two protocols, in one line."""
     flat_a, flat_b = dict(_flat(a)), dict(_flat(b))
-    names = [name for name in dict.fromkeys([*flat_a, *flat_b]) if flat_a.get(name) != flat_b.get(name)]
-    return (
-        "; ".join(f"{name} is {_short(flat_a.get(name))}, not {_short(flat_b.get(name))}" for name in names)
-        or "the protocols differ"
-    )
+    pairs = {name: (flat_a.get(name), flat_b.get(name)) for name in dict.fromkeys([*flat_a, *flat_b])}
+    texts = [f"{name} is {_short(one)}, not {_short(other)}" for name, (one, other) in pairs.items() if one != other]
+    return "; ".join(texts) or "the protocols differ"
 
 
 def _short(value: Any) -> str:

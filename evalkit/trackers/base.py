@@ -15,13 +15,13 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from evalkit.errors import ConfigError, DataError
-from evalkit.results.table import COSTS, ResultTable
+from evalkit.results.table import COSTS, ResultTable, group
 from evalkit.utils.files import write_json
 
 ID_DIGITS = 12  # of a run's id
 KEY_DIGITS = 16  # of a cell's key in tracker.json
-_ALWAYS = ("results.json", "config.yaml", "table.md", "table.csv", "table.tex", "comparison.md", "samples.csv")
-_SOMETIMES = ("categories.csv", "nearest.csv", "overview.png", "reference.png")
+_FILES = ["results.json", "config.yaml", "table.md", "table.csv", "table.tex", "comparison.md", "samples.csv"]
+_FILES += ["categories.csv", "nearest.csv", "overview.png", "reference.png"]
 _OF_THE_GATE = ("gate.md", "junit.xml")
 
 
@@ -94,11 +94,8 @@ class FinishedRun:
     @cached_property
     def protocols(self) -> dict[str, str]:
         """By metric the short hash of its protocol; several, with commas, where cells differ."""
-        hashes_by_metric: dict[str, list[str]] = {}
-        for row in self.table.rows:
-            if row.value is not None:
-                hashes_by_metric.setdefault(row.metric, []).append(row.protocol_hash)
-        return {metric: ", ".join(dict.fromkeys(hashes)) for metric, hashes in hashes_by_metric.items()}
+        rows_by_metric = group((row for row in self.table.rows if row.value is not None), lambda row: row.metric)
+        return {m: ", ".join(dict.fromkeys(row.protocol_hash for row in rows)) for m, rows in rows_by_metric.items()}
 
     def lines(self) -> tuple[list[str], list[list[Any]]]:
         """The wide table: headings, and a line per cell, with numbers as numbers and none where one is missing."""
@@ -131,7 +128,7 @@ class FinishedRun:
     @cached_property
     def files(self) -> dict[str, Path]:
         """All of the run's files, by their names below the folder: results, report, gate and contact sheets."""
-        names = [*_ALWAYS, *_SOMETIMES, *(_OF_THE_GATE if self.table.gate is not None else ())]
+        names = [*_FILES, *(_OF_THE_GATE if self.table.gate is not None else ())]
         paths = {name: self.folder / name for name in names if (self.folder / name).is_file()}
         if self.report is not None:
             paths["report.html"] = self.report
