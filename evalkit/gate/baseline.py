@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import csv
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from evalkit.cell import Cell
 from evalkit.errors import ConfigError, DataError, nearest
+from evalkit.results.compare import Influences
 from evalkit.results.table import ResultTable
 
 log = logging.getLogger(__name__)
-
-Influences = Mapping[tuple[str, str], Sequence[float]]
 
 
 def is_file(text: str) -> bool:

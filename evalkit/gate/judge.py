@@ -8,10 +8,10 @@ from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime
 from typing import Any
 
-from evalkit.gate.baseline import Influences
 from evalkit.gate.bounds import Bounds, Estimate, difference_bounds, needed_n, score_bounds
 from evalkit.gate.rules import IMAGE_SHARES, LINTED, Baseline, Gate, Rule, Waiver
 from evalkit.gate.verdict import WORST_FIRST, Result, Status, Verdict
+from evalkit.results.compare import Influences
 from evalkit.results.table import ResultTable, Row, protocol_difference
 
 

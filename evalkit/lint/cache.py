@@ -87,14 +87,11 @@ def save(cache: Path, digest: str, entry: CacheEntry) -> None:
 
 def stamps(files: Sequence[Path]) -> list[Stamp]:
     """Size and mtime of each file; [-1, 0] where it is missing."""
-    stamps_of_files = []
-    for file in files:
-        try:
+    stamps_of_files = [[-1, 0] for _ in files]
+    for i, file in enumerate(files):
+        with contextlib.suppress(OSError):
             stat = os.stat(file)  # noqa: PTH116 (done for every file of every run)
-        except OSError:
-            stamps_of_files.append([-1, 0])
-        else:
-            stamps_of_files.append([stat.st_size, stat.st_mtime_ns])
+            stamps_of_files[i] = [stat.st_size, stat.st_mtime_ns]
     return stamps_of_files
 
 

@@ -58,7 +58,7 @@ def lines(findings: Sequence[Mapping[str, Any]], *, printed: Collection[str] = N
     cells: dict[tuple[str, str, str], list[str]] = {}  # what several cells share is printed once
     for finding in findings:
         if finding["severity"] != "note" and finding["kind"] not in printed:
-            names = ", ".join(_short(file) for file in finding["files"][:2])
+            names = ", ".join(PurePath(file).name or file for file in finding["files"][:2])
             what = f"{finding['message']}{f' [{names}]' if names else ''}"
             cells.setdefault((finding["severity"], what, finding["effect"]), []).append(finding["where"])
     ordered = sorted(cells.items(), key=lambda item: SEVERITIES.index(item[0][0]))
@@ -69,7 +69,3 @@ def lines(findings: Sequence[Mapping[str, Any]], *, printed: Collection[str] = N
     if len(out) > limit:
         out = [*out[: limit - 1], f"lint: {len(out) - limit + 1} more findings: see the report or results.json"]
     return out
-
-
-def _short(file: str) -> str:
-    return PurePath(file).name or file

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import hashlib
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,14 +17,6 @@ if TYPE_CHECKING:
 HERE = Path(__file__).parent
 TEMPLATES = HERE / "templates"
 MAX_SHEETS, SHEET_BYTES = 12, 60_000  # of nearest training images; of each without loss
-
-
-@dataclass(frozen=True)
-class Sheet:
-    """A picture of the run with its caption."""
-
-    image: thumbnails.Thumbnail
-    caption: str
 
 
 def make_page(run: Run, mark: str) -> str:
@@ -87,13 +78,13 @@ def _environment() -> jinja2.Environment:
     return environment
 
 
-def _nearest(run: Run) -> list[Sheet]:
-    """The sheets of nearest training images."""
+def _nearest(run: Run) -> list[dict[str, Any]]:
+    """The sheets of nearest training images, with captions."""
     labels = {row.metric: row.label for row in run.table.rows}
     sheets = []
     for cell, metric, path in nearest_sheets(run)[:MAX_SHEETS]:
         image = thumbnails.sheet(path, SHEET_BYTES)
         if image is not None:
             caption = f"{run.keys.get(cell, '')}  {short(cell)}: {short(labels.get(metric, metric), 40)}"
-            sheets.append(Sheet(image, caption))
+            sheets.append({"image": image, "caption": caption})
     return sheets

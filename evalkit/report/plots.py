@@ -86,9 +86,6 @@ class _Maker:
         up = REACH * y.stderr if y.stderr is not None else 0.0
         return Point(across, y.value or 0.0, spread, up, text or self.run.keys[cell], tip)
 
-    def legend(self, families: Sequence[tuple[str, str | None]]) -> list[tuple[Markup, str]]:
-        return [(legend_mark(self.families.index(f)), short(" ".join(p for p in f if p))) for f in families]
-
     # -- quality against cost, metric against metric
 
     def against(self, x: Column, y: Column, *, front: bool) -> Plot | None:
@@ -105,24 +102,18 @@ class _Maker:
         on_front = sorted((points[cells[i]] for i in best), key=lambda p: p.x)
         names = ", ".join(self.run.keys[cells[i]] for i in best)
         which = "On the Pareto front" if front else "Beaten by none in both"
-        caption = f"{which}, by value: {names}. {self.left_out(cells)}"
+        out = ", ".join(self.run.keys[cell] for cell in self.run.table.cells if cell not in cells)
+        left_out = f"Not shown (no value, or another protocol): {out}." if out else ""
+        caption = f"{which}, by value: {names}. {left_out}"
         title = f"{short(y.label, 40)} against {short(x.label, 40)}"
-        spec = FigureSpec(
-            [line for line in lines if line.points],
-            short(x.title, 40),
-            short(y.title, 40),
-            log_x=front and wide([p.x for p in points.values()]),
-            front=tuple(on_front) if front else (),
-        )
+        shown, across, up = [line for line in lines if line.points], short(x.title, 40), short(y.title, 40)
+        log = front and wide([p.x for p in points.values()])
+        spec = FigureSpec(shown, across, up, log_x=log, front=tuple(on_front) if front else ())
         return self.plot(title, caption.strip(), spec, f"{title}, a point per cell. {caption}")
 
     def comparable(self, cells: Sequence[str], *columns: Column) -> list[str]:
         """The cells that have a value in all columns, under the protocol that most share."""
         return [c for c in cells if all(finite(column.rows.get(c)) and c not in column.odd for column in columns)]
-
-    def left_out(self, cells: Sequence[str]) -> str:
-        out = [self.run.keys[cell] for cell in self.run.table.cells if cell not in cells]
-        return f"Not shown (no value, or another protocol): {', '.join(out)}." if out else ""
 
     def family(self, cell: str) -> tuple[str, str | None]:
         return self.rows[cell].model, self.rows[cell].sampler
@@ -139,7 +130,8 @@ class _Maker:
         drawn = [plot for plot in plots if plot is not None]
         if not drawn:
             return None
-        return Group("Trade-offs", drawn, self.legend(self.families), "Letters are the table's. Bars: 95 % intervals.")
+        legend = [(legend_mark(i), short(" ".join(filter(None, family)))) for i, family in enumerate(self.families)]
+        return Group("Trade-offs", drawn, legend, "Letters are the table's. Bars: 95 % intervals.")
 
     def guidance(self) -> Plot | None:
         """The Frechet distance against the CLIP score, a line for what differs in guidance alone."""

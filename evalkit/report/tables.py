@@ -118,28 +118,14 @@ def _common_hash(column: Column) -> str:
     return column.ranked[0].protocol_hash if column.ranked else ""
 
 
-@dataclass(frozen=True)
-class Protocol:
-    """What scores rest on: once a hash, with the metrics and cells that share it."""
-
-    hash: str
-    labels: Sequence[str]
-    cells: Sequence[str]
-    text: str
-
-
-def protocols(run: Run) -> list[Protocol]:
-    """Every protocol of the table's values, in full."""
-    rows_by_hash = _by_protocol(run.table.rows)
-    return [
-        Protocol(
-            short(key, 40),
-            list(dict.fromkeys(row.label for row in rows)),
-            list(dict.fromkeys(run.keys[row.cell] for row in rows)),
-            to_yaml(rows[0].protocol),
-        )
-        for key, rows in rows_by_hash.items()
-    ]
+def protocols(run: Run) -> list[dict[str, Any]]:
+    """Every protocol of the table's values, in full, with the metrics and cells that share it."""
+    protocols = []
+    for key, rows in _by_protocol(run.table.rows).items():
+        labels, cells = dict.fromkeys(row.label for row in rows), dict.fromkeys(run.keys[row.cell] for row in rows)
+        text = to_yaml(rows[0].protocol)
+        protocols.append({"hash": short(key, 40), "labels": list(labels), "cells": list(cells), "text": text})
+    return protocols
 
 
 def to_yaml(value: Any) -> str:
@@ -154,20 +140,8 @@ def _plain(value: Any) -> Any:
     return [_plain(part) for part in value] if isinstance(value, (list, tuple)) else value
 
 
-@dataclass(frozen=True)
-class Provenance:
+def make_provenance(run: Run) -> dict[str, Any]:
     """How the run was made: (name, value) lines, and the long texts."""
-
-    command: str
-    facts: Sequence[tuple[str, str]]
-    versions: Sequence[tuple[str, str]]
-    seconds: Sequence[tuple[str, str]]
-    cells: Sequence[tuple[str, str, str, int, int, str]]  # key letters, name, sample key, seed, N, pairing
-    config: str
-    protocols: Sequence[Protocol]
-
-
-def make_provenance(run: Run) -> Provenance:
     about = run.table.run
     config = about.get("config")
     devices = {str(row.protocol["device"]) for row in run.table.rows if isinstance(row.protocol.get("device"), str)}
@@ -175,23 +149,20 @@ def make_provenance(run: Run) -> Provenance:
     facts = [("samples made on", ", ".join(sorted(devices))), ("device asked for", asked)]
     facts += [(name, str(about.get(name.lower()) or "")) for name in ("platform", "Python", "store")]
     keys, pairing = about.get("cells") or {}, about.get("pairing") or {}
-    cells = [
+    cells = [  # key letters, name, sample key, seed, N, pairing
         (run.keys[c], c, str(keys.get(c, ""))[:8], rows[0].seed, max(r.n for r in rows), str(pairing.get(c, "")))
         for c, rows in run.table.rows_by_cell.items()
     ]
-    return Provenance(
-        str(about.get("command") or ""),
-        [(name, value) for name, value in facts if value],
-        [(str(k), str(v)) for k, v in _items(about.get("versions"))],
-        [(str(k), f"{v:.1f} s" if isinstance(v, (int, float)) else str(v)) for k, v in _items(about.get("seconds"))],
-        cells,
-        to_yaml(config) if isinstance(config, Mapping) else "",
-        protocols(run),
-    )
-
-
-def _items(value: Any) -> Any:
-    return value.items() if isinstance(value, Mapping) else ()
+    versions, seconds = (v if isinstance(v := about.get(name), Mapping) else {} for name in ("versions", "seconds"))
+    return {
+        "command": str(about.get("command") or ""),
+        "facts": [(name, value) for name, value in facts if value],
+        "versions": [(str(k), str(v)) for k, v in versions.items()],
+        "seconds": [(str(k), f"{v:.1f} s" if isinstance(v, (int, float)) else str(v)) for k, v in seconds.items()],
+        "cells": cells,
+        "config": to_yaml(config) if isinstance(config, Mapping) else "",
+        "protocols": protocols(run),
+    }
 
 
 @dataclass(frozen=True)

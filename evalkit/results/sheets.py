@@ -19,15 +19,15 @@ INK, PAPER, MUTED = (24, 24, 27), (255, 255, 255), (113, 113, 122)
 VERSION = 2  # a change of the layout remakes the sheets
 
 
-def write_sheet(source: Any, path: Path, *, title: str, count: int, columns: int = 10, spread: bool = False) -> bool:
-    """Writes a cell's first `count` samples as one PNG; returns whether it was made (false: it was there already).
+def write_sheet(source: Any, path: Path, *, title: str, count: int, columns: int = 10, spread: bool = False) -> None:
+    """Writes a cell's first `count` samples as one PNG; one that is there already stays as it is.
 
     `spread` takes them evenly from the whole set: a reference is often sorted by class.
     """
     count = min(count, len(source))
     mark = sha256_json([source.digest, title, count, columns, spread, VERSION])
     if count < 1 or mark_of(path) == mark:
-        return False
+        return
     columns = min(columns, count)
     chosen = [i * len(source) // count if spread else i for i in range(count)]
     tiles = [_tile(source.read(range(i, i + 1))[0]) for i in chosen]
@@ -35,15 +35,14 @@ def write_sheet(source: Any, path: Path, *, title: str, count: int, columns: int
     sheet, draw, _ = _draw_lines(lines, (GAP, 30), columns * (_side(lines) + GAP) + GAP)
     draw.text((GAP + 2, 8), title, fill=INK, font=_font(14))
     _save(sheet, path, mark)
-    return True
 
 
-def write_overview(sources: Mapping[str, Any], path: Path, *, columns: int = 12) -> bool:
+def write_overview(sources: Mapping[str, Any], path: Path, *, columns: int = 12) -> None:
     """Writes one PNG with a line per cell: the first samples of each, made from the same prompts and seeds."""
     sources = {name: source for name, source in sources.items() if len(source)}
     mark = sha256_json([[name, source.digest] for name, source in sources.items()] + [columns, VERSION])
     if not sources or mark_of(path) == mark:
-        return False
+        return
     lines = [[_tile(image) for image in s.read(range(min(columns, len(s))))] for s in sources.values()]
     font, small = _font(14), _font(10)
     label = max(int(font.getlength(name)) for name in sources) + 16
@@ -56,17 +55,16 @@ def write_overview(sources: Mapping[str, Any], path: Path, *, columns: int = 12)
     for name, top in zip(sources, tops, strict=True):
         draw.text((8, top + side // 2 - 9), name, fill=INK, font=font)
     _save(sheet, path, mark)
-    return True
 
 
 def write_pairs(
     source: Any, training: Any, pairs: Sequence[tuple[int, int, float]], path: Path, *, title: str, columns: int = 10
-) -> bool:
+) -> None:
     """Writes samples, each above its nearest training image and their distance, as one PNG; as `write_sheet` does."""
     shown = pairs[: 3 * columns]
     mark = sha256_json([source.digest, training.digest, title, [list(pair) for pair in shown], VERSION])
     if not shown or mark_of(path) == mark:
-        return False
+        return
     from PIL import Image, ImageDraw
 
     tiles = [tuple(_tile(s.read(range(i, i + 1))[0]) for s, i in ((source, a), (training, b))) for a, b, _ in shown]
@@ -82,7 +80,6 @@ def write_pairs(
         sheet.paste(below, (x, y + side + 1))
         draw.text((x, y + 2 * side + 4), f"{distance:.3g}", fill=MUTED, font=_font(10))
     _save(sheet, path, mark)
-    return True
 
 
 def write_lines(lines: Mapping[str, Sequence[Any]], path: Path, *, title: str, mark: str) -> None:

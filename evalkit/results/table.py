@@ -119,21 +119,12 @@ class Column:
     @property
     def label(self) -> str:
         """The metric as a reader sees it ("FID [digits]")."""
-        return self._first.label
+        return next(iter(self.rows.values())).label
 
     @property
     def title(self) -> str:
         """The label with an arrow to where better is."""
-        return f"{self.label} {ARROW[self.better]}"
-
-    @property
-    def better(self) -> str:
-        """ "lower" or "higher"."""
-        return self._first.better
-
-    @property
-    def _first(self) -> Row:
-        return next(iter(self.rows.values()))
+        return f"{self.label} {ARROW[next(iter(self.rows.values())).better]}"
 
     @property
     def is_cost(self) -> bool:
