@@ -87,12 +87,15 @@ def save(cache: Path, digest: str, entry: CacheEntry) -> None:
 
 def stamps(files: Sequence[Path]) -> list[Stamp]:
     """Size and mtime of each file; [-1, 0] where it is missing."""
-    stamps_of_files = [[-1, 0] for _ in files]
-    for i, file in enumerate(files):
-        with contextlib.suppress(OSError):
-            stat = os.stat(file)  # noqa: PTH116 (done for every file of every run)
-            stamps_of_files[i] = [stat.st_size, stat.st_mtime_ns]
-    return stamps_of_files
+    return [_stamp(file) for file in files]
+
+
+def _stamp(file: Path) -> Stamp:
+    try:
+        stat = os.stat(file)  # noqa: PTH116 (done for every file of every run)
+    except OSError:
+        return [-1, 0]
+    return [stat.st_size, stat.st_mtime_ns]
 
 
 def changed(headers: Headers, before: Sequence[Stamp], now: Sequence[Stamp]) -> list[int]:

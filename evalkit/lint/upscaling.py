@@ -66,13 +66,7 @@ def _box(x: F64) -> F64:
 
 
 # Beyond the border Pillow leaves the kernel out, torch repeats the last row.
-KERNELS: tuple[tuple[Callable[[F64], F64], bool], ...] = (
-    (_box, False),
-    (_triangle, False),
-    (_cubic(-0.5), False),
-    (_cubic(-0.75), True),
-    (_lanczos, False),
-)
+KERNELS = ((_box, False), (_triangle, False), (_cubic(-0.5), False), (_cubic(-0.75), True), (_lanczos, False))
 
 
 def factors_for(height: int, width: int) -> tuple[float, ...]:

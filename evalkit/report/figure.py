@@ -144,8 +144,6 @@ def _lay_out(axes: Axes, size: tuple[float, float], named: bool) -> None:
 
 
 _AROUND = ((5, 4), (-5, 4), (5, -11), (-5, -11), (8, -3), (-8, -3), (12, 9), (-12, 9), (12, -16), (-12, -16))
-
-
 Position = tuple[float, float]
 
 

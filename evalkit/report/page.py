@@ -14,8 +14,7 @@ from evalkit.results import thumbnails
 if TYPE_CHECKING:
     import jinja2
 
-HERE = Path(__file__).parent
-TEMPLATES = HERE / "templates"
+TEMPLATES = Path(__file__).parent / "templates"
 MAX_SHEETS, SHEET_BYTES = 12, 60_000  # of nearest training images; of each without loss
 
 

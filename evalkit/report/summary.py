@@ -17,14 +17,6 @@ SMALL_N = 10_000  # below it FID is commonly not trusted against other papers: i
 
 
 @dataclass(frozen=True)
-class Fact:
-    """One thing that was compared, as "samplers" and "ddim, dpmpp_2m"."""
-
-    name: str
-    text: str
-
-
-@dataclass(frozen=True)
 class Gap:
     """How far a cell lies from another: the difference, its 95 % interval where there is one, and the verdict."""
 
@@ -69,22 +61,22 @@ class Warning:
     severe: bool = False
 
 
-def compared(run: Run) -> list[Fact]:
+def compared(run: Run) -> list[dict[str, str]]:
     """What the cells differ in and what they share."""
     by_cell = run.table.rows_by_cell.values()
     rows = [rows[0] for rows in by_cell]
-    facts = [Fact("models", _listed(row.model for row in rows))]
-    facts.append(Fact("samplers", _listed(row.sampler for row in rows if row.sampler)))
+    facts = [("models", _listed(row.model for row in rows))]
+    facts.append(("samplers", _listed(row.sampler for row in rows if row.sampler)))
     for name in dict.fromkeys(name for row in rows for name in row.settings):
         values = [row.settings[name] for row in rows if row.settings.get(name) is not None]
-        facts.append(Fact(setting_name(name), _listed(sorted(values, key=by_size))))
-    facts.append(Fact("prompts", _listed(row.prompts for row in rows if row.prompts)))
-    facts.append(Fact("samples per cell", _listed(sorted({max(row.n for row in rows) for rows in by_cell}))))
-    facts.append(Fact("seeds", _listed(row.seed for row in rows)))
-    facts += [Fact(side, _side(run, side)) for side in ("reference", "training") if run.table.run.get(side)]
+        facts.append((setting_name(name), _listed(sorted(values, key=by_size))))
+    facts.append(("prompts", _listed(row.prompts for row in rows if row.prompts)))
+    facts.append(("samples per cell", _listed(sorted({max(row.n for row in rows) for rows in by_cell}))))
+    facts.append(("seeds", _listed(row.seed for row in rows)))
+    facts += [(side, _side(run, side)) for side in ("reference", "training") if run.table.run.get(side)]
     if run.table.run.get("baseline"):
-        facts.append(Fact("baseline", short(str(run.table.run["baseline"]))))
-    return [fact for fact in facts if fact.text]
+        facts.append(("baseline", short(str(run.table.run["baseline"]))))
+    return [{"name": name, "text": text} for name, text in facts if text]
 
 
 def by_size(value: Any) -> tuple[bool, float, str]:

@@ -80,8 +80,7 @@ def to_svg(figure: Figure, *, key: str, label: str, tips: dict[str, str]) -> Mar
     figure.savefig(out, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
     root = ElementTree.fromstring(out.getvalue())
     _strip(root)
-    used = _references(root)
-    names = {old: f"{key}-{number}" for number, old in enumerate(sorted(used))}
+    names = {old: f"{key}-{number}" for number, old in enumerate(sorted(_references(root)))}
     for element in root.iter():
         _restyle(element, names, tips)
     for name in ("width", "height", "version"):

@@ -240,14 +240,13 @@ class ParquetExport(Export):
         import pyarrow
         import pyarrow.parquet
 
-        schema = pyarrow.schema(
-            [
-                ("image", pyarrow.struct([("bytes", pyarrow.binary()), ("path", pyarrow.string())])),
-                ("prompt", pyarrow.string()),
-                ("category", pyarrow.string()),
-            ],
-            metadata={"huggingface": json.dumps({"info": {"features": _FEATURES}})},
-        )
+        text = pyarrow.string()
+        fields = {
+            "image": pyarrow.struct([("bytes", pyarrow.binary()), ("path", text)]),
+            "prompt": text,
+            "category": text,
+        }
+        schema = pyarrow.schema(fields, metadata={"huggingface": json.dumps({"info": {"features": _FEATURES}})})
         with _atomic_folder(path) as folder:
             (folder / "data").mkdir()
             write_text(folder / "README.md", card(path.name.removesuffix(self.ending), images))

@@ -16,6 +16,9 @@ MOST_PER_CELL = 40  # of a cell's drops and lowest scores that are looked at
 FEW_VALUES = 5  # a metric of fewer different values (a precision of 0 and 1) tells samples apart poorly
 
 
+ByMetricAndCell = Mapping[str, Mapping[str, Sequence[float]]]
+
+
 @dataclass(frozen=True)
 class SampleScores:
     """The scores of single samples.
@@ -27,15 +30,12 @@ class SampleScores:
     """
 
     counts: Mapping[str, int] = field(default_factory=dict)
-    scores: Mapping[str, Mapping[str, Sequence[float]]] = field(default_factory=dict)
+    scores: ByMetricAndCell = field(default_factory=dict)
     categories: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
     @classmethod
     def of(
-        cls,
-        counts: Mapping[str, int],
-        scores: Mapping[str, Mapping[str, Sequence[float]]],
-        categories: Mapping[str, Sequence[str]] | None = None,
+        cls, counts: Mapping[str, int], scores: ByMetricAndCell, categories: Mapping[str, Sequence[str]] | None = None
     ) -> SampleScores:
         """Without the cells and metrics that have no value at all."""
         known = {

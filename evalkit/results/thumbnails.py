@@ -63,10 +63,6 @@ class Thumbnailer:
     used: int = 0
     side: int = SIDE
 
-    @property
-    def is_full(self) -> bool:
-        return self.used >= self.budget
-
     def make(self, pixels: NDArray[np.uint8]) -> Thumbnail:
         """The thumbnail of an image u8 [H,W,3]."""
         from PIL import Image
@@ -105,7 +101,7 @@ def write_thumbnails(outcome: Outcome, table: ResultTable, out: Path) -> None:
     thumbnailer = Thumbnailer(images=LIMIT * len(table.cells), budget=BUDGET)
     images: dict[str, dict[int, Any]] = {cell: {} for cell in sources}
     for index in chosen:
-        if thumbnailer.is_full:
+        if thumbnailer.used >= BUDGET:
             break
         for cell, source in sources.items():
             if index < len(source):
