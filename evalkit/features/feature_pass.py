@@ -13,8 +13,9 @@ import json
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from evalkit.errors import ConfigError, DataError, EvalkitError, StoreError, nearest
 from evalkit.extractors.base import Extractor
@@ -69,6 +70,7 @@ def unique_prompts(prompts: Sequence[str | None]) -> list[str]:
     return list(dict.fromkeys(text for text in prompts if text is not None))
 
 
+@dataclass(eq=False)
 class FeaturePass:
     """Fills and reads the feature store for one run.
 
@@ -79,14 +81,11 @@ class FeaturePass:
         progress: called after each block of images.
     """
 
-    def __init__(
-        self, root: Path, extractors: Mapping[str, Extractor], device: str = "auto", progress: Progress | None = None
-    ) -> None:
-        self.root = root
-        self.extractors = extractors
-        self.device = device
-        self.progress = progress
-        self._ids: dict[str, str] = {}
+    root: Path
+    extractors: Mapping[str, Extractor]
+    device: str = "auto"
+    progress: Progress | None = None
+    _ids: dict[str, str] = field(default_factory=dict, init=False)
 
     def column(self, source: ImageSource, address: str) -> Column:
         """Where the features at an address are stored: by the digest of the images, or of the texts."""
@@ -103,7 +102,7 @@ class FeaturePass:
         return Column(self.root / folder / self._ids[name] / layer, rows)
 
     def compute(self, source: ImageSource, addresses: Sequence[str]) -> None:
-        """Computes the features of which the store has no file; each image is decoded once, for all extractors.
+        """Computes the features that the store has no file of; each image is decoded once, for all extractors.
 
         Raises:
             DataError: an image cannot be read, or an extractor gave a value that is not finite.
@@ -182,12 +181,7 @@ class FeaturePass:
                 by_extractor[name][layer].save(chunk, np.concatenate(values))
 
     def _run_block(
-        self,
-        name: str,
-        source: ImageSource,
-        block: range,
-        images: Sequence[NDArray[np.uint8]],
-        layers: Sequence[str],
+        self, name: str, source: ImageSource, block: range, images: Sequence[NDArray[np.uint8]], layers: Sequence[str]
     ) -> dict[str, NDArray[np.float32]]:
         """One extractor's layers of a block; those that take prompts as well are asked for in a call of their own."""
         extractor = self.extractors[name]
@@ -223,7 +217,7 @@ class FeaturePass:
                 raise DataError(f"{source.name}: sample {chunk[prompts.index(None)]} has no prompt")
             for address, table in tables.items():
                 features[address] = table[[rows[str(text)] for text in prompts]]  # f32 [B,D]
-            pixels = _pixels(source, chunk) if images else None
+            pixels = stacked(source, source.read(chunk)) if images else None
             yield Batch(pixels, torch.arange(chunk.start, chunk.stop), len(source), prompts, features)
 
     def _read(self, source: ImageSource, address: str, column: Column, chunk: range) -> NDArray[np.float32]:
@@ -290,22 +284,17 @@ def _run(
     joined = {layer: torch.cat(values).contiguous() for layer, values in parts.items()}
     for layer, values in joined.items():
         if not bool(torch.isfinite(values).all()):
-            raise DataError(
-                f"extractor '{extractor.name}' gave values that are not finite for {source.name}, layer '{layer}': "
-                "are its weights right?"
-            )
+            what = f"values that are not finite for {source.name}, layer '{layer}'"
+            raise DataError(f"extractor '{extractor.name}' gave {what}: are its weights right?")
     return {layer: values.numpy() for layer, values in joined.items()}
 
 
-def _pixels(source: ImageSource, chunk: range) -> Tensor:
-    """The images of a chunk, u8 [B,3,H,W]."""
+def stacked(source: ImageSource, images: Sequence[NDArray[np.uint8]]) -> Tensor:
+    """Images of a source, u8 [H,W,3] each, as u8 [B,3,H,W]. DataError where they are not of one size."""
     import numpy as np
     import torch
 
-    images: list[Any] = source.read(chunk)
-    sizes = {image.shape for image in images}
+    sizes = sorted({image.shape for image in images})
     if len(sizes) > 1:
-        raise DataError(
-            f"{source.name}: a metric of pixels needs images of one size, but there are {sorted(sizes)[:3]}"
-        )
+        raise DataError(f"{source.name}: metrics of pixels need images of one size, but there are {sizes[:3]}")
     return torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2)

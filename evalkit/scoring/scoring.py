@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -142,22 +142,15 @@ class _Cell:
     generator: KeyedGenerator | None
 
 
+@dataclass(frozen=True)
 class _Run:
     """One call of `score_sources`: keeps the states of the sides from source to source."""
 
-    def __init__(
-        self,
-        metrics: Mapping[str, tuple[Mapping[str, Any], Metric]],
-        features: FeaturePass,
-        against: Against,
-        cache: ScoreCache,
-    ) -> None:
-        self.metrics = metrics
-        self.features = features
-        self.against = against
-        self.cache = cache
-        self._side_states: dict[tuple[str, str], Sums | Rows] = {}  # (side, metric) -> state
-        self._labels = {name: column_label(metric, features.extractors) for name, (_, metric) in metrics.items()}
+    metrics: Mapping[str, tuple[Mapping[str, Any], Metric]]
+    features: FeaturePass
+    against: Against
+    cache: ScoreCache
+    _side_states: dict[tuple[str, str], Sums | Rows] = field(default_factory=dict)  # (side, metric) -> state
 
     def score(self, cell: _Cell) -> dict[str, Scored]:
         """All metrics of one source; only what is not cached is computed."""
@@ -169,8 +162,9 @@ class _Run:
         scores = cached | self._compute(cell, {name: m for name, m in built.items() if name not in cached})
         for name in scores.keys() - cached.keys():
             self.cache.keep(keys[name], scores[name])
+        labels = {name: column_label(metric, extractors) for name, metric in built.items()}
         return {
-            name: Scored(scores[name], about, sha256_json(about)[:HASH_DIGITS], self._labels[name], name in cached)
+            name: Scored(scores[name], about, sha256_json(about)[:HASH_DIGITS], labels[name], name in cached)
             for name, about in protocols.items()
         }
 
@@ -226,11 +220,8 @@ class _Run:
         if score.value is None:
             return score
         cut = self.features.text_warnings(source, metric.needs).get("prompt_truncated", 0)
-        if not cut:
-            return score
-        return _noted(
-            score, f"{cut} different prompts are longer than the text encoder takes; they were cut, end token kept"
-        )
+        note = f"{cut} different prompts are longer than the text encoder takes; they were cut, end token kept"
+        return _noted(score, note) if cut else score
 
     def _score_states(self, source: ImageSource, metrics: Mapping[str, StateMetric[Any]]) -> dict[str, Score]:
         """The metrics that merge states: one pass over the features, and a second one where there are influences."""
@@ -241,18 +232,16 @@ class _Run:
         scores: dict[str, Score] = {}
         influences: dict[str, Callable[[Batch], Tensor]] = {}
         for name, metric in metrics.items():
-            if isinstance(metric, ReferenceMetric):
-                given = {"generated": states.pop(name), **{s: self._side_states[s, name] for s in metric.sides}}
-                with metric_errors(name):
-                    scores[name], influence = metric.score(**given), metric.influence(**given)
-                if isinstance(influence, str):
-                    scores[name] = _noted(scores[name], influence)
-                elif influence is not None:
-                    influences[name] = influence
-            else:
-                assert isinstance(metric, SampleMetric), f"{type(metric)} is of no known kind"
-                with metric_errors(name):
-                    scores[name] = metric.score(generated=states.pop(name))
+            assert isinstance(metric, SampleMetric | ReferenceMetric), f"{type(metric)} is of no known kind"
+            sides = metric.sides if isinstance(metric, ReferenceMetric) else ()
+            given = {"generated": states.pop(name), **{side: self._side_states[side, name] for side in sides}}
+            with metric_errors(name):
+                scores[name] = metric.score(**given)
+                influence = metric.influence(**given) if isinstance(metric, ReferenceMetric) else None
+            if isinstance(influence, str):
+                scores[name] = _noted(scores[name], influence)
+            elif influence is not None:
+                influences[name] = influence
         return scores | self._influenced(source, scores, influences)
 
     def _influenced(
@@ -276,31 +265,22 @@ class _Run:
 
     def _observe_sides(self, metrics: Mapping[str, Metric]) -> None:
         """The states of the reference and of the training set, each computed once per run."""
+        import torch
+
         for side, given in self.against.sides.items():
-            pending = {
-                name: metric
-                for name, metric in metrics.items()
-                if isinstance(metric, ReferenceMetric)
-                and side in metric.sides
-                and (side, name) not in self._side_states
-            }
+            of_side = {n: m for n, m in metrics.items() if isinstance(m, ReferenceMetric) and side in m.sides}
+            pending = {name: m for name, m in of_side.items() if (side, name) not in self._side_states}
             if not pending:
                 continue
             assert given is not None, f"{', '.join(pending)}: no {side}"  # check_counts refuses it in one line
-            if isinstance(given, Moments):
-                states = {name: self._from_moments(metric, given) for name, metric in pending.items()}
-            else:
+            if not isinstance(given, Moments):
                 states = observe(self.features, given, pending)
-            self._side_states |= {(side, name): state for name, state in states.items()}
-
-    def _from_moments(self, metric: ReferenceMetric[Any], given: Moments) -> Sums | Rows:
-        import torch
-
-        chosen = select_moments(given, metric, self.features.extractors)
-        state: Sums | Rows = metric.from_moments(
-            mean=torch.from_numpy(chosen.mean), cov=torch.from_numpy(chosen.cov), n=chosen.n
-        )
-        return state
+                self._side_states.update({(side, name): state for name, state in states.items()})
+                continue
+            for name, metric in pending.items():
+                chosen = select_moments(given, metric, self.features.extractors)
+                mean, cov = torch.from_numpy(chosen.mean), torch.from_numpy(chosen.cov)
+                self._side_states[side, name] = metric.from_moments(mean=mean, cov=cov, n=chosen.n)
 
 
 def _noted(score: Score, note: str) -> Score:

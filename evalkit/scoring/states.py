@@ -13,6 +13,9 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
+Columns = dict[str, "Tensor"]  # by name, [all samples, ...]
+
+
 def observe(
     features: FeaturePass, source: ImageSource, metrics: Mapping[str, StateMetric[Any]]
 ) -> dict[str, Sums | Rows]:
@@ -21,14 +24,16 @@ def observe(
     Raises:
         DataError: an image cannot be read, or does not suit a metric (which one).
     """
+    import torch
+
     addresses = [address for metric in metrics.values() for address in metric.needs]
     features.compute(source, addresses)
     keeping = {name: metric for name, metric in metrics.items() if isinstance(metric, KeepsFeatures)}
-    shared = dict.fromkeys(address for metric in keeping.values() for address in metric.needs)
-    kept, tables, sums = RowTable(len(source)), dict[str, RowTable](), dict[str, Sums]()
+    addresses_kept = {address for metric in keeping.values() for address in metric.needs}
+    shared, columns, sums = Columns(), dict[str, Columns](), dict[str, Sums]()
     pixels = any(not metric.needs for metric in metrics.values())
     for batch in features.batches(source, addresses, images=pixels):
-        kept.add(batch.index, {address: batch.features[address] for address in shared})
+        _write(shared, len(source), batch.index, {address: batch.features[address] for address in addresses_kept})
         for name, metric in metrics.items():
             if name in keeping:
                 continue
@@ -36,32 +41,19 @@ def observe(
                 state = metric.observe(batch)
                 if isinstance(state, Rows):
                     _check_rows(state, batch.index)
-                    tables.setdefault(name, RowTable(len(source))).add(state.index, state.values)
+                    _write(columns.setdefault(name, {}), len(source), state.index, state.values)
                 else:
                     sums[name] = sums[name] + state if name in sums else state
-    rows = {name: table.rows(table.columns) for name, table in tables.items()}
-    return sums | rows | {name: kept.rows(metric.needs) for name, metric in keeping.items()}
+    columns |= {name: {address: shared[address] for address in metric.needs} for name, metric in keeping.items()}
+    return sums | {name: Rows(torch.arange(len(source)), values) for name, values in columns.items()}
 
 
-class RowTable:
-    """Rows of a whole set, each written where it stays: to join batches with `+` would hold all rows twice."""
-
-    def __init__(self, total: int) -> None:
-        self.total = total
-        self.columns: dict[str, Tensor] = {}  # by name, [total, ...]
-
-    def add(self, index: Tensor, values: Mapping[str, Tensor]) -> None:
-        """Writes rows of a batch, each [B, ...], to their places, i64 [B]."""
-        for name, value in values.items():
-            if name not in self.columns:
-                self.columns[name] = value.new_empty(self.total, *value.shape[1:])
-            self.columns[name][index] = value
-
-    def rows(self, names: Mapping[str, Tensor] | tuple[str, ...]) -> Rows:
-        """The whole of some columns; no copy is made."""
-        import torch
-
-        return Rows(torch.arange(self.total), {name: self.columns[name] for name in names})
+def _write(columns: Columns, total: int, index: Tensor, values: Mapping[str, Tensor]) -> None:
+    """Writes a batch's rows, i64 [B], where they stay: to join batches with `+` would hold all rows twice."""
+    for name, value in values.items():
+        if name not in columns:
+            columns[name] = value.new_empty(total, *value.shape[1:])
+        columns[name][index] = value
 
 
 def _check_rows(state: Rows, index: Tensor) -> None:
@@ -69,6 +61,5 @@ def _check_rows(state: Rows, index: Tensor) -> None:
     import torch
 
     if not torch.equal(state.index, index):
-        raise ValueError(
-            f"{len(state)} rows for a batch of {len(index)}: give one row per sample, in the batch's order"
-        )
+        fix = "give one row per sample, in the batch's order"
+        raise ValueError(f"{len(state)} rows for a batch of {len(index)}: {fix}")
