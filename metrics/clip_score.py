@@ -46,12 +46,8 @@ class ClipScore(SampleMetric[Rows]):
 
     def constants(self) -> dict[str, Any]:
         product = "cos" if self.unit else "dot"
-        formulas = {
-            "mean": f"max(mean(scale * {product}), 0)",
-            "each": f"mean(scale * max({product}, 0))",
-            "none": f"mean(scale * {product})",
-        }
-        return {"estimator": formulas[self.clamp], "scale": self.scale}
+        formula = f"mean(scale * max({product}, 0))" if self.clamp == "each" else f"mean(scale * {product})"
+        return {"estimator": f"max({formula}, 0)" if self.clamp == "mean" else formula, "scale": self.scale}
 
     def observe(self, batch: Batch) -> Rows:
         from torch.nn.functional import normalize

@@ -52,14 +52,9 @@ class KernelDistance(KeepsFeatures, ReferenceMetric[Rows]):
         self.min_samples = self.min_reference = 4 if self.clamp else self.subset_size
 
     def constants(self) -> dict[str, Any]:
-        return {
-            "estimator": "unbiased squared MMD, mean over subsets",
-            "kernel": "(x.y/d + 1)^3",
-            "subsets": self.subsets,
-            "subset_size": self.subset_size,
-            "clamp": self.clamp,
-            "draws": f"RandomState({self.seed})",
-        }
+        estimator = {"estimator": "unbiased squared MMD, mean over subsets", "kernel": "(x.y/d + 1)^3"}
+        values = {"subsets": self.subsets, "subset_size": self.subset_size, "clamp": self.clamp}
+        return {**estimator, **values, "draws": f"RandomState({self.seed})"}
 
     def score(self, *, generated: Rows, reference: Rows) -> Score:
         import numpy as np

@@ -150,21 +150,20 @@ class DataCopying(_Training):
             self._known = (training, partition(training[self.features], self.cells, self.components, self.seed))
         cells = self._known[1]
         (g, of_g), (held_out, of_held_out) = (cells.place(s[self.features]) for s in (generated, reference))
-        weights, zs, errors = [], [], []
+        tests: list[tuple[int, float, float]] = []  # of each cell: held-out images, z, its standard error
         for c in range(self.cells):
             mine, theirs, train = g[of_g == c], held_out[of_held_out == c], cells.x[cells.cell == c]
             if len(mine) <= self.more_than or len(theirs) == 0 or len(train) == 0:
                 continue
-            z, error = mann_whitney(nearest_in(mine, train)[0][:, 0], nearest_in(theirs, train)[0][:, 0])
-            weights.append(len(theirs))
-            zs.append(z)
-            errors.append(error)
-        if not weights:
+            distances = (nearest_in(images, train)[0][:, 0] for images in (mine, theirs))
+            tests.append((len(theirs), *mann_whitney(*distances)))
+        if not tests:
             note = f"no cell holds more than {self.more_than} samples, and held-out images: raise num_samples"
             return Score(None, len(g), note=note)
-        value = sum(w * z for w, z in zip(weights, zs, strict=True)) / sum(weights)
-        stderr = math.hypot(*(w * e for w, e in zip(weights, errors, strict=True))) / sum(weights)
-        return Score(value, len(g), stderr, details={"cells": float(len(zs)), "lowest": min(zs)})
+        held_out_images = sum(w for w, _, _ in tests)
+        value = sum(w * z for w, z, _ in tests) / held_out_images
+        stderr = math.hypot(*(w * error for w, _, error in tests)) / held_out_images
+        return Score(value, len(g), stderr, details={"cells": float(len(tests)), "lowest": min(z for _, z, _ in tests)})
 
 
 def mann_whitney(a: Tensor, b: Tensor) -> tuple[float, float]:

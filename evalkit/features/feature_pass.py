@@ -10,7 +10,7 @@ its features are used; one that is damaged is computed anew, there and then.
 from __future__ import annotations
 
 import json
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -236,12 +236,11 @@ class FeaturePass:
 
     def text_warnings(self, source: ImageSource, addresses: Sequence[str]) -> dict[str, int]:
         """Counted warnings about the texts ("prompt_truncated": 3 different prompts), as stored with their features."""
-        counts: dict[str, int] = {}
+        counts = Counter[str]()
         for column in {self.column(source, address) for address in addresses if self._is_text(address)}:
             for chunk in column.chunks:
                 stored = column.load(chunk)
-                for kind, count in json.loads(stored[1].get("warnings", "{}") if stored else "{}").items():
-                    counts[kind] = counts.get(kind, 0) + count
+                counts.update(json.loads(stored[1].get("warnings", "{}") if stored else "{}"))
         return counts
 
 

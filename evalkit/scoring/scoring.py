@@ -34,6 +34,7 @@ from evalkit.metric import (
 )
 from evalkit.scoring.cache import ScoreCache, code_digest, finite
 from evalkit.scoring.checks import metric_errors, select_moments
+from evalkit.scoring.pairs import score_pairs
 from evalkit.scoring.protocol import Against, Own, column_label, make_protocol
 from evalkit.scoring.states import observe
 from evalkit.utils import devices
@@ -182,19 +183,13 @@ class _Run:
         }
 
     def _compute(self, cell: _Cell, metrics: Mapping[str, Metric]) -> dict[str, Score]:
-        source = cell.source
-        scores: dict[str, Score] = {}
+        source, n = cell.source, len(cell.source)
         absent = sum(text is None for text in source.prompts)
-        for name, metric in metrics.items():
-            if absent and metric.needs_prompts:
-                note = f"{'the' if absent == len(source) else f'{absent} of {len(source)}'} samples have no prompt"
-                scores[name] = Score(None, len(source), note=note)
+        lacking = Score(None, n, note=f"{'the' if absent == n else f'{absent} of {n}'} samples have no prompt")
+        scores = {name: lacking for name, metric in metrics.items() if absent and metric.needs_prompts}
         applying = {name: metric for name, metric in metrics.items() if name not in scores}
         pairs = {name: metric for name, metric in applying.items() if isinstance(metric, PairMetric)}
-        if pairs:
-            from evalkit.scoring.pairs import score_pairs
-
-            scores |= score_pairs(pairs, source, self.against.baseline, self.features, cell.own)
+        scores |= score_pairs(pairs, source, self.against.baseline, self.features, cell.own)
         for name, metric in applying.items():
             if isinstance(metric, ModelMetric):
                 scores[name] = self._measure(cell, name, metric)
@@ -202,14 +197,15 @@ class _Run:
         return {name: self._warn(source, metrics[name], finite(score)) for name, score in scores.items()}
 
     def _measure(self, cell: _Cell, name: str, metric: ModelMetric) -> Score:
-        n = len(cell.source)
         if cell.generator is None:
-            return Score(None, n, note="these images were not made by evalkit: there is no model to measure")
+            return Score(
+                None, len(cell.source), note="these images were not made by evalkit: there is no model to measure"
+            )
         show = self.features.progress
         generator = cell.generator.showing(partial(show, f"{cell.source.name} ({name})") if show is not None else None)
         try:
             with metric_errors(name):
-                return metric.measure(generator, n)
+                return metric.measure(generator, len(cell.source))
         except Exception as error:
             if not devices.is_out_of_memory(error):
                 raise

@@ -40,7 +40,9 @@ def observe(
             with metric_errors(name):
                 state = metric.observe(batch)
                 if isinstance(state, Rows):
-                    _check_rows(state, batch.index)
+                    if not torch.equal(state.index, batch.index):
+                        fix = "give one row per sample, in the batch's order"
+                        raise ValueError(f"{len(state)} rows for a batch of {len(batch.index)}: {fix}")
                     _write(columns.setdefault(name, {}), len(source), state.index, state.values)
                 else:
                     sums[name] = sums[name] + state if name in sums else state
@@ -54,12 +56,3 @@ def _write(columns: Columns, total: int, index: Tensor, values: Mapping[str, Ten
         if name not in columns:
             columns[name] = value.new_empty(total, *value.shape[1:])
         columns[name][index] = value
-
-
-def _check_rows(state: Rows, index: Tensor) -> None:
-    """Raises ValueError for rows that are not the batch's samples, i64 [B]."""
-    import torch
-
-    if not torch.equal(state.index, index):
-        fix = "give one row per sample, in the batch's order"
-        raise ValueError(f"{len(state)} rows for a batch of {len(index)}: {fix}")
