@@ -101,8 +101,7 @@ def fit(x: Tensor) -> Sums:
     """The Gaussian of features f32 [N,D]; two passes, in blocks, so that no float64 copy of all of them is made."""
     import torch
 
-    n = len(x)
-    parts = [x[start : start + BLOCK] for start in range(0, n, BLOCK)]
+    n, parts = len(x), torch.split(x, BLOCK)
     mean = torch.stack([part.double().sum(0) for part in parts]).sum(0) / n  # f64 [D]
     cov = torch.zeros(x.shape[1], x.shape[1], dtype=torch.float64)
     for part in parts:

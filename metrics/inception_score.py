@@ -8,6 +8,7 @@ Those of ADM (`evaluations/evaluator.py`): in order, splits of 5000, the last on
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 from evalkit.metric import KeepsFeatures, Rows, SampleMetric, Score, standard_error
@@ -55,11 +56,6 @@ class InceptionScore(KeepsFeatures, SampleMetric[Rows]):
         order = f"RandomState({self.seed})" if self.shuffle else None
         return {"estimator": "inception score", **size, "shuffle": order}
 
-    def _parts(self, n: int) -> list[slice]:
-        if self.split_size is not None:
-            return [slice(start, min(start + self.split_size, n)) for start in range(0, n, self.split_size)]
-        return [slice(i * n // self.splits, (i + 1) * n // self.splits) for i in range(self.splits)]
-
     def score(self, *, generated: Rows) -> Score:
         import numpy as np
         import torch
@@ -69,7 +65,8 @@ class InceptionScore(KeepsFeatures, SampleMetric[Rows]):
         logits = generated[self.features][order].double()  # f64 [N,C]
         influence = torch.zeros(n).double()
         scores, enough = [], True
-        parts = self._parts(n)
+        size, edges = self.split_size, [i * n // self.splits for i in range(self.splits + 1)]
+        parts = [slice(*ends) for ends in pairwise(edges if size is None else [*range(0, n, size), n])]
         for part in parts:
             value, each, classes = split_score(logits[part])
             scores.append(value)

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 STARTS = 10  # of k-means, as in dgm-eval; the best is kept
 STEPS = 50
+BLOCK = 2048  # rows in float64 at a time
 
 
 @dataclass(eq=False)
@@ -190,7 +191,7 @@ def partition(x: Tensor, cells: int, components: int, seed: int) -> _Cells:
     mean = x.mean(0).double()
     axes = torch.eye(x.shape[1], dtype=torch.float64, device=x.device)
     if x.shape[1] > components:
-        blocks = (x[i : i + 2048].double() - mean for i in range(0, len(x), 2048))
+        blocks = (rows.double() - mean for rows in torch.split(x, BLOCK))
         axes = torch.linalg.eigh(sum((b.T @ b for b in blocks), axes * 0))[1][:, -components:]  # ascending
     projected = project(x, mean, axes)
     data = projected.cpu().numpy()
@@ -205,4 +206,4 @@ def project(x: Tensor, mean: Tensor, axes: Tensor) -> Tensor:
     """f32 [N,D] -> f64 [N,C], in blocks: distances are kept, but for what lies outside the axes."""
     import torch
 
-    return torch.cat([(x[i : i + 2048].double() - mean) @ axes for i in range(0, len(x), 2048)])
+    return torch.cat([(rows.double() - mean) @ axes for rows in torch.split(x, BLOCK)])

@@ -141,16 +141,13 @@ class Recall(_Neighbours):
 
 
 def without_a_group(distance: Tensor, index: Tensor, group: Tensor, k: int) -> Tensor:
-    """The balls' radii when one group of samples is left out, for each group; its own samples have none (NaN).
+    """The balls' radii without each group of samples, f64 [N,GROUPS]; its own samples have none (NaN).
 
     Args:
         distance: f64 [N,C] to each sample's nearest others, ascending. Where fewer than k of them are left (2 in 10,000
             at k = 3 with C = 7), the farthest counts.
         index: i64 [N,C], which those are.
         group: i64 [N], 0 to GROUPS - 1.
-
-    Returns:
-        f64 [N,GROUPS].
     """
     import torch
 

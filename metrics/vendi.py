@@ -70,10 +70,11 @@ class Vendi(KeepsFeatures, SampleMetric[Rows]):
 
 def unit_rows(x: Tensor) -> Iterator[Tensor]:
     """The rows of f32 [N,D] at length 1, in blocks of f64 [B,D]."""
+    import torch
     from torch.nn.functional import normalize
 
-    for start in range(0, len(x), BLOCK):
-        yield normalize(x[start : start + BLOCK].double(), dim=1)
+    for rows in torch.split(x, BLOCK):
+        yield normalize(rows.double(), dim=1)
 
 
 def similarities(x: Tensor) -> Tensor:

@@ -200,19 +200,16 @@ class FeaturePass:
         import torch
 
         columns = {address: self.column(source, address) for address in dict.fromkeys(addresses)}
-
-        def read(address: str, chunk: range) -> Tensor:
-            return torch.from_numpy(self._read(source, address, columns[address], chunk))  # f32 [B,D]
-
         tables = {
-            address: torch.cat([read(address, chunk) for chunk in column.chunks])
+            address: torch.cat([self._read(source, address, column, chunk) for chunk in column.chunks])
             for address, column in columns.items()
             if self._is_text(address)
         }
         rows = {text: row for row, text in enumerate(unique_prompts(source.prompts))} if tables else {}
+        of_images = {address: column for address, column in columns.items() if address not in tables}
         for chunk in Column(self.root, len(source)).chunks:
             prompts = list(source.prompts[chunk.start : chunk.stop])
-            features = {address: read(address, chunk) for address in columns if address not in tables}
+            features = {address: self._read(source, address, c, chunk) for address, c in of_images.items()}
             if tables and None in prompts:
                 raise DataError(f"{source.name}: sample {chunk[prompts.index(None)]} has no prompt")
             for address, table in tables.items():
@@ -220,15 +217,17 @@ class FeaturePass:
             pixels = stacked(source, source.read(chunk)) if images else None
             yield Batch(pixels, torch.arange(chunk.start, chunk.stop), len(source), prompts, features)
 
-    def _read(self, source: ImageSource, address: str, column: Column, chunk: range) -> NDArray[np.float32]:
+    def _read(self, source: ImageSource, address: str, column: Column, chunk: range) -> Tensor:
         """The features of a chunk, f32 [B,D]; computed anew where the file was damaged."""
+        import torch
+
         stored = column.load(chunk)
         if stored is None:
             self._compute(source, {address: column}, {address: [chunk]})
             stored = column.load(chunk)
         if stored is None:
             raise StoreError(f"{column.file(chunk)} is gone or was altered while it was being read: run again")
-        return stored[0]
+        return torch.from_numpy(stored[0])
 
     def _is_text(self, address: str) -> bool:
         name, layer = parse(address, self.extractors, "a metric")

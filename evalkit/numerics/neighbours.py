@@ -103,16 +103,13 @@ def knn_radii(x: Tensor, k: int) -> Tensor:
 
 
 def ball_counts(x: Tensor, y: Tensor, radii: Tensor, *, closed: bool) -> Tensor:
-    """The number of balls that hold each point.
+    """The number of balls that hold each point, i64 [N].
 
     Args:
         x: f32 [N,D], the points.
         y: f32 [M,D], the balls' centres.
         radii: f64 [M].
         closed: whether a distance equal to the radius (relatively to 1e-12) lies in the ball.
-
-    Returns:
-        i64 [N].
     """
     import torch
 

@@ -82,7 +82,6 @@ def score_pairs(
         metrics: by name.
         source: the samples.
         baseline: what they are compared with by metrics that pair with the baseline, or none.
-        features: extracts what the metrics need.
         own: the images that the samples' own prompts name.
 
     Returns:
