@@ -21,6 +21,7 @@ from evalkit.features.store import extractor_id
 from evalkit.metric import (
     Batch,
     Generator,
+    KeepsFeatures,
     Metric,
     ModelMetric,
     PairMetric,
@@ -36,12 +37,13 @@ from evalkit.scoring.cache import ScoreCache, code_digest, finite
 from evalkit.scoring.checks import metric_errors, select_moments
 from evalkit.scoring.pairs import score_pairs
 from evalkit.scoring.protocol import Against, Own, column_label, make_protocol
-from evalkit.scoring.states import observe
 from evalkit.utils import devices
 from evalkit.utils.files import sha256_json
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+Columns = dict[str, "Tensor"]  # by name, [all samples, ...]
 
 HASH_DIGITS = 10  # hex digits of a protocol's digest that people see
 
@@ -131,7 +133,7 @@ def reference_statistics(
     name: str, metric: ReferenceMetric[Any], extractors: Mapping[str, Extractor], reference: ImageSource, features: Path
 ) -> tuple[Tensor, Tensor, int]:
     """Mean f64 [D], covariance f64 [D,D] and n of the reference's features, for a metric that `gives_moments`."""
-    return metric.to_moments(observe(FeaturePass(features, extractors), reference, {name: metric})[name])
+    return metric.to_moments(_observe(FeaturePass(features, extractors), reference, {name: metric})[name])
 
 
 @dataclass(frozen=True)
@@ -224,7 +226,7 @@ class _Run:
         if not metrics:
             return {}
         self._observe_sides(metrics)
-        states = observe(self.features, source, metrics)
+        states = _observe(self.features, source, metrics)
         scores: dict[str, Score] = {}
         influences: dict[str, Callable[[Batch], Tensor]] = {}
         for name, metric in metrics.items():
@@ -270,13 +272,55 @@ class _Run:
                 continue
             assert given is not None, f"{', '.join(pending)}: no {side}"  # check_counts refuses it in one line
             if not isinstance(given, Moments):
-                states = observe(self.features, given, pending)
+                states = _observe(self.features, given, pending)
                 self._side_states.update({(side, name): state for name, state in states.items()})
                 continue
             for name, metric in pending.items():
                 chosen = select_moments(given, metric, self.features.extractors)
                 mean, cov = torch.from_numpy(chosen.mean), torch.from_numpy(chosen.cov)
                 self._side_states[side, name] = metric.from_moments(mean=mean, cov=cov, n=chosen.n)
+
+
+def _observe(
+    features: FeaturePass, source: ImageSource, metrics: Mapping[str, StateMetric[Any]]
+) -> dict[str, Sums | Rows]:
+    """The states by metric. Metrics that keep the features of one address share one tensor of them.
+
+    Raises:
+        DataError: an image cannot be read, or does not suit a metric (which one).
+    """
+    import torch
+
+    addresses = [address for metric in metrics.values() for address in metric.needs]
+    features.compute(source, addresses)
+    keeping = {name: metric for name, metric in metrics.items() if isinstance(metric, KeepsFeatures)}
+    addresses_kept = {address for metric in keeping.values() for address in metric.needs}
+    shared, columns, sums = Columns(), dict[str, Columns](), dict[str, Sums]()
+    pixels = any(not metric.needs for metric in metrics.values())
+    for batch in features.batches(source, addresses, images=pixels):
+        _write(shared, len(source), batch.index, {address: batch.features[address] for address in addresses_kept})
+        for name, metric in metrics.items():
+            if name in keeping:
+                continue
+            with metric_errors(name):
+                state = metric.observe(batch)
+                if isinstance(state, Rows):
+                    if not torch.equal(state.index, batch.index):
+                        fix = "give one row per sample, in the batch's order"
+                        raise ValueError(f"{len(state)} rows for a batch of {len(batch.index)}: {fix}")
+                    _write(columns.setdefault(name, {}), len(source), state.index, state.values)
+                else:
+                    sums[name] = sums[name] + state if name in sums else state
+    columns |= {name: {address: shared[address] for address in metric.needs} for name, metric in keeping.items()}
+    return sums | {name: Rows(torch.arange(len(source)), values) for name, values in columns.items()}
+
+
+def _write(columns: Columns, total: int, index: Tensor, values: Mapping[str, Tensor]) -> None:
+    """Writes a batch's rows, i64 [B], where they stay: to join batches with `+` would hold all rows twice."""
+    for name, value in values.items():
+        if name not in columns:
+            columns[name] = value.new_empty(total, *value.shape[1:])
+        columns[name][index] = value
 
 
 def _noted(score: Score, note: str) -> Score:
