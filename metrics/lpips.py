@@ -41,12 +41,13 @@ class Lpips(PairMetric):
         return difference.square().double().sum(1)
 
 
-@dataclass(eq=False)
 class LpipsDiversity(Lpips):
     """LPIPS between samples of one prompt, higher is more diverse; near 0: mode collapse."""
 
-    pairs: Pairing = "prompt"
-
     title = "LPIPS diversity"
-    better: Better = field(default="higher", init=False)
-    resize_own: bool = field(default=False, init=False)
+    better = "higher"
+
+    def __init__(
+        self, features: str = Lpips.features, pairs: Pairing = "prompt", max_pairs: int | None = None, seed: int = 2020
+    ) -> None:
+        super().__init__(features, pairs, max_pairs, seed)
