@@ -53,7 +53,8 @@ class FrechetInfinity(KeepsFeatures, ReferenceMetric[Rows | Sums]):
         self.needs = (self.features,)
         self.sizes = max(self.sizes, 2)
         self.min_samples = max(4, 2 * (self.min_size or 2))  # a line needs sizes that differ
-        self.title = self.title or type(self).title  # `title: null` in a YAML
+        if self.title in (None, "", FrechetInfinity.title):  # not given: a subclass may have a title of its own
+            self.title = type(self).title
 
     def constants(self) -> dict[str, Any]:
         return {

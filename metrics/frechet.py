@@ -40,7 +40,8 @@ class FrechetDistance(ReferenceMetric[Sums]):
 
     def __post_init__(self) -> None:
         self.needs = (self.features,)
-        self.title = self.title or type(self).title  # `title: null` in a YAML
+        if self.title in (None, "", FrechetDistance.title):  # not given: a subclass may have a title of its own
+            self.title = type(self).title
 
     def constants(self) -> dict[str, Any]:
         return {"estimator": "frechet distance of gaussians", "moments": "float64", "ddof": self.ddof}
