@@ -203,13 +203,7 @@ class ReferenceMetric(StateMetric[State]):
         return None
 
     def from_moments(self, *, mean: Tensor, cov: Tensor, n: int | None) -> State:
-        """A side's state from published statistics, where `takes_moments`.
-
-        Args:
-            mean: f64 [D].
-            cov: f64 [D,D].
-            n: number of samples behind them, or none where the file does not say.
-        """
+        """A side's state, where `takes_moments`: of mean f64 [D], covariance f64 [D,D], and n (none: not published)."""
         raise NotImplementedError
 
     def to_moments(self, state: State) -> tuple[Tensor, Tensor, int]:

@@ -8,7 +8,7 @@ Hessel et al. 2021, arXiv:2104.08718. `ClipScore` is on the scale of torchmetric
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from evalkit.metric import Batch, Rows, SampleMetric, Score, mean_score
@@ -16,6 +16,7 @@ from evalkit.metric import Batch, Rows, SampleMetric, Score, mean_score
 Clamp = Literal["mean", "each", "none"]
 
 
+@dataclass(eq=False)
 class ClipScore(SampleMetric[Rows]):
     """0 to `scale`; higher is better. A mean over samples: its standard error is exact, and each sample's is kept.
 
@@ -26,35 +27,27 @@ class ClipScore(SampleMetric[Rows]):
         unit: whether the embeddings are brought to length 1; false where the extractor has scaled them.
     """
 
+    image: str = "clip_vit_b32/image"
+    text: str = "clip_vit_b32/text"
+    scale: float = 100.0
+    clamp: Clamp = "mean"
+    unit: bool = True
+
     title = "CLIP score"
     better = "higher"
     per_sample = True
-    needs = ("clip_vit_b32/image", "clip_vit_b32/text")
+    needs = (image, text)
     needs_prompts = True
 
-    def __init__(
-        self,
-        image: str = needs[0],
-        text: str = needs[1],
-        scale: float = 100.0,
-        clamp: Clamp = "mean",
-        unit: bool = True,
-    ) -> None:
-        if clamp not in ("mean", "each", "none"):
-            raise ValueError(f"clamp={clamp}: give mean, each or none")
-        self.needs = (image, text)
-        self.scale = scale
-        self.clamp = clamp
-        self.unit = unit
+    def __post_init__(self) -> None:
+        if self.clamp not in ("mean", "each", "none"):
+            raise ValueError(f"clamp={self.clamp}: give mean, each or none")
+        self.needs = (self.image, self.text)
 
     def constants(self) -> dict[str, Any]:
         product = "cos" if self.unit else "dot"
-        formulas = {
-            "mean": f"max(mean(scale * {product}), 0)",
-            "each": f"mean(scale * max({product}, 0))",
-            "none": f"mean(scale * {product})",
-        }
-        return {"estimator": formulas[self.clamp], "scale": self.scale}
+        formula = f"mean(scale * max({product}, 0))" if self.clamp == "each" else f"mean(scale * {product})"
+        return {"estimator": f"max({formula}, 0)" if self.clamp == "mean" else formula, "scale": self.scale}
 
     def observe(self, batch: Batch) -> Rows:
         from torch.nn.functional import normalize

@@ -9,6 +9,7 @@ Standard error: of drawing other generated samples, the reference held fixed (`e
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from evalkit.metric import Batch, ReferenceMetric, Rows, Score
@@ -18,26 +19,29 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
+@dataclass(eq=False)
 class Cmmd(ReferenceMetric[Rows]):
-    """0 (equal sets) upwards, lower is better; biased upward by O(1/N)."""
+    """0 (equal sets) upwards, lower is better; biased upward by O(1/N).
+
+    Args:
+        features: the address of the embeddings, f32 [B,D], of any length.
+        sigma: the kernel's bandwidth.
+        scale: what the squared MMD is multiplied by.
+        seed: of the partners that the standard error is estimated with.
+    """
+
+    features: str = "clip_vit_l14_336/image"
+    sigma: float = 10.0
+    scale: float = 1000.0
+    seed: int = 2020
 
     title = "CMMD"
     better = "lower"
-    needs = ("clip_vit_l14_336/image",)
+    needs = (features,)
     min_samples = 4
 
-    def __init__(self, features: str = needs[0], sigma: float = 10.0, scale: float = 1000.0, seed: int = 2020) -> None:
-        """
-        Args:
-            features: the address of the embeddings, f32 [B,D], of any length.
-            sigma: the kernel's bandwidth.
-            scale: what the squared MMD is multiplied by.
-            seed: of the partners that the standard error is estimated with.
-        """
-        self.needs = (features,)
-        self.sigma = sigma
-        self.scale = scale
-        self.seed = seed
+    def __post_init__(self) -> None:
+        self.needs = (self.features,)
 
     def constants(self) -> dict[str, Any]:
         kernel = "exp(-|x-y|^2 / (2 sigma^2)), x and y of unit length"
@@ -46,7 +50,7 @@ class Cmmd(ReferenceMetric[Rows]):
     def observe(self, batch: Batch) -> Rows:
         from torch.nn.functional import normalize
 
-        return Rows(batch.index, {"x": normalize(batch.features[self.needs[0]], dim=1)})  # f32 [B,D]
+        return Rows(batch.index, {"x": normalize(batch.features[self.features], dim=1)})  # f32 [B,D]
 
     def score(self, *, generated: Rows, reference: Rows) -> Score:
         x, y = generated["x"], reference["x"]

@@ -10,6 +10,7 @@ edges of.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from evalkit.metric import Batch, Pairing, PairMetric
@@ -24,6 +25,7 @@ LEVEL = 128  # an edge map's pixel is an edge from here on
 KERNEL = 11  # SSIM's window
 
 
+@dataclass(eq=False)
 class EdgeF1(PairMetric):
     """0 to 1, higher is better; 1 where neither image has an edge, 0 where one has none.
 
@@ -35,31 +37,30 @@ class EdgeF1(PairMetric):
         pairs: "control", or another image to compare the edges with ("source", "target", "baseline").
     """
 
+    control: Literal["edges", "image"] = "edges"
+    tolerance: int = 1
+    sigma: float = SIGMA
+    low: float = LOW
+    high: float = HIGH
+    pairs: Pairing = "control"
+
     title = "edge F1"
     better = "higher"
     resize_own = True
 
-    def __init__(
-        self,
-        control: Literal["edges", "image"] = "edges",
-        tolerance: int = 1,
-        sigma: float = SIGMA,
-        low: float = LOW,
-        high: float = HIGH,
-        pairs: Pairing = "control",
-    ) -> None:
-        self.control, self.tolerance, self.pairs = control, tolerance, pairs
-        self.canny = {"sigma": sigma, "low": low, "high": high}
-        if control not in ("edges", "image"):
-            raise ValueError(f"control={control!r}: give edges (the control images are edge maps) or image")
-        if isinstance(tolerance, bool) or not isinstance(tolerance, int) or tolerance < 0:
-            raise ValueError(f"tolerance={tolerance!r}: give a whole number of pixels >= 0")
-        if sigma < 0 or not 0 < low <= high:
-            raise ValueError(f"sigma={sigma}, low={low}, high={high}: give sigma >= 0 and 0 < low <= high")
+    def __post_init__(self) -> None:
+        self.canny = {"sigma": self.sigma, "low": self.low, "high": self.high}
+        if self.control not in ("edges", "image"):
+            raise ValueError(f"control={self.control!r}: give edges (the control images are edge maps) or image")
+        if isinstance(self.tolerance, bool) or not isinstance(self.tolerance, int) or self.tolerance < 0:
+            raise ValueError(f"tolerance={self.tolerance!r}: give a whole number of pixels >= 0")
+        if self.sigma < 0 or not 0 < self.low <= self.high:
+            given = ", ".join(f"{name}={value}" for name, value in self.canny.items())
+            raise ValueError(f"{given}: give sigma >= 0 and 0 < low <= high")
 
     def constants(self) -> dict[str, Any]:
-        estimator = {"estimator": "boundary F1", "tolerance": self.tolerance}
-        return {**estimator, "control": self.control, "canny": self.canny}
+        common = {"control": self.control, "canny": self.canny}
+        return {"estimator": "boundary F1", "tolerance": self.tolerance, **common}
 
     def distance(self, first: Batch, second: Batch) -> Tensor:
         import torch

@@ -5,6 +5,7 @@ It is to features of choice what LPIPS is to its own, and is never called LPIPS:
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
 from evalkit.metric import Batch, Better, Pairing, PairMetric
@@ -16,6 +17,7 @@ Kind = Literal["squared_euclidean", "euclidean", "cosine"]
 KINDS: tuple[Kind, ...] = ("squared_euclidean", "euclidean", "cosine")
 
 
+@dataclass(eq=False)
 class FeatureDistance(PairMetric):
     """0 (equal features) upwards, lower is better; the cosine distance `1 - cos` is at most 2.
 
@@ -25,24 +27,19 @@ class FeatureDistance(PairMetric):
         pairs, max_pairs, seed: see PairMetric.
     """
 
-    title = "feature distance"
-    better: Better = "lower"
+    features: str
+    kind: Kind = "squared_euclidean"
+    pairs: Pairing = "baseline"
+    max_pairs: int | None = None
+    seed: int = 2020
 
-    def __init__(
-        self,
-        features: str,
-        kind: Kind = "squared_euclidean",
-        pairs: Pairing = "baseline",
-        max_pairs: int | None = None,
-        seed: int = 2020,
-    ) -> None:
-        if kind not in KINDS:
-            raise ValueError(f"kind={kind}: choices are {', '.join(KINDS)}")
-        self.needs = (features,)
-        self.kind = kind
-        self.pairs = pairs
-        self.max_pairs = max_pairs
-        self.seed = seed
+    title = "feature distance"
+    better: Better = field(default="lower", init=False)
+
+    def __post_init__(self) -> None:
+        if self.kind not in KINDS:
+            raise ValueError(f"kind={self.kind}: choices are {', '.join(KINDS)}")
+        self.needs = (self.features,)
 
     def constants(self) -> dict[str, Any]:
         return {"estimator": f"{self.kind} distance"}
@@ -50,25 +47,18 @@ class FeatureDistance(PairMetric):
     def distance(self, first: Batch, second: Batch) -> Tensor:
         from torch.nn.functional import normalize
 
-        a, b = (batch.features[self.needs[0]].double() for batch in (first, second))  # f32 -> f64 [B,D]
+        a, b = (batch.features[self.features].double() for batch in (first, second))  # f32 -> f64 [B,D]
         if self.kind == "cosine":
             return (normalize(a, dim=1) - normalize(b, dim=1)).square().sum(1) / 2  # 1 - cos, exact 0 for equal rows
         squared = (a - b).square().sum(1)
         return squared.sqrt() if self.kind == "euclidean" else squared
 
 
+@dataclass(eq=False)
 class FeatureDiversity(FeatureDistance):
     """The distance between samples of one prompt, higher is more diverse; near 0: mode collapse."""
 
-    title = "feature diversity"
-    better = "higher"
+    pairs: Pairing = "prompt"
 
-    def __init__(
-        self,
-        features: str,
-        kind: Kind = "squared_euclidean",
-        pairs: Pairing = "prompt",
-        max_pairs: int | None = None,
-        seed: int = 2020,
-    ) -> None:
-        super().__init__(features, kind, pairs, max_pairs, seed)
+    title = "feature diversity"
+    better: Better = field(default="higher", init=False)

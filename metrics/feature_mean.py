@@ -21,7 +21,7 @@ class FeatureMean(SampleMetric[Rows]):
     """
 
     title = "feature mean"
-    better = "higher"
+    better: Better = "higher"
     per_sample = True
 
     def __init__(
@@ -31,8 +31,8 @@ class FeatureMean(SampleMetric[Rows]):
             raise ValueError(f"better={better}: give higher or lower")
         self.needs = (features,)
         self.needs_prompts = needs_prompts
-        # of this instance alone: two options of this class may differ in both
-        vars(self).update({key: value for key, value in (("title", title), ("better", better)) if value is not None})
+        self.title = title or self.title
+        self.better = better or self.better
 
     def constants(self) -> dict[str, Any]:
         return {"estimator": "mean"}

@@ -24,65 +24,49 @@ if TYPE_CHECKING:
 BLOCK = 4096  # rows that are float64 at a time
 
 
-@dataclass(frozen=True)
-class Gaussian:
-    """Mean f64 [D], covariance f64 [D,D] (ddof=1) and the largest rank it can have."""
-
-    mean: Tensor
-    cov: Tensor
-    rank: int
-
-
+@dataclass(eq=False)
 class FrechetInfinity(KeepsFeatures, ReferenceMetric[Rows | Sums]):
     """The intercept: lower is better; it can fall a little below zero. `details` holds each "fd@n", and the fit.
 
     The distances of overlapping subsets err together, so that the spread around the line ("fit_residual") is far less
     than what another draw of N samples would change: no standard error is made of it, and none is given.
+
+    Args:
+        features: the address of the features, f32 [B,D].
+        sizes: number of subsets, 2 or more.
+        min_size: samples in the smallest one; none: dgm-eval's rule, above.
+        seed: of the drawing.
+        title: how scores are called where the features make another published metric of it.
     """
 
-    title = "FID-infinity"
+    features: str = "inception/pool3"
+    sizes: int = 15
+    min_size: int | None = None
+    seed: int = 2020
+    title: str = "FID-infinity"
+
     better = "lower"
-    needs = ("inception/pool3",)
+    needs = (features,)
     takes_moments = True
 
-    def __init__(
-        self,
-        features: str = needs[0],
-        sizes: int = 15,
-        min_size: int | None = None,
-        seed: int = 2020,
-        title: str | None = None,
-    ) -> None:
-        """
-        Args:
-            features: the address of the features, f32 [B,D].
-            sizes: number of subsets, 2 or more.
-            min_size: samples in the smallest one; none: dgm-eval's rule, above.
-            seed: of the drawing.
-            title: how scores are called where the features make another published metric of it.
-        """
-        self.needs = (features,)
-        self.sizes = max(sizes, 2)
-        self.min_size = min_size
-        self.seed = seed
-        self.min_samples = max(4, 2 * (min_size or 2))  # a line needs sizes that differ
-        if title:
-            self.title = title  # a variant is a YAML alone, and its name is an option
+    def __post_init__(self) -> None:
+        self.needs = (self.features,)
+        self.sizes = max(self.sizes, 2)
+        self.min_samples = max(4, 2 * (self.min_size or 2))  # a line needs sizes that differ
+        if self.title in (None, "", FrechetInfinity.title):  # not given: a subclass may have a title of its own
+            self.title = type(self).title
 
     def constants(self) -> dict[str, Any]:
-        smallest = self.min_size or "min(5000, max(N // 10, 2))"
         return {
             "estimator": "frechet distance, linear in 1/n, at 1/n = 0",
             "sizes": self.sizes,
-            "smallest": smallest,
+            "smallest": self.min_size or "min(5000, max(N // 10, 2))",
             "draw": f"default_rng({self.seed}), without replacement",
             "ddof": 1,
         }
 
     def from_moments(self, *, mean: Tensor, cov: Tensor, n: int | None) -> Sums:
-        import torch
-
-        return Sums({"mean": mean, "cov": cov, "rank": torch.tensor((n or len(mean) + 1) - 1)})  # never added up
+        return gaussian(mean, cov, (n or len(mean) + 1) - 1)
 
     def influence(self, *, generated: Rows, reference: Rows | Sums) -> str:
         return "no standard error: the subsets overlap"
@@ -90,12 +74,9 @@ class FrechetInfinity(KeepsFeatures, ReferenceMetric[Rows | Sums]):
     def score(self, *, generated: Rows, reference: Rows | Sums) -> Score:
         import numpy as np
 
-        x = generated[self.needs[0]]  # f32 [N,D]
+        x = generated[self.features]  # f32 [N,D]
         total, dimension = x.shape
-        if isinstance(reference, Rows):
-            target = fit(reference[self.needs[0]])
-        else:
-            target = Gaussian(reference["mean"], reference["cov"], int(reference["rank"]))
+        target = fit(reference[self.features]) if isinstance(reference, Rows) else reference
         smallest = self.min_size or min(5000, max(total // 10, 2))
         sizes = np.linspace(smallest, total, self.sizes).astype(np.int64)
         rng = np.random.default_rng(self.seed)
@@ -110,21 +91,27 @@ class FrechetInfinity(KeepsFeatures, ReferenceMetric[Rows | Sums]):
         return Score(float(intercept), total, details=details, note=note)
 
 
-def fit(x: Tensor) -> Gaussian:
+def gaussian(mean: Tensor, cov: Tensor, rank: int) -> Sums:
+    """Mean f64 [D], covariance f64 [D,D] (ddof=1) and the largest rank it can have; never added up."""
+    import torch
+
+    return Sums({"mean": mean, "cov": cov, "rank": torch.tensor(rank)})
+
+
+def fit(x: Tensor) -> Sums:
     """The Gaussian of features f32 [N,D]; two passes, in blocks, so that no float64 copy of all of them is made."""
     import torch
 
-    n = len(x)
-    parts = [x[start : start + BLOCK] for start in range(0, n, BLOCK)]
+    n, parts = len(x), torch.split(x, BLOCK)
     mean = torch.stack([part.double().sum(0) for part in parts]).sum(0) / n  # f64 [D]
     cov = torch.zeros(x.shape[1], x.shape[1], dtype=torch.float64)
     for part in parts:
         y = part.double() - mean
         cov += y.T @ y
-    return Gaussian(mean, cov / (n - 1), n - 1)
+    return gaussian(mean, cov / (n - 1), n - 1)
 
 
-def frechet(a: Gaussian, b: Gaussian) -> float:
-    """Their Frechet distance; the first one's covariance is overwritten."""
-    spread = (a.mean - b.mean).square().sum() + a.cov.trace() + b.cov.trace()
-    return float(spread - 2 * root_trace(b.cov.clone(), a.cov, b.rank, a.rank))
+def frechet(a: Sums, b: Sums) -> float:
+    """Two Gaussians' Frechet distance; the first one's covariance is overwritten."""
+    spread = (a["mean"] - b["mean"]).square().sum() + a["cov"].trace() + b["cov"].trace()
+    return float(spread - 2 * root_trace(b["cov"].clone(), a["cov"], int(b["rank"]), int(a["rank"])))

@@ -8,6 +8,7 @@ its `eigvals` of a singular product adds rounding noise (8e-5 of FID at N = 300,
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from evalkit.metric import Batch, ReferenceMetric, Score, Sums
@@ -19,25 +20,28 @@ if TYPE_CHECKING:
 UNKNOWN_N = 10**9  # of statistics that do not say: so many that ddof plays no part
 
 
+@dataclass(eq=False)
 class FrechetDistance(ReferenceMetric[Sums]):
-    """`|mu1-mu2|^2 + Tr(S1) + Tr(S2) - 2 Tr((S1 S2)^(1/2))`, lower is better, 0 for equal moments."""
+    """`|mu1-mu2|^2 + Tr(S1) + Tr(S2) - 2 Tr((S1 S2)^(1/2))`, lower is better, 0 for equal moments.
 
-    title = "FID"
+    Args:
+        features: the address of the features, f32 [B,D].
+        ddof: 1: covariances divide by N - 1; 0: by N.
+        title: how scores are called where the features make another published metric of it ("sFID").
+    """
+
+    features: str = "inception/pool3"
+    ddof: int = 1
+    title: str = "FID"
+
     better = "lower"
-    needs = ("inception/pool3",)
+    needs = (features,)
     takes_moments = gives_moments = True
 
-    def __init__(self, features: str = needs[0], ddof: int = 1, title: str | None = None) -> None:
-        """
-        Args:
-            features: the address of the features, f32 [B,D].
-            ddof: 1: covariances divide by N - 1; 0: by N.
-            title: how scores are called where the features make another published metric of it ("sFID").
-        """
-        self.needs = (features,)
-        self.ddof = ddof
-        if title:
-            self.title = title  # a variant is a YAML alone, and its name is an option
+    def __post_init__(self) -> None:
+        self.needs = (self.features,)
+        if self.title in (None, "", FrechetDistance.title):  # not given: a subclass may have a title of its own
+            self.title = type(self).title
 
     def constants(self) -> dict[str, Any]:
         return {"estimator": "frechet distance of gaussians", "moments": "float64", "ddof": self.ddof}
@@ -45,7 +49,7 @@ class FrechetDistance(ReferenceMetric[Sums]):
     def observe(self, batch: Batch) -> Sums:
         import torch
 
-        x = batch.features[self.needs[0]].double()  # f32 -> f64 [B,D]
+        x = batch.features[self.features].double()  # f32 -> f64 [B,D]
         return Sums({"n": torch.tensor(float(len(x))).double(), "sum": x.sum(0), "outer": x.T @ x})
 
     def score(self, *, generated: Sums, reference: Sums) -> Score:
@@ -71,7 +75,7 @@ class FrechetDistance(ReferenceMetric[Sums]):
         constant = spread - overlap  # Tr(G S1)
 
         def influence(batch: Batch) -> Tensor:
-            y = batch.features[self.needs[0]].double() - mean1  # f64 [B,D]
+            y = batch.features[self.features].double() - mean1  # f64 [B,D]
             influence: Tensor = 2 * y @ (mean1 - mean2) + y.square().sum(1) - (y @ root).square().sum(1) - constant
             return influence
 

@@ -7,6 +7,8 @@ Those of ADM (`evaluations/evaluator.py`): in order, splits of 5000, the last on
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 from evalkit.metric import KeepsFeatures, Rows, SampleMetric, Score, standard_error
@@ -15,6 +17,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
+@dataclass(eq=False)
 class InceptionScore(KeepsFeatures, SampleMetric[Rows]):
     """1 (one class, or no certainty) to the number of classes; higher is better.
 
@@ -31,36 +34,27 @@ class InceptionScore(KeepsFeatures, SampleMetric[Rows]):
         seed: of the shuffle.
     """
 
+    features: str = "inception/logits_unbiased"
+    splits: int = 10
+    split_size: int | None = None
+    shuffle: bool = True
+    seed: int = 2020
+
     title = "IS"
     better = "higher"
-    needs = ("inception/logits_unbiased",)
+    needs = (features,)
 
-    def __init__(
-        self,
-        features: str = needs[0],
-        splits: int = 10,
-        split_size: int | None = None,
-        shuffle: bool = True,
-        seed: int = 2020,
-    ) -> None:
-        if splits < 1 or (split_size is not None and split_size < 2):
-            raise ValueError(f"splits={splits}, split_size={split_size}: give 1 split or more, of 2 samples or more")
-        self.needs = (features,)
-        self.splits = splits
-        self.split_size = split_size
-        self.shuffle = shuffle
-        self.seed = seed
-        self.min_samples = max(splits, 2) if split_size is None else 2
+    def __post_init__(self) -> None:
+        if self.splits < 1 or (self.split_size is not None and self.split_size < 2):
+            given = f"splits={self.splits}, split_size={self.split_size}"
+            raise ValueError(f"{given}: give 1 split or more, of 2 samples or more")
+        self.needs = (self.features,)
+        self.min_samples = max(self.splits, 2) if self.split_size is None else 2
 
     def constants(self) -> dict[str, Any]:
         size = {"splits": self.splits} if self.split_size is None else {"split_size": self.split_size}
         order = f"RandomState({self.seed})" if self.shuffle else None
         return {"estimator": "inception score", **size, "shuffle": order}
-
-    def _parts(self, n: int) -> list[slice]:
-        if self.split_size is not None:
-            return [slice(start, min(start + self.split_size, n)) for start in range(0, n, self.split_size)]
-        return [slice(i * n // self.splits, (i + 1) * n // self.splits) for i in range(self.splits)]
 
     def score(self, *, generated: Rows) -> Score:
         import numpy as np
@@ -68,20 +62,21 @@ class InceptionScore(KeepsFeatures, SampleMetric[Rows]):
 
         n = len(generated)
         order = np.random.RandomState(self.seed).permutation(n) if self.shuffle else np.arange(n)
-        logits = generated[self.needs[0]][order].double()  # f64 [N,C]
+        logits = generated[self.features][order].double()  # f64 [N,C]
         influence = torch.zeros(n).double()
         scores, enough = [], True
-        parts = self._parts(n)
+        size, edges = self.split_size, [i * n // self.splits for i in range(self.splits + 1)]
+        parts = [slice(*ends) for ends in pairwise(edges if size is None else [*range(0, n, size), n])]
         for part in parts:
             value, each, classes = split_score(logits[part])
             scores.append(value)
             enough &= len(each) >= classes
             influence[order[part]] = each * (n / (len(each) * len(parts)))  # in the order of the samples' indices
         details = {"std": float(np.std(scores)), "splits": float(len(parts))}
+        mean = float(np.mean(scores))
         if not enough:
-            note = "no standard error: a split has fewer samples than classes"
-            return Score(float(np.mean(scores)), n, details=details, note=note)
-        return Score(float(np.mean(scores)), n, standard_error(influence), tuple(influence.tolist()), details)
+            return Score(mean, n, details=details, note="no standard error: a split has fewer samples than classes")
+        return Score(mean, n, standard_error(influence), tuple(influence.tolist()), details)
 
 
 def split_score(logits: Tensor) -> tuple[float, Tensor, float]:

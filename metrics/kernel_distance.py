@@ -13,6 +13,7 @@ spread, also where both sets have the same distribution.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from evalkit.metric import KeepsFeatures, ReferenceMetric, Rows, Score
@@ -22,58 +23,47 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
+@dataclass(eq=False)
 class KernelDistance(KeepsFeatures, ReferenceMetric[Rows]):
-    """Unbiased, so it may fall a little below 0 for equal distributions; lower is better."""
+    """Unbiased, so it may fall a little below 0 for equal distributions; lower is better.
+
+    Args:
+        features: the address of the features, f32 [B,D].
+        subsets: number of subsets, 1 upwards.
+        subset_size: samples of each set in a subset, 2 upwards.
+        seed: of the drawing of subsets.
+        clamp: whether smaller sets make smaller subsets; if not, they are refused.
+    """
+
+    features: str = "inception/pool3"
+    subsets: int = 100
+    subset_size: int = 1000
+    seed: int = 2020
+    clamp: bool = False
 
     title = "KID"
     better = "lower"
-    needs = ("inception/pool3",)
+    needs = (features,)
 
-    def __init__(
-        self,
-        features: str = needs[0],
-        subsets: int = 100,
-        subset_size: int = 1000,
-        seed: int = 2020,
-        clamp: bool = False,
-    ) -> None:
-        """
-        Args:
-            features: the address of the features, f32 [B,D].
-            subsets: number of subsets, 1 upwards.
-            subset_size: samples of each set in a subset, 2 upwards.
-            seed: of the drawing of subsets.
-            clamp: whether smaller sets make smaller subsets; if not, they are refused.
-        """
-        if subsets < 1 or subset_size < 2:
-            raise ValueError(f"subsets={subsets}, subset_size={subset_size}: must be at least 1 and 2")
-        self.needs = (features,)
-        self.subsets = subsets
-        self.subset_size = subset_size
-        self.seed = seed
-        self.clamp = clamp
-        self.min_samples = self.min_reference = 4 if clamp else subset_size
+    def __post_init__(self) -> None:
+        if self.subsets < 1 or self.subset_size < 2:
+            raise ValueError(f"subsets={self.subsets}, subset_size={self.subset_size}: must be at least 1 and 2")
+        self.needs = (self.features,)
+        self.min_samples = self.min_reference = 4 if self.clamp else self.subset_size
 
     def constants(self) -> dict[str, Any]:
-        return {
-            "estimator": "unbiased squared MMD, mean over subsets",
-            "kernel": "(x.y/d + 1)^3",
-            "subsets": self.subsets,
-            "subset_size": self.subset_size,
-            "clamp": self.clamp,
-            "draws": f"RandomState({self.seed})",
-        }
+        estimator = {"estimator": "unbiased squared MMD, mean over subsets", "kernel": "(x.y/d + 1)^3"}
+        values = {"subsets": self.subsets, "subset_size": self.subset_size, "clamp": self.clamp}
+        return {**estimator, **values, "draws": f"RandomState({self.seed})"}
 
     def score(self, *, generated: Rows, reference: Rows) -> Score:
         import numpy as np
         import torch
 
-        x, y = generated[self.needs[0]], reference[self.needs[0]]  # f32 [N,D], [M,D]
+        x, y = generated[self.features], reference[self.features]  # f32 [N,D], [M,D]
         n, size = len(x), min(self.subset_size, len(x), len(y))
         rng = np.random.RandomState(self.seed)
-        picks = [
-            (rng.choice(n, size, replace=False), rng.choice(len(y), size, replace=False)) for _ in range(self.subsets)
-        ]
+        picks = [[rng.choice(len(s), size, replace=False) for s in (x, y)] for _ in range(self.subsets)]
         of_x, of_y = ([torch.from_numpy(pick[side]).to(x.device) for pick in picks] for side in (0, 1))
         within = sum(
             subset_sums(s, s, of, of) - torch.stack([diagonal[i].sum() for i in of])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from evalkit.metric import Batch, Better, Pairing, PairMetric
@@ -10,6 +11,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
+@dataclass(eq=False)
 class Lpips(PairMetric):
     """0 (equal to the network) upwards, lower is better: the squared distance of the extractor's features.
 
@@ -18,29 +20,24 @@ class Lpips(PairMetric):
         pairs, max_pairs, seed, resize_own: see PairMetric.
     """
 
-    title = "LPIPS"
-    better: Better = "lower"
-    needs = ("lpips_alex/phi",)
+    features: str = "lpips_alex/phi"
+    pairs: Pairing = "baseline"
+    max_pairs: int | None = None
+    seed: int = 2020
+    resize_own: bool = False
 
-    def __init__(
-        self,
-        features: str = needs[0],
-        pairs: Pairing = "baseline",
-        max_pairs: int | None = None,
-        seed: int = 2020,
-        resize_own: bool = False,
-    ) -> None:
-        self.needs = (features,)
-        self.pairs = pairs
-        self.resize_own = resize_own
-        self.max_pairs = max_pairs
-        self.seed = seed
+    title = "LPIPS"
+    better: Better = field(default="lower", init=False)
+    needs = (features,)
+
+    def __post_init__(self) -> None:
+        self.needs = (self.features,)
 
     def constants(self) -> dict[str, Any]:
         return {"estimator": "squared euclidean distance"}
 
     def distance(self, first: Batch, second: Batch) -> Tensor:
-        difference = first.features[self.needs[0]] - second.features[self.needs[0]]  # f32 [B,D], D up to millions
+        difference = first.features[self.features] - second.features[self.features]  # f32 [B,D], D up to millions
         return difference.square().double().sum(1)
 
 
@@ -51,10 +48,6 @@ class LpipsDiversity(Lpips):
     better = "higher"
 
     def __init__(
-        self,
-        features: str = Lpips.needs[0],
-        pairs: Pairing = "prompt",
-        max_pairs: int | None = None,
-        seed: int = 2020,
+        self, features: str = Lpips.features, pairs: Pairing = "prompt", max_pairs: int | None = None, seed: int = 2020
     ) -> None:
         super().__init__(features, pairs, max_pairs, seed)

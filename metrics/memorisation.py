@@ -21,19 +21,24 @@ if TYPE_CHECKING:
 
 STARTS = 10  # of k-means, as in dgm-eval; the best is kept
 STEPS = 50
+BLOCK = 2048  # rows in float64 at a time
 
 
-FEATURES = "inception/pool3"
-
-
+@dataclass(eq=False)
 class _Training(KeepsFeatures, ReferenceMetric[Rows]):
-    """What the three share."""
+    """What the three share.
 
-    needs = (FEATURES,)
+    Args:
+        features: the address of the features, f32 [B,D].
+    """
+
+    features: str = "inception/pool3"
+
+    needs = (features,)
     sides: ClassVar[tuple[str, ...]] = ("training",)
 
-    def __init__(self, features: str = FEATURES) -> None:
-        self.needs = (features,)
+    def __post_init__(self) -> None:
+        self.needs = (self.features,)
 
 
 class AuthPct(_Training):
@@ -51,49 +56,42 @@ class AuthPct(_Training):
         return {"estimator": "100 mean[d(nearest, its own nearest) < d(sample, nearest)]"}
 
     def score(self, *, generated: Rows, training: Rows) -> Score:
-        known = training[self.needs[0]]  # f32 [M,D]
-        distance, index = nearest_in(generated[self.needs[0]], known)  # f64 [N,1], i64 [N,1]
+        known = training[self.features]  # f32 [M,D]
+        distance, index = nearest_in(generated[self.features], known)  # f64 [N,1], i64 [N,1]
         authentic = nearest_others(known, 1)[0][index[:, 0], 0] < distance[:, 0]
         return mean_score(100 * authentic.double())
 
 
+@dataclass(eq=False)
 class NearestTraining(_Training):
     """The share of memorised samples, 0 to 1, lower is better; `nearest` holds the most suspicious pairs.
 
     A sample is memorised if its distance to the nearest training image is below `ratio` times that to the second
     nearest, or is 0. Pairs are in order of that ratio. An image that the training set holds twice, or nearly so, hides
     its copies from this criterion unless they are exact.
+
+    Args:
+        ratio: 0 to 1.
+        top: the most pairs to show.
     """
+
+    ratio: float = 1 / 3
+    top: int = 32
 
     title = "memorised"
     better = "lower"
     per_sample = True
 
-    def __init__(self, features: str = FEATURES, ratio: float = 1 / 3, top: int = 32) -> None:
-        """
-        Args:
-            features: the address of the features, f32 [B,D].
-            ratio: 0 to 1.
-            top: the most pairs to show.
-        """
-        super().__init__(features)
-        self.ratio = ratio
-        self.top = top
-
     def constants(self) -> dict[str, Any]:
         return {"estimator": "share of d(sample, nearest) < ratio d(sample, second nearest)", "ratio": self.ratio}
 
     def score(self, *, generated: Rows, training: Rows) -> Score:
-        distance, index = nearest_in(generated[self.needs[0]], training[self.needs[0]], k=2)  # f64, i64 [N,2]
+        distance, index = nearest_in(generated[self.features], training[self.features], k=2)  # f64, i64 [N,2]
         ratios = distance[:, 0] / distance[:, 1].clamp(min=1e-300)  # 0 where both are 0
         first = ratios.argsort(stable=True)[: self.top]
-        nearest = zip(
-            generated.index[first].tolist(),
-            training.index[index[first, 0]].tolist(),
-            distance[first, 0].tolist(),
-            strict=True,
-        )
-        return replace(mean_score((ratios < self.ratio).double()), nearest=tuple(nearest))
+        columns = (generated.index[first], training.index[index[first, 0]], distance[first, 0])
+        nearest = tuple(zip(*(column.tolist() for column in columns), strict=True))
+        return replace(mean_score((ratios < self.ratio).double()), nearest=nearest)
 
 
 @dataclass(frozen=True)
@@ -112,6 +110,7 @@ class _Cells:
         return projected, nearest_in(projected, self.centres)[1][:, 0]
 
 
+@dataclass(eq=False)
 class DataCopying(_Training):
     """C_T: below 0 the samples are nearer to the training images than held-out images are (copying), above 0 farther.
 
@@ -121,66 +120,51 @@ class DataCopying(_Training):
 
     The standard error holds the cells' numbers of samples fixed. In simulation 0.9 to 1.1 times the true spread where
     C_T is within 5 of 0; too small where nearly all samples are copies, since those numbers alone vary there.
+
+    Args:
+        cells: number of cells, 1 upwards.
+        components: features of more dimensions are projected on this many principal components of the training set.
+        more_than: a cell counts if it holds more generated samples than this.
+        seed: of k-means.
     """
+
+    cells: int = 3
+    components: int = 64
+    more_than: int = 20
+    seed: int = 2020
 
     title = "C_T"
     better = "higher"
     sides = ("reference", "training")
 
-    def __init__(
-        self,
-        features: str = FEATURES,
-        cells: int = 3,
-        components: int = 64,
-        more_than: int = 20,
-        seed: int = 2020,
-    ) -> None:
-        """
-        Args:
-            features: the address of the features, f32 [B,D].
-            cells: number of cells, 1 upwards.
-            components: features of more dimensions are projected on this many principal components of the training set.
-            more_than: a cell counts if it holds more generated samples than this.
-            seed: of k-means.
-        """
-        super().__init__(features)
-        self.cells = cells
-        self.components = components
-        self.more_than = more_than
-        self.seed = seed
-        self.min_samples = more_than + 1
-        self.min_reference = max(cells, 2)
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.min_samples, self.min_reference = self.more_than + 1, max(self.cells, 2)
         self._known: tuple[Rows, _Cells] | None = None
 
     def constants(self) -> dict[str, Any]:
-        return {
-            "estimator": "mean z of Mann-Whitney tests in k-means cells",
-            "cells": self.cells,
-            "components": self.components,
-            "more_than": self.more_than,
-            "seed": self.seed,
-        }
+        values = {name: getattr(self, name) for name in ("cells", "components", "more_than", "seed")}
+        return {"estimator": "mean z of Mann-Whitney tests in k-means cells", **values}
 
     def score(self, *, generated: Rows, reference: Rows, training: Rows) -> Score:
         if self._known is None or self._known[0] is not training:
-            self._known = (training, partition(training[self.needs[0]], self.cells, self.components, self.seed))
+            self._known = (training, partition(training[self.features], self.cells, self.components, self.seed))
         cells = self._known[1]
-        (g, of_g), (held_out, of_held_out) = (cells.place(s[self.needs[0]]) for s in (generated, reference))
-        weights, zs, errors = [], [], []
+        (g, of_g), (held_out, of_held_out) = (cells.place(s[self.features]) for s in (generated, reference))
+        tests: list[tuple[int, float, float]] = []  # of each cell: held-out images, z, its standard error
         for c in range(self.cells):
             mine, theirs, train = g[of_g == c], held_out[of_held_out == c], cells.x[cells.cell == c]
             if len(mine) <= self.more_than or len(theirs) == 0 or len(train) == 0:
                 continue
-            z, error = mann_whitney(nearest_in(mine, train)[0][:, 0], nearest_in(theirs, train)[0][:, 0])
-            weights.append(len(theirs))
-            zs.append(z)
-            errors.append(error)
-        if not weights:
+            distances = (nearest_in(images, train)[0][:, 0] for images in (mine, theirs))
+            tests.append((len(theirs), *mann_whitney(*distances)))
+        if not tests:
             note = f"no cell holds more than {self.more_than} samples, and held-out images: raise num_samples"
             return Score(None, len(g), note=note)
-        value = sum(w * z for w, z in zip(weights, zs, strict=True)) / sum(weights)
-        stderr = math.hypot(*(w * e for w, e in zip(weights, errors, strict=True))) / sum(weights)
-        return Score(value, len(g), stderr, details={"cells": float(len(zs)), "lowest": min(zs)})
+        held_out_images = sum(w for w, _, _ in tests)
+        value = sum(w * z for w, z, _ in tests) / held_out_images
+        stderr = math.hypot(*(w * error for w, _, error in tests)) / held_out_images
+        return Score(value, len(g), stderr, details={"cells": float(len(tests)), "lowest": min(z for _, z, _ in tests)})
 
 
 def mann_whitney(a: Tensor, b: Tensor) -> tuple[float, float]:
@@ -207,23 +191,19 @@ def partition(x: Tensor, cells: int, components: int, seed: int) -> _Cells:
     mean = x.mean(0).double()
     axes = torch.eye(x.shape[1], dtype=torch.float64, device=x.device)
     if x.shape[1] > components:
-        blocks = (x[i : i + 2048].double() - mean for i in range(0, len(x), 2048))
+        blocks = (rows.double() - mean for rows in torch.split(x, BLOCK))
         axes = torch.linalg.eigh(sum((b.T @ b for b in blocks), axes * 0))[1][:, -components:]  # ascending
     projected = project(x, mean, axes)
     data = projected.cpu().numpy()
-    best = None
-    for start in range(STARTS):
-        centres, label = kmeans2(data, cells, iter=STEPS, minit="++", seed=np.random.default_rng([seed, start]))
-        inertia = float(np.square(data - centres[label]).sum())
-        if best is None or inertia < best[0]:
-            best = (inertia, centres)
-    assert best is not None
-    found = torch.from_numpy(best[1]).to(x.device)
-    return _Cells(mean, axes, found, projected, nearest_in(projected, found)[1][:, 0])
+    rngs = (np.random.default_rng([seed, start]) for start in range(STARTS))
+    runs = (kmeans2(data, cells, iter=STEPS, minit="++", seed=rng) for rng in rngs)
+    best, _ = min(runs, key=lambda run: float(np.square(data - run[0][run[1]]).sum()))
+    centres = torch.from_numpy(best).to(x.device)
+    return _Cells(mean, axes, centres, projected, nearest_in(projected, centres)[1][:, 0])
 
 
 def project(x: Tensor, mean: Tensor, axes: Tensor) -> Tensor:
     """f32 [N,D] -> f64 [N,C], in blocks: distances are kept, but for what lies outside the axes."""
     import torch
 
-    return torch.cat([(x[i : i + 2048].double() - mean) @ axes for i in range(0, len(x), 2048)])
+    return torch.cat([(rows.double() - mean) @ axes for rows in torch.split(x, BLOCK)])

@@ -8,9 +8,10 @@ pair depends on itself alone.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-from evalkit.metric import Better, Generator, ModelMetric, Score
+from evalkit.metric import Generator, ModelMetric, Score
 from evalkit.numerics.interpolation import lerp, slerp
 
 if TYPE_CHECKING:
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 
+@dataclass(eq=False)
 class PerceptualPathLength(ModelMetric):
     """Perceptual path length: lower is smoother; near 0 too where all latents give one image (look at recall as well).
 
@@ -39,42 +41,36 @@ class PerceptualPathLength(ModelMetric):
         batch_size: pairs at a time.
     """
 
-    title = "PPL"
-    better: Better = "lower"
-    needs = ("lpips_vgg/phi",)
+    space: Literal["w", "z"] = "w"
+    sampling: Literal["end", "full"] = "end"
+    epsilon: float = 1e-4
+    interpolation: Literal["lerp", "slerp"] | None = None
+    features: str = "lpips_vgg/phi"
+    crop: bool = False
+    resolution: int | None = 256
+    discard: float = 0.01
+    num_pairs: int | None = None
+    seed: int = 2020
+    batch_size: int = 4
 
-    def __init__(
-        self,
-        space: Literal["w", "z"] = "w",
-        sampling: Literal["end", "full"] = "end",
-        epsilon: float = 1e-4,
-        interpolation: Literal["lerp", "slerp"] | None = None,
-        features: str = needs[0],
-        crop: bool = False,
-        resolution: int | None = 256,
-        discard: float = 0.01,
-        num_pairs: int | None = None,
-        seed: int = 2020,
-        batch_size: int = 4,
-    ) -> None:
-        for name, value, known in (
-            ("space", space, ("w", "z")),
-            ("sampling", sampling, ("end", "full")),
-            ("interpolation", interpolation, ("lerp", "slerp", None)),
-        ):
-            if value not in known:
-                raise ValueError(f"{name}={value!r}: give one of {', '.join(str(k) for k in known)}")
+    title = "PPL"
+    better = "lower"
+    needs = (features,)
+
+    def __post_init__(self) -> None:
+        known = {"space": ("w", "z"), "sampling": ("end", "full"), "interpolation": ("lerp", "slerp", None)}
+        for name, choices in known.items():
+            if (value := getattr(self, name)) not in choices:
+                raise ValueError(f"{name}={value!r}: give one of {', '.join(map(str, choices))}")
+        epsilon, discard, batch_size, num_pairs = self.epsilon, self.discard, self.batch_size, self.num_pairs
         if not 0 < epsilon < 1 or not 0 <= discard < 0.5:
             raise ValueError(f"epsilon={epsilon}, discard={discard}: give 0 < epsilon < 1 and 0 <= discard < 0.5")
         if batch_size < 1 or (num_pairs is not None and num_pairs < self.min_samples):
             raise ValueError(f"batch_size={batch_size}, num_pairs={num_pairs}: give at least 1 and {self.min_samples}")
-        self.space, self.sampling, self.epsilon = space, sampling, epsilon
-        self.interpolation = interpolation or ("lerp" if space == "w" else "slerp")
-        self.needs = (features,)
-        self.crop, self.resolution, self.discard = crop, resolution, discard
-        self.num_pairs, self.seed, self.batch_size = num_pairs, seed, batch_size
-        if (space, sampling) != ("w", "end"):
-            self.title = f"PPL {space} {sampling}"
+        self.interpolation = self.interpolation or ("lerp" if self.space == "w" else "slerp")
+        self.needs = (self.features,)
+        if (self.space, self.sampling) != ("w", "end"):
+            self.title = f"PPL {self.space} {self.sampling}"
 
     def constants(self) -> dict[str, Any]:
         names = ("space", "sampling", "epsilon", "interpolation", "crop", "resolution", "discard", "num_pairs", "seed")
@@ -103,7 +99,7 @@ class PerceptualPathLength(ModelMetric):
         between = lerp if self.interpolation == "lerp" else slerp
         ends = torch.cat([between(first, second, t), between(first, second, t + self.epsilon)])
         images = self._shaped(generator.images(ends, [*block, *block], self.space))
-        near, far = generator.features(images, self.needs[0]).chunk(2)  # f32 [B,D] each
+        near, far = generator.features(images, self.features).chunk(2)  # f32 [B,D] each
         return (near - far).square().double().sum(1) / self.epsilon**2
 
     def _shaped(self, images: torch.Tensor) -> torch.Tensor:
@@ -113,11 +109,11 @@ class PerceptualPathLength(ModelMetric):
             c = images.shape[2] // 8
             images = images[:, :, c * 3 : c * 7, c * 2 : c * 6]
         factor = images.shape[2] // self.resolution if self.resolution else 1
-        if factor > 1:
-            from torch.nn import functional
+        if factor <= 1:
+            return images
+        from torch.nn.functional import avg_pool2d
 
-            images = functional.avg_pool2d(images, factor)
-        return images
+        return avg_pool2d(images, factor)
 
 
 def trimmed(distances: list[float], discard: float, n: int) -> Score:

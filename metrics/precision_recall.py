@@ -13,7 +13,8 @@ balls: the jackknife over ten groups. By Efron and Stein's inequality the jackkn
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from evalkit.metric import KeepsFeatures, ReferenceMetric, Rows, Score, mean_score, standard_error
 from evalkit.numerics.neighbours import ball_counts, in_any_ball, knn_radii, nearest_in, nearest_others
@@ -21,41 +22,41 @@ from evalkit.numerics.neighbours import ball_counts, in_any_ball, knn_radii, nea
 if TYPE_CHECKING:
     from torch import Tensor
 
-FEATURES = "inception/pool3"
 GROUPS = 10  # of recall's jackknife: ten further sets of radii in the same pass over the distances
 SEED = 2020  # of the groups
 
 
+@dataclass(eq=False)
 class _Neighbours(KeepsFeatures, ReferenceMetric[Rows]):
-    """What the four share: 0 to 1 (density: 0 upwards), higher is better."""
+    """What the four share: 0 to 1 (density: 0 upwards), higher is better.
+
+    Args:
+        features: the address of the features, f32 [B,D].
+        k: which neighbour's distance is a ball's radius, 1 upwards.
+        closed: whether a sample at exactly a ball's radius lies in it (`<=`) or not (`<`).
+    """
+
+    features: str = "inception/pool3"
+    k: int = 3
+    closed: bool = True
 
     better = "higher"
-    needs = (FEATURES,)
-    estimator: str
+    needs = (features,)
+    estimator: ClassVar[str]
 
-    def __init__(self, features: str, k: int, closed: bool) -> None:
-        """
-        Args:
-            features: the address of the features, f32 [B,D].
-            k: which neighbour's distance is a ball's radius, 1 upwards.
-            closed: whether a sample at exactly a ball's radius lies in it (`<=`) or not (`<`).
-        """
-        if k < 1:
-            raise ValueError(f"k={k}: must be 1 or more")
-        self.needs = (features,)
-        self.k = k
-        self.closed = closed
-        self.min_reference = k + 1
+    def __post_init__(self) -> None:
+        if self.k < 1:
+            raise ValueError(f"k={self.k}: must be 1 or more")
+        self.needs = (self.features,)
+        self.min_reference = self.k + 1
 
     def constants(self) -> dict[str, Any]:
         return {"estimator": self.estimator, "k": self.k, "comparison": "<=" if self.closed else "<"}
 
     def _counts(self, generated: Rows, reference: Rows) -> Tensor:
         """f64 [N]: the number of reference balls that each generated sample lies in."""
-        x, y = generated[self.needs[0]], reference[self.needs[0]]  # f32 [N,D], [M,D]
-        counts, _ = ball_counts(x, y, radii_y=knn_radii(y, self.k), closed=self.closed)
-        assert counts is not None
-        return counts.of_points.double()
+        x, y = generated[self.features], reference[self.features]  # f32 [N,D], [M,D]
+        return ball_counts(x, y, knn_radii(y, self.k), closed=self.closed).double()
 
 
 class Precision(_Neighbours):
@@ -65,41 +66,40 @@ class Precision(_Neighbours):
     per_sample = True
     estimator = "share of generated samples in the reference's balls"
 
-    def __init__(self, features: str = FEATURES, k: int = 3, closed: bool = True) -> None:
-        super().__init__(features, k, closed)
-
     def score(self, *, generated: Rows, reference: Rows) -> Score:
         return mean_score((self._counts(generated, reference) > 0).double())
 
 
+@dataclass(eq=False)
 class Density(_Neighbours):
     """The mean number of reference balls that a generated sample lies in, over k."""
+
+    k: int = 5
+    closed: bool = False
 
     title = "density"
     per_sample = True
     estimator = "mean number of the reference's balls that hold a generated sample, over k"
 
-    def __init__(self, features: str = FEATURES, k: int = 5, closed: bool = False) -> None:
-        super().__init__(features, k, closed)
-
     def score(self, *, generated: Rows, reference: Rows) -> Score:
         return mean_score(self._counts(generated, reference) / self.k)
 
 
+@dataclass(eq=False)
 class Coverage(_Neighbours):
     """The share of reference balls that hold a generated sample: how much of the reference is reached."""
 
+    k: int = 5
+    closed: bool = False
+
     title = "coverage"
     estimator = "share of the reference's balls that hold a generated sample"
-
-    def __init__(self, features: str = FEATURES, k: int = 5, closed: bool = False) -> None:
-        super().__init__(features, k, closed)
 
     def score(self, *, generated: Rows, reference: Rows) -> Score:
         """A sample's influence is (N-1) times what the score loses without it: the balls that it alone lies in."""
         import torch
 
-        x, y = generated[self.needs[0]], reference[self.needs[0]]  # f32 [N,D], [M,D]
+        x, y = generated[self.features], reference[self.features]  # f32 [N,D], [M,D]
         n, m = len(x), len(y)
         radii = knn_radii(y, self.k)[:, None]
         distance, index = nearest_in(y, x, k=2)  # f64 [M,2], i64 [M,2]
@@ -116,16 +116,15 @@ class Recall(_Neighbours):
     title = "recall"
     estimator = "share of the reference in the generated samples' balls"
 
-    def __init__(self, features: str = FEATURES, k: int = 3, closed: bool = True) -> None:
-        super().__init__(features, k, closed)
-        self.min_reference = 2
-        self.min_samples = k + 1
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.min_reference, self.min_samples = 2, self.k + 1
 
     def score(self, *, generated: Rows, reference: Rows) -> Score:
         import numpy as np
         import torch
 
-        x, n = generated[self.needs[0]], len(generated)
+        x, n = generated[self.features], len(generated)
         distance, index = nearest_others(x, min(2 * self.k + 1, n - 1))
         radii = distance[:, self.k - 1, None]  # f64 [N,1]
         enough = n >= 2 * GROUPS * self.k
@@ -133,27 +132,22 @@ class Recall(_Neighbours):
             order = np.random.default_rng(SEED).permutation(n) % GROUPS
             group = torch.from_numpy(order).to(x.device)  # i64 [N]
             radii = torch.cat([radii, without_a_group(distance, index, group, self.k)], 1)
-        recalls = (
-            in_any_ball(reference[self.needs[0]], x, radii, closed=self.closed).double().mean(0)
-        )  # f64 [1 + GROUPS]
+        spanned = in_any_ball(reference[self.features], x, radii, closed=self.closed)
+        recalls = spanned.double().mean(0)  # f64 [1 + GROUPS]
         if not enough:
-            note = f"no standard error: N = {n} is below {2 * GROUPS * self.k}"
-            return Score(float(recalls[0]), n, note=note)
+            return Score(float(recalls[0]), n, note=f"no standard error: N = {n} is below {2 * GROUPS * self.k}")
         stderr = (GROUPS - 1) ** 0.5 * float(recalls[1:].std(correction=0))
         return Score(float(recalls[0]), n, stderr)
 
 
 def without_a_group(distance: Tensor, index: Tensor, group: Tensor, k: int) -> Tensor:
-    """The balls' radii when one group of samples is left out, for each group; its own samples have none (NaN).
+    """The balls' radii without each group of samples, f64 [N,GROUPS]; its own samples have none (NaN).
 
     Args:
         distance: f64 [N,C] to each sample's nearest others, ascending. Where fewer than k of them are left (2 in 10,000
             at k = 3 with C = 7), the farthest counts.
         index: i64 [N,C], which those are.
         group: i64 [N], 0 to GROUPS - 1.
-
-    Returns:
-        f64 [N,GROUPS].
     """
     import torch
 

@@ -6,6 +6,7 @@ which no mean could hold: a pair counts as `cap` dB at most.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from evalkit.metric import Batch, Pairing, PairMetric
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
+@dataclass(eq=False)
 class Psnr(PairMetric):
     """0 to `cap` dB, higher is better: `10 log10(255^2 / mean squared error)` over all pixels and channels.
 
@@ -23,13 +25,12 @@ class Psnr(PairMetric):
         pairs, resize_own: see PairMetric.
     """
 
+    cap: float = 100.0
+    pairs: Pairing = "baseline"
+    resize_own: bool = False
+
     title = "PSNR"
     better = "higher"
-
-    def __init__(self, cap: float = 100.0, pairs: Pairing = "baseline", resize_own: bool = False) -> None:
-        self.cap = cap
-        self.pairs = pairs
-        self.resize_own = resize_own
 
     def constants(self) -> dict[str, Any]:
         return {"estimator": "mean of min(psnr, cap)", "data_range": 255, "cap_db": self.cap}

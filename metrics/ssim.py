@@ -8,6 +8,7 @@ variances are differences of large numbers (float32 deviates by about 1e-5).
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from evalkit.metric import Batch, Better, Pairing, PairMetric
@@ -20,6 +21,7 @@ SIGMA = 1.5
 BETAS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)  # Wang et al. 2003: weights of five scales, the finest first
 
 
+@dataclass(eq=False)
 class Ssim(PairMetric):
     """-1 to 1 (equal images), higher is better.
 
@@ -27,12 +29,11 @@ class Ssim(PairMetric):
         pairs, resize_own: see PairMetric.
     """
 
+    pairs: Pairing = "baseline"
+    resize_own: bool = False
+
     title = "SSIM"
     better = "higher"
-
-    def __init__(self, pairs: Pairing = "baseline", resize_own: bool = False) -> None:
-        self.pairs = pairs
-        self.resize_own = resize_own
 
     def constants(self) -> dict[str, Any]:
         return {"estimator": "ssim, gaussian window", "kernel": KERNEL, "sigma": SIGMA, "data_range": 255}
@@ -51,6 +52,7 @@ class Ssim(PairMetric):
         return values.flatten(1).mean(1)  # f64 [B]
 
 
+@dataclass(eq=False)
 class MsSsim(PairMetric):
     """0 to 1 (equal images), higher is better.
 
@@ -59,22 +61,18 @@ class MsSsim(PairMetric):
         pairs, max_pairs, seed: see PairMetric.
     """
 
-    title = "MS-SSIM"
-    better: Better = "higher"
+    betas: Sequence[float] = BETAS
+    pairs: Pairing = "baseline"
+    max_pairs: int | None = None
+    seed: int = 2020
 
-    def __init__(
-        self,
-        betas: Sequence[float] = BETAS,
-        pairs: Pairing = "baseline",
-        max_pairs: int | None = None,
-        seed: int = 2020,
-    ) -> None:
-        self.betas = tuple(float(beta) for beta in betas)
-        self.pairs = pairs
-        self.max_pairs = max_pairs
-        self.seed = seed
+    title = "MS-SSIM"
+    better: Better = field(default="higher", init=False)
+
+    def __post_init__(self) -> None:
+        self.betas = tuple(map(float, self.betas))  # a YAML gives a list
         if not self.betas or min(self.betas) <= 0:
-            raise ValueError(f"betas={list(betas)}: give the weight of each scale, all above 0")
+            raise ValueError(f"betas={list(self.betas)}: give the weight of each scale, all above 0")
 
     def constants(self) -> dict[str, Any]:
         return {"estimator": "ms-ssim, relu", "kernel": KERNEL, "data_range": 255, "betas": list(self.betas)}
@@ -87,24 +85,18 @@ class MsSsim(PairMetric):
         what = f"MS-SSIM over {len(self.betas)} scales (fewer: betas=[...])"
         a, b = _pixels(first, least, what), _pixels(second, least, what)
         return multiscale_structural_similarity_index_measure(
-            a, b, kernel_size=KERNEL, data_range=255.0, betas=self.betas, normalize="relu", reduction="none"
+            a, b, kernel_size=KERNEL, data_range=255.0, betas=tuple(self.betas), normalize="relu", reduction="none"
         )  # f64 [B]
 
 
+@dataclass(eq=False)
 class MsSsimDiversity(MsSsim):
     """MS-SSIM between samples of one prompt (Odena et al. 2017): the LOWER, the more diverse; near 1: mode collapse."""
 
-    title = "MS-SSIM within prompts"
-    better = "lower"
+    pairs: Pairing = "prompt"
 
-    def __init__(
-        self,
-        betas: Sequence[float] = BETAS,
-        pairs: Pairing = "prompt",
-        max_pairs: int | None = None,
-        seed: int = 2020,
-    ) -> None:
-        super().__init__(betas, pairs, max_pairs, seed)
+    title = "MS-SSIM within prompts"
+    better: Better = field(default="lower", init=False)
 
 
 def _blurred(x: Tensor) -> Tensor:

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from evalkit.metric import KeepsFeatures, Rows, SampleMetric, Score, standard_error
@@ -25,25 +26,28 @@ if TYPE_CHECKING:
 BLOCK = 2048  # rows in float64 at a time
 
 
+@dataclass(eq=False)
 class Vendi(KeepsFeatures, SampleMetric[Rows]):
-    """1 (all samples alike) to n; higher is better. Large q looks at common kinds of samples, small q at rare ones."""
+    """1 (all samples alike) to n; higher is better. Large q looks at common kinds of samples, small q at rare ones.
+
+    Args:
+        features: the address of the features, f32 [B,D].
+        order: q, 0 (the rank) upwards; 1: Shannon's entropy; .inf: the largest eigenvalue alone.
+    """
+
+    features: str = "inception/pool3"
+    order: float = 1.0
 
     title = "Vendi"
     better = "higher"
-    needs = ("inception/pool3",)
+    needs = (features,)
 
-    def __init__(self, features: str = needs[0], order: float = 1.0) -> None:
-        """
-        Args:
-            features: the address of the features, f32 [B,D].
-            order: q, 0 (the rank) upwards; 1: Shannon's entropy; .inf: the largest eigenvalue alone.
-        """
-        if not order >= 0:
-            raise ValueError(f"order={order}: must be 0 or more")
-        self.needs = (features,)
-        self.order = float(order)
-        if order != 1:
-            self.title = f"Vendi q={order:g}"  # scores of other orders are other numbers
+    def __post_init__(self) -> None:
+        if not self.order >= 0:
+            raise ValueError(f"order={self.order}: must be 0 or more")
+        self.needs = (self.features,)
+        if self.order != 1:
+            self.title = f"Vendi q={self.order:g}"  # scores of other orders are other numbers
 
     def constants(self) -> dict[str, Any]:
         return {"estimator": "exp of Renyi entropy of eigenvalues", "order": f"{self.order:g}", "kernel": "cosine"}
@@ -51,7 +55,7 @@ class Vendi(KeepsFeatures, SampleMetric[Rows]):
     def score(self, *, generated: Rows) -> Score:
         import torch
 
-        x = generated[self.needs[0]]  # f32 [N,D]
+        x = generated[self.features]  # f32 [N,D]
         n, d = x.shape
         if n < 2 * d or self.order == 0:
             value = vendi_of(torch.linalg.eigvalsh(similarities(x)), self.order)
@@ -66,10 +70,11 @@ class Vendi(KeepsFeatures, SampleMetric[Rows]):
 
 def unit_rows(x: Tensor) -> Iterator[Tensor]:
     """The rows of f32 [N,D] at length 1, in blocks of f64 [B,D]."""
+    import torch
     from torch.nn.functional import normalize
 
-    for start in range(0, len(x), BLOCK):
-        yield normalize(x[start : start + BLOCK].double(), dim=1)
+    for rows in torch.split(x, BLOCK):
+        yield normalize(rows.double(), dim=1)
 
 
 def similarities(x: Tensor) -> Tensor:

@@ -10,11 +10,12 @@ its features are used; one that is damaged is computed anew, there and then.
 from __future__ import annotations
 
 import json
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from evalkit.errors import ConfigError, DataError, EvalkitError, StoreError, nearest
 from evalkit.extractors.base import Extractor
@@ -69,6 +70,7 @@ def unique_prompts(prompts: Sequence[str | None]) -> list[str]:
     return list(dict.fromkeys(text for text in prompts if text is not None))
 
 
+@dataclass(eq=False)
 class FeaturePass:
     """Fills and reads the feature store for one run.
 
@@ -79,14 +81,11 @@ class FeaturePass:
         progress: called after each block of images.
     """
 
-    def __init__(
-        self, root: Path, extractors: Mapping[str, Extractor], device: str = "auto", progress: Progress | None = None
-    ) -> None:
-        self.root = root
-        self.extractors = extractors
-        self.device = device
-        self.progress = progress
-        self._ids: dict[str, str] = {}
+    root: Path
+    extractors: Mapping[str, Extractor]
+    device: str = "auto"
+    progress: Progress | None = None
+    _ids: dict[str, str] = field(default_factory=dict, init=False)
 
     def column(self, source: ImageSource, address: str) -> Column:
         """Where the features at an address are stored: by the digest of the images, or of the texts."""
@@ -103,7 +102,7 @@ class FeaturePass:
         return Column(self.root / folder / self._ids[name] / layer, rows)
 
     def compute(self, source: ImageSource, addresses: Sequence[str]) -> None:
-        """Computes the features of which the store has no file; each image is decoded once, for all extractors.
+        """Computes the features that the store has no file of; each image is decoded once, for all extractors.
 
         Raises:
             DataError: an image cannot be read, or an extractor gave a value that is not finite.
@@ -182,12 +181,7 @@ class FeaturePass:
                 by_extractor[name][layer].save(chunk, np.concatenate(values))
 
     def _run_block(
-        self,
-        name: str,
-        source: ImageSource,
-        block: range,
-        images: Sequence[NDArray[np.uint8]],
-        layers: Sequence[str],
+        self, name: str, source: ImageSource, block: range, images: Sequence[NDArray[np.uint8]], layers: Sequence[str]
     ) -> dict[str, NDArray[np.float32]]:
         """One extractor's layers of a block; those that take prompts as well are asked for in a call of their own."""
         extractor = self.extractors[name]
@@ -206,35 +200,34 @@ class FeaturePass:
         import torch
 
         columns = {address: self.column(source, address) for address in dict.fromkeys(addresses)}
-
-        def read(address: str, chunk: range) -> Tensor:
-            return torch.from_numpy(self._read(source, address, columns[address], chunk))  # f32 [B,D]
-
         tables = {
-            address: torch.cat([read(address, chunk) for chunk in column.chunks])
+            address: torch.cat([self._read(source, address, column, chunk) for chunk in column.chunks])
             for address, column in columns.items()
             if self._is_text(address)
         }
         rows = {text: row for row, text in enumerate(unique_prompts(source.prompts))} if tables else {}
+        of_images = {address: column for address, column in columns.items() if address not in tables}
         for chunk in Column(self.root, len(source)).chunks:
             prompts = list(source.prompts[chunk.start : chunk.stop])
-            features = {address: read(address, chunk) for address in columns if address not in tables}
+            features = {address: self._read(source, address, c, chunk) for address, c in of_images.items()}
             if tables and None in prompts:
                 raise DataError(f"{source.name}: sample {chunk[prompts.index(None)]} has no prompt")
             for address, table in tables.items():
                 features[address] = table[[rows[str(text)] for text in prompts]]  # f32 [B,D]
-            pixels = _pixels(source, chunk) if images else None
+            pixels = stacked(source, source.read(chunk)) if images else None
             yield Batch(pixels, torch.arange(chunk.start, chunk.stop), len(source), prompts, features)
 
-    def _read(self, source: ImageSource, address: str, column: Column, chunk: range) -> NDArray[np.float32]:
+    def _read(self, source: ImageSource, address: str, column: Column, chunk: range) -> Tensor:
         """The features of a chunk, f32 [B,D]; computed anew where the file was damaged."""
+        import torch
+
         stored = column.load(chunk)
         if stored is None:
             self._compute(source, {address: column}, {address: [chunk]})
             stored = column.load(chunk)
         if stored is None:
             raise StoreError(f"{column.file(chunk)} is gone or was altered while it was being read: run again")
-        return stored[0]
+        return torch.from_numpy(stored[0])
 
     def _is_text(self, address: str) -> bool:
         name, layer = parse(address, self.extractors, "a metric")
@@ -242,12 +235,11 @@ class FeaturePass:
 
     def text_warnings(self, source: ImageSource, addresses: Sequence[str]) -> dict[str, int]:
         """Counted warnings about the texts ("prompt_truncated": 3 different prompts), as stored with their features."""
-        counts: dict[str, int] = {}
+        counts = Counter[str]()
         for column in {self.column(source, address) for address in addresses if self._is_text(address)}:
             for chunk in column.chunks:
                 stored = column.load(chunk)
-                for kind, count in json.loads(stored[1].get("warnings", "{}") if stored else "{}").items():
-                    counts[kind] = counts.get(kind, 0) + count
+                counts.update(json.loads(stored[1].get("warnings", "{}") if stored else "{}"))
         return counts
 
 
@@ -290,22 +282,17 @@ def _run(
     joined = {layer: torch.cat(values).contiguous() for layer, values in parts.items()}
     for layer, values in joined.items():
         if not bool(torch.isfinite(values).all()):
-            raise DataError(
-                f"extractor '{extractor.name}' gave values that are not finite for {source.name}, layer '{layer}': "
-                "are its weights right?"
-            )
+            what = f"values that are not finite for {source.name}, layer '{layer}'"
+            raise DataError(f"extractor '{extractor.name}' gave {what}: are its weights right?")
     return {layer: values.numpy() for layer, values in joined.items()}
 
 
-def _pixels(source: ImageSource, chunk: range) -> Tensor:
-    """The images of a chunk, u8 [B,3,H,W]."""
+def stacked(source: ImageSource, images: Sequence[NDArray[np.uint8]]) -> Tensor:
+    """Images of a source, u8 [H,W,3] each, as u8 [B,3,H,W]. DataError where they are not of one size."""
     import numpy as np
     import torch
 
-    images: list[Any] = source.read(chunk)
-    sizes = {image.shape for image in images}
+    sizes = sorted({image.shape for image in images})
     if len(sizes) > 1:
-        raise DataError(
-            f"{source.name}: a metric of pixels needs images of one size, but there are {sorted(sizes)[:3]}"
-        )
+        raise DataError(f"{source.name}: metrics of pixels need images of one size, but there are {sizes[:3]}")
     return torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2)

@@ -19,16 +19,13 @@ LOW, HIGH = 100.0, 200.0  # levels of 0 to 255: what ControlNet's own Canny maps
 
 
 def canny(images: NDArray[np.uint8], sigma: float = SIGMA, low: float = LOW, high: float = HIGH) -> NDArray[np.bool_]:
-    """Edges of each image.
+    """Where each image has edges, bool [B,H,W].
 
     Args:
         images: u8 [B,H,W,C].
         sigma: of the Gaussian, in pixels; 0: no smoothing.
         low, high: a pixel whose gradient reaches `low` is an edge if it is connected with one that reaches `high`. The
             gradient is Sobel's, not normalised: a step by L levels without smoothing has one of 4 L.
-
-    Returns:
-        bool [B,H,W], true on edges.
     """
     import numpy as np
     from scipy import ndimage

@@ -5,19 +5,16 @@ Conventions of TTUR and torch-fidelity 0.4.0 (`metric_fid.py`), in float64.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-
-class NamedSums(Protocol):
-    """`evalkit.metric.Sums`, or any mapping of tensors."""
-
-    def __getitem__(self, name: str, /) -> Tensor: ...
+    from evalkit.metric import Sums
 
 
-def moments(sums: NamedSums, ddof: int = 1) -> tuple[Tensor, Tensor]:
+def moments(sums: Sums | Mapping[str, Tensor], ddof: int = 1) -> tuple[Tensor, Tensor]:
     """Mean f64 [D] and covariance f64 [D,D] of the sums n, sum [D] and outer [D,D]; ddof=1 divides by n - 1."""
     import torch
 

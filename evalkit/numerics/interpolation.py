@@ -16,7 +16,7 @@ def lerp(a: Tensor, b: Tensor, t: Tensor) -> Tensor:
         b: f [B, ...], where t is 1.
         t: f [B].
     """
-    return a + (b - a) * _shaped(t, a)
+    return a + (b - a) * t.to(a).reshape(-1, *[1] * (a.ndim - 1))
 
 
 def slerp(a: Tensor, b: Tensor, t: Tensor) -> Tensor:
@@ -40,7 +40,3 @@ def slerp(a: Tensor, b: Tensor, t: Tensor) -> Tensor:
     curved = direction * (lengths[0] * (1 - s) + lengths[1] * s)
     straight = (sine < 1e-7) | (lengths[0] == 0) | (lengths[1] == 0)
     return torch.where(straight, x + (y - x) * s, curved).reshape(a.shape).to(a.dtype)
-
-
-def _shaped(t: Tensor, like: Tensor) -> Tensor:
-    return t.to(like).reshape(-1, *[1] * (like.ndim - 1))

@@ -15,7 +15,7 @@ Kernel = Callable[["Tensor", "Tensor"], "Tensor"]  # f32 [A,D], f32 [B,D] -> f32
 
 
 def kernel_product(x: Tensor, y: Tensor, kernel: Kernel, weights: Tensor | None = None) -> Tensor:
-    """`K(x, y) @ weights`; or the sums of the rows of K(x, y) where no weights are given.
+    """`K(x, y) @ weights`, f64 [N,W]; or the sums of the rows of K(x, y), f64 [N], where no weights are given.
 
     Within a block it sums up to 2,048 terms in float32, over blocks in float64.
 
@@ -24,9 +24,6 @@ def kernel_product(x: Tensor, y: Tensor, kernel: Kernel, weights: Tensor | None 
         y: f32 [M,D]; where it is x itself and there are no weights, half of the symmetric matrix is computed.
         kernel: of f32 [A,D] and f32 [B,D], gives f32 [A,B].
         weights: f32 [M,W], or none.
-
-    Returns:
-        f64 [N,W], or f64 [N].
     """
     import torch
 
@@ -52,9 +49,8 @@ def kernel_diagonal(x: Tensor, kernel: Kernel) -> Tensor:
     """f64 [N], the kernel of each row of f32 [N,D] with itself."""
     import torch
 
-    step = 64  # of 64 x 64 values 64 are used: little next to any product with another set
-    with full_float32():
-        blocks = (x[start : start + step].float() for start in range(0, len(x), step))
+    with full_float32():  # of 64 x 64 values 64 are used: little next to any product with another set
+        blocks = (rows.float() for rows in torch.split(x, 64))
         return torch.cat([kernel(rows, rows).diagonal().double() for rows in blocks])
 
 

@@ -29,19 +29,6 @@ SPARE = 2  # candidates beyond the k nearest, against a wrong order by rounding
 EQUAL = 1e-12  # float64 distances that differ by less, relatively, are equal
 
 
-@dataclass(frozen=True)
-class BallCounts:
-    """How a set of points lies in a set of balls.
-
-    Attributes:
-        of_points: i64 [points], the number of balls that hold each point.
-        of_balls: i64 [balls], the number of points that each ball holds.
-    """
-
-    of_points: Tensor
-    of_balls: Tensor
-
-
 def nearest_others(x: Tensor, k: int) -> tuple[Tensor, Tensor]:
     """Each row's k nearest other rows of the same set: its duplicates count, it does not.
 
@@ -105,8 +92,8 @@ def nearest_in(x: Tensor, y: Tensor, k: int = 1) -> tuple[Tensor, Tensor]:
         raise ValueError(f"{k} nearest of {len(y)} rows: there must be at least {k}")
     best = _Best(x, len(x), min(k + SPARE, len(y)))
     with full_float32():
-        for rows, columns, squares, _ in _pairs(x, y):
-            best.update(rows, squares, columns.start)
+        for block in _blocks(x, y):
+            best.update(block.rows, block.squares, block.columns.start)
     return best.exact(x, y, k)
 
 
@@ -115,66 +102,45 @@ def knn_radii(x: Tensor, k: int) -> Tensor:
     return nearest_others(x, k)[0][:, k - 1]
 
 
-def ball_counts(
-    x: Tensor, y: Tensor, *, radii_x: Tensor | None = None, radii_y: Tensor | None = None, closed: bool
-) -> tuple[BallCounts | None, BallCounts | None]:
-    """Which points of one set lie in the balls around the other's, one way or both in one pass.
-
-    Args:
-        x: f32 [N,D].
-        y: f32 [M,D].
-        radii_x: f64 [N], of balls around x, or none.
-        radii_y: f64 [M], of balls around y, or none.
-        closed: whether a distance equal to the radius (relatively to 1e-12) lies in the ball.
-
-    Returns:
-        The points x in the balls of y, where radii_y is given; the points y in the balls of x, where radii_x is given.
-    """
-    import torch
-
-    zeros = [torch.zeros(len(s), dtype=torch.int64, device=x.device) for s in (x, y, y, x)]
-    x_in_y = BallCounts(zeros[0], zeros[1]) if radii_y is not None else None
-    y_in_x = BallCounts(zeros[2], zeros[3]) if radii_x is not None else None
-    with full_float32():
-        for rows, columns, squares, norms in _pairs(x, y):
-            block = _Block(x, y, rows, columns, squares, norms)
-            if radii_y is not None and x_in_y is not None:
-                inside = block.inside(radii_y[columns].square()[None, :], closed).float()  # 0 or 1, f32 [A,B]
-                x_in_y.of_points[rows] += inside.sum(1).long()  # exact: a block is no wider than 2,048
-                x_in_y.of_balls[columns] += inside.sum(0).long()
-            if radii_x is not None and y_in_x is not None:
-                inside = block.inside(radii_x[rows].square()[:, None], closed).float()
-                y_in_x.of_points[columns] += inside.sum(0).long()
-                y_in_x.of_balls[rows] += inside.sum(1).long()
-    return x_in_y, y_in_x
-
-
-def in_any_ball(x: Tensor, y: Tensor, radii: Tensor, *, closed: bool) -> Tensor:
-    """Whether each point lies in any ball, for several sets of radii in one pass.
-
-    The answer for the first set is that of float64. For the others, of which only spreads are taken, it is float32's.
+def ball_counts(x: Tensor, y: Tensor, radii: Tensor, *, closed: bool) -> Tensor:
+    """The number of balls that hold each point, i64 [N].
 
     Args:
         x: f32 [N,D], the points.
         y: f32 [M,D], the balls' centres.
-        radii: f64 [M,R]; a ball of radius NaN holds nothing.
-        closed: whether a distance equal to the radius lies in the ball.
+        radii: f64 [M].
+        closed: whether a distance equal to the radius (relatively to 1e-12) lies in the ball.
+    """
+    import torch
 
-    Returns:
-        bool [N,R].
+    counts = torch.zeros(len(x), dtype=torch.int64, device=x.device)
+    with full_float32():
+        for block in _blocks(x, y):
+            inside = block.inside(radii[block.columns].square(), closed).float()  # 0 or 1, f32 [A,B]
+            counts[block.rows] += inside.sum(1).long()  # exact: a block is no wider than 2,048
+    return counts
+
+
+def in_any_ball(x: Tensor, y: Tensor, radii: Tensor, *, closed: bool) -> Tensor:
+    """Whether each point lies in any ball, bool [N,R], for several sets of radii in one pass.
+
+    The answer for the first set is that of float64. For the others, of which only spreads are taken, it is float32's.
+
+    Args:
+        x, y, closed: as of `ball_counts`.
+        radii: f64 [M,R]; a ball of radius NaN holds nothing.
     """
     import torch
 
     limits = radii.square()  # f64 [M,R]
     limits32 = limits.float().T  # f32 [R,M]
     held = torch.zeros((len(x), radii.shape[1]), dtype=torch.bool, device=x.device)
+    inside = torch.le if closed else torch.lt
     with full_float32():
-        for rows, columns, squares, norms in _pairs(x, y):
-            block = _Block(x, y, rows, columns, squares, norms)
-            held[rows, 0] |= block.inside(limits[columns, 0][None, :], closed).any(1)
+        for block in _blocks(x, y):
+            held[block.rows, 0] |= block.inside(limits[block.columns, 0], closed).any(1)
             for r in range(1, radii.shape[1]):
-                inside = torch.le if closed else torch.lt
-                held[rows, r] |= inside(squares, limits32[r, columns]).any(1)
+                held[block.rows, r] |= inside(block.squares, limits32[r, block.columns]).any(1)
     return held
 
 
@@ -211,26 +177,26 @@ class _Best:
 
 @dataclass(frozen=True)
 class _Block:
-    """One block of squared distances, and what is needed to compute some of them again."""
+    """One block of squared distances from rows of x to rows of y, and what it takes to compute some of them again."""
 
     x: Tensor
     y: Tensor
     rows: slice
     columns: slice
     squares: Tensor  # f32 [A,B]
-    norms: tuple[Tensor, Tensor]  # f32 [A,1] and [1,B]
+    norms: tuple[Tensor, Tensor]  # squared, f32 [A] and [B]
 
     def inside(self, limits: Tensor, closed: bool) -> Tensor:
-        """bool [A,B]: whether squared distances are below the limits, f64 [A,1] or [1,B] (or equal, where closed)."""
+        """bool [A,B]: whether squared distances are below the limits of y's rows, f64 [B] (or equal, where closed)."""
         limits32 = limits.float()
         widest = UNSURE * (self.norms[0].max() + self.norms[1].max())
         inside: Tensor = self.squares < limits32 - widest
         i, j = (self.squares <= limits32 + widest).logical_xor_(inside).nonzero(as_tuple=True)
         if len(i):  # one list of close pairs, and of those the ones that are close by their own norms
             near = self.squares[i, j]
-            limit = limits.expand_as(self.squares)[i, j]
+            limit = limits[j]
             inside[i, j] = near < limit
-            margin = UNSURE * (self.norms[0][i, 0] + self.norms[1][0, j])
+            margin = UNSURE * (self.norms[0][i] + self.norms[1][j])
             unsure = ((near - limit).abs() <= margin).nonzero()[:, 0]
             i, j, limit = i[unsure], j[unsure], limit[unsure]
             exact = _exact_squares(self.x, i + self.rows.start, self.y, j + self.columns.start)
@@ -253,14 +219,14 @@ def _squares(a: tuple[Tensor, Tensor], b: tuple[Tensor, Tensor]) -> Tensor:
     return torch.addmm(b[1][None, :], a[0], b[0].T, alpha=-2).add_(a[1][:, None]).clamp_(min=0)
 
 
-def _pairs(x: Tensor, y: Tensor) -> Iterator[tuple[slice, slice, Tensor, tuple[Tensor, Tensor]]]:
-    """All pairs of blocks: rows of x, rows of y, squared distances f32 [A,B], squared norms f32 [A,1] and [1,B]."""
+def _blocks(x: Tensor, y: Tensor) -> Iterator[_Block]:
+    """All squared distances between the rows of f32 [N,D] and [M,D]."""
     centre = (x.mean(0) + y.mean(0)) / 2
     for rows in row_blocks(len(x), x.shape[1]):
         a = _centred(x, rows, centre)
         for columns in row_blocks(len(y), y.shape[1]):
             b = _centred(y, columns, centre)
-            yield rows, columns, _squares(a, b), (a[1][:, None], b[1][None, :])
+            yield _Block(x, y, rows, columns, _squares(a, b), (a[1], b[1]))
 
 
 def _exact_squares(x: Tensor, i: Tensor, y: Tensor, j: Tensor) -> Tensor:

@@ -6,7 +6,7 @@ import inspect
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +17,11 @@ from evalkit.utils.files import sha256_file, sha256_json, write_json
 KEY_DIGITS = 32  # hex digits of a key's digest, in the file's name
 
 
+@dataclass(frozen=True)
 class ScoreCache:
     """One JSON file per score, in a store's folder of scores; a key is all that the score depends on (JSON)."""
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    folder: Path
 
     def _file(self, key: Mapping[str, Any]) -> Path:
         return self.folder / f"{sha256_json(key)[:KEY_DIGITS]}.json"

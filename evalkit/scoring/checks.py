@@ -77,21 +77,16 @@ def check_models(metrics: Mapping[str, Metric], extractors: Mapping[str, Extract
 
 
 def _check_side(name: str, metric: ReferenceMetric[Any], side: str, given: Side | None) -> None:
+    fix = f"give {_GIVE[side]}, or leave '{name}' out of metric=[...]"
     if given is None:
-        raise ConfigError(
-            f"metric '{name}' compares with {side} images, but there are none: give {_GIVE[side]}, "
-            f"or leave '{name}' out of metric=[...]"
-        )
+        raise ConfigError(f"metric '{name}' compares with {side} images, but there are none: {fix}")
     if isinstance(given, Moments):
         if not metric.takes_moments:
-            raise ConfigError(
-                f"metric '{name}' needs the {side} images themselves, but {given.name} holds statistics (mean and "
-                f"covariance) alone: give {_GIVE[side]}, or leave '{name}' out of metric=[...]"
-            )
+            holds = f"{given.name} holds statistics (mean and covariance) alone"
+            raise ConfigError(f"metric '{name}' needs the {side} images themselves, but {holds}: {fix}")
     elif len(given) < metric.min_reference:
-        raise ConfigError(
-            f"metric '{name}' needs at least {metric.min_reference} {side} images, but there are {len(given)}"
-        )
+        counts = f"at least {metric.min_reference} {side} images, but there are {len(given)}"
+        raise ConfigError(f"metric '{name}' needs {counts}")
 
 
 def check_moments(

@@ -54,31 +54,23 @@ def column_label(metric: Metric, extractors: Mapping[str, Extractor]) -> str:
     for address in metric.needs:
         name, _, layer = address.partition("/")
         extractor = extractors[name]
+        titled = metric.title != type(metric).title  # a title of its own names the features too
         if not extractor.canonical():
             tags.append(extractor.label())
-        elif (
-            address not in type(metric).needs and metric.title == type(metric).title
-        ):  # a title of its own names the features too
+        elif address not in type(metric).needs and not titled:
             tags.append(f"{extractor.label()}/{layer}")
     return f"{title} [{', '.join(dict.fromkeys(tags))}]" if tags else title
 
 
 def make_protocol(
-    metric: Metric,
-    extractors: Mapping[str, Extractor],
-    n: int,
-    against: Against,
-    own: Own,
+    metric: Metric, extractors: Mapping[str, Extractor], n: int, against: Against, own: Own
 ) -> dict[str, Any]:
-    """All that must agree for scores to be compared , as JSON. A metric whose numbers change raises its class's
-    `revision`.
+    """All that must agree for scores to be compared, as JSON. A metric whose numbers change raises its `revision`.
 
     Args:
-        metric: which.
+        metric: which, on `n` samples.
         extractors: by name.
-        n: number of samples.
-        against: what they are compared with.
-        own: the images that their own prompts name.
+        against, own: what the samples are compared with, and the images that their own prompts name.
     """
     kind = type(metric)
     protocol: dict[str, Any] = {

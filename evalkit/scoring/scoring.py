@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -21,6 +21,7 @@ from evalkit.features.store import extractor_id
 from evalkit.metric import (
     Batch,
     Generator,
+    KeepsFeatures,
     Metric,
     ModelMetric,
     PairMetric,
@@ -34,13 +35,15 @@ from evalkit.metric import (
 )
 from evalkit.scoring.cache import ScoreCache, code_digest, finite
 from evalkit.scoring.checks import metric_errors, select_moments
+from evalkit.scoring.pairs import score_pairs
 from evalkit.scoring.protocol import Against, Own, column_label, make_protocol
-from evalkit.scoring.states import observe
 from evalkit.utils import devices
 from evalkit.utils.files import sha256_json
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+Columns = dict[str, "Tensor"]  # by name, [all samples, ...]
 
 HASH_DIGITS = 10  # hex digits of a protocol's digest that people see
 
@@ -130,7 +133,7 @@ def reference_statistics(
     name: str, metric: ReferenceMetric[Any], extractors: Mapping[str, Extractor], reference: ImageSource, features: Path
 ) -> tuple[Tensor, Tensor, int]:
     """Mean f64 [D], covariance f64 [D,D] and n of the reference's features, for a metric that `gives_moments`."""
-    return metric.to_moments(observe(FeaturePass(features, extractors), reference, {name: metric})[name])
+    return metric.to_moments(_observe(FeaturePass(features, extractors), reference, {name: metric})[name])
 
 
 @dataclass(frozen=True)
@@ -142,22 +145,15 @@ class _Cell:
     generator: KeyedGenerator | None
 
 
+@dataclass(frozen=True)
 class _Run:
     """One call of `score_sources`: keeps the states of the sides from source to source."""
 
-    def __init__(
-        self,
-        metrics: Mapping[str, tuple[Mapping[str, Any], Metric]],
-        features: FeaturePass,
-        against: Against,
-        cache: ScoreCache,
-    ) -> None:
-        self.metrics = metrics
-        self.features = features
-        self.against = against
-        self.cache = cache
-        self._side_states: dict[tuple[str, str], Sums | Rows] = {}  # (side, metric) -> state
-        self._labels = {name: column_label(metric, features.extractors) for name, (_, metric) in metrics.items()}
+    metrics: Mapping[str, tuple[Mapping[str, Any], Metric]]
+    features: FeaturePass
+    against: Against
+    cache: ScoreCache
+    _side_states: dict[tuple[str, str], Sums | Rows] = field(default_factory=dict)  # (side, metric) -> state
 
     def score(self, cell: _Cell) -> dict[str, Scored]:
         """All metrics of one source; only what is not cached is computed."""
@@ -169,8 +165,9 @@ class _Run:
         scores = cached | self._compute(cell, {name: m for name, m in built.items() if name not in cached})
         for name in scores.keys() - cached.keys():
             self.cache.keep(keys[name], scores[name])
+        labels = {name: column_label(metric, extractors) for name, metric in built.items()}
         return {
-            name: Scored(scores[name], about, sha256_json(about)[:HASH_DIGITS], self._labels[name], name in cached)
+            name: Scored(scores[name], about, sha256_json(about)[:HASH_DIGITS], labels[name], name in cached)
             for name, about in protocols.items()
         }
 
@@ -188,19 +185,13 @@ class _Run:
         }
 
     def _compute(self, cell: _Cell, metrics: Mapping[str, Metric]) -> dict[str, Score]:
-        source = cell.source
-        scores: dict[str, Score] = {}
+        source, n = cell.source, len(cell.source)
         absent = sum(text is None for text in source.prompts)
-        for name, metric in metrics.items():
-            if absent and metric.needs_prompts:
-                note = f"{'the' if absent == len(source) else f'{absent} of {len(source)}'} samples have no prompt"
-                scores[name] = Score(None, len(source), note=note)
+        lacking = Score(None, n, note=f"{'the' if absent == n else f'{absent} of {n}'} samples have no prompt")
+        scores = {name: lacking for name, metric in metrics.items() if absent and metric.needs_prompts}
         applying = {name: metric for name, metric in metrics.items() if name not in scores}
         pairs = {name: metric for name, metric in applying.items() if isinstance(metric, PairMetric)}
-        if pairs:
-            from evalkit.scoring.pairs import score_pairs
-
-            scores |= score_pairs(pairs, source, self.against.baseline, self.features, cell.own)
+        scores |= score_pairs(pairs, source, self.against.baseline, self.features, cell.own)
         for name, metric in applying.items():
             if isinstance(metric, ModelMetric):
                 scores[name] = self._measure(cell, name, metric)
@@ -208,14 +199,15 @@ class _Run:
         return {name: self._warn(source, metrics[name], finite(score)) for name, score in scores.items()}
 
     def _measure(self, cell: _Cell, name: str, metric: ModelMetric) -> Score:
-        n = len(cell.source)
         if cell.generator is None:
-            return Score(None, n, note="these images were not made by evalkit: there is no model to measure")
+            return Score(
+                None, len(cell.source), note="these images were not made by evalkit: there is no model to measure"
+            )
         show = self.features.progress
         generator = cell.generator.showing(partial(show, f"{cell.source.name} ({name})") if show is not None else None)
         try:
             with metric_errors(name):
-                return metric.measure(generator, n)
+                return metric.measure(generator, len(cell.source))
         except Exception as error:
             if not devices.is_out_of_memory(error):
                 raise
@@ -226,33 +218,28 @@ class _Run:
         if score.value is None:
             return score
         cut = self.features.text_warnings(source, metric.needs).get("prompt_truncated", 0)
-        if not cut:
-            return score
-        return _noted(
-            score, f"{cut} different prompts are longer than the text encoder takes; they were cut, end token kept"
-        )
+        note = f"{cut} different prompts are longer than the text encoder takes; they were cut, end token kept"
+        return _noted(score, note) if cut else score
 
     def _score_states(self, source: ImageSource, metrics: Mapping[str, StateMetric[Any]]) -> dict[str, Score]:
         """The metrics that merge states: one pass over the features, and a second one where there are influences."""
         if not metrics:
             return {}
         self._observe_sides(metrics)
-        states = observe(self.features, source, metrics)
+        states = _observe(self.features, source, metrics)
         scores: dict[str, Score] = {}
         influences: dict[str, Callable[[Batch], Tensor]] = {}
         for name, metric in metrics.items():
-            if isinstance(metric, ReferenceMetric):
-                given = {"generated": states.pop(name), **{s: self._side_states[s, name] for s in metric.sides}}
-                with metric_errors(name):
-                    scores[name], influence = metric.score(**given), metric.influence(**given)
-                if isinstance(influence, str):
-                    scores[name] = _noted(scores[name], influence)
-                elif influence is not None:
-                    influences[name] = influence
-            else:
-                assert isinstance(metric, SampleMetric), f"{type(metric)} is of no known kind"
-                with metric_errors(name):
-                    scores[name] = metric.score(generated=states.pop(name))
+            assert isinstance(metric, SampleMetric | ReferenceMetric), f"{type(metric)} is of no known kind"
+            sides = metric.sides if isinstance(metric, ReferenceMetric) else ()
+            given = {"generated": states.pop(name), **{side: self._side_states[side, name] for side in sides}}
+            with metric_errors(name):
+                scores[name] = metric.score(**given)
+                influence = metric.influence(**given) if isinstance(metric, ReferenceMetric) else None
+            if isinstance(influence, str):
+                scores[name] = _noted(scores[name], influence)
+            elif influence is not None:
+                influences[name] = influence
         return scores | self._influenced(source, scores, influences)
 
     def _influenced(
@@ -276,31 +263,64 @@ class _Run:
 
     def _observe_sides(self, metrics: Mapping[str, Metric]) -> None:
         """The states of the reference and of the training set, each computed once per run."""
+        import torch
+
         for side, given in self.against.sides.items():
-            pending = {
-                name: metric
-                for name, metric in metrics.items()
-                if isinstance(metric, ReferenceMetric)
-                and side in metric.sides
-                and (side, name) not in self._side_states
-            }
+            of_side = {n: m for n, m in metrics.items() if isinstance(m, ReferenceMetric) and side in m.sides}
+            pending = {name: m for name, m in of_side.items() if (side, name) not in self._side_states}
             if not pending:
                 continue
             assert given is not None, f"{', '.join(pending)}: no {side}"  # check_counts refuses it in one line
-            if isinstance(given, Moments):
-                states = {name: self._from_moments(metric, given) for name, metric in pending.items()}
-            else:
-                states = observe(self.features, given, pending)
-            self._side_states |= {(side, name): state for name, state in states.items()}
+            if not isinstance(given, Moments):
+                states = _observe(self.features, given, pending)
+                self._side_states.update({(side, name): state for name, state in states.items()})
+                continue
+            for name, metric in pending.items():
+                chosen = select_moments(given, metric, self.features.extractors)
+                mean, cov = torch.from_numpy(chosen.mean), torch.from_numpy(chosen.cov)
+                self._side_states[side, name] = metric.from_moments(mean=mean, cov=cov, n=chosen.n)
 
-    def _from_moments(self, metric: ReferenceMetric[Any], given: Moments) -> Sums | Rows:
-        import torch
 
-        chosen = select_moments(given, metric, self.features.extractors)
-        state: Sums | Rows = metric.from_moments(
-            mean=torch.from_numpy(chosen.mean), cov=torch.from_numpy(chosen.cov), n=chosen.n
-        )
-        return state
+def _observe(
+    features: FeaturePass, source: ImageSource, metrics: Mapping[str, StateMetric[Any]]
+) -> dict[str, Sums | Rows]:
+    """The states by metric. Metrics that keep the features of one address share one tensor of them.
+
+    Raises:
+        DataError: an image cannot be read, or does not suit a metric (which one).
+    """
+    import torch
+
+    addresses = [address for metric in metrics.values() for address in metric.needs]
+    features.compute(source, addresses)
+    keeping = {name: metric for name, metric in metrics.items() if isinstance(metric, KeepsFeatures)}
+    addresses_kept = {address for metric in keeping.values() for address in metric.needs}
+    shared, columns, sums = Columns(), dict[str, Columns](), dict[str, Sums]()
+    pixels = any(not metric.needs for metric in metrics.values())
+    for batch in features.batches(source, addresses, images=pixels):
+        _write(shared, len(source), batch.index, {address: batch.features[address] for address in addresses_kept})
+        for name, metric in metrics.items():
+            if name in keeping:
+                continue
+            with metric_errors(name):
+                state = metric.observe(batch)
+                if isinstance(state, Rows):
+                    if not torch.equal(state.index, batch.index):
+                        fix = "give one row per sample, in the batch's order"
+                        raise ValueError(f"{len(state)} rows for a batch of {len(batch.index)}: {fix}")
+                    _write(columns.setdefault(name, {}), len(source), state.index, state.values)
+                else:
+                    sums[name] = sums[name] + state if name in sums else state
+    columns |= {name: {address: shared[address] for address in metric.needs} for name, metric in keeping.items()}
+    return sums | {name: Rows(torch.arange(len(source)), values) for name, values in columns.items()}
+
+
+def _write(columns: Columns, total: int, index: Tensor, values: Mapping[str, Tensor]) -> None:
+    """Writes a batch's rows, i64 [B], where they stay: to join batches with `+` would hold all rows twice."""
+    for name, value in values.items():
+        if name not in columns:
+            columns[name] = value.new_empty(total, *value.shape[1:])
+        columns[name][index] = value
 
 
 def _noted(score: Score, note: str) -> Score:

@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from evalkit.metric import Batch, Sums
+from evalkit.metrics.fid_infinity import FrechetInfinity
 from evalkit.metrics.frechet import FrechetDistance, moments, root_trace
 
 ADDRESS = "inception/pool3"
@@ -147,3 +148,13 @@ def test_contract() -> None:
     assert metric.needs == ("digits/features",)
     assert metric.better == "lower"
     assert metric.constants()["ddof"] == 1
+
+
+@pytest.mark.parametrize("kind", [FrechetDistance, FrechetInfinity])
+def test_the_title_is_the_options_or_the_subclass_own(kind: type[FrechetDistance] | type[FrechetInfinity]) -> None:
+    class Named(kind):  # type: ignore[misc, valid-type]
+        title = "of the subclass"
+
+    assert kind().title == kind(title=None).title == kind.title
+    assert [kind(title="sFID").title, Named(title="sFID").title] == ["sFID"] * 2
+    assert Named().title == "of the subclass"

@@ -103,14 +103,14 @@ def test_images_of_other_sizes_are_refused(tmp_path: Path) -> None:
 
 def test_pairs_within_a_prompt_are_disjoint_and_seeded() -> None:
     source = MemorySource(random_images(20), [f"p{i % 3}" for i in range(20)])
-    pairs = form_pairs(PixelGap("prompt"), source, None, {})
-    assert not isinstance(pairs, str)
+    pairs, other = form_pairs(PixelGap("prompt"), source, None, {})
+    assert other is source
     used = [i for pair in pairs for i in pair]
     assert len(used) == len(set(used)) == 18  # 7 + 7 + 6 samples a prompt: one of each 7 stays alone
     assert all(i % 3 == j % 3 for i, j in pairs)
-    assert pairs == form_pairs(PixelGap("prompt"), source, None, {})
-    assert form_pairs(PixelGap("prompt", max_pairs=4), source, None, {}) == pairs[:4]
-    assert len(form_pairs(PixelGap("any"), source, None, {})) == 10
+    assert pairs == form_pairs(PixelGap("prompt"), source, None, {})[0]
+    assert form_pairs(PixelGap("prompt", max_pairs=4), source, None, {})[0] == pairs[:4]
+    assert len(form_pairs(PixelGap("any"), source, None, {})[0]) == 10
 
 
 def test_one_sample_a_prompt_has_no_pairs(tmp_path: Path) -> None:
