@@ -87,49 +87,39 @@ class Source(Protocol):
     @property
     def name(self) -> str:
         """What messages call it."""
-        ...
 
     def __len__(self) -> int: ...
 
     @property
     def digest(self) -> str:
         """sha256 of the content; cheap the second time; no torch."""
-        ...
 
     def read(self, indices: range) -> list[NDArray[np.uint8]]:
         """Images u8 [H,W,3], verified against what was recorded of them; `DataError` names the file that is not."""
-        ...
 
     def location(self, index: int) -> str:
         """Where an image lies, for people and reports: a file's absolute path, or NAME[index] where it has no file."""
-        ...
 
     @property
     def prompts(self) -> Sequence[str | None]:
         """One text per image; none where it was not asked for by text."""
-        ...
 
     @property
     def categories(self) -> Sequence[str | None]:
         """The class of each image as text, or none."""
-        ...
 
     @property
     def warnings(self) -> Mapping[str, int]:
         """Images by kind of warning ("blanked", "prompt_truncated", "exif_rotated", "alpha_dropped", ...)."""
-        ...
 
     def headers(self) -> Headers:
         """What is known of each image's file; no image is read."""
-        ...
 
     def unlike_metadata(self) -> list[int]:
         """Images whose sha256 is not the one that a metadata file next to them records."""
-        ...
 
     def stats(self) -> GenerationStats | None:
         """What making them cost; none where they were not made by evalkit."""
-        ...
 
 
 class WithoutRecords:

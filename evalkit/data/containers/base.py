@@ -7,7 +7,7 @@ import functools
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from evalkit.data import sidecars
 from evalkit.data.remote import Place, Stamp
@@ -156,9 +156,9 @@ class Table(Container):
     def image(self, row: int) -> bytes:
         """A row's image file. Safe to call from several threads. Raises DataError where there is none."""
 
-    @abstractmethod
-    def strings(self, column: str) -> Sequence[str | None]:
-        """A column of texts; of a list of texts the first."""
+    def values(self, column: str) -> Sequence[Any]:
+        """A column as it is stored."""
+        raise NotImplementedError  # a table without `texts` is never asked
 
     @abstractmethod
     def labels(self) -> Sequence[str | None]:
@@ -201,7 +201,7 @@ class Table(Container):
             return [texts.get(name) for name in names]
         if column not in self.texts:
             raise ConfigError(f"{self.place}: no column of texts '{column}'. {nearest(column, self.texts)}")
-        values = self.strings(column)
+        values = [(v[0] if v else None) if isinstance(v, list) else v for v in self.values(column)]  # of several: one
         return [values[int(name)] for name in names]
 
     def classes(self, read: Reader, names: Sequence[str], *, by_folder: bool) -> Sequence[str | None]:
