@@ -6,6 +6,7 @@ import itertools
 import logging
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,6 @@ from evalkit.config.schema import RunConfig
 from evalkit.config.sweep import Variant, expand
 from evalkit.errors import ConfigError, EvalkitError, whole_number
 from evalkit.models.base import ExistingImages, Model, Sampler
-from evalkit.plan.dry_run import Missing
 from evalkit.prompts.sets import PromptSet
 from evalkit.samples.model_pool import BuiltCell
 from evalkit.utils.files import sha256_json
@@ -101,6 +101,33 @@ def make_grid(config: RunConfig, missing: Missing | None = None) -> Grid:
         built={cell.key: built for cell, built in pairs},
         prompts={name: variant.prompts for name, variant in maker.prompt_sets.items()},
     )
+
+
+class Missing:
+    """What a dry run finds missing: weights and images that a run would stop for, or fetch; all of it at once.
+
+    Where it is not `dry`, the first thing that is missing ends the run, as it should.
+    """
+
+    def __init__(self, dry: bool = False) -> None:
+        self.dry = dry
+        self.lines: list[str] = []
+
+    def any_of(self, *subjects: str) -> bool:
+        """Whether any of these is missing."""
+        return any(line.partition(":")[0] in subjects for line in self.lines)
+
+    @contextmanager
+    def noted(self, subject: str) -> Iterator[None]:
+        """In a dry run a ConfigError inside is noted under `subject`, and goes no further."""
+        try:
+            yield
+        except ConfigError as error:
+            if not self.dry:
+                raise
+            line = f"{subject}: {error}"
+            if line not in self.lines:  # several models of one option may lack the same file
+                self.lines.append(line)
 
 
 class _GridMaker:

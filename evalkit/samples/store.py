@@ -172,14 +172,16 @@ class SampleSet(WithoutRecords):
         )
 
     def stats(self) -> GenerationStats:
+        import numpy as np
+
         timed = [row for row in self.rows if not row["warmup"]] or list(self.rows)
-        latencies = sorted(float(row["latency_s"]) for row in timed)
+        latencies = [float(row["latency_s"]) for row in timed]
         clock = [float(s) for row in timed if (s := row.get("clock_s", row["latency_s"])) is not None] or latencies
         evaluations = [float(row["nfe"]) for row in self.rows if row["nfe"] is not None]
         peaks = [float(row["peak_memory_mb"]) for row in self.rows if row["peak_memory_mb"] is not None]
         return GenerationStats(
-            latency_p50=_percentile(latencies, 0.5),
-            latency_p95=_percentile(latencies, 0.95),
+            latency_p50=float(np.percentile(latencies, 50)),
+            latency_p95=float(np.percentile(latencies, 95)),
             images_per_second=len(clock) / max(sum(clock), 1e-9),
             nfe=sum(evaluations) / len(evaluations) if evaluations else None,
             peak_memory_mb=max(peaks) if peaks else None,
@@ -187,14 +189,6 @@ class SampleSet(WithoutRecords):
             batch_size=max(int(row["batch"]) for row in self.rows),
             blanked=self.warnings.get("blanked", 0),
         )
-
-
-def _percentile(ordered: Sequence[float], share: float) -> float:
-    """As numpy's default: linear between the two nearest ranks."""
-    position = share * (len(ordered) - 1)
-    low = int(position)
-    high = min(low + 1, len(ordered) - 1)
-    return ordered[low] + (ordered[high] - ordered[low]) * (position - low)
 
 
 def shard_name(start: int, stop: int, size: int) -> str:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import gc
 import sys
 import threading
-from types import TracebackType
 from typing import Self
 
 from evalkit.errors import ConfigError, nearest
@@ -105,9 +104,7 @@ class MemoryMeter:
             self._thread.start()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self._closed.set()
         if self._thread is not None:
             self._thread.join()
