@@ -97,9 +97,8 @@ class Remote:
         """All files below a folder by relative posix path, in no order."""
 
         def find(fs: Any, path: str) -> dict[str, Stamp]:
-            listed: Mapping[str, Any] = fs.find(path, detail=True)
             start = len(path.rstrip("/")) + 1
-            return {str(name)[start:]: _stamp(info) for name, info in listed.items()}
+            return {str(name)[start:]: _stamp(info) for name, info in fs.find(path, detail=True).items()}
 
         return self._call(find)
 
@@ -142,12 +141,7 @@ class Remote:
 
     def remove(self) -> None:
         """Removes a file or a folder, if it is there."""
-
-        def remove(fs: Any, path: str) -> None:
-            if fs.exists(path):
-                fs.rm(path, recursive=True)
-
-        self._call(remove)
+        self._call(lambda fs, path: fs.rm(path, recursive=True) if fs.exists(path) else None)
 
     def _call(self, action: Callable[[Any, str], T], name: str = "") -> T:
         fs, path = _filesystem(self.url)
