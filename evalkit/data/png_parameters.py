@@ -7,7 +7,9 @@ line "Steps: 20, Sampler: Euler a, CFG scale: 7, Seed: 1, ...". ComfyUI writes i
 
 from __future__ import annotations
 
+import contextlib
 import json
+import math
 import re
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -73,15 +75,8 @@ def _from_comfy(text: str) -> dict[str, Any] | None:
         "negative_prompt": _text_above(nodes, sampler, ("negative", "guider")),
     }
     for ours, theirs in _COMFY.items():
-        values[ours] = next(
-            (
-                value
-                for node in _above(nodes, sampler)
-                for name in theirs
-                if _is_value(value := _inputs(node).get(name))
-            ),
-            None,
-        )
+        inputs = (_inputs(node).get(name) for node in _above(nodes, sampler) for name in theirs)
+        values[ours] = next(filter(_is_value, inputs), None)
     return _typed(values)
 
 
@@ -143,13 +138,11 @@ def _typed(values: Mapping[str, Any]) -> dict[str, Any] | None:
     for name, value in values.items():
         if value is None or value == "":
             continue
-        if name in ("seed", "steps", "cfg"):
-            try:
-                result[name] = float(value) if name == "cfg" else int(value)
-            except (ValueError, OverflowError):
-                continue
-            if result[name] != result[name] or abs(result[name]) == float("inf"):
-                del result[name]
-        else:
+        if name not in ("seed", "steps", "cfg"):
             result[name] = str(value).strip()
+            continue
+        with contextlib.suppress(ValueError, OverflowError):
+            number = float(value) if name == "cfg" else int(value)
+            if math.isfinite(number):
+                result[name] = number
     return result if result.get("prompt") else None

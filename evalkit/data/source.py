@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import functools
 import os
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from evalkit.data import codec
 from evalkit.errors import ConfigError, DataError
@@ -140,6 +141,35 @@ class WithoutRecords:
 
     def stats(self) -> GenerationStats | None:
         return None
+
+
+class FileImages(WithoutRecords, ABC):
+    """What a `Source` says of image files whose sha256s are known.
+
+    Attributes:
+        files: in order.
+        remedy: what fixes one that is not as it was recorded.
+    """
+
+    files: tuple[Path, ...]
+    remedy: ClassVar[str]
+
+    @abstractmethod
+    def sha256(self, index: int) -> str:
+        """The recorded digest of a file."""
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    @functools.cached_property
+    def digest(self) -> str:
+        return content_digest(self.sha256(i) for i in range(len(self)))
+
+    def read(self, indices: range) -> list[NDArray[np.uint8]]:
+        return read_verified([(self.files[i], self.sha256(i)) for i in indices], self.remedy)
+
+    def location(self, index: int) -> str:
+        return str(self.files[index].absolute())
 
 
 @functools.cache  # few differ, and there may be a million images

@@ -20,7 +20,7 @@ from typing import Any
 
 from evalkit.errors import ConfigError, DataError, nearest, whole_number
 from evalkit.utils.files import resolve_path, sha256_file, sha256_json
-from evalkit.utils.tables import decode_text, read_table
+from evalkit.utils.tables import decode_text, parse_table
 
 IMAGES = ("control", "source", "mask", "target")  # a prompt's fields that are paths of images
 
@@ -174,7 +174,7 @@ class TablePrompts(PromptSet):
         file = _existing(path)
         images = {"control": control, "source": source, "mask": mask, "target": target}
         columns = _columns(text=text, negative=negative, category=category, class_id=class_id, **images)
-        rows = read_table(file, delimiter)
+        rows = parse_table(file, file.read_bytes(), delimiter)
         made = tuple(
             _from_row(row, columns, f"{file}:{line}", file.parent) for line, row in itertools.islice(rows, limit)
         )

@@ -30,14 +30,11 @@ from typing import TYPE_CHECKING, Any
 
 from evalkit.cell import KEY_SHOWN
 from evalkit.data.shard_format import METADATA, parse_shard
-from evalkit.data.source import GenerationStats, Headers, WithoutRecords, content_digest, kinds_of, read_verified
+from evalkit.data.source import FileImages, GenerationStats, Headers, kinds_of
 from evalkit.errors import StoreError
 from evalkit.utils.files import write_json, writing
 
 if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-
     from evalkit.cell import Cell
 
 FORMAT = 1
@@ -90,7 +87,7 @@ class Store:
 
 
 @dataclass(frozen=True, eq=False)
-class SampleSet(WithoutRecords):
+class SampleSet(FileImages):
     """The first samples of a cell, complete. It is a `Source`.
 
     Attributes:
@@ -99,6 +96,7 @@ class SampleSet(WithoutRecords):
         rows: their lines of metadata.jsonl.
     """
 
+    remedy = "delete this shard's folder, and the next run makes it again"
     name: str
     files: tuple[Path, ...]
     rows: tuple[Mapping[str, Any], ...]
@@ -136,19 +134,8 @@ class SampleSet(WithoutRecords):
         folder = store.sample_folder(cell)
         return [(start, stop) for start, stop, shard in _shards(folder, cell) if shard is None]
 
-    def __len__(self) -> int:
-        return len(self.files)
-
-    @functools.cached_property
-    def digest(self) -> str:
-        return content_digest(str(row["sha256"]) for row in self.rows)
-
-    def read(self, indices: range) -> list[NDArray[np.uint8]]:
-        files = [(self.files[i], str(self.rows[i]["sha256"])) for i in indices]
-        return read_verified(files, "delete this shard's folder, and the next run makes it again")
-
-    def location(self, index: int) -> str:
-        return str(self.files[index].absolute())
+    def sha256(self, index: int) -> str:
+        return str(self.rows[index]["sha256"])
 
     @functools.cached_property
     def prompts(self) -> Sequence[str | None]:
@@ -235,11 +222,8 @@ def shard_size(folder: Path, cell: Cell) -> int:
 
 def _new_shard_size(cell: Cell) -> int:
     size = image_size(cell)
-    fitting = SHARD_BYTES // (size[0] * size[1] * 3) if size else SHARD_SAMPLES
-    count = SHARD_SAMPLES
-    while count > 1 and count > fitting:
-        count //= 2  # powers of two hold whole batches of the usual sizes
-    return count
+    fitting = min(SHARD_BYTES // (size[0] * size[1] * 3), SHARD_SAMPLES) if size else SHARD_SAMPLES
+    return 1 << max(fitting.bit_length() - 1, 0)  # powers of two hold whole batches of the usual sizes
 
 
 def prepare_folder(folder: Path, cell: Cell) -> int:

@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     from evalkit.data.stored import ReadOptions
 
 
+Texts = Sequence[str | None]  # of each image, or none
+
+
 def folder_of(name: str) -> str:
     """The folder that a relative posix path lies in; "." at the top."""
     return name.rpartition("/")[0] or "."
@@ -66,13 +69,11 @@ class Container(ABC):
         return f"{self.place.absolute()}[{number}]"
 
     @abstractmethod
-    def prompts(
-        self, read: Reader, names: Sequence[str], records: Sequence[FileRecord], how: str | None
-    ) -> Sequence[str | None]:
+    def prompts(self, read: Reader, names: Sequence[str], records: Sequence[FileRecord], how: str | None) -> Texts:
         """What each image was asked to show, or none; `how` as in `ReadOptions.prompts`."""
 
     @abstractmethod
-    def classes(self, read: Reader, names: Sequence[str], *, by_folder: bool) -> Sequence[str | None]:
+    def classes(self, read: Reader, names: Sequence[str], *, by_folder: bool) -> Texts:
         """The class of each image as text, or none."""
 
     def recorded(self, names: Sequence[str]) -> Mapping[str, str]:
@@ -123,12 +124,10 @@ class FileContainer(Container):
             )
         return options.choose(names)
 
-    def prompts(
-        self, read: Reader, names: Sequence[str], records: Sequence[FileRecord], how: str | None
-    ) -> Sequence[str | None]:
+    def prompts(self, read: Reader, names: Sequence[str], records: Sequence[FileRecord], how: str | None) -> Texts:
         return sidecars.find_prompts(self, read, names, records, how)
 
-    def classes(self, read: Reader, names: Sequence[str], *, by_folder: bool) -> Sequence[str | None]:
+    def classes(self, read: Reader, names: Sequence[str], *, by_folder: bool) -> Texts:
         if by_folder:
             return [None if (folder := folder_of(name)) == "." else folder for name in names]
         classes = sidecars.find_classes(self, read, names)
@@ -161,7 +160,7 @@ class Table(Container):
         raise NotImplementedError  # a table without `texts` is never asked
 
     @abstractmethod
-    def labels(self) -> Sequence[str | None]:
+    def labels(self) -> Texts:
         """The class of each row as text, or none; empty where it has none."""
 
     @abstractmethod
@@ -187,9 +186,7 @@ class Table(Container):
     def location(self, name: str, number: int) -> str:
         return super().location(name, int(name))
 
-    def prompts(
-        self, read: Reader, names: Sequence[str], records: Sequence[FileRecord], how: str | None
-    ) -> Sequence[str | None]:
+    def prompts(self, read: Reader, names: Sequence[str], records: Sequence[FileRecord], how: str | None) -> Texts:
         """ "auto" is the column prompt, text or caption, else the PNGs' own texts; else `how` names a column.
 
         Raises:
@@ -204,6 +201,6 @@ class Table(Container):
         values = [(v[0] if v else None) if isinstance(v, list) else v for v in self.values(column)]  # of several: one
         return [values[int(name)] for name in names]
 
-    def classes(self, read: Reader, names: Sequence[str], *, by_folder: bool) -> Sequence[str | None]:
+    def classes(self, read: Reader, names: Sequence[str], *, by_folder: bool) -> Texts:
         labels = self.labels()
         return [labels[int(name)] if labels else None for name in names]
