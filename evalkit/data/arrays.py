@@ -122,11 +122,7 @@ class ArrayImages(WithoutRecords):
         return f"{self.name}[{index}]"
 
     def head(self, num_samples: int | None) -> ArrayImages:
-        """The first `num_samples` images (none: all).
-
-        Raises:
-            ConfigError: there are fewer.
-        """
+        """The first `num_samples` images (none: all); ConfigError where there are fewer."""
         if num_samples is None or num_samples == len(self):
             return self
         check_count(self.name, len(self), num_samples)

@@ -15,7 +15,7 @@ from typing import Any
 from evalkit.data.arrays import ArrayImages
 from evalkit.data.concat import expand
 from evalkit.data.containers.archive import Archive
-from evalkit.data.containers.base import Container
+from evalkit.data.containers.base import Container, Table
 from evalkit.data.containers.folder import Folder, RemoteFolder
 from evalkit.data.containers.parquet import Parquet
 from evalkit.data.remote import Place, Remote, find_place
@@ -80,6 +80,24 @@ class Opener(ABC):
 
     @abstractmethod
     def _open(self, cache: Path | None) -> Images: ...
+
+
+class TableOpener(Opener):
+    """The images of a table, which is made when it is first looked at."""
+
+    @property
+    @abstractmethod
+    def _table(self) -> Table: ...
+
+    def check(self) -> None:
+        """Raises ConfigError where it is not there (it may be fetched for that), or has no such column."""
+        self._count()
+
+    def _count(self) -> int:
+        return len(self._table)
+
+    def _open(self, cache: Path | None) -> Images:
+        return open_container(self._table, self.options, cache=cache)
 
 
 class PathOpener(Opener):

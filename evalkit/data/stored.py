@@ -188,11 +188,7 @@ class StoredImages(WithoutRecords):
         return unlike
 
     def head(self, num_samples: int | None) -> StoredImages:
-        """The first `num_samples` images (none: all).
-
-        Raises:
-            ConfigError: there are fewer.
-        """
+        """The first `num_samples` images (none: all); ConfigError where there are fewer."""
         if num_samples is None or num_samples == len(self):
             return self
         check_count(self.name, len(self), num_samples)

@@ -207,41 +207,40 @@ class _GridMaker:
         for sampler, prompts, seed in itertools.product(self._samplers_for(made), prompt_names, self.seeds):
             prompt_set = self.prompt_sets[prompts] if prompts else None
             call = dict(made.call_settings)
+            sampler_name, sampler_option = (sampler.variant.name, sampler.variant.option) if sampler else (None, None)
             # The steps that are really made: a model's own (a distilled one's, say) win over the sampler's.
-            steps = call.get("num_inference_steps")
-            if sampler is not None and steps is None:
-                steps = sampler.variant.option.get("num_inference_steps")
+            steps = call.get("num_inference_steps", (sampler_option or {}).get("num_inference_steps"))
             settings = {**made.variant.swept, **(sampler.variant.swept if sampler else {}), **call}
             if steps is not None:
                 settings["num_inference_steps"] = steps
             parts = {
                 "model": identity,
-                "sampler": {**_arguments(sampler.variant.option), "num_inference_steps": steps} if sampler else None,
+                "sampler": None
+                if sampler_option is None
+                else _arguments(sampler_option) | {"num_inference_steps": steps},
                 "settings": {key: value for key, value in call.items() if key != "num_inference_steps"},
                 "prompts": prompt_set.identity if prompt_set else None,
                 "seed": seed,
             }
             cell = Cell(
                 model=name,
-                sampler=sampler.variant.name if sampler else None,
+                sampler=sampler_name,
                 prompts=prompts,
                 settings=settings,
                 seed=seed,
                 num_samples=self._num_samples(prompt_set, available),
                 key=sha256_json(parts),
-                name=self._name(made, sampler, settings, prompts, seed),
+                name=self._name(name, sampler_name, settings, prompts, seed),
                 options={
                     "model": made.option,
-                    "sampler": sampler.variant.option if sampler else None,
+                    "sampler": sampler_option,
                     "prompts": prompt_set.option if prompt_set else None,
                 },
                 call_settings=call,
                 identity=parts,
             )
-            yield (
-                cell,
-                BuiltCell(made.model, sampler.sampler if sampler else None, prompt_set.prompts if prompt_set else None),
-            )
+            built_prompts = prompt_set.prompts if prompt_set else None
+            yield cell, BuiltCell(made.model, sampler.sampler if sampler else None, built_prompts)
 
     def _samplers_for(self, made: _ModelVariant) -> list[_SamplerVariant | None]:
         """The samplers that apply to a model; a model without a sampler has one cell where others have many."""
@@ -272,15 +271,8 @@ class _GridMaker:
         # An unconditional model is compared with the prompted ones: only sets of equal size can be.
         return max((len(p.prompts) for p in self.prompt_sets.values()), default=DEFAULT_NUM_SAMPLES)
 
-    def _name(
-        self,
-        made: _ModelVariant,
-        sampler: _SamplerVariant | None,
-        settings: Mapping[str, Any],
-        prompts: str | None,
-        seed: int,
-    ) -> str:
-        parts = [made.variant.name] + ([sampler.variant.name] if sampler else [])
+    def _name(self, model: str, sampler: str | None, settings: Option, prompts: str | None, seed: int) -> str:
+        parts = [model] + ([sampler] if sampler else [])
         parts += [_slug(key, value) for key, value in settings.items() if value is not None]
         parts += [prompts] if prompts and len(self.prompt_sets) > 1 else []
         parts += [f"seed{seed}"] if len(self.seeds) > 1 else []

@@ -41,14 +41,10 @@ def pick_device(device: str) -> str:
 
 def synchronize(device: str) -> None:
     """Waits until the device has done all that it was given."""
-    if device.startswith("cuda"):
+    if device != "cpu":
         import torch
 
-        torch.cuda.synchronize(device)
-    elif device == "mps":
-        import torch
-
-        torch.mps.synchronize()
+        torch.cuda.synchronize(device) if device.startswith("cuda") else torch.mps.synchronize()
 
 
 def label(device: str) -> str:

@@ -16,9 +16,9 @@ from typing import Any
 
 from evalkit.data.containers.archive_index import MAX_FILES
 from evalkit.data.containers.base import Table
-from evalkit.data.open import Opener
+from evalkit.data.open import TableOpener
 from evalkit.data.remote import Place, Remote, Stamp
-from evalkit.data.stored import ReadOptions, StoredImages, open_container
+from evalkit.data.stored import ReadOptions
 from evalkit.errors import ConfigError, DataError, nearest
 from evalkit.utils.files import sha256_json
 from evalkit.utils.text import one_line
@@ -27,7 +27,7 @@ SAVED = ("state.json", "dataset_dict.json")  # one of them lies in what save_to_
 
 
 @dataclass(eq=False)
-class DatasetOpener(Opener):
+class DatasetOpener(TableOpener):
     """A dataset, and how its images are read.
 
     Attributes:
@@ -47,16 +47,6 @@ class DatasetOpener(Opener):
     config: str | None = None
     revision: str | None = None
     options: ReadOptions = field(default_factory=ReadOptions)
-
-    def check(self) -> None:
-        """Raises ConfigError where it is not there (it is fetched for that), or has no such column."""
-        self._count()
-
-    def _count(self) -> int:
-        return len(self._table)
-
-    def _open(self, cache: Path | None) -> StoredImages:
-        return open_container(self._table, self.options, cache=cache)
 
     @functools.cached_property
     def _table(self) -> HFDataset:

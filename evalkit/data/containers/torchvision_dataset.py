@@ -19,9 +19,9 @@ from typing import TYPE_CHECKING, Any
 from evalkit.data import codec
 from evalkit.data.arrays import ArrayImages
 from evalkit.data.containers.base import Table
-from evalkit.data.open import Opener
+from evalkit.data.open import Images, TableOpener
 from evalkit.data.remote import Place, Remote, Stamp
-from evalkit.data.stored import ReadOptions, StoredImages, open_container
+from evalkit.data.stored import ReadOptions
 from evalkit.errors import ConfigError, DataError, nearest
 from evalkit.utils.files import sha256_json
 from evalkit.utils.text import one_line
@@ -43,7 +43,7 @@ _CIFAR = {
 
 
 @dataclass(eq=False)
-class TorchvisionOpener(Opener):
+class TorchvisionOpener(TableOpener):
     """A torchvision dataset, and how its images are read.
 
     Attributes:
@@ -62,17 +62,13 @@ class TorchvisionOpener(Opener):
     arguments: Mapping[str, Any] = field(default_factory=dict)
     options: ReadOptions = field(default_factory=lambda: ReadOptions(prompts=None))
 
-    def check(self) -> None:
-        """Raises ConfigError where there is no such dataset, or it is not there, or it is a pickle."""
-        self.count()
-
     def _count(self) -> int:
-        return len(self.open() if self.name in _CIFAR else self._table)
+        return len(self.open()) if self.name in _CIFAR else super()._count()
 
-    def _open(self, cache: Path | None) -> StoredImages | ArrayImages:
+    def _open(self, cache: Path | None) -> Images:
         if self.name in _CIFAR:
             return read_cifar(self.name, Path(self.root or ".").expanduser(), self.split or "train")
-        return open_container(self._table, self.options, cache=cache)
+        return super()._open(cache)
 
     def identity(self) -> dict[str, Any]:
         about = {name: getattr(self, name) for name in ("name", "root", "split")}
