@@ -65,9 +65,9 @@ def _from_comfy(text: str) -> dict[str, Any] | None:
     if not isinstance(graph, dict):
         return None
     nodes = {str(name): node for name, node in graph.items() if isinstance(node, dict) and _inputs(node)}
-    sampler = next(
-        (node for node in nodes.values() if {"positive", "guider"} & set(_inputs(node)) and _samples(node)), None
-    )
+    guided = (node for node in nodes.values() if {"positive", "guider"} & set(_inputs(node)))
+    samplers = (n for n in guided if "latent_image" in _inputs(n) or "sampler" in str(n.get("class_type", "")).lower())
+    sampler = next(samplers, None)
     if sampler is None:
         return None
     values: dict[str, Any] = {
@@ -76,21 +76,13 @@ def _from_comfy(text: str) -> dict[str, Any] | None:
     }
     for ours, theirs in _COMFY.items():
         inputs = (_inputs(node).get(name) for node in _above(nodes, sampler) for name in theirs)
-        values[ours] = next(filter(_is_value, inputs), None)
+        values[ours] = next((v for v in inputs if isinstance(v, str | int | float) and not isinstance(v, bool)), None)
     return _typed(values)
 
 
 def _inputs(node: Mapping[str, Any]) -> Mapping[str, Any]:
     inputs = node.get("inputs")
     return inputs if isinstance(inputs, dict) else {}
-
-
-def _samples(node: Mapping[str, Any]) -> bool:
-    return "latent_image" in _inputs(node) or "sampler" in str(node.get("class_type", "")).lower()
-
-
-def _is_value(value: Any) -> bool:
-    return isinstance(value, str | int | float) and not isinstance(value, bool)
 
 
 def _linked(nodes: Mapping[str, Any], value: Any) -> Mapping[str, Any] | None:

@@ -116,12 +116,10 @@ class Remote:
         assert mode == "rb"
         return cast("BinaryIO", RemoteFile(self))
 
-    def read_bytes(self) -> bytes:
-        return self._call(lambda fs, path: bytes(fs.cat_file(path)))
-
-    def read_inside(self, name: str) -> bytes:
-        """A file below a folder."""
-        return self._call(lambda fs, path: bytes(fs.cat_file(f"{path.rstrip('/')}/{name}")), str(self / name))
+    def read_bytes(self, name: str = "") -> bytes:
+        """A whole file: this one, or `name` below this folder."""
+        inner, url = (f"/{name}", str(self / name)) if name else ("", self.url)
+        return self._call(lambda fs, path: bytes(fs.cat_file(path.rstrip("/") + inner)), url)
 
     def put(self, file: Path) -> None:
         """Copies a local file there, over what is there."""
@@ -295,16 +293,13 @@ def _persist(url: str, action: Callable[[], T]) -> T:
             raise
         except Exception as error:  # file systems raise whatever their clients do
             explained = _explain(url, error)
-            if wait is None or not isinstance(explained, ServiceError) or _is_final(error):
+            status = getattr(error, "status", getattr(error.__cause__, "status", None))
+            # A server that refused gives the same answer again.
+            final = isinstance(status, int) and 400 <= status < 500 and status not in (408, 425, 429)
+            if wait is None or not isinstance(explained, ServiceError) or final:
                 raise explained from error
             time.sleep(wait)
     raise AssertionError
-
-
-def _is_final(error: Exception) -> bool:
-    """Whether a server refused: asking again gives the same answer."""
-    status = getattr(error, "status", getattr(error.__cause__, "status", None))
-    return isinstance(status, int) and 400 <= status < 500 and status not in (408, 425, 429)
 
 
 def _explain(url: str, error: Exception) -> EvalkitError:
@@ -320,7 +315,8 @@ def _explain(url: str, error: Exception) -> EvalkitError:
 
         return ConfigError(f"{url}: no such protocol. {nearest(scheme, known_implementations)}")
     hidden = error.__cause__  # fsspec says of a server that does not answer that the file is not there
-    if isinstance(error, FileNotFoundError) and isinstance(hidden, Exception) and not _is_absence(hidden):
+    absent = isinstance(hidden, FileNotFoundError | KeyError) or getattr(hidden, "status", None) in (404, 410)
+    if isinstance(error, FileNotFoundError) and isinstance(hidden, Exception) and not absent:
         return _explain(url, hidden)
     if isinstance(error, FileNotFoundError | NotADirectoryError):
         return ConfigError(f"{url}: nothing is there (no such file, folder or bucket): check the URL")
@@ -331,10 +327,6 @@ def _explain(url: str, error: Exception) -> EvalkitError:
     if isinstance(error, ValueError) and ("range requests" in reason or "streaming HTTP" in reason):
         return DataError(f"{url}: the server cannot give parts of a file: {_whole(url)}")
     return ServiceError(f"{url}: cannot be read or written: {reason}: run again when it can; what is finished is kept")
-
-
-def _is_absence(error: Exception) -> bool:
-    return isinstance(error, FileNotFoundError | KeyError) or getattr(error, "status", None) in (404, 410)
 
 
 def _whole(url: str) -> str:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from evalkit.data import codec
 from evalkit.data.png_parameters import read_parameters
-from evalkit.data.remote import Place, Remote, Stamp
+from evalkit.data.remote import Remote, Stamp
 from evalkit.errors import DataError
 from evalkit.utils.files import atomic_path, sha256_bytes
 
@@ -81,7 +81,9 @@ def scan(
         decode: also decodes each, so that damage behind the header is found.
         cache: a folder that keeps the records for the next process.
     """
-    file = _cache_file(cache, container.place) if cache else None
+    place = str(container.place) if isinstance(container.place, Remote) else os.path.realpath(container.place)
+    # The name tells the version of what is kept: 3 has a line per image.
+    file = cache / f"scan3-{sha256_bytes(place.encode())[:16]}.jsonl" if cache else None
     stored = load_records(file) if file else {}
     kept = {name: record for name, record in {**stored, **container.scanned}.items() if record.decoded or not decode}
     known = {name: kept[name] for name in names if name in kept and _is_as_it_was(container, name, kept[name])}
@@ -116,12 +118,6 @@ def _is_as_it_was(container: Container, name: str, record: FileRecord) -> bool:
         return (record.size, record.mtime_ns) == container.stamp(name)
     except OSError:
         return False
-
-
-def _cache_file(cache: Path, place: Place) -> Path:
-    """Its name tells the version of what is kept: 3 has a line per image."""
-    real = str(place) if isinstance(place, Remote) else os.path.realpath(place)
-    return cache / f"scan3-{sha256_bytes(real.encode())[:16]}.jsonl"
 
 
 def make_record(data: bytes, name: str, stamp: Stamp, *, decode: bool) -> FileRecord:

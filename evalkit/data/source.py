@@ -144,29 +144,25 @@ class WithoutRecords:
 
 
 class FileImages(WithoutRecords, ABC):
-    """What a `Source` says of image files whose sha256s are known.
-
-    Attributes:
-        files: in order.
-        remedy: what fixes one that is not as it was recorded.
-    """
+    """What a `Source` says of image `files` whose sha256s are known; `remedy` fixes one that is not as recorded."""
 
     files: tuple[Path, ...]
     remedy: ClassVar[str]
 
+    @property
     @abstractmethod
-    def sha256(self, index: int) -> str:
-        """The recorded digest of a file."""
+    def sha256s(self) -> Sequence[str]:
+        """The recorded digests of the files."""
 
     def __len__(self) -> int:
         return len(self.files)
 
     @functools.cached_property
     def digest(self) -> str:
-        return content_digest(self.sha256(i) for i in range(len(self)))
+        return content_digest(self.sha256s)
 
     def read(self, indices: range) -> list[NDArray[np.uint8]]:
-        return read_verified([(self.files[i], self.sha256(i)) for i in indices], self.remedy)
+        return read_verified([(self.files[i], self.sha256s[i]) for i in indices], self.remedy)
 
     def location(self, index: int) -> str:
         return str(self.files[index].absolute())

@@ -92,12 +92,14 @@ def make_plan(config: RunConfig) -> Plan:
     """
     store = Store(Path(config.store).expanduser())
     missing = Missing(config.dry_run)
+    cache = None if config.dry_run else store.root / "cache"  # of scans: a dry run writes nothing
     grid = make_grid(config, missing)
     metrics = _build_metrics(config)
     sides: dict[str, Source | Moments | None] = {"reference": None, "training": None}
     for side in sides:
         with missing.noted(side):
-            sides[side] = _open_side(config, side, store)
+            for name, option in getattr(config, side).items():
+                sides[side] = build(option, f"{side}.{name}").open(cache=cache)
     extractors = _build_extractors(config, metrics, missing)
     if not missing.any_of(*sides):
         check_counts(metrics, {cell.name: cell.num_samples for cell in grid.cells}, sides)
@@ -105,9 +107,12 @@ def make_plan(config: RunConfig) -> Plan:
     own: Mapping[str, Own] = {}
     if not missing.lines:  # these read the files
         check_moments(metrics, extractors, sides)
-        own = _own_images(config, grid, metrics, store)
+        own = _own_images(grid, metrics, cache)
         check_pairs(metrics, baseline, own)
     check_models(metrics, extractors)
+    exports: dict[str, Export] = {name: build(option, f"export.{name}") for name, option in config.export.items()}
+    for export in exports.values():
+        export.check()
     make_trackers(config.tracker)  # each is built anew where it logs, in a process of its own
     plan = Plan(
         config,
@@ -125,7 +130,7 @@ def make_plan(config: RunConfig) -> Plan:
         missing=tuple(missing.lines),
         earlier=tuple(ResultTable.load(Path(path).expanduser()) for path in config.add_results),
         gates=make_gates(config.gate, grid.cells, metrics, lint=config.lint),
-        exports=_build_exports(config),
+        exports=exports,
         engine=next((build(option, f"engine.{name}") for name, option in config.engine.items()), None),
         walk=make_walk(config.walk),
     )
@@ -166,15 +171,12 @@ def _build_extractors(config: RunConfig, metrics: Mapping[str, Metric], missing:
     return extractors
 
 
-def _own_images(config: RunConfig, grid: Grid, metrics: Mapping[str, Metric], store: Store) -> Mapping[str, Own]:
+def _own_images(grid: Grid, metrics: Mapping[str, Metric], cache: Path | None) -> Mapping[str, Own]:
     """By cell and kind the images that the chosen metrics of pairs compare with, or why there are none.
 
     They are the model's own where it knows of some, else those that its prompts name.
     """
     kinds = dict.fromkeys(m.pairs for m in metrics.values() if isinstance(m, PairMetric) and m.pairs in OWN)
-    if not kinds:
-        return {}
-    cache = None if config.dry_run else store.root / "cache"
     own: dict[str, dict[str, Source | str]] = {cell.name: {} for cell in grid.cells}
     for cell, kind in itertools.product(grid.cells, kinds):
         built = grid.built[cell.key]
@@ -184,17 +186,3 @@ def _own_images(config: RunConfig, grid: Grid, metrics: Mapping[str, Metric], st
         why = f"the samples have no prompts that name {kind} images"
         own[cell.name][kind] = why if images is None else images
     return own
-
-
-def _build_exports(config: RunConfig) -> dict[str, Export]:
-    exports: dict[str, Export] = {name: build(option, f"export.{name}") for name, option in config.export.items()}
-    for export in exports.values():
-        export.check()
-    return exports
-
-
-def _open_side(config: RunConfig, side: str, store: Store) -> Source | Moments | None:
-    opened: Source | Moments | None = None
-    for name, option in getattr(config, side).items():
-        opened = build(option, f"{side}.{name}").open(cache=None if config.dry_run else store.root / "cache")
-    return opened

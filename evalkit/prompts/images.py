@@ -33,11 +33,8 @@ class PromptImages(FileImages):
     warnings: ClassVar[Mapping[str, int]] = {}
 
     @functools.cached_property
-    def _sha256s(self) -> tuple[str, ...]:
-        return tuple(sha256_file(file) for file in self.files)
-
-    def sha256(self, index: int) -> str:
-        return self._sha256s[index]
+    def sha256s(self) -> Sequence[str]:
+        return [sha256_file(file) for file in self.files]
 
 
 def prompt_images(prompts: PromptSet, kind: str, num_samples: int, name: str) -> PromptImages | str:

@@ -134,8 +134,9 @@ class SampleSet(FileImages):
         folder = store.sample_folder(cell)
         return [(start, stop) for start, stop, shard in _shards(folder, cell) if shard is None]
 
-    def sha256(self, index: int) -> str:
-        return str(self.rows[index]["sha256"])
+    @functools.cached_property
+    def sha256s(self) -> Sequence[str]:
+        return [str(row["sha256"]) for row in self.rows]
 
     @functools.cached_property
     def prompts(self) -> Sequence[str | None]:
@@ -154,7 +155,7 @@ class SampleSet(FileImages):
             sizes=[(int(row["width"]), int(row["height"])) for row in self.rows],
             formats=["PNG"] * len(self),
             kinds=[kinds_of("RGB", tuple(row["warnings"])) for row in self.rows],
-            sha256s=[str(row["sha256"]) for row in self.rows],
+            sha256s=self.sha256s,
             made=self.files,
         )
 
@@ -207,7 +208,9 @@ def shard_size(folder: Path, cell: Cell) -> int:
     except FileNotFoundError:
         if (folder / "shards").is_dir() and any(parse_shard(p.name) for p in (folder / "shards").iterdir()):
             raise StoreError(f"{path} is missing next to its shards: put it back, or delete {folder}") from None
-        return _new_shard_size(cell)
+        image = image_size(cell)
+        fitting = min(SHARD_BYTES // (image[0] * image[1] * 3), SHARD_SAMPLES) if image else SHARD_SAMPLES
+        return 1 << max(fitting.bit_length() - 1, 0)  # powers of two hold whole batches of the usual sizes
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise StoreError(f"{path} cannot be read ({type(error).__name__}): delete {folder} to make it again") from error
     if version != FORMAT:
@@ -218,12 +221,6 @@ def shard_size(folder: Path, cell: Cell) -> int:
             f"{path} is of another cell ({key[:longer]}, not {planned[:longer]}): use another store=FOLDER"
         )
     return size
-
-
-def _new_shard_size(cell: Cell) -> int:
-    size = image_size(cell)
-    fitting = min(SHARD_BYTES // (size[0] * size[1] * 3), SHARD_SAMPLES) if size else SHARD_SAMPLES
-    return 1 << max(fitting.bit_length() - 1, 0)  # powers of two hold whole batches of the usual sizes
 
 
 def prepare_folder(folder: Path, cell: Cell) -> int:

@@ -312,7 +312,12 @@ def _tar_members(file: BinaryIO, path: Place) -> Iterator[tuple[str, Member]]:
                 raise _no_tar(path, head)
             raise _damaged(path, "its end is missing (a download that was cut short?)")
         if not any(head):
-            _check_nothing_follows(file, path, at)
+            while block := _read_at(file, at, 1 << 20):
+                if any(block):
+                    raise DataError(
+                        f"{path}: data after its end mark (tars joined with cat?): give one tar, or pack it again"
+                    )
+                at += len(block)
             return
         name, size, kind = _tar_header(path, head, at)
         at += _BLOCK
@@ -397,10 +402,3 @@ def _pax(path: Place, data: bytes, name: str) -> tuple[str, int]:
             raise DataError(f"{path}: {name[:200]!r} is a sparse file: pack the files themselves")
         at = end
     return name, size
-
-
-def _check_nothing_follows(file: BinaryIO, path: Place, at: int) -> None:
-    while block := _read_at(file, at, 1 << 20):
-        if any(block):
-            raise DataError(f"{path}: data after its end mark (tars joined with cat?): give one tar, or pack it again")
-        at += len(block)

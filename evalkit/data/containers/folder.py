@@ -85,7 +85,7 @@ class RemoteFolder(FileContainer):
         return self.files[name][0]
 
     def read(self, name: str) -> bytes:
-        return self.place.read_inside(name)
+        return self.place.read_bytes(name)
 
 
 def _walk(folder: str, recursive: bool) -> Iterator[str]:
