@@ -243,11 +243,8 @@ class _Shared:
                 about = {"block_size": BLOCK, "cache_type": "blockcache", "cache_options": {"maxblocks": BLOCKS}}
                 self._file = fs.open(path, "rb", **about)
             self._file.seek(start)
-            data = bytes(self._file.read(count))
-            while data and len(data) < count:
-                more = self._file.read(count - len(data))
-                if not more:
-                    break
+            data = b""
+            while len(data) < count and (more := self._file.read(count - len(data))):
                 data += more
         except Exception:
             self._file = None  # a cut connection may leave it in any state

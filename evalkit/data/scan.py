@@ -136,8 +136,7 @@ def make_record(data: bytes, name: str, stamp: Stamp, *, decode: bool) -> FileRe
             codec.decode(data, name)
     except DataError as error:
         return FileRecord(*stamp, sha256, 0, 0, (), "", "", str(error), decode, None)
-    size = (header.width, header.height)
-    parameters = read_parameters(header.texts)
+    size, parameters = (header.width, header.height), read_parameters(header.texts)
     return FileRecord(*stamp, sha256, *size, header.notes, header.format, header.mode, None, decode, parameters)
 
 

@@ -208,16 +208,15 @@ class _GridMaker:
             prompt_set = self.prompt_sets[prompts] if prompts else None
             call = dict(made.call_settings)
             sampler_name, sampler_option = (sampler.variant.name, sampler.variant.option) if sampler else (None, None)
+            arguments = {key: value for key, value in (sampler_option or {}).items() if not key.startswith("_")}
             # The steps that are really made: a model's own (a distilled one's, say) win over the sampler's.
-            steps = call.get("num_inference_steps", (sampler_option or {}).get("num_inference_steps"))
+            steps = call.get("num_inference_steps", arguments.get("num_inference_steps"))
             settings = {**made.variant.swept, **(sampler.variant.swept if sampler else {}), **call}
             if steps is not None:
                 settings["num_inference_steps"] = steps
             parts = {
                 "model": identity,
-                "sampler": None
-                if sampler_option is None
-                else _arguments(sampler_option) | {"num_inference_steps": steps},
+                "sampler": {**arguments, "num_inference_steps": steps} if sampler else None,
                 "settings": {key: value for key, value in call.items() if key != "num_inference_steps"},
                 "prompts": prompt_set.identity if prompt_set else None,
                 "seed": seed,
@@ -293,10 +292,6 @@ def _seeds(seed: Any) -> list[int]:
     if not seeds or any(isinstance(s, bool) or not isinstance(s, int) or s < 0 for s in seeds):
         raise ConfigError(f"seed={seed}: give a whole number >= 0, or {{sweep: [0, 1]}}")
     return seeds
-
-
-def _arguments(option: Option) -> dict[str, Any]:
-    return {key: value for key, value in option.items() if not key.startswith("_")}
 
 
 def _slug(key: str, value: Any) -> str:

@@ -122,11 +122,8 @@ def _read_at(file: BinaryIO, start: int, count: int) -> bytes:
         with _lock:
             file.seek(start)
             return file.read(count)
-    data = os.pread(file.fileno(), count, start)
-    while data and len(data) < count:  # a read is cut at 2 GiB, and by some network file systems
-        more = os.pread(file.fileno(), count - len(data), start + len(data))
-        if not more:
-            break
+    data = b""  # a read is cut at 2 GiB, and by some network file systems
+    while len(data) < count and (more := os.pread(file.fileno(), count - len(data), start + len(data))):
         data += more
     return data
 

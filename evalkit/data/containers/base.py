@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import functools
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -163,16 +162,13 @@ class Table(Container):
     def labels(self) -> Texts:
         """The class of each row as text, or none; empty where it has none."""
 
+    @property
     @abstractmethod
     def version(self) -> Stamp:
         """What changes with the content."""
 
-    @functools.cached_property
-    def _version(self) -> Stamp:
-        return self.version()
-
     def stamp(self, name: str) -> Stamp:
-        return self._version
+        return self.version
 
     def images(self, options: ReadOptions) -> list[str]:
         return [f"{row:08d}" for row in range(len(self))]

@@ -70,7 +70,11 @@ class HFDataset(Table):
         self.place: Place = Remote(f"datasets://{opener.name}/{opener.split}")
         self._features = dict(table.features)
         self._column = self._image_column(opener.image)
-        self._label = self._label_column(opener.category)
+        self._label = opener.category
+        if self._label == "auto":
+            self._label = next((name for name, kind in self._features.items() if getattr(kind, "names", None)), None)
+        elif self._label is not None and self._label not in self._features:
+            raise ConfigError(f"{self.place}: no column '{self._label}'. {nearest(self._label, self._features)}")
         self._table = table
         self._images = table.select_columns([self._column])
         if type(self._features[self._column]).__name__ == "Image":
@@ -87,24 +91,21 @@ class HFDataset(Table):
     def __len__(self) -> int:
         return len(self._table)
 
+    @functools.cached_property
     def version(self) -> Stamp:
         return len(self), int(sha256_json([self._table._fingerprint, self._column])[:12], 16) + 1
 
     def image(self, row: int) -> bytes:
         value = self._images[row][self._column]
         data, path = (value.get("bytes"), value.get("path")) if isinstance(value, dict) else (value, None)
-        if data is None and path and Path(path).is_file():
-            data = self._follow(Path(path), row)
+        if data is None and path and Path(path).is_file():  # an imagefolder's rows name files
+            real = Path(path).resolve()  # a table from elsewhere could name any file of this machine
+            if not any(real.is_relative_to(root) for root in self._roots):
+                raise DataError(f"{self.place}: row {row}: {path} lies outside the dataset, and is not followed")
+            data = real.read_bytes()
         if not data:
             raise DataError(f"{self.place}: row {row}: no bytes of an image")
         return bytes(data)
-
-    def _follow(self, path: Path, row: int) -> bytes:
-        """A file that a row names (an imagefolder's do): a table from elsewhere could name any of this machine."""
-        real = path.resolve()
-        if not any(real.is_relative_to(root) for root in self._roots):
-            raise DataError(f"{self.place}: row {row}: {path} lies outside the dataset, and is not followed")
-        return real.read_bytes()
 
     def labels(self) -> Sequence[str | None]:
         """Class labels by their names, anything else as text."""
@@ -123,20 +124,11 @@ class HFDataset(Table):
 
     def _image_column(self, asked: str | None) -> str:
         names = [str(name) for name, feature in self._features.items() if _is_image(feature)]
-        if asked is None:
-            if not names:
-                raise ConfigError(f"{self.place}: no column of images among {', '.join(self._features)}")
-            return names[0]
-        if asked not in names:
+        if asked is None and not names:
+            raise ConfigError(f"{self.place}: no column of images among {', '.join(self._features)}")
+        if asked is not None and asked not in names:
             raise ConfigError(f"{self.place}: no column of images '{asked}'. {nearest(asked, names)}")
-        return asked
-
-    def _label_column(self, asked: str | None) -> str | None:
-        if asked == "auto":
-            return next((name for name, feature in self._features.items() if getattr(feature, "names", None)), None)
-        if asked is not None and asked not in self._features:
-            raise ConfigError(f"{self.place}: no column '{asked}'. {nearest(asked, self._features)}")
-        return asked
+        return asked or names[0]
 
 
 def load(name: str, split: str, config: str | None = None, revision: str | None = None) -> Any:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import bisect
 import contextlib
+import functools
 import itertools
 import threading
 import weakref
@@ -65,6 +66,7 @@ class Parquet(Table):
     def __len__(self) -> int:
         return self.starts[-1]
 
+    @functools.cached_property
     def version(self) -> Stamp:
         return stamp_of(self.place)
 

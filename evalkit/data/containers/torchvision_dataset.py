@@ -99,6 +99,7 @@ class TorchvisionDataset(Table):
     def __len__(self) -> int:
         return len(self._set)
 
+    @functools.cached_property
     def version(self) -> Stamp:
         """Torchvision tells nothing of a set's content: each image is compared with its sha256 when it is read."""
         about = [self._opener.identity(), len(self), version("torchvision")]
