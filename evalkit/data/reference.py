@@ -29,7 +29,7 @@ class Reference(ABC):
     """Where reference images come from. Building one is cheap; its YAML's keys are the constructor's arguments."""
 
     def check(self) -> None:
-        """Raises ConfigError, in one line, where the images are not there. Cheap; before any work."""
+        """Raises ConfigError, in one line, where the images are not there; before any work. By default by opening them."""
         self.open()
 
     @abstractmethod
