@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import logging
 import os
 import shlex
@@ -30,11 +31,9 @@ def main() -> None:
     try:
         _run()
     except (HydraException, OmegaConfBaseException) as error:
-        explained = explain(error, _overrides(), _config_dir())
-        _fail(str(explained), explained.exit_code)
+        _fail(explain(error, _overrides(), _config_dir()), EXIT_CONFIG)
     except ValueError as error:
-        explained = explain_null(error, _overrides())
-        _fail(str(explained), explained.exit_code)
+        _fail(explain_null(error, _overrides()), EXIT_CONFIG)
     except KeyboardInterrupt:
         command = shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
         _fail(
@@ -47,7 +46,7 @@ def _run(config: DictConfig) -> None:
     try:  # here, not in main: Hydra would print its own words first
         _evaluate(config)
     except EvalkitError as error:
-        _fail(str(error), error.exit_code)
+        _fail(error, error.exit_code)
     except OSError as error:  # a full disk, a store that cannot be read: the system's own words and the file's name
         _fail(f"{error.strerror or error}: {error.filename or ''}".rstrip(": "), EXIT_ERROR)
 
@@ -88,15 +87,13 @@ def _overrides() -> list[str]:
 
 def _config_dir() -> str | None:
     """The folder of `--config-dir` (or -cd), which Hydra's error does not carry."""
-    for flag, value in zip(sys.argv[1:], [*sys.argv[2:], ""], strict=True):
-        if flag in ("--config-dir", "-cd"):
-            return str(Path(value).resolve())
-        if flag.startswith("--config-dir="):
-            return str(Path(flag.partition("=")[2]).resolve())
-    return None
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--config-dir", "-cd")
+    folder = parser.parse_known_args()[0].config_dir
+    return str(Path(folder).resolve()) if folder else None
 
 
-def _fail(message: str, exit_code: int) -> None:
+def _fail(message: object, exit_code: int) -> None:
     sys.stdout.flush()
     print(f"evalkit: {message}", file=sys.stderr)
     sys.exit(exit_code)

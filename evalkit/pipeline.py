@@ -80,11 +80,7 @@ def _export(plan: Plan, sources: Mapping[str, Source]) -> None:
 
     names = ("model", "sampler", "prompts", "settings", "seed")
     sets = {
-        cell.name: Set(
-            sources[cell.name],
-            sources[cell.name].categories,
-            {name: getattr(cell, name) for name in names},
-        )
+        cell.name: Set(sources[cell.name], sources[cell.name].categories, {name: getattr(cell, name) for name in names})
         for cell in plan.cells
     }
     write_exports(plan.exports, sets, plan.out / "export")
@@ -128,14 +124,8 @@ def _generate(plan: Plan, pool: ModelPool) -> None:
         built.model.check_call(built.sampler, cell.call_settings)
         prompts = built.prompts.prompts[: cell.num_samples] if built.prompts else ()
         built.model.check_prompts(prompts, cell.call_settings)
-    generate_cells(
-        incomplete,
-        plan.store,
-        batch_size=plan.config.batch_size,
-        device=plan.config.device,
-        engine=plan.engine,
-        pool=pool,
-    )
+    size, device = plan.config.batch_size, plan.config.device
+    generate_cells(incomplete, plan.store, batch_size=size, device=device, engine=plan.engine, pool=pool)
 
 
 def _lint(plan: Plan, sources: Mapping[str, Source], watch: Watch) -> list[Finding]:

@@ -46,18 +46,16 @@ class Checked:
     """What came of it; `right` is none where it could not be run, and `why` says for want of what."""
 
     what: str
-    expected: float
-    tolerance: float
+    golden: Golden
     got: float | None
-    source: str
     why: str = ""
 
     @property
     def right(self) -> bool | None:
-        return None if self.got is None else abs(self.got - self.expected) <= self.tolerance
+        return None if self.got is None else abs(self.got - self.golden.expected) <= self.golden.tolerance
 
 
-# Every fifth held-out digit, blended with its mirror image, against the digits beside them.
+# Every fifth held-out digit, blended with its mirror image, against the digits next to them.
 DIGITS = (
     Golden("fid_digits", 47.69389, 0.02, "scipy.linalg.sqrtm on the same features"),
     Golden("kid_digits", 58.1332, 0.05, "torch-fidelity 0.4.0 on the same features"),
@@ -87,7 +85,7 @@ def gaussians() -> tuple[Any, Any]:
 
 
 def digit_sources() -> tuple[ArrayImages, ArrayImages]:
-    """Samples (every fifth reference digit, blended with its mirror image) and references (the digits beside them)."""
+    """Samples (every fifth reference digit, blended with its mirror image) and references (the digits next to them)."""
     import numpy as np
 
     from evalkit.data.arrays import ArrayImages
@@ -123,8 +121,7 @@ def _check_gaussians(config: RunConfig) -> Iterator[Checked]:
             for side, x in (("generated", generated), ("reference", reference))
         }
         score: Score = metric.score(**states)
-        what = f"{golden.metric} of N(0, I), 3000 x 1000, k = 5"
-        yield Checked(what, golden.expected, golden.tolerance, score.value, golden.source)
+        yield Checked(f"{golden.metric} of N(0, I), 3000 x 1000, k = 5", golden, score.value)
 
 
 def _check_digits(config: RunConfig, device: str) -> Iterator[Checked]:
@@ -146,14 +143,7 @@ def _check_digits(config: RunConfig, device: str) -> Iterator[Checked]:
         )
     for golden in DIGITS:
         found = scored["digits", golden.metric]
-        yield Checked(
-            f"{found.label} of blended digits",
-            golden.expected,
-            golden.tolerance,
-            found.score.value,
-            golden.source,
-            found.score.note or "",
-        )
+        yield Checked(f"{found.label} of blended digits", golden, found.score.value, found.score.note or "")
 
 
 def print_selfcheck(device: str) -> bool:
@@ -172,8 +162,8 @@ def print_selfcheck(device: str) -> bool:
         wrong += checked.right is False
         mark: Mapping[bool | None, str] = {True: "[green]right", False: "[bold red]WRONG", None: "not run"}
         got = checked.why if checked.got is None else f"{checked.got:.6g}"
-        figures = (f"{checked.expected:.6g}", got, f"{checked.tolerance:.2g}")
-        view.add_row(checked.what.replace("[", r"\["), *figures, mark[checked.right], checked.source)
+        figures = (f"{checked.golden.expected:.6g}", got, f"{checked.golden.tolerance:.2g}")
+        view.add_row(checked.what.replace("[", r"\["), *figures, mark[checked.right], checked.golden.source)
     Console().print(view)
     return wrong == 0
 

@@ -71,9 +71,8 @@ def build(option: Mapping[str, Any], where: str = "") -> Any:
     for key in option:
         if not key.startswith("_") and key not in parameters and not takes_any:
             raise ConfigError(f"{where}.{key}: {target} takes no '{key}'. {nearest(key, parameters)}")
-    needed = [p.name for p in parameters.values() if p.default is p.empty and p.kind is not p.VAR_KEYWORD]
-    for name in needed:
-        if name not in option and parameters[name].kind is not inspect.Parameter.VAR_POSITIONAL:
+    for name, p in parameters.items():
+        if name not in option and p.default is p.empty and p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL):
             raise ConfigError(f"{where}.{name} is not set: give {where}.{name}=VALUE")
     try:
         return instantiate(dict(option), _convert_="all", _recursive_=False)

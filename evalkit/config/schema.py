@@ -7,16 +7,11 @@ from typing import Any
 
 CONFIG_MODULE = "evalkit.configs"
 
-
 GROUPS = (
     *("model", "sampler", "prompts", "metric", "reference", "training", "extractor", "engine"),
     *("gate", "tracker", "export"),
 )
-
-
 RULES = ("gate",)  # groups whose options are rules, not objects to build: they have no `_target_`
-
-
 FOLDERS = {"training": "reference"}  # groups whose options are another group's
 
 

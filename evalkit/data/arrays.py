@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import hashlib
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
@@ -18,6 +19,19 @@ from evalkit.utils.text import one_line
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
+
+
+@contextlib.contextmanager
+def _failures(path: Place, kind: str) -> Iterator[None]:
+    """Turns what numpy, zipfile and zlib raise on a damaged file (anything) into a DataError of one line."""
+    try:
+        yield
+    except EvalkitError:
+        raise
+    except FileNotFoundError:
+        raise DataError(f"{path}: not a readable {kind}: there is no such file: check the path") from None
+    except Exception as error:
+        raise DataError(f"{path}: not a readable {kind}: {one_line(error)}") from error
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,7 +70,7 @@ class ArrayImages(WithoutRecords):
         """
         import numpy as np
 
-        try:
+        with _failures(path, ".npz"):
             with path.open("rb") as holder, zipfile.ZipFile(holder) as archive:
                 names = [name.removesuffix(".npy") for name in archive.namelist()]
                 if array not in names:
@@ -69,12 +83,6 @@ class ArrayImages(WithoutRecords):
                     )
             with path.open("rb") as holder, np.load(holder, allow_pickle=False) as file:
                 pixels = file[array]
-        except FileNotFoundError:
-            raise DataError(f"{path}: not a readable {path.suffix}: there is no such file: check the path") from None
-        except EvalkitError:
-            raise
-        except Exception as error:  # numpy, zipfile and zlib raise anything on damaged files
-            raise DataError(f"{path}: not a readable .npz: {one_line(error)}") from error
         return cls(str(path), pixels)
 
     @classmethod
@@ -86,18 +94,12 @@ class ArrayImages(WithoutRecords):
         """
         import numpy as np
 
-        try:
+        with _failures(path, ".npy"):
             if isinstance(path, Remote):
                 with path.open() as file:
                     pixels = np.load(file, allow_pickle=False)
             else:
                 pixels = np.load(path, mmap_mode="r", allow_pickle=False)
-        except EvalkitError:
-            raise
-        except FileNotFoundError:
-            raise DataError(f"{path}: not a readable {path.suffix}: there is no such file: check the path") from None
-        except Exception as error:
-            raise DataError(f"{path}: not a readable .npy: {one_line(error)}") from error
         if not isinstance(pixels, np.ndarray):
             raise DataError(f"{path}: not an .npy but an .npz: call it so")
         return cls(str(path), pixels)
@@ -120,11 +122,7 @@ class ArrayImages(WithoutRecords):
         return f"{self.name}[{index}]"
 
     def head(self, num_samples: int | None) -> ArrayImages:
-        """The first `num_samples` images (none: all).
-
-        Raises:
-            ConfigError: there are fewer.
-        """
+        """The first `num_samples` images (none: all); ConfigError where there are fewer."""
         if num_samples is None or num_samples == len(self):
             return self
         check_count(self.name, len(self), num_samples)

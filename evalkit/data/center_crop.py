@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from evalkit.data.source import WithoutRecords
-from evalkit.errors import ConfigError
+from evalkit.errors import whole_number
 from evalkit.utils.files import sha256_json
 
 if TYPE_CHECKING:
@@ -46,8 +46,7 @@ class CenterCropped(WithoutRecords):
     size: int
 
     def __post_init__(self) -> None:
-        if isinstance(self.size, bool) or not isinstance(self.size, int) or self.size < 1:
-            raise ConfigError(f"{self.source.name}: size={self.size!r}: give a whole number of pixels, or null")
+        whole_number(self.size, f"{self.source.name}: size")
 
     @property
     def name(self) -> str:

@@ -31,6 +31,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from evalkit.errors import DataError
+from evalkit.utils.text import one_line
 
 if TYPE_CHECKING:
     import numpy as np
@@ -157,7 +158,7 @@ def _open(data: bytes) -> Image:
 def _unreadable(name: str, error: Exception) -> DataError:
     if type(error).__name__ == "UnidentifiedImageError":
         return DataError(f"{name}: not an image file that Pillow can read")
-    return DataError(f"{name}: cannot be decoded: {' '.join(str(error).split()) or type(error).__name__}")
+    return DataError(f"{name}: cannot be decoded: {one_line(error)}")
 
 
 def _orientation(image: Image, data: bytes) -> int:
@@ -173,7 +174,7 @@ def _orientation(image: Image, data: bytes) -> int:
 
 def _notes(image: Image, data: bytes, orientation: int) -> tuple[str, ...]:
     notes = []
-    if image.mode in ("CMYK",):
+    if image.mode == "CMYK":
         notes.append("cmyk")
     if image.mode in (*_GREY16, "I") or _bits(image, data) == 16:
         notes.append("16bit")

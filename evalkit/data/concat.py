@@ -5,7 +5,7 @@ from __future__ import annotations
 import glob
 import itertools
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from evalkit.data.remote import Place, Remote
@@ -39,7 +39,8 @@ def expand(place: Place) -> list[Place] | None:
     written = list(itertools.islice(_braces(text), MAX_PARTS + 1))
     if len(written) > MAX_PARTS:
         raise ConfigError(f"{text}: stands for more than {MAX_PARTS:,} parts: check the pattern")
-    parts = [part for name in written for part in (_matching(place, name) if wild else [_same_kind(place, name)])]
+    kind = type(place)
+    parts = [part for name in written for part in (_matching(kind(name)) if wild else [kind(name)])]
     if not parts:
         raise ConfigError(f"{text}: nothing fits this pattern: check the path")
     return parts
@@ -61,14 +62,10 @@ def _braces(text: str) -> Iterator[str]:
         yield from _braces(text[: match.start()] + word + text[match.end() :])
 
 
-def _matching(place: Place, pattern: str) -> list[Place]:
-    parts: list[Place]
-    if isinstance(place, Remote):
-        parts = list(Remote(pattern).glob())
+def _matching(pattern: Place) -> list[Place]:
+    parts: Sequence[Place]
+    if isinstance(pattern, Remote):
+        parts = pattern.glob()
     else:
-        parts = [Path(name) for name in glob.glob(pattern, recursive=True)]  # noqa: PTH207 (the pattern may be absolute)
+        parts = [Path(name) for name in glob.glob(str(pattern), recursive=True)]  # noqa: PTH207 (it may be absolute)
     return sorted(parts, key=lambda part: natural_key(str(part)))
-
-
-def _same_kind(place: Place, name: str) -> Place:
-    return Remote(name) if isinstance(place, Remote) else Path(name)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import zipfile
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -76,21 +76,15 @@ def read_moments(path: Place) -> Moments:
                 k: file[k] for k in ("mu", "sigma", "mu_s", "sigma_s", "n", "protocol") if k in names
             }
     except (OSError, ValueError, EOFError, zipfile.BadZipFile, AttributeError, TypeError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise DataError(f"{path} cannot be read as an .npz of statistics: {reason}") from error
+        raise DataError(f"{path} cannot be read as an .npz of statistics: {one_line(error)[:200]}") from error
     if not {"mu", "sigma"} <= held.keys():
         found = ", ".join(sorted(names)) or "no named array"
         raise DataError(f"{path} holds no statistics: 'mu' and 'sigma' are wanted, it has {found}")
-    protocol = _read_protocol(path, held)
-    n = _count(path, held)
-    spatial = None
+    moments = _pair(path, held, "mu", "sigma", _read_protocol(path, held))
     if {"mu_s", "sigma_s"} <= held.keys():
-        mean, cov = _checked(path, held["mu_s"], held["sigma_s"], ("mu_s", "sigma_s"))
-        address = f"inception/{SPATIAL_LAYER}"
-        spatial = Moments(str(path), mean, cov, n, address, _digest(mean, cov, n, {"features": address}))
-    mean, cov = _checked(path, held["mu"], held["sigma"], ("mu", "sigma"))
-    digest = _digest(mean, cov, n, protocol)
-    return Moments(str(path), mean, cov, n, protocol.get("features"), digest, protocol.get("extractor"), spatial)
+        spatial = _pair(path, held, "mu_s", "sigma_s", {"features": f"inception/{SPATIAL_LAYER}"})
+        moments = replace(moments, spatial=spatial)
+    return moments
 
 
 def write_moments(
@@ -190,13 +184,17 @@ def _checked(
     return mean, cov
 
 
-def _count(path: Place, held: Mapping[str, NDArray[Any]]) -> int | None:
-    if "n" not in held:
-        return None
-    value = held["n"]
-    if value.size != 1 or value.dtype.kind not in "iu" or int(value.reshape(-1)[0]) < 2:
-        raise DataError(f"{path}: 'n' must be the number of images, 2 or more")
-    return int(value.reshape(-1)[0])
+def _pair(path: Place, held: Mapping[str, NDArray[Any]], mu: str, sigma: str, protocol: Mapping[str, Any]) -> Moments:
+    """A mean and covariance of a file; `protocol` is what is known of their features."""
+    mean, cov = _checked(path, held[mu], held[sigma], (mu, sigma))
+    n, counts = None, held.get("n")
+    if counts is not None:
+        if counts.size != 1 or counts.dtype.kind not in "iu" or counts.item() < 2:
+            raise DataError(f"{path}: 'n' must be the number of images, 2 or more")
+        n = int(counts.item())
+    head = json.dumps({"n": n, **protocol}, sort_keys=True).encode()
+    digest = sha256_bytes(head + mean.tobytes() + cov.tobytes())
+    return Moments(str(path), mean, cov, n, protocol.get("features"), digest, protocol.get("extractor"))
 
 
 def _read_protocol(path: Place, held: Mapping[str, NDArray[Any]]) -> dict[str, Any]:
@@ -210,8 +208,3 @@ def _read_protocol(path: Place, held: Mapping[str, NDArray[Any]]) -> dict[str, A
         return {"features": str(protocol["features"]), "extractor": dict(protocol["extractor"])}
     except (ValueError, KeyError, TypeError) as error:
         raise DataError(f"{path}: its 'protocol' cannot be read: {one_line(error)[:200]}") from error
-
-
-def _digest(mean: NDArray[np.float64], cov: NDArray[np.float64], n: int | None, protocol: Mapping[str, Any]) -> str:
-    head = json.dumps({"n": n, **protocol}, sort_keys=True).encode()
-    return sha256_bytes(head + mean.tobytes() + cov.tobytes())

@@ -10,16 +10,17 @@ import functools
 import os
 from abc import ABC, abstractmethod
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from evalkit.data.arrays import ArrayImages
 from evalkit.data.concat import expand
+from evalkit.data.containers.archive import Archive
+from evalkit.data.containers.base import Container, Table
+from evalkit.data.containers.folder import Folder, RemoteFolder
+from evalkit.data.containers.parquet import Parquet
 from evalkit.data.remote import Place, Remote, find_place
 from evalkit.data.stored import ReadOptions, StoredImages, join, open_container
 from evalkit.errors import ConfigError
-
-if TYPE_CHECKING:
-    from evalkit.data.containers.base import Container
 
 ARCHIVES = (".zip", ".tar")
 ARRAYS = (".npy", ".npz")
@@ -79,6 +80,24 @@ class Opener(ABC):
 
     @abstractmethod
     def _open(self, cache: Path | None) -> Images: ...
+
+
+class TableOpener(Opener):
+    """The images of a table, which is made when it is first looked at."""
+
+    @property
+    @abstractmethod
+    def _table(self) -> Table: ...
+
+    def check(self) -> None:
+        """Raises ConfigError where it is not there (it may be fetched for that), or has no such column."""
+        self._count()
+
+    def _count(self) -> int:
+        return len(self._table)
+
+    def _open(self, cache: Path | None) -> Images:
+        return open_container(self._table, self.options, cache=cache)
 
 
 class PathOpener(Opener):
@@ -150,17 +169,7 @@ def _container(path: Place, options: ReadOptions) -> Place | Container:
     if kind in ARRAYS:
         return path
     if kind in TABLES:
-        from evalkit.data.containers.parquet import Parquet
-
         return Parquet(path)
     if kind in ARCHIVES:
-        from evalkit.data.containers.archive import Archive
-
         return Archive(path)
-    if isinstance(path, Remote):
-        from evalkit.data.containers.remote_folder import RemoteFolder
-
-        return RemoteFolder(path)
-    from evalkit.data.containers.folder import Folder
-
-    return Folder(path, recursive=options.recursive)
+    return RemoteFolder(path) if isinstance(path, Remote) else Folder(path, recursive=options.recursive)

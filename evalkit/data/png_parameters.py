@@ -7,7 +7,9 @@ line "Steps: 20, Sampler: Euler a, CFG scale: 7, Seed: 1, ...". ComfyUI writes i
 
 from __future__ import annotations
 
+import contextlib
 import json
+import math
 import re
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -63,9 +65,9 @@ def _from_comfy(text: str) -> dict[str, Any] | None:
     if not isinstance(graph, dict):
         return None
     nodes = {str(name): node for name, node in graph.items() if isinstance(node, dict) and _inputs(node)}
-    sampler = next(
-        (node for node in nodes.values() if {"positive", "guider"} & set(_inputs(node)) and _samples(node)), None
-    )
+    guided = (node for node in nodes.values() if {"positive", "guider"} & set(_inputs(node)))
+    samplers = (n for n in guided if "latent_image" in _inputs(n) or "sampler" in str(n.get("class_type", "")).lower())
+    sampler = next(samplers, None)
     if sampler is None:
         return None
     values: dict[str, Any] = {
@@ -73,29 +75,14 @@ def _from_comfy(text: str) -> dict[str, Any] | None:
         "negative_prompt": _text_above(nodes, sampler, ("negative", "guider")),
     }
     for ours, theirs in _COMFY.items():
-        values[ours] = next(
-            (
-                value
-                for node in _above(nodes, sampler)
-                for name in theirs
-                if _is_value(value := _inputs(node).get(name))
-            ),
-            None,
-        )
+        inputs = (_inputs(node).get(name) for node in _above(nodes, sampler) for name in theirs)
+        values[ours] = next((v for v in inputs if isinstance(v, str | int | float) and not isinstance(v, bool)), None)
     return _typed(values)
 
 
 def _inputs(node: Mapping[str, Any]) -> Mapping[str, Any]:
     inputs = node.get("inputs")
     return inputs if isinstance(inputs, dict) else {}
-
-
-def _samples(node: Mapping[str, Any]) -> bool:
-    return "latent_image" in _inputs(node) or "sampler" in str(node.get("class_type", "")).lower()
-
-
-def _is_value(value: Any) -> bool:
-    return isinstance(value, str | int | float) and not isinstance(value, bool)
 
 
 def _linked(nodes: Mapping[str, Any], value: Any) -> Mapping[str, Any] | None:
@@ -143,13 +130,11 @@ def _typed(values: Mapping[str, Any]) -> dict[str, Any] | None:
     for name, value in values.items():
         if value is None or value == "":
             continue
-        if name in ("seed", "steps", "cfg"):
-            try:
-                result[name] = float(value) if name == "cfg" else int(value)
-            except (ValueError, OverflowError):
-                continue
-            if result[name] != result[name] or abs(result[name]) == float("inf"):
-                del result[name]
-        else:
+        if name not in ("seed", "steps", "cfg"):
             result[name] = str(value).strip()
+            continue
+        with contextlib.suppress(ValueError, OverflowError):
+            number = float(value) if name == "cfg" else int(value)
+            if math.isfinite(number):
+                result[name] = number
     return result if result.get("prompt") else None

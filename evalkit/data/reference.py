@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -27,9 +28,9 @@ if TYPE_CHECKING:
 class Reference(ABC):
     """Where reference images come from. Building one is cheap; its YAML's keys are the constructor's arguments."""
 
-    @abstractmethod
     def check(self) -> None:
-        """Raises ConfigError, in one line, where the images are not there. Cheap; before any work."""
+        """Raises ConfigError, in one line, where the images are not there; before any work. By default by opening them."""
+        self.open()
 
     @abstractmethod
     def open(self, *, cache: Path | None = None) -> Source | Moments | None:
@@ -41,17 +42,12 @@ class Reference(ABC):
         """
 
 
+@dataclass(eq=False)
 class OpenedReference(Reference):
-    """Images that an opener opens, once.
+    """Images that an opener opens, once; of these the first `num_samples` alone (none: all)."""
 
-    Args:
-        opener: where they are, and how they are read.
-        num_samples: the first images alone; none: all.
-    """
-
-    def __init__(self, opener: Opener, num_samples: int | None = None) -> None:
-        self.opener = opener
-        self.num_samples = num_samples
+    opener: Opener
+    num_samples: int | None = None
 
     def check(self) -> None:
         self.opener.check()
@@ -165,6 +161,7 @@ class VisionReference(OpenedReference):
         super().__init__(TorchvisionOpener(name, root, split, download, dict(options or {}), reading), num_samples)
 
 
+@dataclass(eq=False)
 class DigitsReference(Reference):
     """The 5,000 held-out captioned digits that ship with the package, u8 [32,32,3], with their captions.
 
@@ -172,8 +169,7 @@ class DigitsReference(Reference):
         style: the same digits in an ink style (evalkit/digits/data.py); none: plain.
     """
 
-    def __init__(self, style: str | None = None) -> None:
-        self.style = style
+    style: str | None = None
 
     def check(self) -> None:
         from evalkit.digits import REFERENCE
@@ -207,9 +203,6 @@ class StatsReference(Reference):
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = find_place(path)
 
-    def check(self) -> None:
-        self.open()
-
     def open(self, *, cache: Path | None = None) -> Moments:
         from evalkit.data.moments import read_moments
 
@@ -218,9 +211,6 @@ class StatsReference(Reference):
 
 class NoReference(Reference):
     """No reference images: only metrics of the generated samples alone apply."""
-
-    def check(self) -> None:
-        return
 
     def open(self, *, cache: Path | None = None) -> None:
         return None

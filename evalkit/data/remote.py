@@ -97,9 +97,8 @@ class Remote:
         """All files below a folder by relative posix path, in no order."""
 
         def find(fs: Any, path: str) -> dict[str, Stamp]:
-            listed: Mapping[str, Any] = fs.find(path, detail=True)
             start = len(path.rstrip("/")) + 1
-            return {str(name)[start:]: _stamp(info) for name, info in listed.items()}
+            return {str(name)[start:]: _stamp(info) for name, info in fs.find(path, detail=True).items()}
 
         return self._call(find)
 
@@ -117,12 +116,10 @@ class Remote:
         assert mode == "rb"
         return cast("BinaryIO", RemoteFile(self))
 
-    def read_bytes(self) -> bytes:
-        return self._call(lambda fs, path: bytes(fs.cat_file(path)))
-
-    def read_inside(self, name: str) -> bytes:
-        """A file below a folder."""
-        return self._call(lambda fs, path: bytes(fs.cat_file(f"{path.rstrip('/')}/{name}")), str(self / name))
+    def read_bytes(self, name: str = "") -> bytes:
+        """A whole file: this one, or `name` below this folder."""
+        inner, url = (f"/{name}", str(self / name)) if name else ("", self.url)
+        return self._call(lambda fs, path: bytes(fs.cat_file(path.rstrip("/") + inner)), url)
 
     def put(self, file: Path) -> None:
         """Copies a local file there, over what is there."""
@@ -142,12 +139,7 @@ class Remote:
 
     def remove(self) -> None:
         """Removes a file or a folder, if it is there."""
-
-        def remove(fs: Any, path: str) -> None:
-            if fs.exists(path):
-                fs.rm(path, recursive=True)
-
-        self._call(remove)
+        self._call(lambda fs, path: fs.rm(path, recursive=True) if fs.exists(path) else None)
 
     def _call(self, action: Callable[[Any, str], T], name: str = "") -> T:
         fs, path = _filesystem(self.url)
@@ -251,11 +243,8 @@ class _Shared:
                 about = {"block_size": BLOCK, "cache_type": "blockcache", "cache_options": {"maxblocks": BLOCKS}}
                 self._file = fs.open(path, "rb", **about)
             self._file.seek(start)
-            data = bytes(self._file.read(count))
-            while data and len(data) < count:
-                more = self._file.read(count - len(data))
-                if not more:
-                    break
+            data = b""
+            while len(data) < count and (more := self._file.read(count - len(data))):
                 data += more
         except Exception:
             self._file = None  # a cut connection may leave it in any state
@@ -301,16 +290,13 @@ def _persist(url: str, action: Callable[[], T]) -> T:
             raise
         except Exception as error:  # file systems raise whatever their clients do
             explained = _explain(url, error)
-            if wait is None or not isinstance(explained, ServiceError) or _is_final(error):
+            status = getattr(error, "status", getattr(error.__cause__, "status", None))
+            # A server that refused gives the same answer again.
+            final = isinstance(status, int) and 400 <= status < 500 and status not in (408, 425, 429)
+            if wait is None or not isinstance(explained, ServiceError) or final:
                 raise explained from error
             time.sleep(wait)
     raise AssertionError
-
-
-def _is_final(error: Exception) -> bool:
-    """Whether a server refused: asking again gives the same answer."""
-    status = getattr(error, "status", getattr(error.__cause__, "status", None))
-    return isinstance(status, int) and 400 <= status < 500 and status not in (408, 425, 429)
 
 
 def _explain(url: str, error: Exception) -> EvalkitError:
@@ -326,7 +312,8 @@ def _explain(url: str, error: Exception) -> EvalkitError:
 
         return ConfigError(f"{url}: no such protocol. {nearest(scheme, known_implementations)}")
     hidden = error.__cause__  # fsspec says of a server that does not answer that the file is not there
-    if isinstance(error, FileNotFoundError) and isinstance(hidden, Exception) and not _is_absence(hidden):
+    absent = isinstance(hidden, FileNotFoundError | KeyError) or getattr(hidden, "status", None) in (404, 410)
+    if isinstance(error, FileNotFoundError) and isinstance(hidden, Exception) and not absent:
         return _explain(url, hidden)
     if isinstance(error, FileNotFoundError | NotADirectoryError):
         return ConfigError(f"{url}: nothing is there (no such file, folder or bucket): check the URL")
@@ -337,10 +324,6 @@ def _explain(url: str, error: Exception) -> EvalkitError:
     if isinstance(error, ValueError) and ("range requests" in reason or "streaming HTTP" in reason):
         return DataError(f"{url}: the server cannot give parts of a file: {_whole(url)}")
     return ServiceError(f"{url}: cannot be read or written: {reason}: run again when it can; what is finished is kept")
-
-
-def _is_absence(error: Exception) -> bool:
-    return isinstance(error, FileNotFoundError | KeyError) or getattr(error, "status", None) in (404, 410)
 
 
 def _whole(url: str) -> str:

@@ -7,11 +7,11 @@ import json
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import Executor, ThreadPoolExecutor
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 from evalkit.data import codec
 from evalkit.data.png_parameters import read_parameters
@@ -24,8 +24,6 @@ if TYPE_CHECKING:
     from evalkit.data.sidecars import Reader
 
 EXTENSIONS = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".gif")
-
-Item = TypeVar("Item")
 
 _SETTLED_NS = 2_000_000_000  # a file younger than this could change again within one tick of its mtime
 
@@ -83,7 +81,9 @@ def scan(
         decode: also decodes each, so that damage behind the header is found.
         cache: a folder that keeps the records for the next process.
     """
-    file = _cache_file(cache, container) if cache else None
+    place = str(container.place) if isinstance(container.place, Remote) else os.path.realpath(container.place)
+    # The name tells the version of what is kept: 3 has a line per image.
+    file = cache / f"scan3-{sha256_bytes(place.encode())[:16]}.jsonl" if cache else None
     stored = load_records(file) if file else {}
     kept = {name: record for name, record in {**stored, **container.scanned}.items() if record.decoded or not decode}
     known = {name: kept[name] for name in names if name in kept and _is_as_it_was(container, name, kept[name])}
@@ -100,7 +100,9 @@ def scan(
 
     try:
         new = [name for name in names if name not in known]
-        known.update(_mapped(wide_pool() if container.far else read_pool(), look, new))
+        pool = wide_pool() if container.far else read_pool()
+        for block in (new[i : i + _WAITING] for i in range(0, len(new), _WAITING)):
+            known.update(zip(block, pool.map(look, block), strict=True))  # what comes before an error is kept
     except BaseException:
         container.scanned = known
         raise
@@ -116,22 +118,6 @@ def _is_as_it_was(container: Container, name: str, record: FileRecord) -> bool:
         return (record.size, record.mtime_ns) == container.stamp(name)
     except OSError:
         return False
-
-
-def _mapped(
-    pool: Executor, function: Callable[[Item], FileRecord], items: Sequence[Item]
-) -> Iterator[tuple[Item, FileRecord]]:
-    """Each item and its result, in order; few wait in the pool at a time."""
-    for start in range(0, len(items), _WAITING):
-        block = items[start : start + _WAITING]
-        yield from zip(block, pool.map(function, block), strict=True)
-
-
-def _cache_file(cache: Path, container: Container) -> Path:
-    """Its name tells the version of what is kept: 3 has a line per image."""
-    place = container.place
-    real = str(place) if isinstance(place, Remote) else os.path.realpath(place)
-    return cache / f"scan3-{sha256_bytes(real.encode())[:16]}.jsonl"
 
 
 def make_record(data: bytes, name: str, stamp: Stamp, *, decode: bool) -> FileRecord:
@@ -150,8 +136,7 @@ def make_record(data: bytes, name: str, stamp: Stamp, *, decode: bool) -> FileRe
             codec.decode(data, name)
     except DataError as error:
         return FileRecord(*stamp, sha256, 0, 0, (), "", "", str(error), decode, None)
-    size = (header.width, header.height)
-    parameters = read_parameters(header.texts)
+    size, parameters = (header.width, header.height), read_parameters(header.texts)
     return FileRecord(*stamp, sha256, *size, header.notes, header.format, header.mode, None, decode, parameters)
 
 

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import functools
 import os
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from evalkit.data import codec
 from evalkit.errors import ConfigError, DataError
@@ -87,49 +88,39 @@ class Source(Protocol):
     @property
     def name(self) -> str:
         """What messages call it."""
-        ...
 
     def __len__(self) -> int: ...
 
     @property
     def digest(self) -> str:
         """sha256 of the content; cheap the second time; no torch."""
-        ...
 
     def read(self, indices: range) -> list[NDArray[np.uint8]]:
         """Images u8 [H,W,3], verified against what was recorded of them; `DataError` names the file that is not."""
-        ...
 
     def location(self, index: int) -> str:
         """Where an image lies, for people and reports: a file's absolute path, or NAME[index] where it has no file."""
-        ...
 
     @property
     def prompts(self) -> Sequence[str | None]:
         """One text per image; none where it was not asked for by text."""
-        ...
 
     @property
     def categories(self) -> Sequence[str | None]:
         """The class of each image as text, or none."""
-        ...
 
     @property
     def warnings(self) -> Mapping[str, int]:
         """Images by kind of warning ("blanked", "prompt_truncated", "exif_rotated", "alpha_dropped", ...)."""
-        ...
 
     def headers(self) -> Headers:
         """What is known of each image's file; no image is read."""
-        ...
 
     def unlike_metadata(self) -> list[int]:
         """Images whose sha256 is not the one that a metadata file next to them records."""
-        ...
 
     def stats(self) -> GenerationStats | None:
         """What making them cost; none where they were not made by evalkit."""
-        ...
 
 
 class WithoutRecords:
@@ -150,6 +141,31 @@ class WithoutRecords:
 
     def stats(self) -> GenerationStats | None:
         return None
+
+
+class FileImages(WithoutRecords, ABC):
+    """What a `Source` says of image `files` whose sha256s are known; `remedy` fixes one that is not as recorded."""
+
+    files: tuple[Path, ...]
+    remedy: ClassVar[str]
+
+    @property
+    @abstractmethod
+    def sha256s(self) -> Sequence[str]:
+        """The recorded digests of the files."""
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    @functools.cached_property
+    def digest(self) -> str:
+        return content_digest(self.sha256s)
+
+    def read(self, indices: range) -> list[NDArray[np.uint8]]:
+        return read_verified([(self.files[i], self.sha256s[i]) for i in indices], self.remedy)
+
+    def location(self, index: int) -> str:
+        return str(self.files[index].absolute())
 
 
 @functools.cache  # few differ, and there may be a million images

@@ -166,7 +166,10 @@ class StoredImages(WithoutRecords):
             formats=[record.format for record in records],
             kinds=[kinds_of(record.mode, record.notes) for record in records],
             sha256s=[record.sha256 for record in records],
-            making=[{**(image.record.parameters or {}), "folder": _first_folder(image.name)} for image in self.images],
+            making=[
+                {**(image.record.parameters or {}), "folder": image.name.split("/")[0] if "/" in image.name else None}
+                for image in self.images
+            ],
             skipped=self.skipped,
         )
 
@@ -185,11 +188,7 @@ class StoredImages(WithoutRecords):
         return unlike
 
     def head(self, num_samples: int | None) -> StoredImages:
-        """The first `num_samples` images (none: all).
-
-        Raises:
-            ConfigError: there are fewer.
-        """
+        """The first `num_samples` images (none: all); ConfigError where there are fewer."""
         if num_samples is None or num_samples == len(self):
             return self
         check_count(self.name, len(self), num_samples)
@@ -245,11 +244,6 @@ def join(pattern: Place, parts: Sequence[Source], *, mixed_sizes: bool) -> Store
     if not mixed_sizes:
         _check_sizes(pattern, images)
     return StoredImages(pattern, images, tuple(label for part in stored for label in part.skipped))
-
-
-def _first_folder(name: str) -> str | None:
-    first, inside, _ = name.partition("/")
-    return first if inside else None
 
 
 def _read(container: Container, images: Sequence[StoredImage]) -> list[NDArray[np.uint8]]:

@@ -6,6 +6,7 @@ import itertools
 import logging
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,6 @@ from evalkit.config.schema import RunConfig
 from evalkit.config.sweep import Variant, expand
 from evalkit.errors import ConfigError, EvalkitError, whole_number
 from evalkit.models.base import ExistingImages, Model, Sampler
-from evalkit.plan.dry_run import Missing
 from evalkit.prompts.sets import PromptSet
 from evalkit.samples.model_pool import BuiltCell
 from evalkit.utils.files import sha256_json
@@ -103,6 +103,33 @@ def make_grid(config: RunConfig, missing: Missing | None = None) -> Grid:
     )
 
 
+class Missing:
+    """What a dry run finds missing: weights and images that a run would stop for, or fetch; all of it at once.
+
+    Where it is not `dry`, the first thing that is missing ends the run, as it should.
+    """
+
+    def __init__(self, dry: bool = False) -> None:
+        self.dry = dry
+        self.lines: list[str] = []
+
+    def any_of(self, *subjects: str) -> bool:
+        """Whether any of these is missing."""
+        return any(line.partition(":")[0] in subjects for line in self.lines)
+
+    @contextmanager
+    def noted(self, subject: str) -> Iterator[None]:
+        """In a dry run a ConfigError inside is noted under `subject`, and goes no further."""
+        try:
+            yield
+        except ConfigError as error:
+            if not self.dry:
+                raise
+            line = f"{subject}: {error}"
+            if line not in self.lines:  # several models of one option may lack the same file
+                self.lines.append(line)
+
+
 class _GridMaker:
     """Builds each distinct option once, and forms the cells."""
 
@@ -180,41 +207,39 @@ class _GridMaker:
         for sampler, prompts, seed in itertools.product(self._samplers_for(made), prompt_names, self.seeds):
             prompt_set = self.prompt_sets[prompts] if prompts else None
             call = dict(made.call_settings)
+            sampler_name, sampler_option = (sampler.variant.name, sampler.variant.option) if sampler else (None, None)
+            arguments = {key: value for key, value in (sampler_option or {}).items() if not key.startswith("_")}
             # The steps that are really made: a model's own (a distilled one's, say) win over the sampler's.
-            steps = call.get("num_inference_steps")
-            if sampler is not None and steps is None:
-                steps = sampler.variant.option.get("num_inference_steps")
+            steps = call.get("num_inference_steps", arguments.get("num_inference_steps"))
             settings = {**made.variant.swept, **(sampler.variant.swept if sampler else {}), **call}
             if steps is not None:
                 settings["num_inference_steps"] = steps
             parts = {
                 "model": identity,
-                "sampler": {**_arguments(sampler.variant.option), "num_inference_steps": steps} if sampler else None,
+                "sampler": {**arguments, "num_inference_steps": steps} if sampler else None,
                 "settings": {key: value for key, value in call.items() if key != "num_inference_steps"},
                 "prompts": prompt_set.identity if prompt_set else None,
                 "seed": seed,
             }
             cell = Cell(
                 model=name,
-                sampler=sampler.variant.name if sampler else None,
+                sampler=sampler_name,
                 prompts=prompts,
                 settings=settings,
                 seed=seed,
                 num_samples=self._num_samples(prompt_set, available),
                 key=sha256_json(parts),
-                name=self._name(made, sampler, settings, prompts, seed),
+                name=self._name(name, sampler_name, settings, prompts, seed),
                 options={
                     "model": made.option,
-                    "sampler": sampler.variant.option if sampler else None,
+                    "sampler": sampler_option,
                     "prompts": prompt_set.option if prompt_set else None,
                 },
                 call_settings=call,
                 identity=parts,
             )
-            yield (
-                cell,
-                BuiltCell(made.model, sampler.sampler if sampler else None, prompt_set.prompts if prompt_set else None),
-            )
+            built_prompts = prompt_set.prompts if prompt_set else None
+            yield cell, BuiltCell(made.model, sampler.sampler if sampler else None, built_prompts)
 
     def _samplers_for(self, made: _ModelVariant) -> list[_SamplerVariant | None]:
         """The samplers that apply to a model; a model without a sampler has one cell where others have many."""
@@ -245,15 +270,8 @@ class _GridMaker:
         # An unconditional model is compared with the prompted ones: only sets of equal size can be.
         return max((len(p.prompts) for p in self.prompt_sets.values()), default=DEFAULT_NUM_SAMPLES)
 
-    def _name(
-        self,
-        made: _ModelVariant,
-        sampler: _SamplerVariant | None,
-        settings: Mapping[str, Any],
-        prompts: str | None,
-        seed: int,
-    ) -> str:
-        parts = [made.variant.name] + ([sampler.variant.name] if sampler else [])
+    def _name(self, model: str, sampler: str | None, settings: Option, prompts: str | None, seed: int) -> str:
+        parts = [model] + ([sampler] if sampler else [])
         parts += [_slug(key, value) for key, value in settings.items() if value is not None]
         parts += [prompts] if prompts and len(self.prompt_sets) > 1 else []
         parts += [f"seed{seed}"] if len(self.seeds) > 1 else []
@@ -274,10 +292,6 @@ def _seeds(seed: Any) -> list[int]:
     if not seeds or any(isinstance(s, bool) or not isinstance(s, int) or s < 0 for s in seeds):
         raise ConfigError(f"seed={seed}: give a whole number >= 0, or {{sweep: [0, 1]}}")
     return seeds
-
-
-def _arguments(option: Option) -> dict[str, Any]:
-    return {key: value for key, value in option.items() if not key.startswith("_")}
 
 
 def _slug(key: str, value: Any) -> str:

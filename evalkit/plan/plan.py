@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import itertools
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,8 +17,7 @@ from evalkit.errors import ConfigError, nearest
 from evalkit.gate import Gate, make_gates
 from evalkit.metric import Metric, PairMetric
 from evalkit.models.base import ExistingImages
-from evalkit.plan.dry_run import Missing
-from evalkit.plan.grid import Grid, make_grid
+from evalkit.plan.grid import Grid, Missing, make_grid
 from evalkit.prompts.images import prompt_images
 from evalkit.results.latent_walk import Walk, check_walk, make_walk
 from evalkit.results.table import ResultTable
@@ -92,22 +92,27 @@ def make_plan(config: RunConfig) -> Plan:
     """
     store = Store(Path(config.store).expanduser())
     missing = Missing(config.dry_run)
+    cache = None if config.dry_run else store.root / "cache"  # of scans: a dry run writes nothing
     grid = make_grid(config, missing)
     metrics = _build_metrics(config)
     sides: dict[str, Source | Moments | None] = {"reference": None, "training": None}
     for side in sides:
         with missing.noted(side):
-            sides[side] = _open_side(config, side, store)
+            for name, option in getattr(config, side).items():
+                sides[side] = build(option, f"{side}.{name}").open(cache=cache)
     extractors = _build_extractors(config, metrics, missing)
     if not missing.any_of(*sides):
         check_counts(metrics, {cell.name: cell.num_samples for cell in grid.cells}, sides)
     baseline = find_baseline(grid.cells, config.baseline)
-    own: dict[str, Own] = {}
+    own: Mapping[str, Own] = {}
     if not missing.lines:  # these read the files
         check_moments(metrics, extractors, sides)
-        own = _own_images(config, grid, metrics, store)
+        own = _own_images(grid, metrics, cache)
         check_pairs(metrics, baseline, own)
     check_models(metrics, extractors)
+    exports: dict[str, Export] = {name: build(option, f"export.{name}") for name, option in config.export.items()}
+    for export in exports.values():
+        export.check()
     make_trackers(config.tracker)  # each is built anew where it logs, in a process of its own
     plan = Plan(
         config,
@@ -125,7 +130,7 @@ def make_plan(config: RunConfig) -> Plan:
         missing=tuple(missing.lines),
         earlier=tuple(ResultTable.load(Path(path).expanduser()) for path in config.add_results),
         gates=make_gates(config.gate, grid.cells, metrics, lint=config.lint),
-        exports=_build_exports(config),
+        exports=exports,
         engine=next((build(option, f"engine.{name}") for name, option in config.engine.items()), None),
         walk=make_walk(config.walk),
     )
@@ -166,45 +171,18 @@ def _build_extractors(config: RunConfig, metrics: Mapping[str, Metric], missing:
     return extractors
 
 
-def _own_images(config: RunConfig, grid: Grid, metrics: Mapping[str, Metric], store: Store) -> dict[str, Own]:
-    """By cell: the images of its prompts that the chosen metrics of pairs compare with."""
-    kinds = dict.fromkeys(m.pairs for m in metrics.values() if isinstance(m, PairMetric) and m.pairs in OWN)
-    if not kinds:
-        return {}
-    cache = None if config.dry_run else store.root / "cache"
-    return {cell.name: _images_by_kind(cell, grid.built[cell.key], kinds, cache) for cell in grid.cells}
+def _own_images(grid: Grid, metrics: Mapping[str, Metric], cache: Path | None) -> Mapping[str, Own]:
+    """By cell and kind the images that the chosen metrics of pairs compare with, or why there are none.
 
-
-def _build_exports(config: RunConfig) -> dict[str, Export]:
-    exports: dict[str, Export] = {name: build(option, f"export.{name}") for name, option in config.export.items()}
-    for export in exports.values():
-        export.check()
-    return exports
-
-
-def _open_side(config: RunConfig, side: str, store: Store) -> Source | Moments | None:
-    opened: Source | Moments | None = None
-    for name, option in getattr(config, side).items():
-        opened = build(option, f"{side}.{name}").open(cache=None if config.dry_run else store.root / "cache")
-    return opened
-
-
-def _images_by_kind(cell: Cell, built: BuiltCell, kinds: Iterable[str], cache: Path | None) -> Own:
-    """A cell's images by kind: the model's own where it knows of some, else those of its prompts; or why none.
-
-    Args:
-        cell: whose samples they belong to.
-        built: its objects.
-        kinds: which to find.
-        cache: a folder that keeps the scan of a folder of images, or none.
+    They are the model's own where it knows of some, else those that its prompts name.
     """
-    by_kind: dict[str, Source | str] = {}
-    for kind in kinds:
-        images = built.model.own_images(kind, cell.num_samples, cache=cache)
-        if images is not None:
-            by_kind[kind] = images
-        elif built.prompts is None:
-            by_kind[kind] = f"the samples have no prompts that name {kind} images"
-        else:
-            by_kind[kind] = prompt_images(built.prompts, kind, cell.num_samples, cell.name)
-    return by_kind
+    kinds = dict.fromkeys(m.pairs for m in metrics.values() if isinstance(m, PairMetric) and m.pairs in OWN)
+    own: dict[str, dict[str, Source | str]] = {cell.name: {} for cell in grid.cells}
+    for cell, kind in itertools.product(grid.cells, kinds):
+        built = grid.built[cell.key]
+        images: Source | str | None = built.model.own_images(kind, cell.num_samples, cache=cache)
+        if images is None and built.prompts is not None:
+            images = prompt_images(built.prompts, kind, cell.num_samples, cell.name)
+        why = f"the samples have no prompts that name {kind} images"
+        own[cell.name][kind] = why if images is None else images
+    return own

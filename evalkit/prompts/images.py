@@ -6,20 +6,17 @@ import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
-from evalkit.data.source import WithoutRecords, content_digest, read_verified
+from evalkit.data.source import FileImages
 from evalkit.utils.files import sha256_file
 
 if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-
     from evalkit.prompts.sets import PromptSet
 
 
 @dataclass(frozen=True, eq=False)
-class PromptImages(WithoutRecords):
+class PromptImages(FileImages):
     """Image files in the order of the samples; one that several samples share stands once for each. It is a `Source`.
 
     Attributes:
@@ -28,30 +25,16 @@ class PromptImages(WithoutRecords):
         prompts: the samples' texts.
     """
 
+    remedy = "start again"
     name: str
     files: tuple[Path, ...]
     prompts: Sequence[str | None]
 
-    def __len__(self) -> int:
-        return len(self.files)
+    warnings: ClassVar[Mapping[str, int]] = {}
 
     @functools.cached_property
-    def _sha256s(self) -> tuple[str, ...]:
-        return tuple(sha256_file(file) for file in self.files)
-
-    @functools.cached_property
-    def digest(self) -> str:
-        return content_digest(self._sha256s)
-
-    def read(self, indices: range) -> list[NDArray[np.uint8]]:
-        return read_verified([(self.files[i], self._sha256s[i]) for i in indices], "start again")
-
-    def location(self, index: int) -> str:
-        return str(self.files[index].absolute())
-
-    @property
-    def warnings(self) -> Mapping[str, int]:
-        return {}
+    def sha256s(self) -> Sequence[str]:
+        return [sha256_file(file) for file in self.files]
 
 
 def prompt_images(prompts: PromptSet, kind: str, num_samples: int, name: str) -> PromptImages | str:

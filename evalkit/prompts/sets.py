@@ -20,8 +20,7 @@ from typing import Any
 
 from evalkit.errors import ConfigError, DataError, nearest, whole_number
 from evalkit.utils.files import resolve_path, sha256_file, sha256_json
-from evalkit.utils.tables import decode_text, read_table
-from evalkit.utils.text import one_line
+from evalkit.utils.tables import decode_text, parse_table
 
 IMAGES = ("control", "source", "mask", "target")  # a prompt's fields that are paths of images
 
@@ -139,7 +138,7 @@ class TextPrompts(PromptSet):
 
     def __init__(self, path: str | os.PathLike[str], samples_per_prompt: int = 1, limit: int | None = None) -> None:
         file = _existing(path)
-        lines = (line.strip() for line in _read_text(file).splitlines())
+        lines = (line.strip() for line in decode_text(file, file.read_bytes()).splitlines())
         made = tuple(Prompt(text=line) for line in lines if line)
         if not made:
             raise DataError(f"{file}: no prompts: the file is empty or all its lines are blank")
@@ -175,7 +174,7 @@ class TablePrompts(PromptSet):
         file = _existing(path)
         images = {"control": control, "source": source, "mask": mask, "target": target}
         columns = _columns(text=text, negative=negative, category=category, class_id=class_id, **images)
-        rows = read_table(file, delimiter)
+        rows = parse_table(file, file.read_bytes(), delimiter)
         made = tuple(
             _from_row(row, columns, f"{file}:{line}", file.parent) for line, row in itertools.islice(rows, limit)
         )
@@ -188,11 +187,9 @@ class DatasetPrompts(PromptSet):
     """Prompts from a Hugging Face dataset (`pip install evalkit[datasets]`), fetched when first used.
 
     Args:
-        name: hub id or local path, as `datasets.load_dataset` takes it.
-        split: which split.
+        name, split, config, revision: as of `evalkit.data.containers.hf_dataset.DatasetOpener`; give a revision, so
+            that the prompts cannot change.
         text, negative, category, class_id: names of columns.
-        config: the dataset's configuration ("subset"), or none.
-        revision: a commit or tag; give one, so that the prompts cannot change.
     """
 
     def __init__(
@@ -208,17 +205,10 @@ class DatasetPrompts(PromptSet):
         samples_per_prompt: int = 1,
         limit: int | None = None,
     ) -> None:
-        try:
-            import datasets
-        except ImportError:
-            raise ConfigError(
-                f"prompts from the dataset '{name}' need the package 'datasets': pip install 'evalkit[datasets]'"
-            ) from None
+        from evalkit.data.containers.hf_dataset import load
+
         columns = _columns(text=text, negative=negative, category=category, class_id=class_id)
-        try:
-            table = datasets.load_dataset(name, name=config, split=split, revision=revision)
-        except Exception as error:  # whatever the hub client raises: no such dataset, no network, no such split
-            raise ConfigError(f"prompts: dataset '{name}', split '{split}': {one_line(error)}") from error
+        table = load(name, split, config, revision)
         for column in columns.values():
             if column not in table.column_names:
                 raise ConfigError(f"dataset '{name}': no column '{column}'. {nearest(column, table.column_names)}")
@@ -312,7 +302,3 @@ def _existing(path: str | os.PathLike[str]) -> Path:
         what = "is a folder" if file.is_dir() else "is missing"
         raise ConfigError(f"prompts: the file {file} {what}: give the path of a file of prompts")
     return file
-
-
-def _read_text(file: Path) -> str:
-    return decode_text(file, file.read_bytes())

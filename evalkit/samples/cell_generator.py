@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from evalkit.models.latent import LatentModel
@@ -18,10 +18,11 @@ if TYPE_CHECKING:
     from evalkit.samples.model_pool import ModelPool
 
 
+@dataclass(frozen=True, eq=False)
 class CellGenerator:
     """A cell's model, loaded when it is first asked for a latent or an image.
 
-    Args:
+    Attributes:
         cell: whose model, sampler, settings, prompts and seed.
         pool: holds the model, and frees it.
         device: auto, cpu, cuda or mps.
@@ -29,25 +30,20 @@ class CellGenerator:
         show: called with what `progress` is told.
     """
 
-    def __init__(
-        self,
-        cell: Cell,
-        pool: ModelPool,
-        device: str,
-        extractors: Mapping[str, Extractor] | None = None,
-        show: Callable[[int, int], None] | None = None,
-    ) -> None:
-        self.cell = cell
-        self.key = cell.key
-        self.extractors = extractors or {}
-        self.show = show
-        self._pool = pool
-        self._device = device
+    cell: Cell
+    pool: ModelPool
+    device: str
+    extractors: Mapping[str, Extractor] = field(default_factory=dict)
+    show: Callable[[int, int], None] | None = None
+
+    @property
+    def key(self) -> str:
+        return self.cell.key
 
     @property
     def spaces(self) -> tuple[str, ...]:
         """The kinds of latents that the model has; none for one that shows no latents. Nothing is loaded."""
-        model = self._pool.built(self.cell).model
+        model = self.pool.built(self.cell).model
         return model.spaces if isinstance(model, LatentModel) else ()
 
     def latents(self, indices: Sequence[int], like: Sequence[int], space: str, seed: int | None = None) -> torch.Tensor:
@@ -68,12 +64,12 @@ class CellGenerator:
         """Features of images that are not rounded: see `metric.Generator`."""
         name, _, layer = address.partition("/")
         extractor = self.extractors[name]
-        extractor.load(devices.pick_device(self._device))
+        extractor.load(devices.pick_device(self.device))
         return extractor.embed(images, layer)
 
     def showing(self, show: Callable[[int, int], None] | None) -> CellGenerator:
         """The same generator, whose `progress` calls `show`."""
-        return CellGenerator(self.cell, self._pool, self._device, self.extractors, show)
+        return replace(self, show=show)
 
     def progress(self, done: int, total: int) -> None:
         """Shows how far a measurement is, where `show` is set."""
@@ -87,13 +83,13 @@ class CellGenerator:
         return f"{index}: {asked}" if asked else f"sample {index}"
 
     def _model(self) -> LatentModel:
-        model = self._pool.load(self.cell, devices.pick_device(self._device)).model
+        model = self.pool.load(self.cell, devices.pick_device(self.device)).model
         assert isinstance(model, LatentModel), f"{type(model)} shows no latents"
         return model
 
     def _requests(self, indices: Sequence[int]) -> list[Request]:
         model = self._model()
-        return [model.settled(request) for request in self._pool.requests(self.cell, indices)]
+        return [model.settled(request) for request in self.pool.requests(self.cell, indices)]
 
     def _sampling(self) -> dict[str, Any]:
-        return {"sampler": self._pool.built(self.cell).sampler, "settings": self.cell.call_settings}
+        return {"sampler": self.pool.built(self.cell).sampler, "settings": self.cell.call_settings}

@@ -11,7 +11,6 @@ import logging
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from evalkit.errors import EvalkitError, StoreError, whole_number
@@ -53,23 +52,14 @@ class ShardSpec:
 
 @dataclass(frozen=True)
 class ShardResult:
-    """What became of a spec.
+    """What became of a spec: the cell's name, the shard's samples, and whether this call made them.
 
-    Attributes:
-        cell: the cell's name.
-        folder: the shard.
-        count: its samples.
-        made: whether this call made it; false: it was there, or another process was first.
-        seconds: what it took.
-        batch_size: as asked for, or smaller after an out-of-memory.
+    Where it did not, they were there, or another process was first.
     """
 
     cell: str
-    folder: Path
     count: int
     made: bool
-    seconds: float
-    batch_size: int
 
 
 _WORKER = ModelPool()  # of a process that is sent shards one by one: its model stays loaded from shard to shard
@@ -94,7 +84,6 @@ def run_shard(
         ConfigError: weights or prompts are not those that the cell was planned with.
         EvalkitError: the device's memory does not hold one image.
     """
-    began = time.monotonic()
     report = on_images or (lambda name, count: None)
     pool = pool or _WORKER
     cell = spec.cell
@@ -107,7 +96,7 @@ def run_shard(
     if final.is_dir():
         check_whole(final, count)
         report(cell.name, count)
-        return ShardResult(cell.name, final, count, False, 0.0, spec.batch_size)
+        return ShardResult(cell.name, count, False)
     sweep(final.parent)
     report(cell.name, 0)  # a progress bar's clock starts before the model is loaded
     with pool.lock, devices.MemoryMeter(spec.device) as meter, ShardWriter(final) as writer:
@@ -122,8 +111,7 @@ def run_shard(
             report(cell.name, len(rows))
         made = writer.commit()
         FetchedImages(folder).remove(spec.start, spec.stop)
-        batch_size = min(spec.batch_size, loaded.largest_batch or spec.batch_size)
-    return ShardResult(cell.name, final, count, made, time.monotonic() - began, batch_size)
+    return ShardResult(cell.name, count, made)
 
 
 def _batches(

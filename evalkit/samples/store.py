@@ -30,14 +30,11 @@ from typing import TYPE_CHECKING, Any
 
 from evalkit.cell import KEY_SHOWN
 from evalkit.data.shard_format import METADATA, parse_shard
-from evalkit.data.source import GenerationStats, Headers, WithoutRecords, content_digest, kinds_of, read_verified
+from evalkit.data.source import FileImages, GenerationStats, Headers, kinds_of
 from evalkit.errors import StoreError
 from evalkit.utils.files import write_json, writing
 
 if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-
     from evalkit.cell import Cell
 
 FORMAT = 1
@@ -90,7 +87,7 @@ class Store:
 
 
 @dataclass(frozen=True, eq=False)
-class SampleSet(WithoutRecords):
+class SampleSet(FileImages):
     """The first samples of a cell, complete. It is a `Source`.
 
     Attributes:
@@ -99,6 +96,7 @@ class SampleSet(WithoutRecords):
         rows: their lines of metadata.jsonl.
     """
 
+    remedy = "delete this shard's folder, and the next run makes it again"
     name: str
     files: tuple[Path, ...]
     rows: tuple[Mapping[str, Any], ...]
@@ -136,19 +134,9 @@ class SampleSet(WithoutRecords):
         folder = store.sample_folder(cell)
         return [(start, stop) for start, stop, shard in _shards(folder, cell) if shard is None]
 
-    def __len__(self) -> int:
-        return len(self.files)
-
     @functools.cached_property
-    def digest(self) -> str:
-        return content_digest(str(row["sha256"]) for row in self.rows)
-
-    def read(self, indices: range) -> list[NDArray[np.uint8]]:
-        files = [(self.files[i], str(self.rows[i]["sha256"])) for i in indices]
-        return read_verified(files, "delete this shard's folder, and the next run makes it again")
-
-    def location(self, index: int) -> str:
-        return str(self.files[index].absolute())
+    def sha256s(self) -> Sequence[str]:
+        return [str(row["sha256"]) for row in self.rows]
 
     @functools.cached_property
     def prompts(self) -> Sequence[str | None]:
@@ -167,19 +155,21 @@ class SampleSet(WithoutRecords):
             sizes=[(int(row["width"]), int(row["height"])) for row in self.rows],
             formats=["PNG"] * len(self),
             kinds=[kinds_of("RGB", tuple(row["warnings"])) for row in self.rows],
-            sha256s=[str(row["sha256"]) for row in self.rows],
+            sha256s=self.sha256s,
             made=self.files,
         )
 
     def stats(self) -> GenerationStats:
+        import numpy as np
+
         timed = [row for row in self.rows if not row["warmup"]] or list(self.rows)
-        latencies = sorted(float(row["latency_s"]) for row in timed)
+        latencies = [float(row["latency_s"]) for row in timed]
         clock = [float(s) for row in timed if (s := row.get("clock_s", row["latency_s"])) is not None] or latencies
         evaluations = [float(row["nfe"]) for row in self.rows if row["nfe"] is not None]
         peaks = [float(row["peak_memory_mb"]) for row in self.rows if row["peak_memory_mb"] is not None]
         return GenerationStats(
-            latency_p50=_percentile(latencies, 0.5),
-            latency_p95=_percentile(latencies, 0.95),
+            latency_p50=float(np.percentile(latencies, 50)),
+            latency_p95=float(np.percentile(latencies, 95)),
             images_per_second=len(clock) / max(sum(clock), 1e-9),
             nfe=sum(evaluations) / len(evaluations) if evaluations else None,
             peak_memory_mb=max(peaks) if peaks else None,
@@ -187,14 +177,6 @@ class SampleSet(WithoutRecords):
             batch_size=max(int(row["batch"]) for row in self.rows),
             blanked=self.warnings.get("blanked", 0),
         )
-
-
-def _percentile(ordered: Sequence[float], share: float) -> float:
-    """As numpy's default: linear between the two nearest ranks."""
-    position = share * (len(ordered) - 1)
-    low = int(position)
-    high = min(low + 1, len(ordered) - 1)
-    return ordered[low] + (ordered[high] - ordered[low]) * (position - low)
 
 
 def shard_name(start: int, stop: int, size: int) -> str:
@@ -226,7 +208,9 @@ def shard_size(folder: Path, cell: Cell) -> int:
     except FileNotFoundError:
         if (folder / "shards").is_dir() and any(parse_shard(p.name) for p in (folder / "shards").iterdir()):
             raise StoreError(f"{path} is missing next to its shards: put it back, or delete {folder}") from None
-        return _new_shard_size(cell)
+        image = image_size(cell)
+        fitting = min(SHARD_BYTES // (image[0] * image[1] * 3), SHARD_SAMPLES) if image else SHARD_SAMPLES
+        return 1 << max(fitting.bit_length() - 1, 0)  # powers of two hold whole batches of the usual sizes
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise StoreError(f"{path} cannot be read ({type(error).__name__}): delete {folder} to make it again") from error
     if version != FORMAT:
@@ -237,15 +221,6 @@ def shard_size(folder: Path, cell: Cell) -> int:
             f"{path} is of another cell ({key[:longer]}, not {planned[:longer]}): use another store=FOLDER"
         )
     return size
-
-
-def _new_shard_size(cell: Cell) -> int:
-    size = image_size(cell)
-    fitting = SHARD_BYTES // (size[0] * size[1] * 3) if size else SHARD_SAMPLES
-    count = SHARD_SAMPLES
-    while count > 1 and count > fitting:
-        count //= 2  # powers of two hold whole batches of the usual sizes
-    return count
 
 
 def prepare_folder(folder: Path, cell: Cell) -> int:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import gc
 import sys
 import threading
-from types import TracebackType
 from typing import Self
 
 from evalkit.errors import ConfigError, nearest
@@ -42,14 +41,10 @@ def pick_device(device: str) -> str:
 
 def synchronize(device: str) -> None:
     """Waits until the device has done all that it was given."""
-    if device.startswith("cuda"):
+    if device != "cpu":
         import torch
 
-        torch.cuda.synchronize(device)
-    elif device == "mps":
-        import torch
-
-        torch.mps.synchronize()
+        torch.cuda.synchronize(device) if device.startswith("cuda") else torch.mps.synchronize()
 
 
 def label(device: str) -> str:
@@ -105,9 +100,7 @@ class MemoryMeter:
             self._thread.start()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self._closed.set()
         if self._thread is not None:
             self._thread.join()

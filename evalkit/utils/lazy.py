@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
 import sys
 from collections.abc import Callable
@@ -26,19 +27,6 @@ def lazy(package: str, **modules: str) -> tuple[list[str], Callable[[str], Any]]
     return sorted(owners), get
 
 
-class _Moved(ModuleType):
-    """A module under its earlier name: it is imported when something of it is asked for."""
-
-    def __init__(self, name: str, target: str) -> None:
-        super().__init__(name, f"Moved to {target}.")
-        self.__dict__["_target"] = target
-
-    def __getattr__(self, name: str) -> Any:
-        if name.startswith("__"):
-            raise AttributeError(name)
-        return getattr(importlib.import_module(self.__dict__["_target"]), name)
-
-
 def moved(package: str, **modules: str) -> None:
     """Keeps earlier names of a package's modules importable: `_target_`s and subclasses were written with them.
 
@@ -46,5 +34,12 @@ def moved(package: str, **modules: str) -> None:
         package: its `__name__`.
         modules: by earlier name: the module's name below the package today.
     """
+
+    def get(target: str, name: str) -> Any:
+        if name.startswith("__"):  # of the module itself: nothing is imported for that
+            raise AttributeError(name)
+        return getattr(importlib.import_module(target), name)
+
     for name, today in modules.items():
-        sys.modules[f"{package}.{name}"] = _Moved(f"{package}.{name}", f"{package}.{today}")
+        module = sys.modules[f"{package}.{name}"] = ModuleType(f"{package}.{name}", f"Moved to {package}.{today}.")
+        module.__getattr__ = functools.partial(get, f"{package}.{today}")  # type: ignore[method-assign]

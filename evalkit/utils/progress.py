@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import logging
 import sys
-import time
 from collections.abc import Mapping
-from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 if TYPE_CHECKING:
@@ -26,59 +24,41 @@ class Progress:
 
     def __init__(self, totals: Mapping[str, int], *, live: bool | None = None) -> None:
         self._totals = dict(totals)
-        self._done = dict.fromkeys(totals, 0)
-        self._started: dict[str, float] = {}
         self._live = sys.stderr.isatty() if live is None else live
-        self._bars: Bars | None = None
-        self._tasks: dict[str, TaskID] = {}
+        self._bars = _make_bars(self._live)
+        self._tasks: dict[str, TaskID] = {}  # "": all cells
 
     def __enter__(self) -> Self:
-        if self._live:
-            self._bars = _make_bars()
-            self._bars.start()
-            if len(self._totals) > 1:
-                self._tasks[""] = self._bars.add_task(
-                    f"all {len(self._totals)} cells", total=sum(self._totals.values())
-                )
+        self._bars.start()
+        if len(self._totals) > 1:
+            self._tasks[""] = self._bars.add_task(f"all {len(self._totals)} cells", total=sum(self._totals.values()))
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if self._bars is not None:
-            self._bars.stop()
+    def __exit__(self, *error: object) -> None:
+        self._bars.stop()
 
     def start(self, cell: str) -> None:
         """The clock of a cell starts here, so that loading its model counts as part of it."""
-        if cell in self._started:
-            return
-        self._started[cell] = time.monotonic()
-        if self._bars is not None:
+        if cell not in self._tasks:
             self._tasks[cell] = self._bars.add_task(cell, total=self._totals[cell])
 
     def advance(self, cell: str, count: int) -> None:
         """`count` more images of a cell are there."""
         self.start(cell)
-        self._done[cell] += count
-        if self._bars is not None:
-            self._bars.advance(self._tasks[cell], count)
-            if "" in self._tasks:
-                self._bars.advance(self._tasks[""], count)
-        if self._done[cell] >= self._totals[cell]:
-            self._finish(cell)
-
-    def _finish(self, cell: str) -> None:
-        seconds = max(time.monotonic() - self._started[cell], 1e-6)
-        done = self._done[cell]
-        line = f"{cell}: {done} images in {seconds:.1f} s ({done / seconds:.1f} images/s)"
-        if self._bars is None:
-            log.info("%s", line)
-            return
-        self._bars.console.print(line, markup=False, highlight=False)
-        self._bars.remove_task(self._tasks[cell])  # the screen has room for the cells at work
+        for name in self._tasks.keys() & {"", cell}:
+            self._bars.advance(self._tasks[name], count)
+        task = next(task for task in self._bars.tasks if task.id == self._tasks[cell])
+        if task.finished:
+            seconds = max(task.elapsed or 0.0, 1e-6)
+            line = f"{cell}: {task.completed:.0f} images in {seconds:.1f} s ({task.completed / seconds:.1f} images/s)"
+            if not self._live:
+                log.info("%s", line)
+                return
+            self._bars.console.print(line, markup=False, highlight=False)
+            self._bars.update(task.id, visible=False)  # the screen has room for the cells at work
 
 
-def _make_bars() -> Bars:
+def _make_bars(live: bool) -> Bars:
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, ProgressColumn, TextColumn, TimeRemainingColumn
     from rich.progress import Progress as RichProgress
@@ -96,4 +76,5 @@ def _make_bars() -> Bars:
         TimeRemainingColumn(compact=True),
         console=Console(stderr=True),
         speed_estimate_period=60,
+        disable=not live,
     )

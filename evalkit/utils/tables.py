@@ -12,17 +12,17 @@ from typing import Any
 from evalkit.errors import ConfigError, DataError
 
 
-def read_table(file: Path, delimiter: str = "auto") -> Iterator[tuple[int, dict[str, Any]]]:
-    """The rows of a CSV, TSV or JSONL file with their line numbers (from 1); columns are checked by the caller.
+def parse_table(file: Path, data: bytes, delimiter: str = "auto") -> Iterator[tuple[int, dict[str, Any]]]:
+    """The rows of a CSV, TSV or JSONL table with their line numbers (from 1); columns are checked by the caller.
+
+    Args:
+        file: what errors call it, and its suffix; it need not be a file (it may lie in an archive).
+        data: its bytes.
+        delimiter: "auto" goes by the suffix, then by the first line; or "jsonl", or one character.
 
     Raises:
         DataError: not UTF-8, a row with another number of cells than the header, a line that is not a JSON object.
     """
-    return parse_table(file, file.read_bytes(), delimiter)
-
-
-def parse_table(file: Path, data: bytes, delimiter: str = "auto") -> Iterator[tuple[int, dict[str, Any]]]:
-    """As `read_table`, of bytes that may lie elsewhere (in an archive): `file` is what errors call them."""
     text = decode_text(file, data)
     kind = _delimiter(file, text, delimiter)
     return _json_rows(file, text) if kind == "jsonl" else _delimited_rows(file, text, kind)

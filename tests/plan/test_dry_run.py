@@ -13,7 +13,7 @@ from command import run_evalkit
 from evalkit.config.compose import compose, resolve
 from evalkit.data.codec import encode_png
 from evalkit.errors import ConfigError, DataError
-from evalkit.plan.dry_run import Missing
+from evalkit.plan.grid import Missing
 from evalkit.plan.plan import Plan, make_plan
 
 

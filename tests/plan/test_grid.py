@@ -13,8 +13,7 @@ from evalkit.cell import Cell
 from evalkit.config.schema import RunConfig
 from evalkit.config.sweep import expand
 from evalkit.errors import ConfigError
-from evalkit.plan.dry_run import Missing
-from evalkit.plan.grid import _slug, make_grid
+from evalkit.plan.grid import Missing, _slug, make_grid
 
 SAMPLER = {"_target_": "evalkit.models.base.Sampler", "scheduler": "DDIMScheduler", "num_inference_steps": 10}
 OTHER = {**SAMPLER, "scheduler": "HeunDiscreteScheduler"}

@@ -39,7 +39,7 @@ def generators(pool: ModelPool, *overrides: str) -> list[CellGenerator]:
 
 def samples(generator: CellGenerator, indices: list[int], seed: int = 0) -> np.ndarray:
     """The cell's own samples, made together, under a seed."""
-    requests = [replace(request, seed=seed) for request in generator._pool.requests(generator.cell, indices)]
+    requests = [replace(request, seed=seed) for request in generator.pool.requests(generator.cell, indices)]
     pixels: np.ndarray = generator._model().generate(requests, **generator._sampling()).images
     return pixels
 

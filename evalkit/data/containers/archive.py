@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import functools
 from collections.abc import Iterator
-from typing import BinaryIO
 
 from evalkit.data.containers.archive_index import Member, list_members, read_member
 from evalkit.data.containers.base import FileContainer
@@ -50,13 +49,9 @@ class Archive(FileContainer):
 
     @contextlib.contextmanager
     def reading(self) -> Iterator[Reader]:
-        # Opened while it is read only: a set may have 100,000 of these.
-        with _open(self.place) as file:
+        try:
+            file = self.place.open("rb")  # while it is read only: a set may have 100,000 of these
+        except OSError as error:
+            raise DataError(f"{self.place}: {error.strerror or error}: check the path") from error
+        with file:
             yield lambda name: read_member(file, self.place, name, self.files[name])
-
-
-def _open(path: Place) -> BinaryIO:
-    try:
-        return path.open("rb")
-    except OSError as error:
-        raise DataError(f"{path}: {error.strerror or error}: check the path") from error

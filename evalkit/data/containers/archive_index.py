@@ -122,11 +122,8 @@ def _read_at(file: BinaryIO, start: int, count: int) -> bytes:
         with _lock:
             file.seek(start)
             return file.read(count)
-    data = os.pread(file.fileno(), count, start)
-    while data and len(data) < count:  # a read is cut at 2 GiB, and by some network file systems
-        more = os.pread(file.fileno(), count - len(data), start + len(data))
-        if not more:
-            break
+    data = b""  # a read is cut at 2 GiB, and by some network file systems
+    while len(data) < count and (more := os.pread(file.fileno(), count - len(data), start + len(data))):
         data += more
     return data
 
@@ -312,7 +309,12 @@ def _tar_members(file: BinaryIO, path: Place) -> Iterator[tuple[str, Member]]:
                 raise _no_tar(path, head)
             raise _damaged(path, "its end is missing (a download that was cut short?)")
         if not any(head):
-            _check_nothing_follows(file, path, at)
+            while block := _read_at(file, at, 1 << 20):
+                if any(block):
+                    raise DataError(
+                        f"{path}: data after its end mark (tars joined with cat?): give one tar, or pack it again"
+                    )
+                at += len(block)
             return
         name, size, kind = _tar_header(path, head, at)
         at += _BLOCK
@@ -397,10 +399,3 @@ def _pax(path: Place, data: bytes, name: str) -> tuple[str, int]:
             raise DataError(f"{path}: {name[:200]!r} is a sparse file: pack the files themselves")
         at = end
     return name, size
-
-
-def _check_nothing_follows(file: BinaryIO, path: Place, at: int) -> None:
-    while block := _read_at(file, at, 1 << 20):
-        if any(block):
-            raise DataError(f"{path}: data after its end mark (tars joined with cat?): give one tar, or pack it again")
-        at += len(block)

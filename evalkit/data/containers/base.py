@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-import functools
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from evalkit.data import sidecars
 from evalkit.data.remote import Place, Stamp
@@ -18,6 +17,9 @@ from evalkit.errors import ConfigError, nearest
 if TYPE_CHECKING:
     from evalkit.data.scan import FileRecord
     from evalkit.data.stored import ReadOptions
+
+
+Texts = Sequence[str | None]  # of each image, or none
 
 
 def folder_of(name: str) -> str:
@@ -66,13 +68,11 @@ class Container(ABC):
         return f"{self.place.absolute()}[{number}]"
 
     @abstractmethod
-    def prompts(
-        self, read: Reader, names: Sequence[str], records: Sequence[FileRecord], how: str | None
-    ) -> Sequence[str | None]:
+    def prompts(self, read: Reader, names: Sequence[str], records: Sequence[FileRecord], how: str | None) -> Texts:
         """What each image was asked to show, or none; `how` as in `ReadOptions.prompts`."""
 
     @abstractmethod
-    def classes(self, read: Reader, names: Sequence[str], *, by_folder: bool) -> Sequence[str | None]:
+    def classes(self, read: Reader, names: Sequence[str], *, by_folder: bool) -> Texts:
         """The class of each image as text, or none."""
 
     def recorded(self, names: Sequence[str]) -> Mapping[str, str]:
@@ -123,12 +123,10 @@ class FileContainer(Container):
             )
         return options.choose(names)
 
-    def prompts(
-        self, read: Reader, names: Sequence[str], records: Sequence[FileRecord], how: str | None
-    ) -> Sequence[str | None]:
+    def prompts(self, read: Reader, names: Sequence[str], records: Sequence[FileRecord], how: str | None) -> Texts:
         return sidecars.find_prompts(self, read, names, records, how)
 
-    def classes(self, read: Reader, names: Sequence[str], *, by_folder: bool) -> Sequence[str | None]:
+    def classes(self, read: Reader, names: Sequence[str], *, by_folder: bool) -> Texts:
         if by_folder:
             return [None if (folder := folder_of(name)) == "." else folder for name in names]
         classes = sidecars.find_classes(self, read, names)
@@ -156,24 +154,21 @@ class Table(Container):
     def image(self, row: int) -> bytes:
         """A row's image file. Safe to call from several threads. Raises DataError where there is none."""
 
-    @abstractmethod
-    def strings(self, column: str) -> Sequence[str | None]:
-        """A column of texts; of a list of texts the first."""
+    def values(self, column: str) -> Sequence[Any]:
+        """A column as it is stored."""
+        raise NotImplementedError  # a table without `texts` is never asked
 
     @abstractmethod
-    def labels(self) -> Sequence[str | None]:
+    def labels(self) -> Texts:
         """The class of each row as text, or none; empty where it has none."""
 
+    @property
     @abstractmethod
     def version(self) -> Stamp:
         """What changes with the content."""
 
-    @functools.cached_property
-    def _version(self) -> Stamp:
-        return self.version()
-
     def stamp(self, name: str) -> Stamp:
-        return self._version
+        return self.version
 
     def images(self, options: ReadOptions) -> list[str]:
         return [f"{row:08d}" for row in range(len(self))]
@@ -187,9 +182,7 @@ class Table(Container):
     def location(self, name: str, number: int) -> str:
         return super().location(name, int(name))
 
-    def prompts(
-        self, read: Reader, names: Sequence[str], records: Sequence[FileRecord], how: str | None
-    ) -> Sequence[str | None]:
+    def prompts(self, read: Reader, names: Sequence[str], records: Sequence[FileRecord], how: str | None) -> Texts:
         """ "auto" is the column prompt, text or caption, else the PNGs' own texts; else `how` names a column.
 
         Raises:
@@ -201,9 +194,9 @@ class Table(Container):
             return [texts.get(name) for name in names]
         if column not in self.texts:
             raise ConfigError(f"{self.place}: no column of texts '{column}'. {nearest(column, self.texts)}")
-        values = self.strings(column)
+        values = [(v[0] if v else None) if isinstance(v, list) else v for v in self.values(column)]  # of several: one
         return [values[int(name)] for name in names]
 
-    def classes(self, read: Reader, names: Sequence[str], *, by_folder: bool) -> Sequence[str | None]:
+    def classes(self, read: Reader, names: Sequence[str], *, by_folder: bool) -> Texts:
         labels = self.labels()
         return [labels[int(name)] if labels else None for name in names]

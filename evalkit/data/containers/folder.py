@@ -1,4 +1,4 @@
-"""The images of a folder on this machine."""
+"""The images of a folder: on this machine, or behind an fsspec URL (listed once, read file by file)."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from evalkit.data.containers.base import FileContainer
-from evalkit.data.remote import Stamp
+from evalkit.data.remote import Remote, Stamp
 from evalkit.errors import ConfigError
 
 
@@ -52,6 +52,40 @@ class Folder(FileContainer):
 
     def read(self, name: str) -> bytes:
         return (self.place / name).read_bytes()
+
+
+class RemoteFolder(FileContainer):
+    """The files of a remote folder, several read at a time.
+
+    Raises:
+        ConfigError: there is no such folder.
+        ServiceError: it cannot be reached.
+    """
+
+    far = True
+    files: dict[str, Stamp]
+
+    def __init__(self, place: Remote) -> None:
+        self.place: Remote = place
+        self.files = place.list_files()
+        if not self.files:
+            what = "is a file, not a folder" if place.is_file() else "nothing is there"
+            raise ConfigError(f"{place}: {what}: check the URL")
+
+    def label(self, name: str) -> str:
+        return str(self.place / name)
+
+    def location(self, name: str, number: int) -> str:
+        return self.label(name)
+
+    def stamp(self, name: str) -> Stamp:
+        return self.files[name]
+
+    def size(self, name: str) -> int:
+        return self.files[name][0]
+
+    def read(self, name: str) -> bytes:
+        return self.place.read_bytes(name)
 
 
 def _walk(folder: str, recursive: bool) -> Iterator[str]:

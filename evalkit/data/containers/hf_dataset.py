@@ -16,9 +16,9 @@ from typing import Any
 
 from evalkit.data.containers.archive_index import MAX_FILES
 from evalkit.data.containers.base import Table
-from evalkit.data.open import Opener
+from evalkit.data.open import TableOpener
 from evalkit.data.remote import Place, Remote, Stamp
-from evalkit.data.stored import ReadOptions, StoredImages, open_container
+from evalkit.data.stored import ReadOptions
 from evalkit.errors import ConfigError, DataError, nearest
 from evalkit.utils.files import sha256_json
 from evalkit.utils.text import one_line
@@ -27,7 +27,7 @@ SAVED = ("state.json", "dataset_dict.json")  # one of them lies in what save_to_
 
 
 @dataclass(eq=False)
-class DatasetOpener(Opener):
+class DatasetOpener(TableOpener):
     """A dataset, and how its images are read.
 
     Attributes:
@@ -48,19 +48,9 @@ class DatasetOpener(Opener):
     revision: str | None = None
     options: ReadOptions = field(default_factory=ReadOptions)
 
-    def check(self) -> None:
-        """Raises ConfigError where it is not there (it is fetched for that), or has no such column."""
-        self._count()
-
-    def _count(self) -> int:
-        return len(self._table)
-
-    def _open(self, cache: Path | None) -> StoredImages:
-        return open_container(self._table, self.options, cache=cache)
-
     @functools.cached_property
     def _table(self) -> HFDataset:
-        return HFDataset(self, load(self))
+        return HFDataset(self, load(self.name, self.split, self.config, self.revision))
 
     def identity(self) -> dict[str, Any]:
         names = ("name", "split", "image", "config", "revision")
@@ -80,9 +70,17 @@ class HFDataset(Table):
         self.place: Place = Remote(f"datasets://{opener.name}/{opener.split}")
         self._features = dict(table.features)
         self._column = self._image_column(opener.image)
-        self._label = self._label_column(opener.category)
+        self._label = opener.category
+        if self._label == "auto":
+            self._label = next((name for name, kind in self._features.items() if getattr(kind, "names", None)), None)
+        elif self._label is not None and self._label not in self._features:
+            raise ConfigError(f"{self.place}: no column '{self._label}'. {nearest(self._label, self._features)}")
         self._table = table
-        self._images = self._undecoded(table)
+        self._images = table.select_columns([self._column])
+        if type(self._features[self._column]).__name__ == "Image":
+            import datasets
+
+            self._images = self._images.cast_column(self._column, datasets.Image(decode=False))
         self._roots = _roots(Path(opener.name).expanduser())
         self.texts = [name for name, feature in self._features.items() if _is_text(feature)]
         if not len(table):
@@ -93,71 +91,48 @@ class HFDataset(Table):
     def __len__(self) -> int:
         return len(self._table)
 
+    @functools.cached_property
     def version(self) -> Stamp:
         return len(self), int(sha256_json([self._table._fingerprint, self._column])[:12], 16) + 1
 
     def image(self, row: int) -> bytes:
         value = self._images[row][self._column]
         data, path = (value.get("bytes"), value.get("path")) if isinstance(value, dict) else (value, None)
-        if data is None and path and Path(path).is_file():
-            data = self._follow(Path(path), row)
+        if data is None and path and Path(path).is_file():  # an imagefolder's rows name files
+            real = Path(path).resolve()  # a table from elsewhere could name any file of this machine
+            if not any(real.is_relative_to(root) for root in self._roots):
+                raise DataError(f"{self.place}: row {row}: {path} lies outside the dataset, and is not followed")
+            data = real.read_bytes()
         if not data:
             raise DataError(f"{self.place}: row {row}: no bytes of an image")
         return bytes(data)
-
-    def _follow(self, path: Path, row: int) -> bytes:
-        """A file that a row names (an imagefolder's do): a table from elsewhere could name any of this machine."""
-        real = path.resolve()
-        if not any(real.is_relative_to(root) for root in self._roots):
-            raise DataError(f"{self.place}: row {row}: {path} lies outside the dataset, and is not followed")
-        return real.read_bytes()
-
-    def strings(self, column: str) -> list[str | None]:
-        return [(v[0] if v else None) if isinstance(v, list) else v for v in self._values(column)]
 
     def labels(self) -> Sequence[str | None]:
         """Class labels by their names, anything else as text."""
         if self._label is None:
             return ()
         names = getattr(self._features[self._label], "names", None)
-        values = self._values(self._label)
+        values = self.values(self._label)
         if names:
             return [names[v] if isinstance(v, int) and 0 <= v < len(names) else None for v in values]
         return [None if v is None else str(v) for v in values]
 
-    def _values(self, name: str) -> list[Any]:
-        column = self._table.select_columns([name])
-        parts = (column[i : i + 10_000][name] for i in range(0, len(column), 10_000))
+    def values(self, column: str) -> list[Any]:
+        table = self._table.select_columns([column])
+        parts = (table[i : i + 10_000][column] for i in range(0, len(table), 10_000))
         return list(itertools.chain.from_iterable(parts))
-
-    def _undecoded(self, table: Any) -> Any:
-        import datasets
-
-        images = table.select_columns([self._column])
-        if isinstance(self._features[self._column], datasets.Image):
-            images = images.cast_column(self._column, datasets.Image(decode=False))
-        return images
 
     def _image_column(self, asked: str | None) -> str:
         names = [str(name) for name, feature in self._features.items() if _is_image(feature)]
-        if asked is None:
-            if not names:
-                raise ConfigError(f"{self.place}: no column of images among {', '.join(self._features)}")
-            return names[0]
-        if asked not in names:
+        if asked is None and not names:
+            raise ConfigError(f"{self.place}: no column of images among {', '.join(self._features)}")
+        if asked is not None and asked not in names:
             raise ConfigError(f"{self.place}: no column of images '{asked}'. {nearest(asked, names)}")
-        return asked
-
-    def _label_column(self, asked: str | None) -> str | None:
-        if asked == "auto":
-            return next((name for name, feature in self._features.items() if getattr(feature, "names", None)), None)
-        if asked is not None and asked not in self._features:
-            raise ConfigError(f"{self.place}: no column '{asked}'. {nearest(asked, self._features)}")
-        return asked
+        return asked or names[0]
 
 
-def load(opener: DatasetOpener) -> Any:
-    """The dataset of `datasets`, fetched from the hub where it is not on this machine.
+def load(name: str, split: str, config: str | None = None, revision: str | None = None) -> Any:
+    """The dataset of `datasets` (arguments as of `DatasetOpener`), fetched from the hub where it is not here.
 
     Raises:
         ConfigError: `datasets` is not installed, or there is no such dataset or split.
@@ -166,19 +141,19 @@ def load(opener: DatasetOpener) -> Any:
         import datasets
     except ImportError:
         raise ConfigError(
-            f"the dataset '{opener.name}' needs the package 'datasets': pip install 'evalkit[datasets]'"
+            f"the dataset '{name}' needs the package 'datasets': pip install 'evalkit[datasets]'"
         ) from None
-    folder = Path(opener.name).expanduser()
+    folder = Path(name).expanduser()
     try:
-        if any((folder / name).is_file() for name in SAVED):
-            return _saved(datasets.load_from_disk(str(folder)), opener)
-        name = str(folder) if folder.is_dir() else opener.name
-        return datasets.load_dataset(name, name=opener.config, split=opener.split, revision=opener.revision)
-    except ConfigError:
-        raise
+        if not any((folder / file).is_file() for file in SAVED):
+            place = str(folder) if folder.is_dir() else name
+            return datasets.load_dataset(place, name=config, split=split, revision=revision)
+        saved = datasets.load_from_disk(str(folder))
     except Exception as error:  # whatever the hub's client raises: no such dataset, no network, no such split
-        where = f"dataset '{opener.name}', split '{opener.split}'"
-        raise ConfigError(f"{where}: {one_line(error)[:300]}") from error
+        raise ConfigError(f"dataset '{name}', split '{split}': {one_line(error)}") from error
+    if isinstance(saved, dict) and split not in saved:
+        raise ConfigError(f"dataset '{name}': no split '{split}'. {nearest(split, saved)}")
+    return saved[split] if isinstance(saved, dict) else saved  # one that was saved alone is taken as it is
 
 
 def _roots(folder: Path) -> list[Path]:
@@ -188,15 +163,6 @@ def _roots(folder: Path) -> list[Path]:
 
     fetched = (datasets.config.HF_DATASETS_CACHE, datasets.config.DOWNLOADED_DATASETS_PATH, HF_HUB_CACHE)
     return [Path(path).resolve() for path in (*([folder] if folder.is_dir() else []), *fetched)]
-
-
-def _saved(saved: Any, opener: DatasetOpener) -> Any:
-    """Of several saved splits the one that is asked for; one alone is taken as it is."""
-    if not isinstance(saved, dict):
-        return saved
-    if opener.split not in saved:
-        raise ConfigError(f"dataset '{opener.name}': no split '{opener.split}'. {nearest(opener.split, saved)}")
-    return saved[opener.split]
 
 
 def _is_image(feature: Any) -> bool:

@@ -7,10 +7,12 @@ row groups are in memory.
 from __future__ import annotations
 
 import bisect
+import contextlib
+import functools
 import itertools
 import threading
 import weakref
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from evalkit.data.containers.archive_index import MAX_FILES, MAX_RATIO, RATIO_FROM
@@ -25,6 +27,7 @@ _GROUPS = 2  # of a table in memory: reading on from one into the next needs bot
 _TABLES = 3  # that keep theirs: of several as one set, and of what it is compared with, a few are read at a time
 
 CLASS_COLUMNS = ("category", "class", "label", "cls")  # the first that is there
+_TEXT, _BYTES = ("string", "large_string"), ("binary", "large_binary")  # pyarrow's types
 
 # The last used last. Of the process, not of an object: the bound on memory is one for all tables that are open.
 _reading: list[weakref.ref[Parquet]] = []
@@ -44,15 +47,16 @@ class Parquet(Table):
     def __init__(self, path: Place) -> None:
         self.place = path
         self._lock = threading.Lock()
-        self.starts: list[int]
         self._loaded: dict[int, Any] = {}  # by row group, the last used last
         with _failures(path), _open(path) as file:
             self.column, self.leaf = _image_column(path, file.schema_arrow)
             counts = [file.metadata.row_group(i).num_rows for i in range(file.num_row_groups)]
-            self.starts = list(itertools.accumulate(counts, initial=0))
+            self.starts: list[int] = list(itertools.accumulate(counts, initial=0))
             kinds = {field.name: field.type for field in file.schema_arrow}
-            self.texts = [name for name, kind in kinds.items() if _is_text(kind)]
-            self._classes = next((name for name in CLASS_COLUMNS if name in kinds and _is_class(kinds[name])), None)
+            inner = {n: kind.value_type if _is(kind, "list", "large_list") else kind for n, kind in kinds.items()}
+            self.texts = [name for name, kind in inner.items() if _is(kind, *_TEXT)]
+            classes = (name for name in CLASS_COLUMNS if name in kinds and _is(kinds[name], *_TEXT, "integer"))
+            self._classes = next(classes, None)
             _check_groups(path, file.metadata, self.leaf)
         if not len(self):
             raise ConfigError(f"{path}: no rows in it")
@@ -62,6 +66,7 @@ class Parquet(Table):
     def __len__(self) -> int:
         return self.starts[-1]
 
+    @functools.cached_property
     def version(self) -> Stamp:
         return stamp_of(self.place)
 
@@ -69,7 +74,7 @@ class Parquet(Table):
         """The column of classes, texts or whole numbers, as text."""
         if self._classes is None:
             return ()
-        return [None if value is None else str(value) for value in self._values(self._classes)]
+        return [None if value is None else str(value) for value in self.values(self._classes)]
 
     def image(self, row: int) -> bytes:
         """A row's file. Raises DataError where there is none, or the row group is damaged."""
@@ -96,11 +101,7 @@ class Parquet(Table):
                 column = pyarrow.compute.struct_field(column, "bytes")
             return column
 
-    def strings(self, column: str) -> list[str | None]:
-        values = self._values(column)
-        return [(value[0] if value else None) if isinstance(value, list) else value for value in values]
-
-    def _values(self, column: str) -> list[Any]:
+    def values(self, column: str) -> list[Any]:
         with _failures(self.place), _open(self.place) as file:
             values: list[Any] = file.read(columns=[column], use_threads=False).column(0).to_pylist()
         return values
@@ -124,31 +125,26 @@ def _open(path: Place) -> Any:
     return pyarrow.parquet.ParquetFile(path.open() if isinstance(path, Remote) else path)
 
 
-class _failures:
+@contextlib.contextmanager
+def _failures(path: Place) -> Iterator[None]:
     """Turns what pyarrow raises on a damaged file into a DataError of one line."""
-
-    def __init__(self, path: Place) -> None:
-        self.path = path
-
-    def __enter__(self) -> None:
-        return
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
-        if isinstance(error, FileNotFoundError):
-            raise ConfigError(f"{self.path}: the table of images is missing: check the path") from None
-        if isinstance(error, Exception) and not isinstance(error, EvalkitError):
-            raise DataError(f"{self.path}: not a readable .parquet: {one_line(error)[:200]}") from error
+    try:
+        yield
+    except FileNotFoundError:
+        raise ConfigError(f"{path}: the table of images is missing: check the path") from None
+    except EvalkitError:
+        raise
+    except Exception as error:
+        raise DataError(f"{path}: not a readable .parquet: {one_line(error)[:200]}") from error
 
 
 def _image_column(path: Place, schema: Any) -> tuple[str, str]:
     """The column's name, and the dotted path of the leaf that holds the bytes."""
-    import pyarrow.types as types
-
     leaves: dict[str, str] = {}
     for field in schema:
-        if _is_binary(field.type):
+        if _is(field.type, *_BYTES):
             leaves[field.name] = field.name
-        elif types.is_struct(field.type) and any(f.name == "bytes" and _is_binary(f.type) for f in field.type):
+        elif _is(field.type, "struct") and any(f.name == "bytes" and _is(f.type, *_BYTES) for f in field.type):
             leaves[field.name] = f"{field.name}.bytes"
     names = [name for name in IMAGE_COLUMNS if name in leaves] or list(leaves)
     if not names or (len(names) > 1 and names[0] not in IMAGE_COLUMNS):
@@ -159,23 +155,11 @@ def _image_column(path: Place, schema: Any) -> tuple[str, str]:
     return names[0], leaves[names[0]]
 
 
-def _is_binary(kind: Any) -> bool:
-    import pyarrow.types as types
+def _is(kind: Any, *names: str) -> bool:
+    """Whether a column's type is one of those that pyarrow calls so."""
+    import pyarrow.types
 
-    return bool(types.is_binary(kind) or types.is_large_binary(kind))
-
-
-def _is_text(kind: Any) -> bool:
-    import pyarrow.types as types
-
-    inner = kind.value_type if types.is_list(kind) or types.is_large_list(kind) else kind
-    return bool(types.is_string(inner) or types.is_large_string(inner))
-
-
-def _is_class(kind: Any) -> bool:
-    import pyarrow.types as types
-
-    return bool(types.is_string(kind) or types.is_large_string(kind) or types.is_integer(kind))
+    return any(getattr(pyarrow.types, f"is_{name}")(kind) for name in names)
 
 
 def _check_groups(path: Place, metadata: Any, leaf: str) -> None:

@@ -12,15 +12,16 @@ import io
 import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from evalkit.data import codec
 from evalkit.data.arrays import ArrayImages
 from evalkit.data.containers.base import Table
-from evalkit.data.open import Opener
+from evalkit.data.open import Images, TableOpener
 from evalkit.data.remote import Place, Remote, Stamp
-from evalkit.data.stored import ReadOptions, StoredImages, open_container
+from evalkit.data.stored import ReadOptions
 from evalkit.errors import ConfigError, DataError, nearest
 from evalkit.utils.files import sha256_json
 from evalkit.utils.text import one_line
@@ -32,32 +33,17 @@ PICKLED = ("CIFAR10", "CIFAR100", "LSUN", "LSUNClass")
 _PNG_MODES = ("1", "L", "LA", "P", "RGBA", "I;16")  # that a PNG keeps as they are
 
 
-@dataclass(frozen=True)
-class _Cifar:
-    """Where the binary version lies, and its records."""
-
-    folder: str
-    train: tuple[str, ...]
-    test: tuple[str, ...]
-    labels: int  # bytes before the pixels; the last is the class
-    names: str
-
-
+# Of a binary version: folder, files by split, bytes before the pixels (the last is the class), file of classes' names.
+_CIFAR_10_FILES = {"train": [f"data_batch_{i}.bin" for i in range(1, 6)], "test": ["test_batch.bin"]}
+_CIFAR_100_FILES = {"train": ["train.bin"], "test": ["test.bin"]}
 _CIFAR = {
-    "CIFAR10": _Cifar(
-        "cifar-10-batches-bin",
-        tuple(f"data_batch_{i}.bin" for i in range(1, 6)),
-        ("test_batch.bin",),
-        1,
-        "batches.meta.txt",
-    ),
-    "CIFAR100": _Cifar("cifar-100-binary", ("train.bin",), ("test.bin",), 2, "fine_label_names.txt"),
+    "CIFAR10": ("cifar-10-batches-bin", _CIFAR_10_FILES, 1, "batches.meta.txt"),
+    "CIFAR100": ("cifar-100-binary", _CIFAR_100_FILES, 2, "fine_label_names.txt"),
 }
-_CIFAR_BYTES = 3 * 32 * 32
 
 
 @dataclass(eq=False)
-class TorchvisionOpener(Opener):
+class TorchvisionOpener(TableOpener):
     """A torchvision dataset, and how its images are read.
 
     Attributes:
@@ -76,17 +62,13 @@ class TorchvisionOpener(Opener):
     arguments: Mapping[str, Any] = field(default_factory=dict)
     options: ReadOptions = field(default_factory=lambda: ReadOptions(prompts=None))
 
-    def check(self) -> None:
-        """Raises ConfigError where there is no such dataset, or it is not there, or it is a pickle."""
-        self.count()
-
     def _count(self) -> int:
-        return len(self.open() if self.name in _CIFAR else self._table)
+        return len(self.open()) if self.name in _CIFAR else super()._count()
 
-    def _open(self, cache: Path | None) -> StoredImages | ArrayImages:
+    def _open(self, cache: Path | None) -> Images:
         if self.name in _CIFAR:
             return read_cifar(self.name, Path(self.root or ".").expanduser(), self.split or "train")
-        return open_container(self._table, self.options, cache=cache)
+        return super()._open(cache)
 
     def identity(self) -> dict[str, Any]:
         about = {name: getattr(self, name) for name in ("name", "root", "split")}
@@ -117,18 +99,16 @@ class TorchvisionDataset(Table):
     def __len__(self) -> int:
         return len(self._set)
 
+    @functools.cached_property
     def version(self) -> Stamp:
         """Torchvision tells nothing of a set's content: each image is compared with its sha256 when it is read."""
-        about = [self._opener.identity(), len(self), _version()]
+        about = [self._opener.identity(), len(self), version("torchvision")]
         return len(self), int(sha256_json(about)[:12], 16) + 1
 
     def image(self, row: int) -> bytes:
         with self._lock:
             item = self._set[row]
         return _as_file(item[0] if isinstance(item, tuple) else item, f"{self.place}: row {row}")
-
-    def strings(self, column: str) -> Sequence[str | None]:
-        raise ConfigError(f"{self.place}: no column of texts '{column}'")
 
     def labels(self) -> Sequence[str | None]:
         """The names of the classes, where the set tells each image's class without reading it."""
@@ -142,10 +122,9 @@ class TorchvisionDataset(Table):
 
 def _build(opener: TorchvisionOpener) -> Any:
     try:
-        import torchvision
+        from torchvision import datasets as kinds
     except ImportError:
         raise ConfigError("torchvision's datasets need the package 'torchvision': pip install torchvision") from None
-    kinds = torchvision.datasets
     if opener.name not in kinds.__all__ or opener.name == "DatasetFolder":
         raise ConfigError(f"torchvision has no dataset '{opener.name}'. {nearest(opener.name, kinds.__all__)}")
     if opener.name in PICKLED:
@@ -160,8 +139,14 @@ def _build(opener: TorchvisionOpener) -> Any:
             raise ConfigError(f"torchvision's {opener.name} takes no '{name}'. {nearest(name, takes)}")
     if opener.root is not None:
         given["root"] = str(Path(opener.root).expanduser())
-    if opener.split is not None:
-        given |= _split(opener, takes)
+    if opener.split is not None and "split" in takes:
+        given["split"] = opener.split
+    elif opener.split is not None:
+        if "train" not in takes:
+            raise ConfigError(f"torchvision's {opener.name} has no splits: leave split=null")
+        if opener.split not in ("train", "test"):
+            raise ConfigError(f"torchvision's {opener.name}: split={opener.split}: give train or test")
+        given["train"] = opener.split == "train"
     if opener.download:
         given["download"] = True
     try:
@@ -170,16 +155,6 @@ def _build(opener: TorchvisionOpener) -> Any:
         reason = one_line(error)[:300].replace("You can use download=True to download it", "download=true?")
         where = f"root={opener.root}, split={opener.split}"
         raise ConfigError(f"torchvision's {opener.name} ({where}): {reason}") from error
-
-
-def _split(opener: TorchvisionOpener, takes: Mapping[str, Any]) -> dict[str, Any]:
-    if "split" in takes:
-        return {"split": opener.split}
-    if "train" in takes:
-        if opener.split not in ("train", "test"):
-            raise ConfigError(f"torchvision's {opener.name}: split={opener.split}: give train or test")
-        return {"train": opener.split == "train"}
-    raise ConfigError(f"torchvision's {opener.name} has no splits: leave split=null")
 
 
 def _as_file(image: Image, name: str) -> bytes:
@@ -195,12 +170,6 @@ def _as_file(image: Image, name: str) -> bytes:
     return codec.encode_png(np.asarray(image.convert("RGB")))
 
 
-def _version() -> str:
-    from importlib.metadata import version
-
-    return version("torchvision")
-
-
 def read_cifar(name: str, root: Path, split: str) -> ArrayImages:
     """CIFAR's binary version below `root`, with its classes; 150 MB in memory for 50,000 images.
 
@@ -210,26 +179,25 @@ def read_cifar(name: str, root: Path, split: str) -> ArrayImages:
     """
     import numpy as np
 
-    about = _CIFAR[name]
-    if split not in ("train", "test"):
+    inner, files, labels, names_file = _CIFAR[name]
+    if split not in files:
         raise ConfigError(f"torchvision's {name}: split={split}: give train or test")
-    folder = root / about.folder
-    paths = [folder / file for file in (about.train if split == "train" else about.test)]
-    missing = next((path for path in paths if not path.is_file()), None)
-    if missing is not None:
-        archive = about.folder.replace("-batches-bin", "-binary") + ".tar.gz"
-        raise ConfigError(
-            f"{missing} is missing: torchvision's {name} is a pickle, which is never loaded; unpack its binary version "
-            f"({archive}, from the same page) into {root}"
-        )
-    records = about.labels + _CIFAR_BYTES
-    parts = [np.fromfile(path, np.uint8) for path in paths]
-    for path, part in zip(paths, parts, strict=True):
-        if not part.size or part.size % records:
-            raise DataError(f"{path}: {part.size} bytes are no whole number of records of {records}: fetch it again")
-    table = np.concatenate(parts).reshape(-1, records)
-    pixels = table[:, about.labels :].reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1)  # NCHW -> NHWC
-    names = (folder / about.names).read_text(encoding="utf-8").split() if (folder / about.names).is_file() else []
-    labels = table[:, about.labels - 1].tolist()
-    classes = tuple(names[i] if i < len(names) else str(i) for i in labels)
+    folder = root / inner
+    record = np.dtype([("labels", "u1", (labels,)), ("pixels", "u1", (3, 32, 32))])
+    parts = []
+    for path in (folder / file for file in files[split]):
+        if not path.is_file():
+            archive = inner.replace("-batches-bin", "-binary") + ".tar.gz"
+            raise ConfigError(
+                f"{path} is missing: torchvision's {name} is a pickle, which is never loaded; unpack its binary "
+                f"version ({archive}, from the same page) into {root}"
+            )
+        size = path.stat().st_size
+        if not size or size % record.itemsize:
+            raise DataError(f"{path}: {size} bytes are no whole number of records of {record.itemsize}: fetch it again")
+        parts.append(np.fromfile(path, record))
+    images = np.concatenate(parts)
+    pixels = images["pixels"].transpose(0, 2, 3, 1)  # NCHW -> NHWC
+    names = (folder / names_file).read_text(encoding="utf-8").split() if (folder / names_file).is_file() else []
+    classes = tuple(names[i] if i < len(names) else str(i) for i in images["labels"][:, -1].tolist())
     return ArrayImages(f"{folder}/{split}", np.ascontiguousarray(pixels), classes=classes)
