@@ -18,8 +18,9 @@ from evalkit.data.containers.archive import Archive
 from evalkit.data.containers.base import Container, Table
 from evalkit.data.containers.folder import Folder, RemoteFolder
 from evalkit.data.containers.parquet import Parquet
+from evalkit.data.records import ReadOptions
 from evalkit.data.remote import Place, Remote, find_place
-from evalkit.data.stored import ReadOptions, StoredImages, join, open_container
+from evalkit.data.stored import StoredImages, join, open_container
 from evalkit.errors import ConfigError
 
 ARCHIVES = (".zip", ".tar")

@@ -15,9 +15,8 @@ from evalkit.data.concat import expand
 from evalkit.data.containers.hf_dataset import DatasetOpener
 from evalkit.data.containers.torchvision_dataset import TorchvisionOpener
 from evalkit.data.open import Opener, PathOpener, kind_of
+from evalkit.data.records import EXTENSIONS, ReadOptions
 from evalkit.data.remote import find_place
-from evalkit.data.scan import EXTENSIONS
-from evalkit.data.stored import ReadOptions
 from evalkit.errors import ConfigError, nearest
 
 if TYPE_CHECKING:
@@ -29,7 +28,7 @@ class Reference(ABC):
     """Where reference images come from. Building one is cheap; its YAML's keys are the constructor's arguments."""
 
     def check(self) -> None:
-        """Raises ConfigError, in one line, where the images are not there; before any work. By default by opening them."""
+        """Raises ConfigError, in one line, where the images are not there; by default it opens them."""
         self.open()
 
     @abstractmethod

@@ -9,48 +9,22 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from evalkit.data import codec
 from evalkit.data.png_parameters import read_parameters
+from evalkit.data.records import FileRecord, Reader
 from evalkit.data.remote import Remote, Stamp
 from evalkit.errors import DataError
 from evalkit.utils.files import atomic_path, sha256_bytes
 
 if TYPE_CHECKING:
     from evalkit.data.containers.base import Container
-    from evalkit.data.sidecars import Reader
+    from evalkit.data.records import Reader
 
-EXTENSIONS = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".gif")
 
 _SETTLED_NS = 2_000_000_000  # a file younger than this could change again within one tick of its mtime
-
-
-@dataclass(frozen=True, slots=True)  # slots: there may be a million
-class FileRecord:
-    """What a scan found of one file; valid as long as its size and mtime are the same.
-
-    Attributes:
-        width, height: 0 where there is an error.
-        notes, format, mode: see `evalkit.data.codec`.
-        error: why it cannot be read, naming the file; none: it can.
-        decoded: whether all of it was decoded, or its header alone.
-        parameters: what a PNG says that it was made with (`evalkit.data.png_parameters`), or none.
-    """
-
-    size: int
-    mtime_ns: int
-    sha256: str
-    width: int
-    height: int
-    notes: tuple[str, ...]
-    format: str
-    mode: str
-    error: str | None
-    decoded: bool
-    parameters: Mapping[str, Any] | None  # no default: a cache of the time before it is scanned again
 
 
 _WAITING = 2048  # images that wait in the pool at a time: each costs a kilobyte

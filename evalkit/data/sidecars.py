@@ -11,28 +11,34 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
+from evalkit.data.records import FileRecord, Reader
 from evalkit.errors import ConfigError, DataError, nearest
 from evalkit.utils.tables import parse_table
 from evalkit.utils.text import one_line
-
-if TYPE_CHECKING:
-    from evalkit.data.containers.base import FileContainer
-    from evalkit.data.scan import FileRecord
 
 PROMPT_COLUMNS = ("prompt", "text", "caption")  # of a metadata file; the first that is there
 METADATA_FILES = ("metadata.jsonl", "metadata.csv")
 LABELS = "dataset.json"  # of StyleGAN's sets: {"labels": [["00000/img00000000.png", 6], ...]}, or null
 MAX_TEXT_BYTES = 1 << 20  # of one image's text
 
-Reader = Callable[[str], bytes]  # a file's bytes by its name in the container
+
+class Files(Protocol):
+    """Images among other files, by name (`evalkit.data.containers.base.FileContainer`)."""
+
+    files: Collection[str]
+
+    def __contains__(self, name: str) -> bool: ...
+    def inner(self, name: str) -> str: ...
+    def label(self, name: str) -> str: ...
+    def size(self, name: str) -> int: ...
 
 
 def find_prompts(
-    files: FileContainer, read: Reader, names: Sequence[str], records: Sequence[FileRecord], how: str | None
+    files: Files, read: Reader, names: Sequence[str], records: Sequence[FileRecord], how: str | None
 ) -> tuple[str | None, ...]:
     """One prompt per image, or none.
 
@@ -79,7 +85,7 @@ def png_prompts(names: Sequence[str], records: Sequence[FileRecord]) -> dict[str
     return {name: record.parameters["prompt"] for name, record in zip(names, records, strict=True) if record.parameters}
 
 
-def find_classes(files: FileContainer, read: Reader, names: Sequence[str]) -> Mapping[str, str]:
+def find_classes(files: Files, read: Reader, names: Sequence[str]) -> Mapping[str, str]:
     """By name: the labels of StyleGAN's dataset.json (whole numbers; vectors are left out), else the .cls next to it,
     else the column `category` of the metadata file.
 
@@ -93,7 +99,7 @@ def find_classes(files: FileContainer, read: Reader, names: Sequence[str]) -> Ma
     return classes or metadata_column(files, read, names, "category")
 
 
-def metadata_column(files: FileContainer, read: Reader, names: Sequence[str], column: str) -> dict[str, str]:
+def metadata_column(files: Files, read: Reader, names: Sequence[str], column: str) -> dict[str, str]:
     """A column of the metadata files by the images' names; the nearer file wins.
 
     Empty where they have no such column, or are not to be understood (where prompts are read, that is an error).
@@ -109,7 +115,7 @@ def metadata_column(files: FileContainer, read: Reader, names: Sequence[str], co
     return values
 
 
-def _metadata_files(files: FileContainer, names: Sequence[str]) -> Iterator[str]:
+def _metadata_files(files: Files, names: Sequence[str]) -> Iterator[str]:
     """Those in the images' folders and above, the nearest last."""
     inner = {PurePosixPath(name.rpartition("/")[0]) for name in names}
     for folder in sorted({parent for own in inner for parent in (own, *own.parents)}):
@@ -122,7 +128,7 @@ def _next_to(metadata: str, file_name: Any) -> str:
     return str(PurePosixPath(metadata).parent / str(file_name))
 
 
-def _metadata_prompts(files: FileContainer, read: Reader, metadata: str, *, required: bool) -> dict[str, str | None]:
+def _metadata_prompts(files: Files, read: Reader, metadata: str, *, required: bool) -> dict[str, str | None]:
     """Prompts by the images' names; none each where the file has no column of prompts and none is required."""
     where = files.label(metadata)
     texts: dict[str, str | None] = {}
@@ -144,7 +150,7 @@ def _metadata_prompts(files: FileContainer, read: Reader, metadata: str, *, requ
     return texts
 
 
-def _texts(files: FileContainer, read: Reader, names: Sequence[str]) -> Iterator[tuple[str, str | None]]:
+def _texts(files: Files, read: Reader, names: Sequence[str]) -> Iterator[tuple[str, str | None]]:
     for name in names:
         stem = os.path.splitext(name)[0]  # noqa: PTH122 (pathlib takes a second for 50,000)
         if f"{stem}.txt" in files.files:
@@ -159,7 +165,7 @@ def _texts(files: FileContainer, read: Reader, names: Sequence[str]) -> Iterator
                 yield name, value.strip()
 
 
-def _text(files: FileContainer, read: Reader, name: str) -> str:
+def _text(files: Files, read: Reader, name: str) -> str:
     if files.size(name) > MAX_TEXT_BYTES:
         raise DataError(f"{files.label(name)}: more than {MAX_TEXT_BYTES:,} bytes for one image's text")
     try:
@@ -168,14 +174,14 @@ def _text(files: FileContainer, read: Reader, name: str) -> str:
         raise DataError(f"{files.label(name)}: not UTF-8: save the file as UTF-8") from None
 
 
-def _json(files: FileContainer, read: Reader, name: str) -> Any:
+def _json(files: Files, read: Reader, name: str) -> Any:
     try:
         return json.loads(read(name))
     except (ValueError, RecursionError) as error:
         raise DataError(f"{files.label(name)}: not JSON: {one_line(error)}") from None
 
 
-def _stylegan_labels(files: FileContainer, read: Reader) -> dict[str, str]:
+def _stylegan_labels(files: Files, read: Reader) -> dict[str, str]:
     content = _json(files, read, LABELS)
     labels = content.get("labels") if isinstance(content, dict) else None
     where = files.label(LABELS)

@@ -8,12 +8,12 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
-from evalkit.data.concat import natural_key
-from evalkit.data.containers.base import Container, folder_of
+from evalkit.data.containers.base import Container
+from evalkit.data.records import FileRecord, ReadOptions
 from evalkit.data.remote import Place
-from evalkit.data.scan import EXTENSIONS, FileRecord, read_pool, scan, wide_pool
+from evalkit.data.scan import read_pool, scan, wide_pool
 from evalkit.data.source import (
     THREADED_FROM,
     Headers,
@@ -24,61 +24,11 @@ from evalkit.data.source import (
     decode_verified,
     kinds_of,
 )
-from evalkit.errors import ConfigError, DataError, nearest, whole_number
+from evalkit.errors import DataError
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
-
-ON_ERROR = ("refuse", "skip")
-
-
-@dataclass(frozen=True)
-class ReadOptions:
-    """How images at a place are read.
-
-    Attributes:
-        recursive: whether folders inside it count.
-        prompts: where the images' texts are: "auto", none, "sidecar" or a metadata file
-            (`evalkit.data.sidecars.find_prompts`); of a table "auto", none, or a column's name.
-        on_error: what a broken image does. "skip" decodes every file once, leaves broken ones out and counts them
-            ("skipped"); "refuse" finds a broken header at once and damage behind it when the image is read.
-        mixed_sizes: whether images of different sizes are accepted.
-        extensions: of the files that count, in any case.
-        by_folder: whether an image's class is the folder that it lies in.
-        every: the images are video frames, each folder of them is a clip, and each k-th frame is read, the first
-            included; none: they are no frames, and all are read.
-        frames: at most so many of these per clip, from its start; none: all.
-
-    Raises:
-        ConfigError: an option has a value that it cannot have.
-    """
-
-    recursive: bool = True
-    prompts: str | None = "auto"
-    on_error: Literal["refuse", "skip"] = "refuse"
-    mixed_sizes: bool = False
-    extensions: Sequence[str] = EXTENSIONS
-    by_folder: bool = False
-    every: int | None = None
-    frames: int | None = None
-
-    def __post_init__(self) -> None:
-        if self.on_error not in ON_ERROR:
-            raise ConfigError(f"on_error={self.on_error!r}: {nearest(str(self.on_error), ON_ERROR)}")
-        for name, value in (("every", self.every), ("frames", self.frames)):
-            if value is not None:
-                whole_number(value, name)
-
-    def choose(self, names: list[str]) -> list[str]:
-        """Of all names those that are read; clips and frames in natural order ("frame2" before "frame10")."""
-        if self.every is None:
-            return names
-        clips: dict[str, list[str]] = {}
-        for name in names:
-            clips.setdefault(folder_of(name), []).append(name)
-        ordered = (sorted(clips[clip], key=natural_key) for clip in sorted(clips, key=natural_key))
-        return [name for frames in ordered for name in frames[:: self.every][: self.frames]]
 
 
 @dataclass(frozen=True, slots=True)  # slots: there may be a million

@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from evalkit.data.containers.hf_dataset import DatasetOpener
 from evalkit.data.containers.torchvision_dataset import TorchvisionOpener
-from evalkit.data.stored import ReadOptions
+from evalkit.data.records import ReadOptions
 from evalkit.models.folder import OpenedImages
 
 

@@ -8,9 +8,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from evalkit.data.open import Images, Opener, PathOpener
-from evalkit.data.scan import EXTENSIONS
+from evalkit.data.records import EXTENSIONS, ReadOptions
 from evalkit.data.split import Part, check_keys, pick, split
-from evalkit.data.stored import ReadOptions
 from evalkit.errors import ConfigError
 from evalkit.models.base import ExistingImages
 

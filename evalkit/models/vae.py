@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from evalkit.data.open import PathOpener
-from evalkit.data.stored import ReadOptions
+from evalkit.data.records import ReadOptions
 from evalkit.errors import ConfigError, DataError, nearest
 from evalkit.models.base import Generated, Model, Request, Sampler, Settings
 from evalkit.models.diffusers import compat

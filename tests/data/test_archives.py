@@ -27,8 +27,9 @@ from evalkit.data.arrays import ArrayImages
 from evalkit.data.codec import encode_png
 from evalkit.data.containers import archive_index
 from evalkit.data.open import PathOpener, open_images
+from evalkit.data.records import ReadOptions
 from evalkit.data.reference import FolderReference
-from evalkit.data.stored import ReadOptions, StoredImages
+from evalkit.data.stored import StoredImages
 from evalkit.errors import ConfigError, DataError
 
 FUZZ_SECONDS = float(os.environ.get("EVALKIT_FUZZ_SECONDS", "60"))  # of the long run

@@ -16,8 +16,9 @@ from evalkit.config.compose import compose, resolve
 from evalkit.data.codec import encode_png
 from evalkit.data.concat import expand, natural_key
 from evalkit.data.open import PathOpener, open_images
+from evalkit.data.records import ReadOptions
 from evalkit.data.remote import find_place
-from evalkit.data.stored import ReadOptions, StoredImages
+from evalkit.data.stored import StoredImages
 from evalkit.errors import ConfigError, DataError
 
 

@@ -14,7 +14,7 @@ from evalkit.config.compose import compose, resolve
 from evalkit.data.codec import encode_png
 from evalkit.data.containers.hf_dataset import DatasetOpener
 from evalkit.data.open import open_images
-from evalkit.data.stored import ReadOptions
+from evalkit.data.records import ReadOptions
 from evalkit.errors import ConfigError, DataError
 
 datasets = pytest.importorskip("datasets", reason="datasets is not installed")

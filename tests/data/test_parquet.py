@@ -12,7 +12,8 @@ from hostile import image, pngs
 from evalkit.data.codec import encode_png
 from evalkit.data.containers import parquet
 from evalkit.data.open import PathOpener, open_images
-from evalkit.data.stored import ReadOptions, StoredImages
+from evalkit.data.records import ReadOptions
+from evalkit.data.stored import StoredImages
 from evalkit.errors import ConfigError, DataError
 
 pyarrow = pytest.importorskip("pyarrow", reason="pyarrow is not installed")

@@ -18,7 +18,7 @@ from PIL import Image, PngImagePlugin
 from evalkit.data import codec
 from evalkit.data.open import open_images
 from evalkit.data.png_parameters import MAX_TEXT, read_parameters
-from evalkit.data.stored import ReadOptions
+from evalkit.data.records import ReadOptions
 from evalkit.errors import DataError
 
 A1111 = (

@@ -23,9 +23,9 @@ from evalkit.config.compose import compose, resolve
 from evalkit.data import remote, scan
 from evalkit.data.codec import encode_png
 from evalkit.data.open import PathOpener, kind_of, open_images
+from evalkit.data.records import ReadOptions
 from evalkit.data.reference import StatsReference
 from evalkit.data.remote import Remote, find_place
-from evalkit.data.stored import ReadOptions
 from evalkit.errors import ConfigError, DataError, EvalkitError, ServiceError
 from evalkit.results.export import Export, FolderExport, NpzExport, ParquetExport, Set, WebDatasetExport, write_exports
 

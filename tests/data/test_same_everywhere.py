@@ -14,7 +14,7 @@ from hostile import image, write_tar, write_zip
 
 from evalkit.data.codec import encode_png
 from evalkit.data.open import open_images
-from evalkit.data.stored import ReadOptions
+from evalkit.data.records import ReadOptions
 from evalkit.errors import EvalkitError
 
 IMAGES = {f"{i:03d}.png": encode_png(image(i)) for i in range(3)}

@@ -13,7 +13,8 @@ from PIL import Image
 
 from evalkit.data.arrays import ArrayImages
 from evalkit.data.open import open_images
-from evalkit.data.stored import ReadOptions, StoredImages
+from evalkit.data.records import ReadOptions
+from evalkit.data.stored import StoredImages
 from evalkit.lint import Finding, Watch, lint
 
 

@@ -21,7 +21,7 @@ from evalkit.config.build import build
 from evalkit.config.compose import compose, resolve
 from evalkit.data.codec import encode_png
 from evalkit.data.open import open_images
-from evalkit.data.stored import ReadOptions
+from evalkit.data.records import ReadOptions
 from evalkit.errors import ConfigError, DataError, StoreError
 from evalkit.plan.plan import make_plan
 from evalkit.results import export

@@ -20,8 +20,9 @@ from evalkit.config.compose import compose, resolve
 from evalkit.data.arrays import ArrayImages
 from evalkit.data.codec import encode_png
 from evalkit.data.open import open_images
+from evalkit.data.records import ReadOptions
 from evalkit.data.source import Source
-from evalkit.data.stored import ReadOptions, StoredImages
+from evalkit.data.stored import StoredImages
 from evalkit.errors import ConfigError, DataError, StoreError
 from evalkit.models.base import ExistingImages
 from evalkit.models.folder import FolderModel

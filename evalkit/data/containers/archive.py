@@ -11,8 +11,8 @@ from collections.abc import Iterator
 
 from evalkit.data.containers.archive_index import Member, list_members, read_member
 from evalkit.data.containers.base import FileContainer
+from evalkit.data.records import Reader
 from evalkit.data.remote import Place, Remote, Stamp, stamp_of
-from evalkit.data.sidecars import Reader
 from evalkit.errors import DataError
 
 

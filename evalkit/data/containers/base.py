@@ -9,22 +9,17 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from evalkit.data import sidecars
+from evalkit.data.records import FileRecord, Reader, ReadOptions, folder_of
 from evalkit.data.remote import Place, Stamp
 from evalkit.data.shard_format import superseded
-from evalkit.data.sidecars import PROMPT_COLUMNS, Reader, png_prompts
+from evalkit.data.sidecars import PROMPT_COLUMNS, png_prompts
 from evalkit.errors import ConfigError, nearest
 
 if TYPE_CHECKING:
-    from evalkit.data.scan import FileRecord
-    from evalkit.data.stored import ReadOptions
+    from evalkit.data.records import FileRecord, ReadOptions
 
 
 Texts = Sequence[str | None]  # of each image, or none
-
-
-def folder_of(name: str) -> str:
-    """The folder that a relative posix path lies in; "." at the top."""
-    return name.rpartition("/")[0] or "."
 
 
 class Container(ABC):

@@ -17,8 +17,8 @@ from typing import Any
 from evalkit.data.containers.archive_index import MAX_FILES
 from evalkit.data.containers.base import Table
 from evalkit.data.open import TableOpener
+from evalkit.data.records import ReadOptions
 from evalkit.data.remote import Place, Remote, Stamp
-from evalkit.data.stored import ReadOptions
 from evalkit.errors import ConfigError, DataError, nearest
 from evalkit.utils.files import sha256_json
 from evalkit.utils.text import one_line

@@ -20,8 +20,8 @@ from evalkit.data import codec
 from evalkit.data.arrays import ArrayImages
 from evalkit.data.containers.base import Table
 from evalkit.data.open import Images, TableOpener
+from evalkit.data.records import ReadOptions
 from evalkit.data.remote import Place, Remote, Stamp
-from evalkit.data.stored import ReadOptions
 from evalkit.errors import ConfigError, DataError, nearest
 from evalkit.utils.files import sha256_json
 from evalkit.utils.text import one_line
