@@ -49,9 +49,7 @@ def asked_of(
     return asked
 
 
-def check_prompts(
-    name: str, source: Source, asked: Asked, others: Mapping[str, frozenset[str]] | None = None
-) -> list[Finding]:
+def check_prompts(name: str, source: Source, asked: Asked, others: Sequence[frozenset[str]] = ()) -> list[Finding]:
     """Prompts that are missing, strange or uneven.
 
     Args:
@@ -77,7 +75,7 @@ def check_prompts(
         add("warning", len(bare), bare, f"{len(bare)} of {len(source)} images have no prompt, the others have")
     if isinstance(source, SampleSet):  # made from the set, in its order: nothing else can be wrong
         return findings
-    expected = frozenset(asked.texts) or _related(shown, others or {})
+    expected = frozenset(asked.texts) or _related(shown, others)
     missing = sorted(expected - shown.keys())
     strange = [i for i, prompt in enumerate(prompts) if asked.texts and prompt is not None and prompt not in expected]
     if missing:
@@ -90,9 +88,9 @@ def check_prompts(
     return findings
 
 
-def _related(shown: Counter[str], others: Mapping[str, frozenset[str]]) -> frozenset[str]:
+def _related(shown: Counter[str], others: Sequence[frozenset[str]]) -> frozenset[str]:
     """The prompts of other cells that share most of theirs with these."""
-    near = [t for t in others.values() if len(t & shown.keys()) >= _RELATED * max(len(t), len(shown))]
+    near = [t for t in others if len(t & shown.keys()) >= _RELATED * max(len(t), len(shown))]
     return frozenset().union(*near)
 
 

@@ -54,7 +54,7 @@ def lint(
     texts = {view.name: frozenset(prompt for prompt in view.source.prompts if prompt is not None) for view in views}
     for view in views:
         request = (asked or {}).get(view.name, Asked())
-        others = {name: shown for name, shown in texts.items() if name != view.name and shown}
+        others = [shown for name, shown in texts.items() if name != view.name and shown]
         findings += check_alone(view)
         findings += check_asked_size(view, request.size)
         findings += check_prompts(view.name, view.source, request, others)

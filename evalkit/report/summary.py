@@ -86,11 +86,8 @@ def by_size(value: Any) -> tuple[bool, float, str]:
 
 
 def _side(run: Run, side: str) -> str:
-    counts = {
-        str(row.protocol[side]["n"])
-        for row in run.table.rows
-        if isinstance(row.protocol.get(side), Mapping) and row.protocol[side].get("n")
-    }
+    sides = [row.protocol.get(side) for row in run.table.rows]
+    counts = {str(about["n"]) for about in sides if isinstance(about, Mapping) and about.get("n")}
     images = f" ({next(iter(counts))} images)" if len(counts) == 1 else ""
     return short(str(run.table.run[side])) + images
 

@@ -223,7 +223,7 @@ def _number(value: Any) -> str:
 
 def _count(count: Any, of: Any) -> str:
     """Such as "3 of 64"; more than there are images are no images (prompts that are missing, say)."""
-    share = isinstance(count, (int, float)) and isinstance(of, (int, float)) and count <= of
+    share = all(isinstance(number, (int, float)) for number in (count, of)) and count <= of
     return f"{_number(count)} of {_number(of)}" if share else _number(count)
 
 

@@ -240,12 +240,8 @@ class ParquetExport(Export):
         import pyarrow
         import pyarrow.parquet
 
-        text = pyarrow.string()
-        fields = {
-            "image": pyarrow.struct([("bytes", pyarrow.binary()), ("path", text)]),
-            "prompt": text,
-            "category": text,
-        }
+        text, image = pyarrow.string(), pyarrow.struct([("bytes", pyarrow.binary()), ("path", pyarrow.string())])
+        fields = {"image": image, "prompt": text, "category": text}
         schema = pyarrow.schema(fields, metadata={"huggingface": json.dumps({"info": {"features": _FEATURES}})})
         with _atomic_folder(path) as folder:
             (folder / "data").mkdir()

@@ -210,15 +210,10 @@ class ResultTable:
             schema = data["schema"]
             if schema != SCHEMA:
                 raise DataError(f"{path}: schema {schema} is not known here (known: {SCHEMA}); use a matching evalkit")
-            return cls(
-                data["run"],
-                tuple(Row(**row) for row in data["rows"]),
-                tuple(data.get("notes", ())),
-                tuple(Comparison(**comparison) for comparison in data.get("comparisons", ())),
-                data.get("best", {}),
-                tuple(data.get("lint", ())),
-                data.get("gate"),
-            )
+            rows = tuple(Row(**row) for row in data["rows"])
+            comparisons = tuple(Comparison(**comparison) for comparison in data.get("comparisons", ()))
+            notes, lint = tuple(data.get("notes", ())), tuple(data.get("lint", ()))
+            return cls(data["run"], rows, notes, comparisons, data.get("best", {}), lint, data.get("gate"))
         except FileNotFoundError as error:
             raise DataError(f"{path}: no such file") from error
         except (ValueError, KeyError, TypeError) as error:
