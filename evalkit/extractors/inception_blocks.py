@@ -9,6 +9,7 @@ tests/bench/bench_inception.py. Imports torch; import it where the network is ne
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import ClassVar, TypeVar
@@ -167,17 +168,18 @@ class BlockC(Merged):
     HEADS = ("branch1x1", "branch7x7_1", "branch7x7dbl_1")
 
     def __init__(self, channels: int, c7: int) -> None:
-        wide, tall = {"kernel": (1, 7), "padding": (0, 3)}, {"kernel": (7, 1), "padding": (3, 0)}
+        wide = functools.partial(Conv, kernel=(1, 7), padding=(0, 3))
+        tall = functools.partial(Conv, kernel=(7, 1), padding=(3, 0))
         super().__init__(
             branch1x1=Conv(channels, 192),
             branch7x7_1=Conv(channels, c7),
-            branch7x7_2=Conv(c7, c7, **wide),  # type: ignore[arg-type]
-            branch7x7_3=Conv(c7, 192, **tall),  # type: ignore[arg-type]
+            branch7x7_2=wide(c7, c7),
+            branch7x7_3=tall(c7, 192),
             branch7x7dbl_1=Conv(channels, c7),
-            branch7x7dbl_2=Conv(c7, c7, **tall),  # type: ignore[arg-type]
-            branch7x7dbl_3=Conv(c7, c7, **wide),  # type: ignore[arg-type]
-            branch7x7dbl_4=Conv(c7, c7, **tall),  # type: ignore[arg-type]
-            branch7x7dbl_5=Conv(c7, 192, **wide),  # type: ignore[arg-type]
+            branch7x7dbl_2=tall(c7, c7),
+            branch7x7dbl_3=wide(c7, c7),
+            branch7x7dbl_4=tall(c7, c7),
+            branch7x7dbl_5=wide(c7, 192),
             branch_pool=Conv(channels, 192),
         )
 

@@ -6,7 +6,6 @@ AlexNet and VGG16 up to their last tapped ReLU, under torchvision's parameter na
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -88,25 +87,18 @@ def load_network(net: str, weights: Path, heads: Path, where: str) -> LpipsNet:
         ConfigError: a file is not readable so, lacks a tensor, or holds one of another shape; a head is negative.
     """
     network = LpipsNet(net)
-    found = {name: value for name, value in read_state(weights, where).items() if name.startswith("features.")}
-    wanted = {name for name in network.state_dict() if name.startswith("features.")}
-    _fill(network, {name: found[name] for name in wanted & found.keys()}, wanted, f"{where}: {weights}")
-    given = read_state(heads, where)
-    flat = {
-        f"heads.{i}": v.flatten()
-        for i in range(len(TAPS[net]))
-        if (v := given.get(f"lin{i}.model.1.weight")) is not None
+    state, linear = read_state(weights, where), read_state(heads, where)
+    state |= {
+        f"heads.{i}": linear[name].flatten()
+        for i in range(len(network.heads))
+        if (name := f"lin{i}.model.1.weight") in linear
     }
-    _fill(network, flat, {f"heads.{i}" for i in range(len(TAPS[net]))}, f"{where}: {heads}")
+    for name, ours in sorted(network.named_parameters()):  # the trunk's come first
+        if name not in state or state[name].shape != ours.shape:
+            file = heads if name.startswith("heads.") else weights
+            got = f"has shape {tuple(state[name].shape)}" if name in state else "is missing"
+            raise ConfigError(f"{where}: {file} does not hold the weights of this network: '{name}' {got}")
+    network.load_state_dict({name: state[name] for name, _ in network.named_parameters()}, strict=False)
     if any(bool((head < 0).any()) for head in network.heads):
         raise ConfigError(f"{where}: {heads} holds negative weights: with them LPIPS is no squared distance")
     return network.eval().requires_grad_(False)
-
-
-def _fill(network: LpipsNet, state: Mapping[str, Tensor], wanted: set[str], file: str) -> None:
-    shapes = {name: tuple(value.shape) for name, value in network.state_dict().items()}
-    for name in sorted(wanted):
-        if name not in state or tuple(state[name].shape) != shapes[name]:
-            got = f"has shape {tuple(state[name].shape)}" if name in state else "is missing"
-            raise ConfigError(f"{file} does not hold the weights of this network: '{name}' {got}")
-    network.load_state_dict(dict(state), strict=False)

@@ -15,12 +15,12 @@ from evalkit.digits.train import tokens
 from evalkit.digits.train.common import (
     Budget,
     Digits,
-    Ema,
     Options,
     augmented_batch,
     descend,
     replace_folder,
     save_state,
+    smoothed,
 )
 
 BATCH = 128
@@ -92,7 +92,7 @@ def train(options: Options) -> None:
     if options.resume:
         net.load_state_dict(load_file(folder / "open_clip_model.safetensors"))
     net = net.to(options.device).train()
-    ema = Ema(net, 0.995)
+    ema = smoothed(net, 0.995)
     ids = tokens.caption_ids(LENGTH).to(options.device)  # [10,8,8,24]
     decay = [p for p in net.parameters() if p.ndim > 1]
     plain = [p for p in net.parameters() if p.ndim <= 1]
@@ -110,5 +110,5 @@ def train(options: Options) -> None:
         descend(loss, optimiser, budget, 1.0)
         with torch.no_grad():
             net.logit_scale.clamp_(max=4.6052)  # ln 100, as CLIP does
-        ema.update()
+        ema.update_parameters(net)
         budget.tick(loss=loss)

@@ -7,20 +7,20 @@ import math
 import shutil
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Generic, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.optim.swa_utils import AveragedModel
 
 from evalkit.digits import data
 from evalkit.utils.files import atomic_path
 
-M = TypeVar("M", bound=nn.Module)
 N_COLOURS = len(data.COLOURS)
 FRAME = 36  # pixels a side that digits are kept with: 2 around the image leave room for shifts by index
 LOG_SECONDS = 20
@@ -98,24 +98,16 @@ def descend(
     optimiser.step()
 
 
-class Ema(Generic[M]):
-    """A smoothed copy of a module's weights; ``module`` is the copy, in eval mode."""
+def smoothed(module: nn.Module, decay: float = 0.999) -> AveragedModel:
+    """An EMA of a module's weights, in its `module`, in eval mode; buffers (running statistics) are copied.
 
-    def __init__(self, live: M, decay: float = 0.999) -> None:
-        self.live = live
-        self.module: M = deepcopy(live).eval().requires_grad_(False)
-        self.decay = decay
-        self.count = 0
+    The decay grows with the number of steps, so that early noise leaves soon.
+    """
 
-    @torch.no_grad()
-    def update(self) -> None:
-        """Move the copy towards the live weights; the decay grows with the count so that early noise leaves soon."""
-        self.count += 1
-        decay = min(self.decay, (1 + self.count) / (10 + self.count))
-        target: list[Tensor] = list(self.module.parameters())
-        torch._foreach_lerp_(target, [p.detach() for p in self.live.parameters()], 1.0 - decay)
-        for mine, theirs in zip(self.module.buffers(), self.live.buffers(), strict=True):
-            mine.copy_(theirs)  # running statistics are smoothed already
+    def average(mine: Sequence[Tensor], theirs: Sequence[Tensor], count: Tensor | int) -> None:
+        torch._foreach_lerp_(list(mine), list(theirs), 1.0 - min(decay, (2 + int(count)) / (11 + int(count))))
+
+    return AveragedModel(module, multi_avg_fn=average).eval().requires_grad_(False)
 
 
 class Batch(NamedTuple):
@@ -216,7 +208,7 @@ def augmented_batch(digits: Digits, size: int, pairs: int = 0) -> Batch:
     return Batch(images, digit, ink, background, grey)
 
 
-def half_copy(module: M) -> M:
+def half_copy(module: nn.Module) -> Any:
     """A copy in half precision on the CPU, laid out as files hold it."""
     return deepcopy(module).cpu().half().to(memory_format=torch.contiguous_format)
 

@@ -8,7 +8,7 @@ from torch import Tensor
 from transformers import CLIPTextModel
 
 from evalkit.digits import weights_path
-from evalkit.digits.train.common import Budget, Ema, Options, half_copy, replace_folder
+from evalkit.digits.train.common import Budget, Options, half_copy, replace_folder, smoothed
 from evalkit.digits.train.ldm import adam, fit, load, make_pool
 from evalkit.numerics.canny import canny
 
@@ -32,7 +32,7 @@ def train(options: Options) -> None:
     if options.resume:
         net = load(ControlNetModel, folder, device)
     net = net.to(device).requires_grad_(True).train()
-    ema = Ema(net)
+    ema = smoothed(net)
 
     def guess(noisy: Tensor, times: Tensor, states: Tensor, index: Tensor) -> Tensor:
         outline = edges[index][:, None].float().expand(-1, 3, -1, -1)  # [B,3,32,32] in [0,1]
@@ -42,4 +42,4 @@ def train(options: Options) -> None:
         return out
 
     budget = Budget(options, "controlnet", lambda: replace_folder(folder, half_copy(ema.module).save_pretrained))
-    fit(budget, adam(net.parameters(), RATE, options), pool, text_encoder, guess, [ema], DROPOUT)
+    fit(budget, adam(net.parameters(), RATE, options), pool, text_encoder, guess, [(ema, net)], DROPOUT)

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from evalkit.digits.nets import DCGANDiscriminator, DCGANGenerator, load_dcgan
-from evalkit.digits.train.common import Budget, Digits, Ema, Options, descend, save_state
+from evalkit.digits.train.common import Budget, Digits, Options, descend, save_state, smoothed
 
 BATCH = 64
 RATE = 1e-3
@@ -44,10 +44,11 @@ def train(options: Options) -> None:
     generator = load_dcgan(target).requires_grad_(True) if options.resume else DCGANGenerator()
     generator = generator.to(options.device).train()
     critic = DCGANDiscriminator().to(options.device).train()
-    ema = Ema(generator, 0.998)
+    ema = smoothed(generator, 0.998)
     adam_g, adam_d = (torch.optim.Adam(net.parameters(), lr=RATE, betas=(0.0, 0.99)) for net in (generator, critic))
 
     def save() -> None:
+        assert isinstance(ema.module, DCGANGenerator)
         _settle(ema.module)
         save_state(ema.module, target)
 
@@ -68,5 +69,5 @@ def train(options: Options) -> None:
         generator_loss = F.softplus(-critic(fake, label)).mean()
         critic.requires_grad_(True)
         descend(generator_loss, adam_g, budget, floor=0.1)
-        ema.update()
+        ema.update_parameters(generator)
         budget.tick(critic=critic_loss, generator=generator_loss)

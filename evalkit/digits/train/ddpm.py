@@ -20,12 +20,12 @@ from evalkit.digits.train.common import (
     N_COLOURS,
     Budget,
     Digits,
-    Ema,
     Options,
     coloured_batch,
     descend,
     half_copy,
     replace_folder,
+    smoothed,
 )
 
 BATCH = 32
@@ -135,7 +135,7 @@ def train(options: Options) -> None:
     table = net.class_embedding.weight
     net.class_embedding = Factors.fit(table.detach()) if options.resume else Factors(table.shape[1])
     net = net.to(device, memory_format=torch.channels_last).train()
-    ema = Ema(net, 0.998)
+    ema = smoothed(net, 0.998)
     rate = RESUME_RATE if options.resume else RATE
     optimiser = torch.optim.AdamW(net.parameters(), lr=rate, betas=(0.9, 0.99), weight_decay=0.01)
     scheduler = build_scheduler()
@@ -155,5 +155,5 @@ def train(options: Options) -> None:
         errors = F.mse_loss(guess, target, reduction="none").mean(dim=(1, 2, 3))  # [B]
         loss = (weights[times] * errors).mean()
         descend(loss, optimiser, budget, 1.0)
-        ema.update()
+        ema.update_parameters(net)
         budget.tick(loss=loss, plain=errors.mean())

@@ -11,18 +11,19 @@ import torch
 from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.optim.swa_utils import AveragedModel
 from transformers import CLIPTextConfig, CLIPTextModel
 
 from evalkit.digits.train import tokens, vae
 from evalkit.digits.train.common import (
     Budget,
     Digits,
-    Ema,
     Options,
     coloured_batch,
     descend,
     half_copy,
     replace_folder,
+    smoothed,
 )
 
 BATCH = 64
@@ -121,7 +122,7 @@ def fit(
     pool: Pool,
     text_encoder: CLIPTextModel,
     guess: Callable[[Tensor, Tensor, Tensor, Tensor], Tensor],
-    emas: Sequence[Ema[Any]] = (),
+    emas: Sequence[tuple[AveragedModel, nn.Module]] = (),
     dropout: float = DROPOUT,
 ) -> None:
     """Learn to predict v in the pool's latents.
@@ -133,7 +134,7 @@ def fit(
         text_encoder: gives the states of the captions.
         guess: v float [B,4,8,8] of noisy latents [B,4,8,8], their times int64 [B], the captions' states [B,16,64] and
             the positions int64 [B] in the pool.
-        emas: follow each step.
+        emas: follow the modules next to them, step by step.
         dropout: share of the captions that are emptied, for guidance.
     """
     device, scheduler = pool.latents.device, build_scheduler()
@@ -147,8 +148,8 @@ def fit(
         predicted = guess(noisy, times, text_encoder(words).last_hidden_state, index)
         loss = F.mse_loss(predicted, scheduler.get_velocity(clean, noise, times))
         descend(loss, optimiser, budget, 1.0)
-        for ema in emas:
-            ema.update()
+        for ema, net in emas:
+            ema.update_parameters(net)
         budget.tick(loss=loss)
 
 
@@ -193,7 +194,8 @@ def train_unet(options: Options) -> None:
     if options.resume:
         text_encoder = load(CLIPTextModel, folder / "text_encoder", device).requires_grad_(True)
         unet = load(UNet2DConditionModel, folder / "unet", device).requires_grad_(True)
-    text, image = Ema(text_encoder.train()), Ema(unet.train())
+    text, image = smoothed(text_encoder.train()), smoothed(unet.train())
     optimiser = adam([*text_encoder.parameters(), *unet.parameters()], RATE, options)
     budget = Budget(options, "ldm", lambda: save(image.module, text.module, folder))
-    fit(budget, optimiser, pool, text_encoder, lambda x, t, states, _: unet(x, t, states).sample, [text, image])
+    emas = [(text, text_encoder), (image, unet)]
+    fit(budget, optimiser, pool, text_encoder, lambda x, t, states, _: unet(x, t, states).sample, emas)

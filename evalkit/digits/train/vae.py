@@ -8,7 +8,16 @@ import torch
 from diffusers import AutoencoderKL
 from torch import Tensor
 
-from evalkit.digits.train.common import Budget, Digits, Ema, Options, coloured_batch, descend, half_copy, replace_folder
+from evalkit.digits.train.common import (
+    Budget,
+    Digits,
+    Options,
+    coloured_batch,
+    descend,
+    half_copy,
+    replace_folder,
+    smoothed,
+)
 
 BATCH = 32
 RATE = 2e-3
@@ -51,7 +60,7 @@ def train(options: Options) -> None:
     folder = options.out / "ldm" / "vae"
     net = AutoencoderKL.from_pretrained(folder, torch_dtype=torch.float32) if options.resume else build()
     net = net.to(options.device, memory_format=torch.channels_last).train()
-    ema = Ema(net, 0.995)
+    ema = smoothed(net, 0.995)
     optimiser = torch.optim.AdamW(net.parameters(), lr=RATE, betas=(0.9, 0.99), weight_decay=0.01)
     budget = Budget(options, "vae", lambda: save(ema.module, digits, folder))
     while not budget.spent:
@@ -65,5 +74,5 @@ def train(options: Options) -> None:
         kl = 0.5 * (posterior.mean.square() + posterior.var - 1.0 - posterior.logvar).mean()
         loss = error + 0.2 * (weight * (output - images).abs()).mean() + KL_WEIGHT * kl
         descend(loss, optimiser, budget, 1.0)
-        ema.update()
+        ema.update_parameters(net)
         budget.tick(mse=error, kl=kl)
