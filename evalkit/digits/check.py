@@ -66,12 +66,13 @@ def to_uint8(images: torch.Tensor) -> data.U8:
     return out
 
 
-def write_sheet(settings: Settings, name: str, images: data.U8, columns: int = 20) -> None:
+def write_sheet(settings: Settings, name: str, images: data.U8) -> None:
     """Write a contact sheet of uint8 [B,3,32,32], twice enlarged, if a folder for sheets was given."""
     if settings.sheets is None:
         return
     from PIL import Image
 
+    columns = min(20, len(images))
     rows = min(len(images) // columns, 14)
     grid = images[: rows * columns].reshape(rows, columns, 3, 32, 32).transpose(0, 3, 1, 4, 2)
     sheet = np.ascontiguousarray(grid.reshape(rows * 32, columns * 32, 3)).repeat(2, axis=0).repeat(2, axis=1)
@@ -79,7 +80,9 @@ def write_sheet(settings: Settings, name: str, images: data.U8, columns: int = 2
     Image.fromarray(sheet).save(settings.sheets / f"{name}.png")
 
 
-def right_parts(images: data.U8, captions: Sequence[data.Caption], net: DigitClassifier) -> NDArray[np.bool_]:
+def right_parts(
+    images: data.U8, captions: Sequence[data.Caption], net: DigitClassifier | None = None
+) -> NDArray[np.bool_]:
     """Whether digit, ink and background of images uint8 [B,3,32,32] are those of their captions: bool [3,B]."""
     verdict = judge(images, net)
     right: NDArray[np.bool_] = np.stack([verdict.digit, verdict.ink, verdict.background]) == data.indices(captions)
@@ -163,17 +166,14 @@ def check_ldm(settings: Settings) -> Iterator[Row]:
     """25 steps of DPM-Solver++ at guidance 3, 4 and 5: digit, ink and background as asked, all three at once."""
     from diffusers import DPMSolverMultistepScheduler
 
-    from evalkit.digits.nets import load_classifier
-
     pipeline = _quiet_pipeline("StableDiffusionPipeline", "ldm", settings.device)
     pipeline.scheduler = DPMSolverMultistepScheduler.from_config(pipeline.scheduler.config)
     prompts = list(data.PROMPTS[: settings.samples])
-    net = load_classifier()
     shares = []
     for guidance in (3.0, 4.0, 5.0):
         images = generate_ldm(pipeline, [p.text for p in prompts], guidance, 25)
         write_sheet(settings, f"ldm-{guidance:g}", images)
-        right = right_parts(images, prompts, net)
+        right = right_parts(images, prompts)
         shares.append(float(right.all(axis=0).mean()))
         digit, ink, ground = right.mean(axis=1)
         parts = f"digit {digit:.1%}, ink {ink:.1%}, background {ground:.1%}"
@@ -207,10 +207,8 @@ def check_ddpm(settings: Settings) -> Iterator[Row]:
     """Share of samples that are a clear digit, with two samplers."""
     from diffusers import DDIMScheduler, DPMSolverMultistepScheduler
 
-    from evalkit.digits.nets import load_classifier
-
     pipeline = _quiet_pipeline("DDPMPipeline", "ddpm", settings.device)
-    config, net = pipeline.scheduler.config, load_classifier()
+    config = pipeline.scheduler.config
     samplers: list[tuple[str, Any, int, float | None]] = [
         ("DDIM 50", DDIMScheduler.from_config(config), 50, 0.90),
         ("DPM-Solver++ 20", DPMSolverMultistepScheduler.from_config(config), 20, None),
@@ -221,7 +219,7 @@ def check_ddpm(settings: Settings) -> Iterator[Row]:
             [sample_ddpm(pipeline, scheduler, steps, range(s, min(s + 64, count))) for s in range(0, count, 64)]
         )
         write_sheet(settings, f"ddpm-{name.split()[0].lower()}", images)
-        verdict = judge(images, net)
+        verdict = judge(images)
         yield Row("digits_ddpm", f"{name}: clear digit", float((verdict.confidence > 0.9).mean()), required)
         found = len(set(verdict.digit.tolist()))
         spread = float((verdict.ink != verdict.background).mean())
@@ -232,7 +230,7 @@ def check_dcgan(settings: Settings) -> Iterator[Row]:
     """Share of samples that show the asked digit."""
     import torch
 
-    from evalkit.digits.nets import load_classifier, load_dcgan
+    from evalkit.digits.nets import load_dcgan
 
     count = settings.samples or 2000
     labels = torch.arange(count) % 10
@@ -241,7 +239,7 @@ def check_dcgan(settings: Settings) -> Iterator[Row]:
     with torch.inference_mode():
         images = to_uint8(net(latents.to(settings.device), labels.to(settings.device)))
     write_sheet(settings, "dcgan", images)
-    verdict = judge(images, load_classifier())
+    verdict = judge(images)
     yield Row("digits_dcgan", "asked digit right", float((verdict.digit == labels.numpy()).mean()), 0.90)
     yield Row("digits_dcgan", "two colours", float((verdict.ink != verdict.background).mean()))
 

@@ -10,10 +10,11 @@ import numpy as np
 from evalkit.digits.data import I64, PALETTE_RGB, U8
 
 if TYPE_CHECKING:
-    import torch
     from numpy.typing import NDArray
 
     from evalkit.digits.nets import DigitClassifier
+
+BATCH = 256  # images per pass of the classifier
 
 STROKE_PIXELS = 24
 """How many pixels farthest from the background vote on the ink; the thinnest reference digit has as many."""
@@ -59,13 +60,12 @@ def colours(images: U8) -> tuple[I64, I64]:
     return nearest_colour(stroke), nearest_colour(ground)
 
 
-def judge(images: U8, classifier: DigitClassifier | None = None, batch: int = 256) -> Judgement:
+def judge(images: U8, classifier: DigitClassifier | None = None) -> Judgement:
     """Judge images.
 
     Args:
         images: uint8 [B,3,32,32].
-        classifier: the shipped one if not given; pass it to load it only once.
-        batch: images per pass.
+        classifier: the shipped one if not given.
     """
     import torch
 
@@ -73,11 +73,11 @@ def judge(images: U8, classifier: DigitClassifier | None = None, batch: int = 25
 
     net = classifier or load_classifier()
     device = next(net.parameters()).device
-    parts: list[torch.Tensor] = []
     with torch.inference_mode():
-        for start in range(0, len(images), batch):
-            part = torch.from_numpy(np.ascontiguousarray(images[start : start + batch])).to(device)
-            parts.append(net(part.float() / 127.5 - 1.0)["logits"].softmax(dim=1).cpu())  # [b,10]
+        batches = torch.split(torch.from_numpy(np.ascontiguousarray(images)), BATCH)  # uint8 [b,3,32,32]
+        parts = [
+            net(part.to(device).float() / 127.5 - 1.0)["logits"].softmax(dim=1).cpu() for part in batches
+        ]  # [b,10]
     confidence, digit = torch.cat(parts).max(dim=1)
     ink, background = colours(images)
     return Judgement(digit.numpy(), confidence.numpy(), ink, background)
