@@ -119,7 +119,7 @@ def _line(axes: Axes, spec: FigureSpec, line: Line, tips: dict[str, str]) -> Non
 
 
 def _scale(axes: Axes, spec: FigureSpec) -> None:
-    from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter, NullLocator
+    from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
     axes.margins(0.09, 0.12)
     axes.yaxis.set_major_locator(MaxNLocator(5))
@@ -127,11 +127,9 @@ def _scale(axes: Axes, spec: FigureSpec) -> None:
         axes.set_xscale("log")
         axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-        axes.xaxis.set_minor_formatter(NullFormatter())
-        axes.xaxis.set_minor_locator(NullLocator())
     if spec.ticks and len(spec.ticks) <= 10:
         axes.set_xticks([at for at, _ in spec.ticks], [clean(text) for _, text in spec.ticks])
-        axes.xaxis.set_minor_locator(NullLocator())
+    axes.xaxis.set_minor_locator(NullLocator())
 
 
 def _lay_out(axes: Axes, size: tuple[float, float], named: bool) -> None:
