@@ -44,13 +44,15 @@ class Opener(ABC):
 
     Attributes:
         options: how they are read.
+        fetch: whether what is not here may be downloaded; a dry run's `check` forbids it.
     """
 
     options: ReadOptions
+    fetch: bool = True
     _images: Images | None = None
 
     @abstractmethod
-    def check(self) -> None:
+    def check(self, *, fetch: bool = True) -> None:
         """Raises ConfigError where nothing is there, DataError where an archive is refused. No image is read."""
 
     @abstractmethod
@@ -90,8 +92,9 @@ class TableOpener(Opener):
     @abstractmethod
     def _table(self) -> Table: ...
 
-    def check(self) -> None:
-        """Raises ConfigError where it is not there (it may be fetched for that), or has no such column."""
+    def check(self, *, fetch: bool = True) -> None:
+        """Raises ConfigError where it is not there (with `fetch` it is downloaded), or has no such column."""
+        self.fetch = fetch
         self._count()
 
     def _count(self) -> int:
@@ -122,7 +125,7 @@ class PathOpener(Opener):
         """Each part that a pattern stands for, listed; an array's path as it is."""
         return [_container(part, self.options) for part in ([self.path] if self._pattern is None else self._pattern)]
 
-    def check(self) -> None:
+    def check(self, *, fetch: bool = True) -> None:
         for part in self._parts:
             if not isinstance(part, Path | Remote):
                 part.images(self.options)

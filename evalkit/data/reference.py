@@ -27,8 +27,12 @@ if TYPE_CHECKING:
 class Reference(ABC):
     """Where reference images come from. Building one is cheap; its YAML's keys are the constructor's arguments."""
 
-    def check(self) -> None:
-        """Raises ConfigError, in one line, where the images are not there; by default it opens them."""
+    def check(self, *, fetch: bool = True) -> None:
+        """Raises ConfigError, in one line, where the images are not there; by default it opens them.
+
+        Args:
+            fetch: whether what is missing may be downloaded; if not, a missing download is an error (a dry run).
+        """
         self.open()
 
     @abstractmethod
@@ -48,8 +52,8 @@ class OpenedReference(Reference):
     opener: Opener
     num_samples: int | None = None
 
-    def check(self) -> None:
-        self.opener.check()
+    def check(self, *, fetch: bool = True) -> None:
+        self.opener.check(fetch=fetch)
 
     def open(self, *, cache: Path | None = None) -> Source:
         return self.opener.open(cache=cache).head(self.num_samples)
@@ -83,9 +87,9 @@ class FolderReference(OpenedReference):
         self.path = find_place(path)
         self.size = size
 
-    def check(self) -> None:
+    def check(self, *, fetch: bool = True) -> None:
         self._check_there()
-        super().check()
+        super().check(fetch=fetch)
 
     def _check_there(self) -> None:
         if isinstance(self.path, Path) and not self.path.exists() and expand(self.path) is None:
@@ -170,7 +174,7 @@ class DigitsReference(Reference):
 
     style: str | None = None
 
-    def check(self) -> None:
+    def check(self, *, fetch: bool = True) -> None:
         from evalkit.digits import REFERENCE
         from evalkit.digits.data import STYLES
 

@@ -26,7 +26,7 @@ class OpenedImages(ExistingImages):
 
     def check(self, *, fetch: bool = True) -> None:
         """Raises ConfigError where nothing is there, DataError where an archive is refused."""
-        self.opener.check()
+        self.opener.check(fetch=fetch)
 
     def identity(self) -> dict[str, Any]:
         """Which images are asked for. What they hold `open(...).digest` tells, which scores and features go by."""

@@ -12,6 +12,7 @@ from evalkit.cell import Cell, find_baseline
 from evalkit.config.build import build
 from evalkit.config.schema import RunConfig
 from evalkit.data.moments import Moments
+from evalkit.data.reference import Reference
 from evalkit.data.source import Source
 from evalkit.errors import ConfigError, nearest
 from evalkit.gate import Gate, make_gates
@@ -99,7 +100,9 @@ def make_plan(config: RunConfig) -> Plan:
     for side in sides:
         with missing.noted(side):
             for name, option in getattr(config, side).items():
-                sides[side] = build(option, f"{side}.{name}").open(cache=cache)
+                images: Reference = build(option, f"{side}.{name}")
+                images.check(fetch=not missing.dry)
+                sides[side] = images.open(cache=cache)
     extractors = _build_extractors(config, metrics, missing)
     if not missing.any_of(*sides):
         check_counts(metrics, {cell.name: cell.num_samples for cell in grid.cells}, sides)

@@ -135,3 +135,21 @@ def test_the_command(tmp_path: Path, prompts: Path) -> None:
     assert "download=false" not in done.stdout
     assert not list(run.iterdir())
     assert shutil.which("hf") is None or "hf download stabilityai/sdxl-turbo" in done.stdout
+
+
+def test_references_and_existing_images_are_not_fetched_either(tmp_path: Path) -> None:
+    """A Hugging Face dataset by its hub id and a torchvision dataset with download=true, as model and as reference."""
+    pytest.importorskip("datasets")
+    gan = ("model=[digits_dcgan]", "sampler=[]", "prompts=[]", "exclude=[]", "metric=[fid_digits]")
+    hub = plan(*gan, "reference=dataset", "reference.dataset.name=nobody/nothing")
+    mnist = plan(
+        *gan, "reference=torchvision", "reference.torchvision.name=MNIST", "reference.torchvision.download=true",
+        f"reference.torchvision.root={tmp_path}",
+    )  # fmt: skip
+    models = plan(
+        "model=[dataset]", "model.dataset.name=nobody/nothing", *gan[1:], "reference=digits", "num_samples=10"
+    )  # fmt: skip
+    for found, head in ((hub, "reference"), (mnist, "reference"), (models, "model.dataset")):
+        assert [line.partition(":")[0] for line in found.missing] == [head], found.missing
+        assert "a dry run fetches nothing" in found.missing[0]
+    assert not list(tmp_path.rglob("*.gz"))

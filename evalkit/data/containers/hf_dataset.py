@@ -7,9 +7,10 @@ path=hf://datasets/OWNER/NAME/data/train-*.parquet.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -50,7 +51,7 @@ class DatasetOpener(TableOpener):
 
     @functools.cached_property
     def _table(self) -> HFDataset:
-        return HFDataset(self, load(self.name, self.split, self.config, self.revision))
+        return HFDataset(self, load(self.name, self.split, self.config, self.revision, fetch=self.fetch))
 
     def identity(self) -> dict[str, Any]:
         names = ("name", "split", "image", "config", "revision")
@@ -131,8 +132,8 @@ class HFDataset(Table):
         return asked or names[0]
 
 
-def load(name: str, split: str, config: str | None = None, revision: str | None = None) -> Any:
-    """The dataset of `datasets` (arguments as of `DatasetOpener`), fetched from the hub where it is not here.
+def load(name: str, split: str, config: str | None = None, revision: str | None = None, *, fetch: bool = True) -> Any:
+    """The dataset of `datasets` (arguments as of `DatasetOpener`); with `fetch` from the hub where it is not here.
 
     Raises:
         ConfigError: `datasets` is not installed, or there is no such dataset or split.
@@ -147,13 +148,32 @@ def load(name: str, split: str, config: str | None = None, revision: str | None 
     try:
         if not any((folder / file).is_file() for file in SAVED):
             place = str(folder) if folder.is_dir() else name
-            return datasets.load_dataset(place, name=config, split=split, revision=revision)
+            with contextlib.nullcontext() if fetch else _offline():
+                return datasets.load_dataset(place, name=config, split=split, revision=revision)
         saved = datasets.load_from_disk(str(folder))
     except Exception as error:  # whatever the hub's client raises: no such dataset, no network, no such split
-        raise ConfigError(f"dataset '{name}', split '{split}': {one_line(error)}") from error
+        dry = "" if fetch else " (a dry run fetches nothing)"
+        raise ConfigError(f"dataset '{name}', split '{split}': {one_line(error)}{dry}") from error
     if isinstance(saved, dict) and split not in saved:
         raise ConfigError(f"dataset '{name}': no split '{split}'. {nearest(split, saved)}")
     return saved[split] if isinstance(saved, dict) else saved  # one that was saved alone is taken as it is
+
+
+@contextlib.contextmanager
+def _offline() -> Iterator[None]:
+    """`datasets` and the hub's client use their caches alone, as with HF_HUB_OFFLINE=1."""
+    import datasets
+    from huggingface_hub import constants
+
+    switches: tuple[Any, ...] = (datasets.config, constants)
+    before = [switch.HF_HUB_OFFLINE for switch in switches]
+    try:
+        for switch in switches:
+            switch.HF_HUB_OFFLINE = True
+        yield
+    finally:
+        for switch, value in zip(switches, before, strict=True):
+            switch.HF_HUB_OFFLINE = value
 
 
 def _roots(folder: Path) -> list[Path]:

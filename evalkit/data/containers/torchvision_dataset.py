@@ -147,12 +147,13 @@ def _build(opener: TorchvisionOpener) -> Any:
         if opener.split not in ("train", "test"):
             raise ConfigError(f"torchvision's {opener.name}: split={opener.split}: give train or test")
         given["train"] = opener.split == "train"
-    if opener.download:
+    if opener.download and opener.fetch:
         given["download"] = True
     try:
         return kind(**given)
     except Exception as error:  # each class raises its own: not found, corrupted, an unknown split
         reason = one_line(error)[:300].replace("You can use download=True to download it", "download=true?")
+        reason += " (a dry run fetches nothing)" if opener.download and not opener.fetch else ""
         where = f"root={opener.root}, split={opener.split}"
         raise ConfigError(f"torchvision's {opener.name} ({where}): {reason}") from error
 
