@@ -239,7 +239,7 @@ def test_what_is_refused_before_the_first_sample(saved: Callable[[str], Path], t
         ({"posterior": "mean"}, "posterior 'mean' is not known. Choices: mode, sample"),
         ({"size": 16}, "size goes with images=PATH"),
         ({"images": "no/such/folder"}, "no/such/folder"),
-        ({"images": str(odd), "size": 0}, "size=0: give a whole number of pixels"),
+        ({"images": str(odd), "size": 0}, "size=0: give a whole number >= 1"),
     ):
         with pytest.raises(ConfigError, match=message):
             VaeReconstruction(path, **wrong).check()  # type: ignore[arg-type]
