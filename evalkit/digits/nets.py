@@ -19,7 +19,7 @@ FEATURES = 64
 """Width of the classifier's feature layer."""
 
 
-def _conv(inner: int, outer: int, stride: int) -> nn.Sequential:
+def _conv(inner: int, outer: int, stride: int = 1) -> nn.Sequential:
     return nn.Sequential(
         nn.Conv2d(inner, outer, 3, stride, 1, bias=False), nn.BatchNorm2d(outer), nn.ReLU(inplace=True)
     )
@@ -30,8 +30,14 @@ class DigitClassifier(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        layers = ((3, 32, 1), (32, 48, 2), (48, 64, 1), (64, 96, 2), (96, 128, 1), (128, 64, 2))  # in, out, stride
-        self.body = nn.Sequential(*(_conv(*layer) for layer in layers))
+        self.body = nn.Sequential(
+            _conv(3, 32),
+            _conv(32, 48, 2),
+            _conv(48, 64),
+            _conv(64, 96, 2),
+            _conv(96, 128),
+            _conv(128, 64, 2),
+        )
         self.neck = nn.Linear(64 * 16, FEATURES)
         self.digit = nn.Linear(FEATURES, 10)
         self.ink = nn.Linear(FEATURES, 8)
@@ -49,7 +55,12 @@ class DigitClassifier(nn.Module):
         x = self.body(images)  # [B,64,4,4]
         features = F.relu(self.neck(x.flatten(1)))  # [B,64]
         x = F.dropout(features, 0.2, self.training)
-        return {"features": features, "logits": self.digit(x), "ink": self.ink(x), "background": self.background(x)}
+        return {
+            "features": features,
+            "logits": self.digit(x),
+            "ink": self.ink(x),
+            "background": self.background(x),
+        }
 
 
 class _ConditionalNorm(nn.Module):
@@ -87,8 +98,13 @@ class DCGANGenerator(nn.Module):
         self.embed = nn.Embedding(num_classes, 32)
         self.start = nn.Linear(latent_dim - 2 * N_COLOURS + 32, widths[0] * 16)
         self.norms = nn.ModuleList([_ConditionalNorm(w, num_classes) for w in widths])
-        up, flat = nn.ConvTranspose2d, nn.Conv2d  # sides: 4 -> 8 -> 16 -> 16
-        self.layers = nn.ModuleList([up(128, 96, 4, 2, 1), up(96, 48, 4, 2, 1), flat(48, 32, 3, 1, 1)])
+        self.layers = nn.ModuleList(
+            [
+                nn.ConvTranspose2d(128, 96, 4, 2, 1),  # 4 -> 8
+                nn.ConvTranspose2d(96, 48, 4, 2, 1),  # 8 -> 16
+                nn.Conv2d(48, 32, 3, 1, 1),
+            ]
+        )
         self.out = nn.ConvTranspose2d(32, 1, 4, 2, 1)  # 16 -> 32
         colours = torch.from_numpy(data.PALETTE_RGB.copy()).float() / 127.5 - 1.0
         self.register_buffer("palette", colours, persistent=False)
@@ -124,8 +140,14 @@ class DCGANDiscriminator(nn.Module):
 
     def __init__(self, num_classes: int = 10) -> None:
         super().__init__()
-        layers = [nn.Conv2d(*sizes, 4, 2, 1) for sizes in ((1, 32), (32, 64), (64, 128))]  # sides: 32 -> 16 -> 8 -> 4
-        self.layers = nn.ModuleList([*layers, nn.Conv2d(128, 128, 3, 1, 1)])
+        self.layers = nn.ModuleList(
+            [
+                nn.Conv2d(1, 32, 4, 2, 1),  # 32 -> 16
+                nn.Conv2d(32, 64, 4, 2, 1),  # 16 -> 8
+                nn.Conv2d(64, 128, 4, 2, 1),  # 8 -> 4
+                nn.Conv2d(128, 128, 3, 1, 1),
+            ]
+        )
         self.score = nn.Linear(128, 1)
         self.embed = nn.Embedding(num_classes, 128)
 
