@@ -93,27 +93,27 @@ def similarities(x: Tensor) -> Tensor:
 
 def vendi_of(eigenvalues: Tensor, order: float) -> float:
     """The score from f64 [L], the eigenvalues of K/n, which sum to 1."""
-    kept = eigenvalues[eigenvalues > floor(eigenvalues)]
+    positive = eigenvalues[eigenvalues > floor(eigenvalues)]
     if order == 1:
-        return math.exp(-float((kept * kept.log()).sum()))
+        return math.exp(-float((positive * positive.log()).sum()))
     if math.isinf(order):
-        return 1 / float(kept.max())
-    return math.exp(math.log(float(kept.pow(order).sum())) / (1 - order))
+        return 1 / float(positive.max())
+    return math.exp(math.log(float(positive.pow(order).sum())) / (1 - order))
 
 
 def slope(eigenvalues: Tensor, order: float) -> Tensor:
     """f64 [L]: how the log of the score changes with a sample's share in each eigenvector, up to a constant."""
     import torch
 
-    kept = eigenvalues > floor(eigenvalues)
-    positive = eigenvalues.where(kept, torch.ones_like(eigenvalues))
+    chosen = eigenvalues > floor(eigenvalues)
+    positive = eigenvalues.where(chosen, torch.ones_like(eigenvalues))
     if order == 1:
         slopes = -positive.log()
     elif math.isinf(order):
         slopes = -(eigenvalues == eigenvalues.max()).double() / eigenvalues.max()
     else:
-        slopes = order / (1 - order) * positive.pow(order - 1) / positive[kept].pow(order).sum()
-    return slopes * kept
+        slopes = order / (1 - order) * positive.pow(order - 1) / positive[chosen].pow(order).sum()
+    return slopes * chosen
 
 
 def floor(eigenvalues: Tensor) -> float:

@@ -68,18 +68,18 @@ class InceptionNet(nn.Module):
         """
         x = (x - self.centre).div_(self.centre).to(self.dtype)  # [-1, 1]
         x = x.contiguous(memory_format=torch.channels_last)
-        found: dict[str, Tensor] = {}
+        features: dict[str, Tensor] = {}
         for name in self.body[:-1]:
             if name == "Mixed_6d" and "mixed6_conv7" in layers:
                 spatial = self.Mixed_6d.first(x, 7)  # [B,7,17,17]
-                found["mixed6_conv7"] = spatial.permute(0, 2, 3, 1).flatten(1).float()
+                features["mixed6_conv7"] = spatial.permute(0, 2, 3, 1).flatten(1).float()
                 if len(layers) == 1:
-                    return found
+                    return features
             x = self.get_submodule(name)(x)
-        found["pool3"] = torch.flatten(self.AvgPool(x.float()), 1)  # [B,2048]
-        found["logits_unbiased"] = found["pool3"].mm(self.fc.weight.T)  # [B,1008]
-        found["logits"] = found["logits_unbiased"] + self.fc.bias
-        return found
+        features["pool3"] = torch.flatten(self.AvgPool(x.float()), 1)  # [B,2048]
+        features["logits_unbiased"] = features["pool3"].mm(self.fc.weight.T)  # [B,1008]
+        features["logits"] = features["logits_unbiased"] + self.fc.bias
+        return features
 
 
 def load_network(file: Path, where: str, *, centre: float = 128.0, dtype: torch.dtype = torch.float32) -> InceptionNet:
@@ -97,16 +97,16 @@ def load_network(file: Path, where: str, *, centre: float = 128.0, dtype: torch.
     net = InceptionNet()
     state = read_state(file, where)
     counters = {name for name in net.state_dict() if name.endswith("num_batches_tracked")}  # play no part in eval mode
-    wanted = {name: tuple(value.shape) for name, value in net.state_dict().items() if name not in counters}
-    found = {name: tuple(value.shape) for name, value in state.items() if name not in counters}
-    if wanted != found:
-        wrong = sorted(name for name in wanted.keys() | found.keys() if wanted.get(name) != found.get(name))
+    expected = {name: tuple(value.shape) for name, value in net.state_dict().items() if name not in counters}
+    given = {name: tuple(value.shape) for name, value in state.items() if name not in counters}
+    if expected != given:
+        wrong = sorted(name for name in expected.keys() | given.keys() if expected.get(name) != given.get(name))
         raise ConfigError(
             f"{where}: {file} does not hold the weights of the FID Inception network: '{wrong[0]}' "
-            f"{'is missing' if wrong[0] not in found else f'has shape {found[wrong[0]]}'} "
+            f"{'is missing' if wrong[0] not in given else f'has shape {given[wrong[0]]}'} "
             f"({len(wrong)} tensors differ): give pt_inception-2015-12-05-6726825d.pth"
         )
-    net.load_state_dict({name: state[name] for name in wanted}, strict=False)
+    net.load_state_dict({name: state[name] for name in expected}, strict=False)
     net.eval().requires_grad_(False)
     finish(net)
     net.centre, net.dtype = centre, dtype

@@ -75,16 +75,16 @@ def _view(name: str, source: Source, watch: Watch, findings: list[Finding]) -> V
 
 def _measure(name: str, source: Source, headers: Headers, watch: Watch, findings: list[Finding]) -> Measured | None:
     """From the cache, else by decoding. Files that are not the recorded ones become a finding, logged at once."""
-    kept = cache.load(watch.cache, source.digest)
+    entry = cache.load(watch.cache, source.digest)
     now = cache.stamps(headers.made)
-    if kept is not None:
-        if kept.stamps != now:
-            bad = cache.changed(headers, kept.stamps, now)
+    if entry is not None:
+        if entry.stamps != now:
+            bad = cache.changed(headers, entry.stamps, now)
             if bad:
                 _report(_unlike(name, source, bad, _ALTERED), findings)
             else:
-                cache.save(watch.cache, source.digest, CacheEntry(kept.measured, now))
-        return kept.measured
+                cache.save(watch.cache, source.digest, CacheEntry(entry.measured, now))
+        return entry.measured
     seen, unread = watch.scan_of(source, Counter(headers.sizes)).finish()
     if unread:
         indices = sorted(unread)

@@ -115,8 +115,8 @@ class CallableModel(Model):
 
         if self._call is None:
             raise RuntimeError("load() comes before generate()")
-        found = {request.index: self._cache.get(request.index) for request in requests}
-        todo = [request for request in requests if found[request.index] is None]
+        fetched = {request.index: self._cache.get(request.index) for request in requests}
+        todo = [request for request in requests if fetched[request.index] is None]
         began = time.perf_counter()
         made = self._made(todo) if todo else []
         latency = round((time.perf_counter() - began) / max(len(todo), 1), 6)
@@ -124,8 +124,8 @@ class CallableModel(Model):
             ignored = bool(request.negative_prompt) and not self._takes_negative
             fresh = FetchedImage(pixels, latency, ("negative_prompt_ignored",) if ignored else ())
             self._cache.put(request.index, fresh)
-            found[request.index] = fresh
-        images = [image for request in requests if (image := found[request.index]) is not None]
+            fetched[request.index] = fresh
+        images = [image for request in requests if (image := fetched[request.index]) is not None]
         if len({image.pixels.shape for image in images}) > 1:
             raise DataError(f"function '{self._target}' made images of several sizes: all of a cell have one size")
         timing = None
@@ -150,11 +150,11 @@ class CallableModel(Model):
     def _asked(self, requests: Sequence[Request]) -> list[Any]:
         if self.conditioning == "none":
             return [None] * len(requests)
-        wanted = "prompt" if self.conditioning == "text" else "class_id"
-        asked = [getattr(request, wanted) for request in requests]
+        field = "prompt" if self.conditioning == "text" else "class_id"
+        asked = [getattr(request, field) for request in requests]
         for request, value in zip(requests, asked, strict=True):
             if value is None:
-                raise DataError(f"function '{self._target}' wants a {wanted}, and sample {request.index} has none")
+                raise DataError(f"function '{self._target}' wants a {field}, and sample {request.index} has none")
         return asked
 
     def _pixels(self, image: Any) -> NDArray[np.uint8]:

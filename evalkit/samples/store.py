@@ -243,15 +243,15 @@ def _shards(folder: Path, cell: Cell) -> list[tuple[int, int, Path | None]]:
         parsed = parse_shard(path.name)
         if parsed:
             versions.setdefault(parsed[0], []).append((parsed[1] or size, path))
-    found: list[tuple[int, int, Path | None]] = []
+    shards: list[tuple[int, int, Path | None]] = []
     for start in range(0, cell.num_samples, size):
         stop = min(start + size, cell.num_samples)
         fitting = [version for version in versions.get(start // size, []) if version[0] >= stop - start]
         chosen = min(fitting, default=None)
         if chosen:
             check_whole(chosen[1], chosen[0])
-        found.append((start, stop, chosen[1] if chosen else None))
-    return found
+        shards.append((start, stop, chosen[1] if chosen else None))
+    return shards
 
 
 def check_whole(shard: Path, count: int) -> None:

@@ -69,9 +69,9 @@ class ImageInputs:
         """Whether images are resized to the sample's size."""
         return bool(self) and not (self.optional or self.upscales)
 
-    def alone(self, wanted: Settings) -> bool:
+    def alone(self, settings: Settings) -> bool:
         """Whether no two samples may share a call."""
-        return bool(self) and (not self.batches or wanted.get("padding_mask_crop") is not None)
+        return bool(self) and (not self.batches or settings.get("padding_mask_crop") is not None)
 
     def settings(self) -> set[str]:
         """Names of settings that are evalkit's, next to the pipeline's own."""
@@ -114,32 +114,32 @@ def _makes_do_without(pipeline: Any) -> bool:
     return pipeline in auto_pipeline.AUTO_TEXT2IMAGE_PIPELINES_MAPPING.values()
 
 
-def check_settings(pipeline: Any, inputs: ImageInputs, wanted: dict[str, Any], who: str) -> None:
+def check_settings(pipeline: Any, inputs: ImageInputs, settings: dict[str, Any], who: str) -> None:
     """Refuses values that make no sense, and makes whole numbers floats where diffusers takes nothing else.
 
     Raises:
         ConfigError: one line.
     """
-    for name in CALL_SETTINGS & wanted.keys() - {"control_from", "guess_mode", "noise_level"}:
-        value = wanted[name]
+    for name in CALL_SETTINGS & settings.keys() - {"control_from", "guess_mode", "noise_level"}:
+        value = settings[name]
         single = isinstance(value, int | float) and not isinstance(value, bool)
-        wanted[name] = float(value) if single else value
+        settings[name] = float(value) if single else value
     own_steps = inspect.signature(pipeline.__call__).parameters.get("num_inference_steps")
-    steps: Any = wanted.get("num_inference_steps", own_steps.default if own_steps else 1)
-    strength = wanted.get("strength")
+    steps: Any = settings.get("num_inference_steps", own_steps.default if own_steps else 1)
+    strength = settings.get("strength")
     if strength is not None and not (isinstance(strength, float) and 0 < strength <= 1):
         raise ConfigError(f"{who}: strength={strength!r}: give a number above 0 and at most 1")
     if strength is not None and pipeline.__name__.startswith(_CUT) and int(steps * strength) < 1:
         raise ConfigError(
             f"{who}: strength={strength} of num_inference_steps={steps} leaves no step: raise one of them"
         )
-    for given in _preparations(wanted.get("control_from"), 1):
+    for given in _preparations(settings.get("control_from"), 1):
         _canny_arguments(given, who)
-    if inputs.sizes and ("height" in wanted) != ("width" in wanted):
+    if inputs.sizes and ("height" in settings) != ("width" in settings):
         raise ConfigError(f"{who}: give both height and width, or none: then the prompts' images decide")
 
 
-def check_prompts(inputs: ImageInputs, prompts: Sequence[Prompt], wanted: Settings, who: str) -> None:
+def check_prompts(inputs: ImageInputs, prompts: Sequence[Prompt], settings: Settings, who: str) -> None:
     """Looks at the images that prompts name, before the first sample: all are there, and of one size.
 
     Raises:
@@ -150,16 +150,16 @@ def check_prompts(inputs: ImageInputs, prompts: Sequence[Prompt], wanted: Settin
     sized: list[tuple[tuple[int, int], Path]] = []
     for number, prompt in enumerate(prompts):
         request = Request(number, 0, prompt.text, control=prompt.control, source=prompt.source, mask=prompt.mask)
-        paths = _paths(inputs, request, wanted, who)
+        paths = _paths(inputs, request, settings, who)
         leading = paths.get("source") or paths.get("control")
-        if leading is not None and not _asked_size(wanted):
+        if leading is not None and not _asked_size(settings):
             header = codec.inspect(leading)
             sized.append(((header.width, header.height), leading))
     if not inputs.optional:
         _check_one_size(sized, inputs, who)
 
 
-def call(inputs: ImageInputs, requests: Sequence[Request], wanted: Settings, pipe: Any, who: str) -> dict[str, Any]:
+def call(inputs: ImageInputs, requests: Sequence[Request], settings: Settings, pipe: Any, who: str) -> dict[str, Any]:
     """The pipeline's arguments for some samples: the settings that it takes, the images, and the size they have now.
 
     Raises:
@@ -168,13 +168,13 @@ def call(inputs: ImageInputs, requests: Sequence[Request], wanted: Settings, pip
     from PIL import Image
 
     takes = inspect.signature(type(pipe).__call__).parameters
-    made = {name: value for name, value in wanted.items() if name in takes or name not in inputs.settings()}
+    made = {name: value for name, value in settings.items() if name in takes or name not in inputs.settings()}
     nets = len(getattr(getattr(pipe, "controlnet", None), "nets", ())) or 1
     factor = max(_MULTIPLE, getattr(pipe, "vae_scale_factor", _MULTIPLE))
     rows: list[dict[str, Any]] = []
     sized: list[tuple[tuple[int, int], Path]] = []
     for request in requests:
-        paths = _paths(inputs, request, wanted, who)
+        paths = _paths(inputs, request, settings, who)
         if not paths:
             return made  # none are needed; those that do without are called one by one
         images = {kind: Image.fromarray(codec.decode(path)) for kind, path in paths.items()}
@@ -182,22 +182,22 @@ def call(inputs: ImageInputs, requests: Sequence[Request], wanted: Settings, pip
         width, height = size = images[leading].size
         if inputs.sizes:  # a size that is asked for stays as it is, or is refused by the pipeline
             size = max(width // factor, 1) * factor, max(height // factor, 1) * factor
-            size = _asked_size(wanted) or size
+            size = _asked_size(settings) or size
             how = {"mask": Image.Resampling.NEAREST}
             images = {k: image.resize(size, how.get(k, Image.Resampling.LANCZOS)) for k, image in images.items()}
-        sized.append((_asked_size(wanted) or size, paths[leading]))
-        rows.append(_row(inputs, images, wanted, pipe, nets))
+        sized.append((_asked_size(settings) or size, paths[leading]))
+        rows.append(_row(inputs, images, settings, pipe, nets))
     _check_one_size(sized, inputs, who)
     if inputs.sizes and "height" in takes and "width" in takes:
         width, height = sized[0][0]
         made |= {"width": width, "height": height}
-    alone = inputs.alone(wanted)
+    alone = inputs.alone(settings)
     return made | {name: rows[0][name] if alone else [row[name] for row in rows] for name in rows[0]}
 
 
-def _paths(inputs: ImageInputs, request: Request, wanted: Settings, who: str) -> dict[str, Path]:
+def _paths(inputs: ImageInputs, request: Request, settings: Settings, who: str) -> dict[str, Path]:
     """The files of a request's images by kind."""
-    control = request.control or (None if wanted.get("control_from") is None else request.source)
+    control = request.control or (None if settings.get("control_from") is None else request.source)
     named = {"source": request.source, "mask": request.mask, "control": control}
     taken = {kind: path for kind, path in named.items() if getattr(inputs, kind) is not None}
     for kind, path in taken.items():
@@ -210,21 +210,21 @@ def _paths(inputs: ImageInputs, request: Request, wanted: Settings, who: str) ->
     return {kind: Path(path) for kind, path in taken.items() if path is not None}
 
 
-def _asked_size(wanted: Settings) -> tuple[int, int] | None:
+def _asked_size(settings: Settings) -> tuple[int, int] | None:
     """(width, height) of the settings, where both are given."""
-    width, height = wanted.get("width"), wanted.get("height")
+    width, height = settings.get("width"), settings.get("height")
     return (width, height) if width and height else None
 
 
-def _row(inputs: ImageInputs, found: Mapping[str, Image], wanted: Settings, pipe: Any, nets: int) -> dict[str, Any]:
+def _row(inputs: ImageInputs, images: Mapping[str, Image], settings: Settings, pipe: Any, nets: int) -> dict[str, Any]:
     """One sample's images by the name of the argument that takes them."""
     row: dict[str, Any] = {}
-    if inputs.source and "source" in found:
-        row[inputs.source] = found["source"]
-    if inputs.mask and "mask" in found:
-        row[inputs.mask] = found["mask"].convert("L")
-    if inputs.control and "control" in found:
-        made = [_prepared(found["control"], given) for given in _preparations(wanted.get("control_from"), nets)]
+    if inputs.source and "source" in images:
+        row[inputs.source] = images["source"]
+    if inputs.mask and "mask" in images:
+        row[inputs.mask] = images["mask"].convert("L")
+    if inputs.control and "control" in images:
+        made = [_prepared(images["control"], given) for given in _preparations(settings.get("control_from"), nets)]
         adapter = getattr(pipe, "adapter", None)
         if adapter is not None and getattr(adapter.config, "in_channels", 3) == 1:
             made = [image.convert("L") for image in made]

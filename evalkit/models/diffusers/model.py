@@ -235,24 +235,24 @@ class DiffusersModel(NoiseModel):
             raise ConfigError(
                 f"sampler: {pipeline.__name__} ({self.who}) works with LCMScheduler alone; use sampler=lcm"
             )
-        wanted = _flat(settings)
+        flat = _flat(settings)
         if sampler is not None and sampler.num_inference_steps is not None:
-            wanted.setdefault("num_inference_steps", sampler.num_inference_steps)
+            flat.setdefault("num_inference_steps", sampler.num_inference_steps)
         parameters = inspect.signature(pipeline.__call__).parameters
         inputs = self._inputs(pipeline)
         known = (set(parameters) - _OURS - _OURS_TOO - condition_images.HANDED) | inputs.settings()
         if pipeline.__name__ in _LOOPED:
             known = {"num_inference_steps", "eta"}
-        for name in wanted:
+        for name in flat:
             if name not in known:
                 raise ConfigError(f"{self.who}: {pipeline.__name__} takes no setting '{name}'. {nearest(name, known)}")
-        if wanted.get("eta") and "eta" not in inspect.signature(scheduler.step).parameters:
+        if flat.get("eta") and "eta" not in inspect.signature(scheduler.step).parameters:
             raise ConfigError(
                 f"{self.who}: eta is DDIM's; {type(scheduler).__name__} takes none. Use sampler=ddim, or no eta."
             )
-        whole_number(wanted.get("num_inference_steps", 1), f"{self.who}: num_inference_steps")
-        condition_images.check_settings(pipeline, inputs, wanted, self.who)
-        return scheduler, wanted
+        whole_number(flat.get("num_inference_steps", 1), f"{self.who}: num_inference_steps")
+        condition_images.check_settings(pipeline, inputs, flat, self.who)
+        return scheduler, flat
 
     def generate(self, requests: Sequence[Request], *, sampler: Sampler | None, settings: Settings) -> Generated:
         """Makes one image per request; its noise comes from the request's own generator, on the CPU."""
@@ -269,9 +269,9 @@ class DiffusersModel(NoiseModel):
             with quiet(), torch.no_grad():
                 alone = self.efficiency.alone or self._inputs(type(self._pipe)).alone(_flat(settings))
                 for indices in [[i] for i in range(len(requests))] if alone else alike(requests, settings):
-                    scheduler, wanted = self._plan(type(self._pipe), self._own_scheduler, sampler, settings)
-                    self._refuse_without_effect(wanted)
-                    part = self._run([requests[i] for i in indices], scheduler, wanted)
+                    scheduler, flat = self._plan(type(self._pipe), self._own_scheduler, sampler, settings)
+                    self._refuse_without_effect(flat)
+                    part = self._run([requests[i] for i in indices], scheduler, flat)
                     images |= zip(indices, zip(*part, strict=True), strict=True)
         except (ValueError, NotImplementedError, TypeError) as error:
             by = sampler.scheduler if sampler and sampler.scheduler else scheduler_class.__name__
@@ -283,32 +283,32 @@ class DiffusersModel(NoiseModel):
         pixels = np.stack([image for image, _ in made])
         return Generated(pixels, counter.samples / len(requests), [warnings for _, warnings in made])
 
-    def _refuse_without_effect(self, wanted: Mapping[str, Any]) -> None:
+    def _refuse_without_effect(self, flat: Mapping[str, Any]) -> None:
         transformer = getattr(self._pipe, "transformer", None)
         distilled = getattr(getattr(transformer, "config", None), "guidance_embeds", None) is False
-        if type(self._pipe).__name__ == "FluxPipeline" and distilled and wanted.get("guidance_scale"):
+        if type(self._pipe).__name__ == "FluxPipeline" and distilled and flat.get("guidance_scale"):
             raise ConfigError(
                 f"{self.who} was distilled without guidance: guidance_scale would change nothing; set it to 0 "
                 "or null (true_cfg_scale guides it with a negative prompt)"
             )
 
     def _run(
-        self, requests: Sequence[Request], scheduler: Any, wanted: dict[str, Any]
+        self, requests: Sequence[Request], scheduler: Any, flat: dict[str, Any]
     ) -> tuple[NDArray[np.uint8], list[list[str]]]:
         """Images u8 [B,H,W,3] and warnings of requests that are alike in having a negative prompt or none."""
         pipe = self._pipe
         generators = [request.generator() for request in requests]
         classes = class_ids(pipe, requests, self.classes, self.who) if self.conditioning == "class" else None
         if type(pipe).__name__ in _LOOPED:
-            steps = wanted.get("num_inference_steps", _LOOPED[type(pipe).__name__])
-            eta = wanted.get("eta")
+            steps = flat.get("num_inference_steps", _LOOPED[type(pipe).__name__])
+            eta = flat.get("eta")
             asked: Any = {"classes": classes, "eta": eta, "swap": self.swap}
             array = denoise(pipe.unet, scheduler, steps=steps, generators=generators, **asked)
             return to_uint8(array, self.who), [[] for _ in requests]
         give_own_noise(scheduler, generators)
         pipe.scheduler = scheduler
         takes = inspect.signature(type(pipe).__call__).parameters
-        call = condition_images.call(self._inputs(type(pipe)), requests, wanted, pipe, self.who)
+        call = condition_images.call(self._inputs(type(pipe)), requests, flat, pipe, self.who)
         call |= {"generator": generators, "output_type": "np"}
         warned: list[list[str]] = [[] for _ in requests]
         if self.conditioning == "text":
@@ -321,7 +321,7 @@ class DiffusersModel(NoiseModel):
         if not hasattr(output, "images"):
             raise ConfigError(f"{self.who}: {type(pipe).__name__} makes no images")
         made = tuple(output.images.shape[1:3])
-        asked = tuple(wanted.get(side, own) for side, own in zip(("height", "width"), made, strict=True))
+        asked = tuple(flat.get(side, own) for side, own in zip(("height", "width"), made, strict=True))
         if made != asked:  # FLUX rounds sizes, Stable Diffusion drops a height without a width; neither says so
             raise ConfigError(
                 f"{self.who}: height and width {asked} were asked for, {made} were made: give both, as multiples"

@@ -57,7 +57,7 @@ class OnnxFile:
         import onnxruntime
 
         known = {name.lower().removesuffix(_TAIL.lower()): name for name in onnxruntime.get_available_providers()}
-        found = []
+        inputs = []
         for name in self.providers:
             short = name.lower().removesuffix(_TAIL.lower())
             if short not in known:
@@ -65,8 +65,8 @@ class OnnxFile:
                     f"execution provider '{name}' is not available in onnxruntime {onnxruntime.__version__} on this "
                     f"machine; available: {', '.join(known)}"
                 )
-            found.append(known[short])
-        return found
+            inputs.append(known[short])
+        return inputs
 
     def identity(self) -> dict[str, Any]:
         data_files = sorted(self.path.parent.glob(f"{self.path.name}?*"))
@@ -87,14 +87,14 @@ class OnnxFile:
         options.intra_op_num_threads = self.threads or 0
         options.use_deterministic_compute = True
         options.log_severity_level = 3  # errors alone: they are raised as well
-        wanted = self.provider_names()
+        providers = self.provider_names()
         try:
-            session = onnxruntime.InferenceSession(str(self.path), options, providers=wanted)
+            session = onnxruntime.InferenceSession(str(self.path), options, providers=providers)
         except Exception as error:  # its own exceptions have no common base but this
             raise DataError(f"{self.path} cannot be loaded by ONNX Runtime: {one_line(error)}") from error
-        if session.get_providers()[0] != wanted[0]:
+        if session.get_providers()[0] != providers[0]:
             raise ConfigError(
-                f"{self.path}: {wanted[0]} did not start (its libraries are missing?), and ONNX Runtime fell back to "
+                f"{self.path}: {providers[0]} did not start (are its libraries here?), and ONNX Runtime fell back to "
                 f"{session.get_providers()[0]}: give providers: cpu, or install them"
             )
         self._session = session
@@ -145,12 +145,12 @@ class OnnxFile:
         names = [o.name for o in self._session.get_outputs()]
         if output is not None and output not in names:
             raise ConfigError(f"{self.path} has no output '{output}'. {nearest(output, names)}")
-        wanted, count = [output or names[0]], max(len(value) for value in arrays.values() if value.ndim)
+        outputs, count = [output or names[0]], max(len(value) for value in arrays.values() if value.ndim)
         alone = count > 1 and any(shape[:1] == [1] for _, shape in kinds.values())
         calls = [slice(i, i + 1) for i in range(count)] if alone else [slice(None)]
         try:
             parts: list[NDArray[np.float32]] = [
-                self._session.run(wanted, {n: value[part] if value.ndim else value for n, value in arrays.items()})[0]
+                self._session.run(outputs, {n: value[part] if value.ndim else value for n, value in arrays.items()})[0]
                 for part in calls
             ]
         except Exception as error:  # see load
