@@ -13,6 +13,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+SHORTEST = 1e-3  # seconds: where all images came with the first call, the clock began too late to tell their rate
+
 
 class Progress:
     """A context manager; call `advance` as images are made.
@@ -49,8 +51,9 @@ class Progress:
             self._bars.advance(self._tasks[name], count)
         task = next(task for task in self._bars.tasks if task.id == self._tasks[cell])
         if task.finished:
-            seconds = max(task.elapsed or 0.0, 1e-6)
-            line = f"{cell}: {task.completed:.0f} images in {seconds:.1f} s ({task.completed / seconds:.1f} images/s)"
+            seconds, line = task.elapsed or 0.0, f"{cell}: {task.completed:.0f} images"
+            if seconds >= SHORTEST:
+                line += f" in {seconds:.1f} s ({task.completed / seconds:.1f} images/s)"
             if not self._live:
                 log.info("%s", line)
                 return

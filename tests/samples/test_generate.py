@@ -504,7 +504,21 @@ def test_progress_on_a_terminal(capsys: pytest.CaptureFixture[str]) -> None:
         progress.advance("[first]", 6)
         progress.advance("second", 4)
     error = capsys.readouterr().err
-    assert "[first]: 10 images in" in error
-    assert "second: 4 images in" in error
+    assert "[first]: 10 images" in error
+    assert "second: 4 images" in error
     assert "all 2 cells" in error
     assert "14/14" in error
+
+
+def test_no_rate_where_the_clock_began_with_the_last_image(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(logging.getLogger("evalkit"), "propagate", True)
+    caplog.set_level(logging.INFO, "evalkit")
+    with Progress({"at once": 24, "in two": 2}, live=False) as progress:
+        progress.advance("at once", 24)
+        progress.advance("in two", 1)
+        time.sleep(0.01)
+        progress.advance("in two", 1)
+    assert caplog.messages[0] == "at once: 24 images"
+    assert "images/s" in caplog.messages[1]
