@@ -224,7 +224,7 @@ def test_requests_go_side_by_side_and_each_has_its_own_latency(
     samples = make(cell_of(option("openai", service, tmp_path, client={"concurrency": 4}), 16), store, batch_size=8)
     assert service.most_at_once == 4
     stats = samples.stats()
-    assert 0.15 <= stats.latency_p50 < 0.3
+    assert 0.15 <= stats.latency_p50 < 0.45  # of one request, not of the four together
     assert stats.images_per_second > 1.5 / stats.latency_p50  # four at a time
     assert stats.batch_size == 4
 
