@@ -122,8 +122,9 @@ def test_killed_at_random_moments_the_scores_are_the_same_to_the_last_bit(
             command, cwd=tmp_path, env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
         )
         stage = "samples" if attempt < (kills + 1) // 2 else "features"
-        growth = rng.randint(1, 120 if stage == "samples" else 6)
-        killed[stage] += kill_when_grown(process, tmp_path / "runs" / stage, growth, rng.uniform(0, 0.2))
+        # so little at a time that generation is not over before its half of the kills is, nor extraction at the first
+        growth, wait = (rng.randint(1, 240 // kills), 0.4 / kills) if stage == "samples" else (rng.randint(1, 2), 0.02)
+        killed[stage] += kill_when_grown(process, tmp_path / "runs" / stage, growth, rng.uniform(0, wait))
         for shard in tmp_path.glob("runs/samples/*/shards/[0-9]*"):
             stamp = shard.stat().st_mtime_ns
             assert finished.setdefault(str(shard), stamp) == stamp, f"{shard} was made twice"
