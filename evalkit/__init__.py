@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import importlib
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from evalkit.utils.lazy import lazy
 
 __version__ = "0.1.0"
 
-# In a checkout `configs/` and `metrics/` lie beside this folder; in the wheel, inside it. With the repo's root on the
+# In a checkout `configs/` and `metrics/` lie next to this folder; in the wheel, inside it. With the repo's root on the
 # package's path, `evalkit.configs` and `evalkit.metrics` name the same modules either way.
 _ROOT = Path(__file__).resolve().parent.parent
 if (_ROOT / "configs" / "eval.yaml").is_file() and str(_ROOT) not in __path__:
@@ -18,12 +19,7 @@ if TYPE_CHECKING:
     from evalkit.api import evaluate
     from evalkit.results.peers import peer_check
     from evalkit.results.table import ResultTable
+else:
+    _, __getattr__ = lazy(__name__, api="evaluate", results__table="ResultTable", results__peers="peer_check")
 
 __all__ = ["ResultTable", "__version__", "evaluate", "peer_check"]
-
-
-def __getattr__(name: str) -> Any:
-    owners = {"evaluate": "evalkit.api", "ResultTable": "evalkit.results.table", "peer_check": "evalkit.results.peers"}
-    if name not in owners:
-        raise AttributeError(f"module 'evalkit' has no attribute '{name}'")
-    return getattr(importlib.import_module(owners[name]), name)

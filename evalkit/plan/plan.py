@@ -101,7 +101,8 @@ def make_plan(config: RunConfig) -> Plan:
         with missing.noted(side):
             for name, option in getattr(config, side).items():
                 images: Reference = build(option, f"{side}.{name}")
-                images.check(fetch=not missing.dry)
+                if missing.dry:  # else `open` tells the same, and nothing is read twice
+                    images.check(fetch=False)
                 sides[side] = images.open(cache=cache)
     extractors = _build_extractors(config, metrics, missing)
     if not missing.any_of(*sides):
