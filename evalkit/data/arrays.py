@@ -11,9 +11,10 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from evalkit.data.containers.archive_index import MAX_RATIO, RATIO_FROM
-from evalkit.data.remote import Place, Remote
+from evalkit.data.remote import Place, Remote, open_place
 from evalkit.data.source import WithoutRecords, check_count
 from evalkit.errors import DataError, EvalkitError, nearest
+from evalkit.utils.files import check_file
 from evalkit.utils.text import one_line
 
 if TYPE_CHECKING:
@@ -71,7 +72,7 @@ class ArrayImages(WithoutRecords):
         import numpy as np
 
         with _failures(path, ".npz"):
-            with path.open("rb") as holder, zipfile.ZipFile(holder) as archive:
+            with open_place(path) as holder, zipfile.ZipFile(holder) as archive:
                 names = [name.removesuffix(".npy") for name in archive.namelist()]
                 if array not in names:
                     raise DataError(f"{path}: no array '{array}'. {nearest(array, names)}")
@@ -81,7 +82,7 @@ class ArrayImages(WithoutRecords):
                         f"{path}: '{array}' unpacks to {info.file_size:,} bytes from {info.compress_size:,} (limit "
                         f"{MAX_RATIO} to 1): a bomb; if not, save it as .npy"
                     )
-            with path.open("rb") as holder, np.load(holder, allow_pickle=False) as file:
+            with open_place(path) as holder, np.load(holder, allow_pickle=False) as file:
                 pixels = file[array]
         return cls(str(path), pixels)
 
@@ -99,6 +100,7 @@ class ArrayImages(WithoutRecords):
                 with path.open() as file:
                     pixels = np.load(file, allow_pickle=False)
             else:
+                check_file(path)
                 pixels = np.load(path, mmap_mode="r", allow_pickle=False)
         if not isinstance(pixels, np.ndarray):
             raise DataError(f"{path}: not an .npy but an .npz: call it so")

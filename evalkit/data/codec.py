@@ -15,7 +15,7 @@ What `decode` does, kind by kind; the words in quotes are the notes that are cou
 | several frames (GIF, APNG, WebP, TIFF) | the first frame | "animated" |
 | float or 32-bit pixels, LAB | refused: their range is not known | |
 | more than 89,478,485 pixels | refused (decompression bomb) | |
-| truncated, damaged, not an image | refused | |
+| truncated, damaged, of no kind that is in `FORMATS` | refused | |
 
 Colour profiles and gamma are never applied. For all 8-bit images without EXIF orientation the pixels equal
 `PIL.Image.open(file).convert("RGB")`, which is what torch-fidelity reads; it clips 16-bit greyscale and leaves rotated
@@ -24,19 +24,28 @@ photographs lying on their side.
 
 from __future__ import annotations
 
+import contextlib
+import functools
+import importlib
 import io
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from evalkit.errors import DataError
+from evalkit.utils.files import read_file
 from evalkit.utils.text import one_line
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
     from PIL.Image import Image
+
+# The kinds of files that are opened, by Pillow's names: its other plugins are never asked, whatever a file is called.
+# (EPS and WMF start programs, PSD, ICO, FITS and the like are no images of data sets.)
+FORMATS = ("PNG", "JPEG", "MPO", "WEBP", "AVIF", "BMP", "DIB", "TIFF", "GIF", "PPM")
+_PLUGINS = ("Png", "Jpeg", "Mpo", "Webp", "Avif", "Bmp", "Tiff", "Gif", "Ppm")  # PIL.PngImagePlugin, ...
 
 MAX_PIXELS = 89_478_485  # Pillow's own warning threshold: a quarter of a GiB of RGB
 
@@ -137,9 +146,33 @@ def _read(source: Path | bytes, name: str) -> tuple[bytes, str]:
     if isinstance(source, bytes):
         return source, name or "image"
     try:
-        return source.read_bytes(), name or str(source)
+        return read_file(source), name or str(source)
     except OSError as error:
         raise DataError(f"{source}: {error.strerror or error}") from error
+
+
+@functools.cache
+def known_formats() -> tuple[str, ...]:
+    """Those of `FORMATS` that Pillow reads in this installation (AVIF needs libavif)."""
+    from PIL import Image
+
+    for name in _PLUGINS:
+        with contextlib.suppress(ImportError):
+            importlib.import_module(f"PIL.{name}ImagePlugin")
+    return tuple(name for name in FORMATS if name in Image.OPEN)
+
+
+@contextlib.contextmanager
+def without_programs() -> Iterator[None]:
+    """While others open images with Pillow's every plugin: an EPS, whatever its name, must not start Ghostscript."""
+    from PIL import EpsImagePlugin
+
+    before: Any = EpsImagePlugin.gs_binary
+    EpsImagePlugin.gs_binary = False
+    try:
+        yield
+    finally:
+        EpsImagePlugin.gs_binary = before
 
 
 def _open(data: bytes) -> Image:
@@ -147,7 +180,7 @@ def _open(data: bytes) -> Image:
 
     if ImageFile.LOAD_TRUNCATED_IMAGES:  # some libraries switch it on when imported; half an image is never scored
         ImageFile.LOAD_TRUNCATED_IMAGES = False
-    image = Image.open(io.BytesIO(data))
+    image = Image.open(io.BytesIO(data), formats=known_formats())
     width, height = image.size
     if width * height > MAX_PIXELS:
         image.close()
@@ -157,7 +190,7 @@ def _open(data: bytes) -> Image:
 
 def _unreadable(name: str, error: Exception) -> DataError:
     if type(error).__name__ == "UnidentifiedImageError":
-        return DataError(f"{name}: not an image file that Pillow can read")
+        return DataError(f"{name}: not an image of a kind that is read ({', '.join(known_formats())})")
     return DataError(f"{name}: cannot be decoded: {one_line(error)}")
 
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from evalkit.data.remote import Place
+from evalkit.data.remote import Place, open_place
 from evalkit.errors import ConfigError, DataError
 from evalkit.utils.files import atomic_path, sha256_bytes
 from evalkit.utils.text import one_line
@@ -70,7 +70,7 @@ def read_moments(path: Place) -> Moments:
     if not path.is_file():
         raise ConfigError(f"there is no file of reference statistics {path}: check reference.stats.path")
     try:
-        with path.open("rb") as holder, np.load(holder, allow_pickle=False) as file:
+        with open_place(path) as holder, np.load(holder, allow_pickle=False) as file:
             names = set(file.files) if isinstance(file, np.lib.npyio.NpzFile) else set()
             held: dict[str, NDArray[Any]] = {
                 k: file[k] for k in ("mu", "sigma", "mu_s", "sigma_s", "n", "protocol") if k in names

@@ -22,7 +22,7 @@ from typing import Any, BinaryIO, TypeVar, cast
 from urllib.parse import parse_qsl, urlsplit
 
 from evalkit.errors import ConfigError, DataError, EvalkitError, ServiceError, nearest
-from evalkit.utils.files import resolve_path, sha256_json
+from evalkit.utils.files import open_file, resolve_path, sha256_json
 
 BLOCK = 4 << 20  # bytes of a block
 BLOCKS = 8  # kept of a file
@@ -147,6 +147,11 @@ class Remote:
 
 
 Place = Path | Remote
+
+
+def open_place(place: Place) -> BinaryIO:
+    """A file's bytes, by position. Raises OSError or DataError where it is missing, or no regular file."""
+    return place.open() if isinstance(place, Remote) else open_file(place)
 
 
 def stamp_of(place: Place) -> Stamp:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from evalkit.data import codec
 from evalkit.errors import ConfigError, DataError
-from evalkit.utils.files import sha256_bytes
+from evalkit.utils.files import read_file, sha256_bytes
 
 if TYPE_CHECKING:
     import numpy as np
@@ -192,7 +192,7 @@ def read_verified(files: Sequence[tuple[Path, str]], remedy: str) -> list[NDArra
     """
     from evalkit.data.scan import read_pool
 
-    loads = [(str(path), sha256, path.read_bytes) for path, sha256 in files]
+    loads = [(str(path), sha256, functools.partial(read_file, path)) for path, sha256 in files]
     large = bool(files) and _size(files[0][0]) >= THREADED_FROM
     return decode_verified(loads, remedy, read_pool() if large else None)
 

@@ -157,7 +157,7 @@ def sheet(path: Path, most: int = SHEET_BYTES) -> Thumbnail | None:
     from PIL import Image
 
     try:
-        with Image.open(path) as opened:
+        with Image.open(path, formats=["PNG"]) as opened:
             image = fit(opened.convert("RGB"), SHEET_SIDE)
     except (OSError, ValueError):
         return None

@@ -76,7 +76,7 @@ def _image(path: Path) -> Any:
     from PIL import Image
     from tensorboard.compat.proto import summary_pb2
 
-    with Image.open(path) as image:
+    with Image.open(path, formats=["PNG"]) as image:
         width, height = image.size
     return summary_pb2.Summary.Image(width=width, height=height, colorspace=3, encoded_image_string=path.read_bytes())
 

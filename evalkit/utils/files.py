@@ -8,15 +8,19 @@ import hashlib
 import importlib.util
 import json
 import os
+import stat
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
-from evalkit.errors import ConfigError, StoreError
+from evalkit.errors import ConfigError, DataError, StoreError
 
 PKG_SCHEME = "pkg://"
+MAX_FILE_BYTES = 512 << 20  # of a file that is read whole; an image of the most pixels is 256 MiB
+MAX_TEXT_BYTES = 1 << 20  # of a text about one image or one model
+_KINDS = ((stat.S_ISDIR, "a folder"), (stat.S_ISFIFO, "a pipe"), (stat.S_ISSOCK, "a socket"))
 
 
 def resolve_path(path: str | os.PathLike[str]) -> Path:
@@ -33,6 +37,54 @@ def resolve_path(path: str | os.PathLike[str]) -> Path:
     if spec is None or not spec.submodule_search_locations:
         raise ConfigError(f"path '{text}': the package '{package}' is not installed")
     return Path(next(iter(spec.submodule_search_locations))) / inner
+
+
+def open_file(path: str | os.PathLike[str]) -> BinaryIO:
+    """A regular file, open for reading. A pipe would wait for ever, and a device may have no end.
+
+    Raises:
+        OSError: there is no such file, or it may not be read.
+        DataError: it is a pipe, a device or a folder, or a link to one.
+    """
+    # Opening a pipe waits for a writer unless it is told not to; of a regular file it changes nothing.
+    handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+    try:
+        _check_regular(path, os.fstat(handle).st_mode)
+        return open(handle, "rb")  # noqa: PTH123 (a handle, not a path)
+    except BaseException:
+        os.close(handle)
+        raise
+
+
+def check_file(path: str | os.PathLike[str]) -> None:
+    """Raises what `open_file` does of a path that a library opens by itself."""
+    _check_regular(path, os.stat(path).st_mode)  # noqa: PTH116 (it may be a plain text)
+
+
+def _check_regular(path: str | os.PathLike[str], mode: int) -> None:
+    if not stat.S_ISREG(mode):
+        kind = next((name for test, name in _KINDS if test(mode)), "a device")
+        raise DataError(f"{os.fspath(path)}: is {kind}, not a file: remove it, or put the file itself there")
+
+
+def read_file(path: str | os.PathLike[str], limit: int = MAX_FILE_BYTES) -> bytes:
+    """The bytes of a regular file.
+
+    Args:
+        path: of the file.
+        limit: bytes that it may have.
+
+    Raises:
+        OSError, DataError: as `open_file`; DataError also where it is larger.
+    """
+    with open_file(path) as file:
+        size = os.fstat(file.fileno()).st_size
+        data = file.read(min(size, limit) + 1)
+        if size < len(data) <= limit:  # it grew, or lies in /proc
+            data += file.read(limit + 1 - len(data))
+    if max(size, len(data)) > limit:
+        raise DataError(f"{os.fspath(path)}: {size:,} bytes (limit {limit:,}): not what it is said to be")
+    return data
 
 
 def sha256_bytes(data: bytes) -> str:
@@ -53,7 +105,7 @@ def sha256_file(path: Path) -> str:
     stat = path.stat()
     key = (str(path.resolve()), stat.st_size, stat.st_mtime_ns)
     if key not in _DIGESTS:
-        with path.open("rb") as file:
+        with open_file(path) as file:
             _DIGESTS[key] = hashlib.file_digest(file, "sha256").hexdigest()
     return _DIGESTS[key]
 

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from evalkit.data.containers.archive_index import Member, list_members, read_member
 from evalkit.data.containers.base import FileContainer
 from evalkit.data.records import Reader
-from evalkit.data.remote import Place, Remote, Stamp, stamp_of
+from evalkit.data.remote import Place, Remote, Stamp, open_place, stamp_of
 from evalkit.errors import DataError
 
 
@@ -50,7 +50,7 @@ class Archive(FileContainer):
     @contextlib.contextmanager
     def reading(self) -> Iterator[Reader]:
         try:
-            file = self.place.open("rb")  # while it is read only: a set may have 100,000 of these
+            file = open_place(self.place)  # while it is read only: a set may have 100,000 of these
         except OSError as error:
             raise DataError(f"{self.place}: {error.strerror or error}: check the path") from error
         with file:

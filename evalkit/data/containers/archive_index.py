@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import BinaryIO
 
-from evalkit.data.remote import Place, RemoteFile
+from evalkit.data.remote import Place, RemoteFile, open_place
 from evalkit.errors import ConfigError, DataError, EvalkitError
 from evalkit.utils.text import one_line
 
@@ -71,7 +71,7 @@ def list_members(path: Place) -> dict[str, Member]:
     members: dict[str, Member] = {}
     total = 0
     try:
-        with path.open("rb") as file:
+        with open_place(path) as file:
             listed = _zip_members(file, path) if path.suffix.lower() == ".zip" else _tar_members(file, path)
             for raw, member in listed:
                 name = _safe_name(path, raw)

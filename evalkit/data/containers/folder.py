@@ -8,7 +8,8 @@ from pathlib import Path
 
 from evalkit.data.containers.base import FileContainer
 from evalkit.data.remote import Remote, Stamp
-from evalkit.errors import ConfigError
+from evalkit.errors import ConfigError, DataError
+from evalkit.utils.files import MAX_FILE_BYTES, read_file
 
 
 class Folder(FileContainer):
@@ -51,7 +52,7 @@ class Folder(FileContainer):
         return self.stamp(name)[0]
 
     def read(self, name: str) -> bytes:
-        return (self.place / name).read_bytes()
+        return read_file(self._path(name))
 
 
 class RemoteFolder(FileContainer):
@@ -85,6 +86,8 @@ class RemoteFolder(FileContainer):
         return self.files[name][0]
 
     def read(self, name: str) -> bytes:
+        if self.files[name][0] > MAX_FILE_BYTES:
+            raise DataError(f"{self.label(name)}: {self.files[name][0]:,} bytes (limit {MAX_FILE_BYTES:,}): no image")
         return self.place.read_bytes(name)
 
 

@@ -21,7 +21,7 @@ from evalkit.data.open import TableOpener
 from evalkit.data.records import ReadOptions
 from evalkit.data.remote import Place, Remote, Stamp
 from evalkit.errors import ConfigError, DataError, nearest
-from evalkit.utils.files import sha256_json
+from evalkit.utils.files import read_file, sha256_json
 from evalkit.utils.text import one_line
 
 SAVED = ("state.json", "dataset_dict.json")  # one of them lies in what save_to_disk made
@@ -103,7 +103,7 @@ class HFDataset(Table):
             real = Path(path).resolve()  # a table from elsewhere could name any file of this machine
             if not any(real.is_relative_to(root) for root in self._roots):
                 raise DataError(f"{self.place}: row {row}: {path} lies outside the dataset, and is not followed")
-            data = real.read_bytes()
+            data = read_file(real)
         if not data:
             raise DataError(f"{self.place}: row {row}: no bytes of an image")
         return bytes(data)

@@ -19,6 +19,7 @@ from evalkit.data.containers.archive_index import MAX_FILES, MAX_RATIO, RATIO_FR
 from evalkit.data.containers.base import Table
 from evalkit.data.remote import Place, Remote, Stamp, stamp_of
 from evalkit.errors import ConfigError, DataError, EvalkitError
+from evalkit.utils.files import check_file
 from evalkit.utils.text import one_line
 
 IMAGE_COLUMNS = ("image", "img", "png", "jpg", "jpeg", "webp", "bytes")  # the first that is there; else the only one
@@ -122,6 +123,8 @@ def _open(path: Place) -> Any:
         import pyarrow.parquet
     except ImportError:
         raise ConfigError(f"{path}: reading Parquet needs pyarrow: pip install 'evalkit[parquet]'") from None
+    if not isinstance(path, Remote):
+        check_file(path)
     return pyarrow.parquet.ParquetFile(path.open() if isinstance(path, Remote) else path)
 
 

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from evalkit.errors import ConfigError, DataError
 from evalkit.models.base import Conditioning
-from evalkit.utils.files import sha256_file, sha256_json
+from evalkit.utils.files import read_file, sha256_file, sha256_json
 from evalkit.utils.text import one_line
 
 INDEX = "model_index.json"
@@ -40,9 +40,9 @@ class Component:
 def read_json(file: Path) -> dict[str, Any]:
     """A JSON object from a file. DataError: the file is no JSON object."""
     try:
-        value = json.loads(file.read_text(encoding="utf-8"))
-    except (ValueError, OSError) as error:
-        raise DataError(f"{file} cannot be read as JSON: {error}") from error
+        value = json.loads(read_file(file))
+    except (ValueError, RecursionError, OSError) as error:
+        raise DataError(f"{file} cannot be read as JSON: {one_line(error)}") from error
     if not isinstance(value, dict):
         raise DataError(f"{file} holds no JSON object")
     return value

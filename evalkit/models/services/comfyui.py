@@ -21,7 +21,8 @@ from evalkit.errors import ConfigError, nearest
 from evalkit.models.base import Request, Sampler, Settings
 from evalkit.models.services.base import Service
 from evalkit.models.services.client import Job, Stopped, Transient
-from evalkit.utils.files import resolve_path, sha256_json
+from evalkit.utils.files import read_file, resolve_path, sha256_json
+from evalkit.utils.text import one_line
 
 if TYPE_CHECKING:
     import numpy as np
@@ -219,11 +220,13 @@ def _message(status: Mapping[str, Any]) -> str:
 def read_workflow(file: Path) -> dict[str, Any]:
     """A workflow in the API format. ConfigError: it is missing, no JSON, or in the editor's format."""
     try:
-        graph = json.loads(file.read_text(encoding="utf-8"))
+        graph = json.loads(read_file(file))
     except OSError as error:
         raise ConfigError(f"workflow {file} cannot be read: {error.strerror or error}") from None
-    except ValueError as error:
-        raise ConfigError(f'workflow {file} is no JSON: {error}. Placeholders are in quotes: "{{{{seed}}}}"') from None
+    except (ValueError, RecursionError) as error:
+        raise ConfigError(
+            f'workflow {file} is no JSON: {one_line(error)}. Placeholders are in quotes: "{{{{seed}}}}"'
+        ) from None
     if isinstance(graph, dict) and "nodes" in graph and "links" in graph:
         raise ConfigError(f"workflow {file} is in the editor's format: export it again with Export (API)")
     nodes = isinstance(graph, dict) and all(isinstance(n, dict) and "class_type" in n for n in graph.values())
