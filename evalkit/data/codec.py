@@ -44,7 +44,7 @@ if TYPE_CHECKING:
 
 # The kinds of files that are opened, by Pillow's names: its other plugins are never asked, whatever a file is called.
 # (EPS and WMF start programs, PSD, ICO, FITS and the like are no images of data sets.)
-FORMATS = ("PNG", "JPEG", "MPO", "WEBP", "AVIF", "BMP", "DIB", "TIFF", "GIF", "PPM")
+FORMATS = ("PNG", "JPEG", "WEBP", "AVIF", "BMP", "DIB", "TIFF", "GIF", "PPM")  # a JPEG may be an MPO
 _PLUGINS = ("Png", "Jpeg", "Mpo", "Webp", "Avif", "Bmp", "Tiff", "Gif", "Ppm")  # PIL.PngImagePlugin, ...
 
 MAX_PIXELS = 89_478_485  # Pillow's own warning threshold: a quarter of a GiB of RGB
@@ -190,7 +190,7 @@ def _open(data: bytes) -> Image:
 
 def _unreadable(name: str, error: Exception) -> DataError:
     if type(error).__name__ == "UnidentifiedImageError":
-        return DataError(f"{name}: not an image of a kind that is read ({', '.join(known_formats())})")
+        return DataError(f"{name}: not an image file of a kind that is read ({', '.join(known_formats())})")
     return DataError(f"{name}: cannot be decoded: {one_line(error)}")
 
 
