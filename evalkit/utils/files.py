@@ -6,6 +6,7 @@ import contextlib
 import errno
 import hashlib
 import importlib.util
+import io
 import json
 import os
 import stat
@@ -13,7 +14,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 from evalkit.errors import ConfigError, DataError, StoreError
 
@@ -39,7 +40,7 @@ def resolve_path(path: str | os.PathLike[str]) -> Path:
     return Path(next(iter(spec.submodule_search_locations))) / inner
 
 
-def open_file(path: str | os.PathLike[str]) -> BinaryIO:
+def open_file(path: str | os.PathLike[str]) -> io.BufferedReader:
     """A regular file, open for reading. A pipe would wait for ever, and a device may have no end.
 
     Raises:

@@ -63,7 +63,9 @@ def test_prompts_of_a_table(tmp_path: Path) -> None:
 def test_broken_rows(tmp_path: Path) -> None:
     columns = {"image": [*pngs(2).values(), b"no image", None]}
     path = write(tmp_path / "a.parquet", columns)
-    with pytest.raises(DataError, match=r"a.parquet: row 2: not an image file that Pillow can read \(1 more like it\)"):
+    with pytest.raises(
+        DataError, match=r"a.parquet: row 2: not an image file of a kind that is read \(.*\) \(1 more like it\)"
+    ):
         open_images(path)
     source = open_images(path, ReadOptions(on_error="skip"))
     assert (len(source), dict(source.warnings)) == (2, {"skipped": 2})
