@@ -17,7 +17,9 @@ from omegaconf.errors import OmegaConfBaseException
 
 from evalkit.config.compose import explain, explain_null, register, resolve
 from evalkit.config.schema import CONFIG_MODULE
-from evalkit.errors import EXIT_CONFIG, EXIT_DONE, EXIT_ERROR, EXIT_INTERRUPTED, EvalkitError
+from evalkit.errors import EXIT_CONFIG, EXIT_DONE, EXIT_ERROR, EXIT_INTERRUPTED, EXIT_TERMINATED, EvalkitError
+from evalkit.utils.files import disk_error
+from evalkit.utils.signals import Terminated, sigterm_is_ctrl_c
 
 # Where torchao is installed, `import diffusers` warns of what concerns their developers alone.
 _CHATTY = ("torch.utils._pytree", "diffusers.quantizers.torchao.torchao_quantizer")
@@ -29,16 +31,16 @@ def main() -> None:
     _set_up_logging()
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises its errors instead of printing them, so that we can say more
     try:
-        _run()
+        with sigterm_is_ctrl_c():
+            _run()
     except (HydraException, OmegaConfBaseException) as error:
         _fail(explain(error, _overrides(), _config_dir()), EXIT_CONFIG)
     except ValueError as error:
         _fail(explain_null(error, _overrides()), EXIT_CONFIG)
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as stop:
         command = shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
-        _fail(
-            f"stopped. All finished shards are kept; the same command goes on from there: {command}", EXIT_INTERRUPTED
-        )
+        code = EXIT_TERMINATED if isinstance(stop, Terminated) else EXIT_INTERRUPTED
+        _fail(f"stopped. All finished shards are kept; the same command goes on from there: {command}", code)
 
 
 @hydra.main(version_base="1.3", config_path=f"pkg://{CONFIG_MODULE}", config_name="eval")
@@ -47,8 +49,8 @@ def _run(config: DictConfig) -> None:
         _evaluate(config)
     except EvalkitError as error:
         _fail(error, error.exit_code)
-    except OSError as error:  # a full disk, a store that cannot be read: the system's own words and the file's name
-        _fail(f"{error.strerror or error}: {error.filename or ''}".rstrip(": "), EXIT_ERROR)
+    except OSError as error:  # a full disk, a store that cannot be read
+        _fail(disk_error(error, Path(config.out or config.store), "read or write"), EXIT_ERROR)
 
 
 def _evaluate(config: DictConfig) -> None:

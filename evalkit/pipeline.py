@@ -24,6 +24,7 @@ from evalkit.results.table import ResultTable
 from evalkit.samples.model_pool import ModelPool
 from evalkit.samples.store import SampleSet
 from evalkit.trackers.push import push
+from evalkit.utils.files import writing
 
 if TYPE_CHECKING:
     from evalkit.scoring.scoring import Scored
@@ -58,7 +59,8 @@ def run(plan: Plan, *, command: str = "") -> ResultTable:
         gate.write(verdict, plan.out)
     else:
         gate.remove(plan.out)
-    write(outcome, table, plan.config, plan.out)
+    with writing(plan.out):
+        write(outcome, table, plan.config, plan.out)
     _save_stats(plan)
     if plan.walk.lines:
         with pool:

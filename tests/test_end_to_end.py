@@ -1,5 +1,6 @@
 """The main job through the command line: the whole way on the embedded models, again, killed, reordered, misused."""
 
+import errno
 import os
 import random
 import signal
@@ -15,7 +16,8 @@ from PIL import Image
 
 import evalkit as package
 from evalkit import pipeline
-from evalkit.errors import EXIT_CONFIG, EXIT_ERROR, EXIT_INTERRUPTED
+from evalkit.errors import EXIT_CONFIG, EXIT_ERROR, EXIT_INTERRUPTED, EXIT_TERMINATED
+from evalkit.samples.writer import ShardWriter
 
 METRICS = ("metric=[fid_digits,is_digits]",)
 
@@ -250,6 +252,45 @@ def test_ctrl_c_is_one_clear_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     line = done.stderr.splitlines()[-1]
     assert line.startswith("evalkit: stopped. All finished shards are kept; the same command goes on from there: ")
     assert line.endswith("run_eval.py 'model=[digits_dcgan]' num_samples=16")
+
+
+def test_sigterm_is_ctrl_c(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Twice, as Slurm sends it: the shard in hand is put away, the finished one stays, and the next run goes on."""
+    commit = ShardWriter.commit
+
+    def terminated(writer: ShardWriter) -> bool:
+        if writer.final.name == "00000":
+            return commit(writer)
+        try:
+            os.kill(os.getpid(), signal.SIGTERM)
+        finally:
+            os.kill(os.getpid(), signal.SIGTERM)
+        raise AssertionError
+
+    monkeypatch.setattr(ShardWriter, "commit", terminated)
+    command = ("model=[digits_dcgan]", "num_samples=300", "metric=[fid_digits]", "name=small")
+    before = signal.getsignal(signal.SIGTERM)
+    done = run_evalkit(*command, cwd=tmp_path)
+    assert done.returncode == EXIT_TERMINATED == 143
+    assert done.stderr.splitlines()[-1].startswith("evalkit: stopped. All finished shards are kept; the same command")
+    assert signal.getsignal(signal.SIGTERM) == before
+    assert [path.name for path in (tmp_path / "runs").glob("samples/*/shards/*")] == ["00000"]
+    monkeypatch.undo()
+    assert run_evalkit(*command, cwd=tmp_path).returncode == 0
+
+
+def test_a_full_disk_names_the_file_and_what_fixes_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While sheets are written: Pillow's own error says neither (F19)."""
+
+    def full(image: Image.Image, *args: object, **options: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(Image.Image, "save", full)
+    done = run_evalkit("model=[digits_dcgan]", "num_samples=16", "metric=[is_digits]", "name=small", cwd=tmp_path)
+    assert done.returncode == EXIT_ERROR
+    line = done.stderr.splitlines()[-1]
+    sheet = "runs/small/sheets/digits_dcgan.png"
+    assert line.startswith(f"evalkit: cannot write to {sheet}: No space left on device: free some space, then run")
 
 
 def test_a_broken_image_is_named_and_can_be_skipped(folders: Path, tmp_path: Path) -> None:

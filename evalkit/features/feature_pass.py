@@ -22,7 +22,7 @@ from evalkit.extractors.base import Extractor
 from evalkit.features.store import Column, blocks_of, extractor_id
 from evalkit.metric import Batch
 from evalkit.utils import devices
-from evalkit.utils.files import sha256_json
+from evalkit.utils.files import sha256_json, sweep
 
 if TYPE_CHECKING:
     import numpy as np
@@ -118,7 +118,7 @@ class FeaturePass:
         of_images: dict[range, dict[str, dict[str, Column]]] = {}  # chunk -> extractor -> layer -> where
         for address, chunks in missing.items():
             if chunks:
-                columns[address].sweep()
+                sweep(columns[address].folder)
             name, _, layer = address.partition("/")
             if self._is_text(address):
                 self._compute_texts(source, name, layer, columns[address], chunks)

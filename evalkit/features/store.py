@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import time
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from evalkit.errors import StoreError
 from evalkit.extractors.base import MAX_BATCH, Extractor
-from evalkit.utils.files import atomic_path, sha256_bytes, sha256_json
+from evalkit.utils.files import atomic_path, sha256_bytes, sha256_json, writing
 
 if TYPE_CHECKING:
     import numpy as np
@@ -19,7 +16,6 @@ if TYPE_CHECKING:
 
 CHUNK = 256  # rows per file: what a kill can cost, at most
 BLOCK = MAX_BATCH  # images decoded at a time; divides CHUNK
-LEFTOVER_SECONDS = 3600
 ID_DIGITS = 12  # hex digits of an extractor's digest, in its folder's name
 
 
@@ -59,19 +55,8 @@ class Column:
         from safetensors.numpy import save
 
         data = save({"features": features}, metadata={**metadata, "sha256": sha256_bytes(features.tobytes())})
-        try:
-            with atomic_path(self.file(chunk)) as temporary:
-                temporary.write_bytes(data)
-        except OSError as error:
-            fix = "fix this, or give another store=FOLDER; what is finished is kept"
-            raise StoreError(f"cannot write features to {self.folder}: {error.strerror or error}: {fix}") from error
-
-    def sweep(self) -> None:
-        """Removes what killed processes left half written; what is younger than an hour may be at work."""
-        for path in self.folder.glob(".tmp-*"):
-            with suppress(OSError):  # another process may sweep as well
-                if time.time() - path.stat().st_mtime > LEFTOVER_SECONDS:
-                    path.unlink()
+        with writing(self.file(chunk)), atomic_path(self.file(chunk)) as temporary:
+            temporary.write_bytes(data)
 
 
 def blocks_of(chunk: range) -> list[range]:

@@ -10,11 +10,9 @@ from __future__ import annotations
 import io
 import json
 import tarfile
-import tempfile
 import zipfile
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -23,7 +21,16 @@ from evalkit.data import codec
 from evalkit.data.remote import Place, Remote, find_place
 from evalkit.data.shard_format import METADATA
 from evalkit.errors import ConfigError, DataError
-from evalkit.utils.files import atomic_path, sha256_json, write_json, write_text, writing
+from evalkit.utils.files import (
+    atomic_folder,
+    atomic_path,
+    sha256_json,
+    sweep,
+    temporary_path,
+    write_json,
+    write_text,
+    writing,
+)
 
 if TYPE_CHECKING:
     import numpy as np
@@ -124,8 +131,10 @@ def write_exports(exports: Mapping[str, Export], sets: Mapping[str, Set], folder
 def _write_remote(export: Export, each: Set, place: Remote, folder: Path) -> None:
     """Made in a temporary folder next to the local exports, then copied: one file at a time, metadata last."""
     folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".tmp-export-", dir=folder) as temporary:
-        made = Path(temporary) / (place.name or "export")
+    sweep(folder)
+    with temporary_path(folder / "export") as temporary:
+        temporary.mkdir()
+        made = temporary / (place.name or "export")
         export.write(each, made)
         if made.is_file():
             place.put(made)
@@ -148,26 +157,13 @@ def _plain(value: Any) -> Any:
     return json.loads(json.dumps(value, default=str))
 
 
-@contextmanager
-def _atomic_folder(path: Path) -> Iterator[Path]:
-    """A temporary folder next to `path`; on leaving without an error it takes the place of `path`."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".tmp-{path.name}-", dir=path.parent) as temporary:
-        new = Path(temporary) / "new"
-        new.mkdir()
-        yield new
-        if path.exists():
-            path.rename(Path(temporary) / "old")
-        new.rename(path)
-
-
 class FolderExport(Export):
     """<cell>/000000.png ... and metadata.jsonl: for clean-fid, torch-fidelity, pytorch-fid, `datasets`' imagefolder."""
 
     ending = ""
 
     def write(self, images: Set, path: Path) -> None:
-        with _atomic_folder(path) as folder, (folder / METADATA).open("w", encoding="utf-8") as lines:
+        with atomic_folder(path) as folder, (folder / METADATA).open("w", encoding="utf-8") as lines:
             for index, png, prompt, category in images.rows():
                 name = f"{index:06d}.png"
                 (folder / name).write_bytes(png)
@@ -243,7 +239,7 @@ class ParquetExport(Export):
         text, image = pyarrow.string(), pyarrow.struct([("bytes", pyarrow.binary()), ("path", pyarrow.string())])
         fields = {"image": image, "prompt": text, "category": text}
         schema = pyarrow.schema(fields, metadata={"huggingface": json.dumps({"info": {"features": _FEATURES}})})
-        with _atomic_folder(path) as folder:
+        with atomic_folder(path) as folder:
             (folder / "data").mkdir()
             write_text(folder / "README.md", card(path.name.removesuffix(self.ending), images))
             with pyarrow.parquet.ParquetWriter(folder / "data" / "train-00000-of-00001.parquet", schema) as file:

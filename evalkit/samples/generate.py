@@ -19,9 +19,9 @@ from evalkit.models.services.cache import FetchedImages
 from evalkit.samples.engine import Engine, LocalEngine
 from evalkit.samples.model_pool import BuiltCell, LoadedModel, ModelPool
 from evalkit.samples.store import SampleSet, Store, check_whole, image_size, prepare_folder, shard_name
-from evalkit.samples.writer import ShardWriter, sweep
+from evalkit.samples.writer import ShardWriter
 from evalkit.utils import devices
-from evalkit.utils.files import sha256_json
+from evalkit.utils.files import sha256_json, sweep
 from evalkit.utils.progress import Progress
 
 if TYPE_CHECKING:

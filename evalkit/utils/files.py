@@ -1,16 +1,21 @@
-"""Where files are: paths inside installed packages, digests of files, and atomic writes."""
+"""Where files are: paths inside installed packages, digests and stamps of files, and atomic writes."""
 
 from __future__ import annotations
 
 import contextlib
 import errno
+import functools
 import hashlib
 import importlib.util
 import io
 import json
 import os
+import re
+import secrets
+import shutil
+import socket
 import stat
-import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -97,35 +102,163 @@ def sha256_json(value: Any) -> str:
     return sha256_bytes(json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False).encode())
 
 
+Stamp = tuple[int, int, int, int]
+"""Size, mtime_ns, ctime_ns and inode: `cp -p`, `rsync -t` and a clock set back keep the first two, never all four."""
+
 # Hashing takes about 3 s per GB, and a sweep over a model's own options is several models of the same weights.
-_DIGESTS: dict[tuple[str, int, int], str] = {}
+_DIGESTS: dict[tuple[str, Stamp], str] = {}
 
 
-def sha256_file(path: Path) -> str:
-    """Digest of a file's bytes; within a process a file is hashed once (by path, size and mtime)."""
-    stat = path.stat()
-    key = (str(path.resolve()), stat.st_size, stat.st_mtime_ns)
-    if key not in _DIGESTS:
+def stamp_of_file(path: str | os.PathLike[str]) -> Stamp:
+    """What tells whether a file changed without reading it. Raises OSError where it is gone."""
+    about = os.stat(path)  # noqa: PTH116 (done for every file of every run)
+    return about.st_size, about.st_mtime_ns, about.st_ctime_ns, about.st_ino
+
+
+def sha256_file(path: Path, *, anew: bool = False) -> str:
+    """Digest of a file's bytes; within a process a file is hashed once (by path and stamp) unless `anew`."""
+    key = (str(path.resolve()), stamp_of_file(path))
+    if anew or key not in _DIGESTS:
         with open_file(path) as file:
             _DIGESTS[key] = hashlib.file_digest(file, "sha256").hexdigest()
     return _DIGESTS[key]
 
 
+# Temporary names: who writes under them, so that what a kill leaves is told from what is being written.
+
+FOREIGN_AGE = 2 * 86_400.0  # seconds without a new file, after which another machine's leftovers are swept
+# .tmp-<final name>-<machine>-<process>-<its start>-<random>
+_OWNED = re.compile(r"\.tmp-.+-(?P<host>[\w.]+)-(?P<pid>\d+)-(?P<start>[\w.]+)-[0-9a-f]{8}")
+_UNOWNED = re.compile(r"\.tmp-.+-[a-z0-9_]{8}")  # of evalkit 0.1.0
+_SHOWN = 40  # characters of the final name: names may not be longer than 255 bytes
+_ACTIVE: set[Path] = set()  # this process's temporary files and folders, which `sweep` must leave
+_SWEPT: set[Path] = set()  # folders that this process looked through before it first wrote there
+
+
 @contextmanager
-def atomic_path(path: Path) -> Iterator[Path]:
-    """A temporary path next to `path`; on leaving without an error it is synced and takes the name `path`."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=f".tmp-{path.name}-", dir=path.parent)
-    os.close(handle)
-    temporary = Path(name)
+def temporary_path(path: Path) -> Iterator[Path]:
+    """A free temporary name next to `path`; whatever has it at the end is removed."""
+    owner = f"{_host()}-{os.getpid()}-{_start_of(os.getpid())}"
+    temporary = path.with_name(f".tmp-{path.name[:_SHOWN]}-{owner}-{secrets.token_hex(4)}")
+    _ACTIVE.add(temporary)
     try:
         yield temporary
-        with temporary.open("rb") as file:
-            os.fsync(file.fileno())
-        temporary.chmod(0o644)
-        temporary.replace(path)
     finally:
-        temporary.unlink(missing_ok=True)
+        _remove(temporary)  # gone already where it took its final name
+        _ACTIVE.discard(temporary)
+
+
+@contextmanager
+def atomic_path(path: Path) -> Iterator[Path]:
+    """A temporary file next to `path`; on leaving without an error it is synced and takes the name `path`.
+
+    Raises:
+        OSError: it cannot be written; its `filename` is `path`, not the temporary one.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if path.parent not in _SWEPT:
+            sweep(path.parent)
+            _SWEPT.add(path.parent)
+        with temporary_path(path) as temporary:
+            temporary.touch()
+            yield temporary
+            with temporary.open("rb") as file:
+                os.fsync(file.fileno())
+            temporary.chmod(0o644)
+            temporary.replace(path)
+    except OSError as error:
+        if error.errno is not None and (error.filename is None or ".tmp-" in str(error.filename)):
+            error.filename, error.filename2 = str(path), None
+        raise
+
+
+@contextmanager
+def atomic_folder(path: Path) -> Iterator[Path]:
+    """A temporary folder next to `path`; on leaving without an error it takes the place of `path`."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    sweep(path.parent)
+    with temporary_path(path) as temporary:
+        new = temporary / "new"
+        new.mkdir(parents=True)
+        yield new
+        if path.exists():
+            path.rename(temporary / "old")
+        new.rename(path)
+
+
+def sweep(folder: Path) -> None:
+    """Removes what killed processes left in a folder; what a living process, or another machine, writes is left.
+
+    A process is told by its id and its start, since ids come again. Another machine's, and those of evalkit 0.1.0,
+    which had no owner in their names, are swept when nothing was written there for two days.
+    """
+    with contextlib.suppress(OSError):  # no such folder, a read-only store, or another process sweeps as well
+        for entry in list(os.scandir(folder)):
+            path = folder / entry.name
+            if entry.name.startswith(".tmp-") and path not in _ACTIVE and is_abandoned(path):
+                _remove(path)
+
+
+def is_abandoned(path: Path) -> bool:
+    """Whether a temporary file or folder is a leftover of a process that is gone."""
+    match = _OWNED.fullmatch(path.name)
+    if match is not None and match["host"] == _host():
+        pid = int(match["pid"])
+        return pid == os.getpid() or not _is_alive(pid) or _start_of(pid) not in (match["start"], _UNKNOWN)
+    if match is None and _UNOWNED.fullmatch(path.name) is None:
+        return False
+    with contextlib.suppress(OSError):
+        return time.time() - path.stat().st_mtime > FOREIGN_AGE
+    return False
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        with contextlib.suppress(OSError):
+            path.unlink(missing_ok=True)
+
+
+_UNKNOWN = "x"
+
+
+def _is_alive(pid: int) -> bool:
+    import psutil
+
+    return psutil.pid_exists(pid)
+
+
+def _start_of(pid: int) -> str:
+    """When a process began, as text that is compared alone: by the kernel's ticks, which no set clock changes."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text("utf-8", "replace").rpartition(")")[2].split()
+        return "gone" if fields[0] in "ZX" else f"{_boot()}.{fields[19]}"
+    except (OSError, IndexError):
+        pass
+    import psutil
+
+    try:
+        return f"{int(psutil.Process(pid).create_time())}" if not Path("/proc/self/stat").exists() else _UNKNOWN
+    except psutil.Error:
+        return _UNKNOWN
+
+
+@functools.cache
+def _boot() -> str:
+    with contextlib.suppress(OSError):
+        return Path("/proc/sys/kernel/random/boot_id").read_text("ascii")[:8]
+    return ""
+
+
+@functools.cache
+def _host() -> str:
+    """This machine; and the process namespace, since containers of one name may share a store."""
+    namespace = ""
+    with contextlib.suppress(OSError):
+        namespace = f".{os.stat('/proc/self/ns/pid').st_ino}"  # noqa: PTH116
+    return re.sub(r"[^A-Za-z0-9.]+", "_", socket.gethostname()[:_SHOWN] + namespace)
 
 
 def write_text(path: Path, text: str) -> None:
@@ -139,15 +272,36 @@ def write_json(path: Path, value: Any) -> None:
     write_text(path, json.dumps(value, indent=1, allow_nan=False, ensure_ascii=False) + "\n")
 
 
+READ_ONLY = (errno.EROFS, errno.EACCES, errno.EPERM)
+_ELSEWHERE = "or give another folder with store=FOLDER or out=FOLDER"
+_FIXES = {
+    **dict.fromkeys((errno.ENOSPC, errno.EDQUOT), "free some space, then run again: what is finished is kept"),
+    **dict.fromkeys(READ_ONLY, f"make it writable, {_ELSEWHERE}"),
+    errno.EIO: f"the disk or its connection fails (the system's log says more): repair it, {_ELSEWHERE}",
+    **dict.fromkeys((errno.EMFILE, errno.ENFILE), "allow more open files (ulimit -n), then run again"),
+    errno.ENAMETOOLONG: "give a shorter name=NAME, or a folder with a shorter path",
+    **dict.fromkeys((errno.ENOTDIR, errno.EEXIST, errno.EISDIR), f"something has its place: move it, {_ELSEWHERE}"),
+}
+
+
+def disk_error(error: OSError, path: Path, doing: str = "write to") -> StoreError:
+    """One line of the system's refusal: which file (its final name), why, and what fixes that.
+
+    Args:
+        error: of the system.
+        path: what was being written, where the error does not say.
+        doing: what could not be done.
+    """
+    named = error.filename
+    place = path if named is None or ".tmp-" in os.fsdecode(named) else os.fsdecode(named)
+    fix = _FIXES.get(error.errno or 0, f"fix this, {_ELSEWHERE}")
+    return StoreError(f"cannot {doing} {place}: {error.strerror or error}: {fix}")
+
+
 @contextlib.contextmanager
 def writing(path: Path) -> Iterator[None]:
     """Turns the system's refusal to write (disk full, read-only, no permission) into a StoreError of one line."""
     try:
         yield
     except OSError as error:
-        reason = error.strerror or str(error)
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            fix = "free some space, then run again: all finished shards are kept"
-        else:
-            fix = "make it writable, or give another folder with store=FOLDER"
-        raise StoreError(f"cannot write to {path}: {reason}: {fix}") from error
+        raise disk_error(error, path) from error

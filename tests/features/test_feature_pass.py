@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import time
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from fakes import MatrixExtractor, MemorySource, random_images
+from leftovers import left_by_the_dead
 
 from evalkit.errors import ConfigError, DataError, StoreError
 from evalkit.features import store as features_module
@@ -170,11 +169,9 @@ def test_leftovers_of_a_kill_are_swept(tmp_path: Path) -> None:
     run = FeaturePass(tmp_path, {"matrix": MatrixExtractor()})
     folder = run.column(source, "matrix/flat").folder
     folder.mkdir(parents=True)
-    for name, age in ((".tmp-old", 2 * features_module.LEFTOVER_SECONDS), (".tmp-at-work", 1)):
-        (folder / name).write_bytes(b"half")
-        os.utime(folder / name, (time.time() - age,) * 2)
+    left_by_the_dead(folder / "00000.safetensors").write_bytes(b"half")
     run.compute(source, ["matrix/flat"])
-    assert sorted(path.name for path in folder.iterdir()) == [".tmp-at-work", "00000.safetensors"]
+    assert [path.name for path in folder.iterdir()] == ["00000.safetensors"]
 
 
 def test_texts_once_each_and_found_by_the_prompts(tmp_path: Path) -> None:
@@ -250,7 +247,7 @@ def test_unknown_addresses(tmp_path: Path) -> None:
 def test_a_store_that_cannot_be_written(tmp_path: Path) -> None:
     (tmp_path / "features").write_text("a file where the folder should be")
     run = FeaturePass(tmp_path / "features", {"matrix": MatrixExtractor()})
-    with pytest.raises(StoreError, match="cannot write features to"):
+    with pytest.raises(StoreError, match="cannot write to"):
         run.compute(MemorySource(random_images(5)), ["matrix/flat"])
 
 

@@ -438,24 +438,6 @@ def test_the_first_to_arrive_wins(store: Store, monkeypatch: pytest.MonkeyPatch)
     assert leftovers(store) == []
 
 
-def test_sweeping_leaves_the_living_alone(store: Store) -> None:
-    shards = store.samples / "x" / "shards"
-    host = writer._host()
-    mine = shards / f".tmp-00000-{host}-{os.getpid()}-00000001"  # as left by an earlier process of our number
-    living = shards / f".tmp-00001-{host}-{os.getppid()}-00000002"
-    dead = shards / f".tmp-00002-048-{host}-99999999-00000003"
-    foreign = shards / ".tmp-00003-another-machine-1-00000004"
-    old = shards / ".tmp-00004-another-machine-1-00000005"
-    other = shards / ".tmp-notes"
-    for folder in (mine, living, dead, foreign, old, other):
-        folder.mkdir(parents=True)
-    os.utime(old, (0, 0))
-    with writer.ShardWriter(shards / "00009") as active:
-        writer.sweep(shards)
-        assert set(shards.iterdir()) == {living, foreign, other, active.folder}
-    writer.sweep(store.samples / "nowhere")
-
-
 # Engines and progress ---------------------------------------------------------------------------------------------
 
 
