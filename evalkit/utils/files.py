@@ -227,7 +227,7 @@ _UNKNOWN = "x"
 def _is_alive(pid: int) -> bool:
     import psutil
 
-    return psutil.pid_exists(pid)
+    return bool(psutil.pid_exists(pid))
 
 
 def _start_of(pid: int) -> str:
