@@ -75,12 +75,16 @@ def _evaluate(config: DictConfig) -> None:
     command = shlex.join(["python", "run_eval.py", *overrides])
     table = pipeline.run(plan, command=command)
     print_results(table, plan.out, against_baseline=plan.baseline is not None, report=plan.config.report)
+    exit_code = EXIT_DONE
     if table.gate is not None:
         from evalkit.gate import Verdict, announce
 
         verdict = Verdict.from_json(table.gate)
         announce(verdict)
-        sys.exit(verdict.exit_code)
+        exit_code = verdict.exit_code
+    if table.failures is not None:  # a failed gate says more: its code stands
+        _fail(table.failures, exit_code or EXIT_ERROR)
+    sys.exit(exit_code)
 
 
 def _overrides() -> list[str]:

@@ -30,6 +30,18 @@ class DataError(EvalkitError):
     """An input file is missing, broken or not what it is said to be."""
 
 
+class UnsuitedError(DataError):
+    """One metric or extractor cannot take these images: what needs it has no score, and all else goes on.
+
+    Attributes:
+        extractor: the name of the extractor; none: the metrics of bare pixels.
+    """
+
+    def __init__(self, message: str, extractor: str | None = None) -> None:
+        super().__init__(message)
+        self.extractor = extractor
+
+
 class StoreError(EvalkitError):
     """The store cannot be written or holds something that does not belong there."""
 

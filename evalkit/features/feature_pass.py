@@ -17,12 +17,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
-from evalkit.errors import ConfigError, DataError, EvalkitError, StoreError, nearest
+from evalkit.errors import ConfigError, DataError, EvalkitError, StoreError, UnsuitedError, nearest
 from evalkit.extractors.base import Extractor
 from evalkit.features.store import Column, blocks_of, extractor_id
 from evalkit.metric import Batch
 from evalkit.utils import devices
 from evalkit.utils.files import sha256_json, sweep
+from evalkit.utils.text import one_line
 
 if TYPE_CHECKING:
     import numpy as np
@@ -191,7 +192,8 @@ class FeaturePass:
         if joint:
             prompts = [text for i in block if (text := source.prompts[i]) is not None]
             if len(prompts) < len(block):
-                raise DataError(f"{source.name}: samples {block.start} to {block.stop - 1} do not all have a prompt")
+                where = f"{source.name}: samples {block.start} to {block.stop - 1}"
+                raise UnsuitedError(f"{where} do not all have a prompt", name)
             features |= _run(extractor, source, images, prompts, joint)
         return features
 
@@ -274,25 +276,29 @@ def _run(
         part = slice(start, start + size)
         try:
             features = extractor(images[part], prompts[part], layers)
-        except torch.OutOfMemoryError as error:
-            less = f"extractor.{extractor.name}.batch_size={max(size // 2, 1)}"
-            raise EvalkitError(f"extractor '{extractor.name}' ran out of memory: give {less}") from error
+        except EvalkitError:
+            raise
+        except Exception as error:
+            why = f"failed: {one_line(error)}"
+            if devices.is_out_of_memory(error):
+                why = f"ran out of memory: give extractor.{extractor.name}.batch_size={max(size // 2, 1)}"
+            raise UnsuitedError(f"extractor '{extractor.name}' {why}", extractor.name) from error
         for layer in layers:
             parts[layer].append(features[layer])
     joined = {layer: torch.cat(values).contiguous() for layer, values in parts.items()}
     for layer, values in joined.items():
         if not bool(torch.isfinite(values).all()):
             what = f"values that are not finite for {source.name}, layer '{layer}'"
-            raise DataError(f"extractor '{extractor.name}' gave {what}: are its weights right?")
+            raise UnsuitedError(f"extractor '{extractor.name}' gave {what}: are its weights right?", extractor.name)
     return {layer: values.numpy() for layer, values in joined.items()}
 
 
 def stacked(source: ImageSource, images: Sequence[NDArray[np.uint8]]) -> Tensor:
-    """Images of a source, u8 [H,W,3] each, as u8 [B,3,H,W]. DataError where they are not of one size."""
+    """Images of a source, u8 [H,W,3] each, as u8 [B,3,H,W]. UnsuitedError where they are not of one size."""
     import numpy as np
     import torch
 
     sizes = sorted({image.shape for image in images})
     if len(sizes) > 1:
-        raise DataError(f"{source.name}: metrics of pixels need images of one size, but there are {sizes[:3]}")
+        raise UnsuitedError(f"{source.name}: metrics of pixels need images of one size, but there are {sizes[:3]}")
     return torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2)

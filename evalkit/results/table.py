@@ -186,6 +186,18 @@ class ResultTable:
             for metric, rows in group(self.rows, lambda row: row.metric).items()
         ]
 
+    @property
+    def failures(self) -> str | None:
+        """One line on the metrics that could not score this run's cells; none where all could."""
+        mine = [row for row in self.rows if row.cell in self.run.get("cells", ())]
+        parts = []
+        for metric, rows in group(mine, lambda row: row.metric).items():
+            failed = [row for row in rows if row.broken]
+            if failed:
+                reasons = "; ".join(dict.fromkeys(str(row.note) for row in failed[:3]))
+                parts.append(f"{metric} could not score {len(failed)} of {len(rows)} cells: {reasons}")
+        return ". ".join(parts) or None
+
     def to_json(self) -> dict[str, Any]:
         return {
             "schema": self.schema,

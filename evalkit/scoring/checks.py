@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, get_args
 
 from evalkit.data.moments import Moments, moments_for
-from evalkit.errors import ConfigError, DataError, nearest
+from evalkit.errors import ConfigError, EvalkitError, UnsuitedError, nearest
 from evalkit.extractors.base import Extractor
 from evalkit.metric import Metric, ModelMetric, Pairing, PairMetric, ReferenceMetric
 from evalkit.scoring.protocol import OWN, Own, Side
+from evalkit.utils import devices
 from evalkit.utils.text import one_line
+
+log = logging.getLogger(__name__)
+
+Failures = dict[str, str]
+"""By metric why it cannot score: in the words of a note under the table."""
 
 _GIVE = {
     "reference": "reference=folder reference.folder.path=DIR",
@@ -108,9 +115,22 @@ def select_moments(given: Moments, metric: Metric, extractors: Mapping[str, Extr
 
 
 @contextmanager
-def metric_errors(name: str) -> Iterator[None]:
-    """One line of the ValueError by which a metric says what only the data shows (images too small, say)."""
+def guarded(name: str, failed: Failures) -> Iterator[None]:
+    """A metric that fails here goes into `failed`, with the reason in one line, and the others go on.
+
+    What is wrong with the images, the store or the configuration itself still ends the run.
+    """
     try:
         yield
-    except ValueError as error:
-        raise DataError(f"metric '{name}': {one_line(error)}") from error
+    except UnsuitedError as error:
+        failed[name] = str(error)
+    except EvalkitError:
+        raise
+    except Exception as error:
+        log.debug("metric '%s' failed", name, exc_info=True)
+        if devices.is_out_of_memory(error):
+            failed[name] = "it ran out of memory: give it smaller batches (batch_size), or fewer samples"
+        elif isinstance(error, ValueError):  # the metric's own words: images too small, say
+            failed[name] = one_line(error)
+        else:
+            failed[name] = f"{type(error).__name__.lstrip('_')}: {one_line(error)}"

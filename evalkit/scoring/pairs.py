@@ -11,10 +11,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from evalkit.errors import DataError
+from evalkit.errors import UnsuitedError
 from evalkit.features.feature_pass import FeaturePass, ImageSource, stacked
 from evalkit.metric import Batch, PairMetric, Score
-from evalkit.scoring.checks import metric_errors
+from evalkit.scoring.checks import Failures, guarded
 from evalkit.scoring.protocol import OWN, Own
 
 if TYPE_CHECKING:
@@ -75,6 +75,7 @@ def score_pairs(
     baseline: ImageSource | None,
     features: FeaturePass,
     own: Own,
+    failed: Failures,
 ) -> dict[str, Score]:
     """Scores a set by metrics of pairs.
 
@@ -83,10 +84,11 @@ def score_pairs(
         source: the samples.
         baseline: what they are compared with by metrics that pair with the baseline, or none.
         own: the images that the samples' own prompts name.
+        failed: takes the metrics that cannot score, with the reason.
 
     Returns:
-        By metric. The mean over the pairs and its standard error, std / sqrt(pairs), since pairs are disjoint; for
-        pairs with the baseline or a prompt's image also each sample's value.
+        By metric that can score. The mean over the pairs and its standard error, std / sqrt(pairs), since pairs are
+        disjoint; for pairs with the baseline or a prompt's image also each sample's value.
     """
     scores: dict[str, Score] = {}
     ways: dict[tuple[Any, ...], dict[str, PairMetric]] = {}
@@ -97,7 +99,12 @@ def score_pairs(
         if isinstance(formed, str):
             scores |= {name: Score(None, len(source), note=formed) for name in same}
             continue
-        for name, values in _distances(same, source, *formed, features).items():
+        values_by_metric: dict[str, list[float]] = {}
+        try:
+            values_by_metric = _distances(same, source, *formed, features, failed)
+        except UnsuitedError as error:
+            failed |= dict.fromkeys(same, str(error))
+        for name, values in values_by_metric.items():
             scores[name] = _mean(values, len(source), within=formed[1] is source)
     return scores
 
@@ -117,6 +124,7 @@ def _distances(
     pairs: Sequence[tuple[int, int]],
     other: ImageSource,
     features: FeaturePass,
+    failed: Failures,
 ) -> dict[str, list[float]]:
     addresses = list(dict.fromkeys(address for metric in metrics.values() for address in metric.needs))
     resize = next(iter(metrics.values())).resize_own
@@ -129,10 +137,13 @@ def _distances(
         if _size(first) != _size(second):
             sizes = " and ".join("{1}x{0}".format(*_size(batch)) for batch in (first, second))
             fix = "resize one of them to the other"
-            raise DataError(f"{source.name} and {other.name}: images of {sizes} cannot be paired: {fix}")
-        for name, metric in metrics.items():
-            with metric_errors(name):
-                values[name] += metric.distance(first, second).tolist()
+            raise UnsuitedError(f"{source.name} and {other.name}: images of {sizes} cannot be paired: {fix}")
+        for name in [name for name in values if name not in failed]:
+            with guarded(name, failed):
+                values[name] += metrics[name].distance(first, second).tolist()
+        values = {name: each for name, each in values.items() if name not in failed}
+        if not values:
+            break
         start += len(block)
         width = sum(value.shape[1] for value in first.features.values())
         size = max(1, min(BLOCK, BLOCK_VALUES // max(width, 1)))

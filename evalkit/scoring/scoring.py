@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from evalkit.data.moments import Moments
-from evalkit.errors import EvalkitError
+from evalkit.errors import DataError, UnsuitedError
 from evalkit.extractors.base import Extractor
 from evalkit.features.feature_pass import FeaturePass, ImageSource, Progress, parse
 from evalkit.features.store import extractor_id
@@ -34,10 +34,9 @@ from evalkit.metric import (
     standard_error,
 )
 from evalkit.scoring.cache import ScoreCache, code_digest, finite
-from evalkit.scoring.checks import metric_errors, select_moments
+from evalkit.scoring.checks import Failures, guarded, select_moments
 from evalkit.scoring.pairs import score_pairs
 from evalkit.scoring.protocol import Against, Own, column_label, make_protocol
-from evalkit.utils import devices
 from evalkit.utils.files import sha256_json
 
 if TYPE_CHECKING:
@@ -110,7 +109,8 @@ def score_sources(
             the terminal.
 
     Returns:
-        By (source name, metric name). A score that does not apply (no prompts) has no value, and a note.
+        By (source name, metric name). A score that does not apply (no prompts) has no value, and a note; so has one
+        that its metric could not compute, which is `broken`.
 
     Raises:
         ConfigError: no such extractor or layer, missing weights.
@@ -133,7 +133,11 @@ def reference_statistics(
     name: str, metric: ReferenceMetric[Any], extractors: Mapping[str, Extractor], reference: ImageSource, features: Path
 ) -> tuple[Tensor, Tensor, int]:
     """Mean f64 [D], covariance f64 [D,D] and n of the reference's features, for a metric that `gives_moments`."""
-    return metric.to_moments(_observe(FeaturePass(features, extractors), reference, {name: metric})[name])
+    failed: Failures = {}
+    states = _observe(FeaturePass(features, extractors), reference, {name: metric}, failed)
+    if failed:
+        raise DataError(f"metric '{name}': {failed[name]}")
+    return metric.to_moments(states[name])
 
 
 @dataclass(frozen=True)
@@ -154,6 +158,7 @@ class _Run:
     against: Against
     cache: ScoreCache
     _side_states: dict[tuple[str, str], Sums | Rows] = field(default_factory=dict)  # (side, metric) -> state
+    _side_failures: Failures = field(default_factory=dict)  # of metrics that cannot take a side
 
     def score(self, cell: _Cell) -> dict[str, Scored]:
         """All metrics of one source; only what is not cached is computed."""
@@ -191,11 +196,15 @@ class _Run:
         scores = {name: lacking for name, metric in metrics.items() if absent and metric.needs_prompts}
         applying = {name: metric for name, metric in metrics.items() if name not in scores}
         pairs = {name: metric for name, metric in applying.items() if isinstance(metric, PairMetric)}
-        scores |= score_pairs(pairs, source, self.against.baseline, self.features, cell.own)
+        failed: Failures = {}
+        scores |= score_pairs(pairs, source, self.against.baseline, self.features, cell.own, failed)
         for name, metric in applying.items():
             if isinstance(metric, ModelMetric):
-                scores[name] = self._measure(cell, name, metric)
-        scores |= self._score_states(source, {n: m for n, m in applying.items() if isinstance(m, StateMetric)})
+                with guarded(name, failed):
+                    scores[name] = self._measure(cell, name, metric)
+        merging = {name: metric for name, metric in applying.items() if isinstance(metric, StateMetric)}
+        scores |= self._score_states(source, merging, failed)
+        scores |= {name: Score(None, n, note=reason, broken=True) for name, reason in failed.items()}
         return {name: self._warn(source, metrics[name], finite(score)) for name, score in scores.items()}
 
     def _measure(self, cell: _Cell, name: str, metric: ModelMetric) -> Score:
@@ -205,13 +214,7 @@ class _Run:
             )
         show = self.features.progress
         generator = cell.generator.showing(partial(show, f"{cell.source.name} ({name})") if show is not None else None)
-        try:
-            with metric_errors(name):
-                return metric.measure(generator, len(cell.source))
-        except Exception as error:
-            if not devices.is_out_of_memory(error):
-                raise
-            raise EvalkitError(f"metric '{name}' ran out of memory: lower metric.{name}.batch_size") from error
+        return metric.measure(generator, len(cell.source))
 
     def _warn(self, source: ImageSource, metric: Metric, score: Score) -> Score:
         """The score, with a note on prompts that the text encoder cut."""
@@ -221,25 +224,28 @@ class _Run:
         note = f"{cut} different prompts are longer than the text encoder takes; they were cut, end token kept"
         return _noted(score, note) if cut else score
 
-    def _score_states(self, source: ImageSource, metrics: Mapping[str, StateMetric[Any]]) -> dict[str, Score]:
+    def _score_states(
+        self, source: ImageSource, metrics: Mapping[str, StateMetric[Any]], failed: Failures
+    ) -> dict[str, Score]:
         """The metrics that merge states: one pass over the features, and a second one where there are influences."""
         if not metrics:
             return {}
         self._observe_sides(metrics)
-        states = _observe(self.features, source, metrics)
+        failed |= {name: reason for name, reason in self._side_failures.items() if name in metrics}
+        states = _observe(self.features, source, {n: m for n, m in metrics.items() if n not in failed}, failed)
         scores: dict[str, Score] = {}
         influences: dict[str, Callable[[Batch], Tensor]] = {}
-        for name, metric in metrics.items():
+        for name in list(states):
+            metric = metrics[name]
             assert isinstance(metric, SampleMetric | ReferenceMetric), f"{type(metric)} is of no known kind"
             sides = metric.sides if isinstance(metric, ReferenceMetric) else ()
             given = {"generated": states.pop(name), **{side: self._side_states[side, name] for side in sides}}
-            with metric_errors(name):
-                scores[name] = metric.score(**given)
+            with guarded(name, failed):
+                score = metric.score(**given)
                 influence = metric.influence(**given) if isinstance(metric, ReferenceMetric) else None
-            if isinstance(influence, str):
-                scores[name] = _noted(scores[name], influence)
-            elif influence is not None:
-                influences[name] = influence
+                scores[name] = _noted(score, influence) if isinstance(influence, str) else score
+                if callable(influence):
+                    influences[name] = influence
         return scores | self._influenced(source, scores, influences)
 
     def _influenced(
@@ -250,14 +256,18 @@ class _Run:
 
         if not influences:
             return {}
+        failed: Failures = {}
         addresses = [address for name in influences for address in self.metrics[name][1].needs]
         # in place: small tensors that stay would lie between the large ones that go, and memory would grow with N
         values = {name: torch.empty(len(source), dtype=torch.float64) for name in influences}
         for batch in self.features.batches(source, addresses):
             for name, influence in influences.items():
-                values[name][batch.index] = influence(batch)
+                with guarded(name, failed):
+                    values[name][batch.index] = influence(batch)
         return {
-            name: replace(scores[name], stderr=standard_error(each), influence=tuple(each.tolist()))
+            name: _noted(scores[name], f"no standard error: {failed[name]}")
+            if name in failed
+            else replace(scores[name], stderr=standard_error(each), influence=tuple(each.tolist()))
             for name, each in values.items()
         }
 
@@ -267,28 +277,52 @@ class _Run:
 
         for side, given in self.against.sides.items():
             of_side = {n: m for n, m in metrics.items() if isinstance(m, ReferenceMetric) and side in m.sides}
-            pending = {name: m for name, m in of_side.items() if (side, name) not in self._side_states}
+            done = self._side_failures.keys() | {name for where, name in self._side_states if where == side}
+            pending = {name: m for name, m in of_side.items() if name not in done}
             if not pending:
                 continue
             assert given is not None, f"{', '.join(pending)}: no {side}"  # check_counts refuses it in one line
             if not isinstance(given, Moments):
-                states = _observe(self.features, given, pending)
+                states = _observe(self.features, given, pending, self._side_failures)
                 self._side_states.update({(side, name): state for name, state in states.items()})
                 continue
             for name, metric in pending.items():
                 chosen = select_moments(given, metric, self.features.extractors)
                 mean, cov = torch.from_numpy(chosen.mean), torch.from_numpy(chosen.cov)
-                self._side_states[side, name] = metric.from_moments(mean=mean, cov=cov, n=chosen.n)
+                with guarded(name, self._side_failures):
+                    self._side_states[side, name] = metric.from_moments(mean=mean, cov=cov, n=chosen.n)
 
 
 def _observe(
-    features: FeaturePass, source: ImageSource, metrics: Mapping[str, StateMetric[Any]]
+    features: FeaturePass, source: ImageSource, metrics: Mapping[str, StateMetric[Any]], failed: Failures
 ) -> dict[str, Sums | Rows]:
-    """The states by metric. Metrics that keep the features of one address share one tensor of them.
+    """The states by metric, of all metrics but those that cannot take these images, which go into `failed`.
 
     Raises:
-        DataError: an image cannot be read, or does not suit a metric (which one).
+        DataError: an image cannot be read.
     """
+    left = dict(metrics)
+    while left:
+        try:
+            return _states(features, source, left, failed)
+        except UnsuitedError as error:
+            hit = {name for name, metric in left.items() if _needs(metric, error.extractor)}
+            if not hit:
+                raise
+            failed |= dict.fromkeys(hit, str(error))
+            left = {name: metric for name, metric in left.items() if name not in failed}
+    return {}
+
+
+def _needs(metric: Metric, extractor: str | None) -> bool:
+    """Whether a metric needs an extractor's features; none: whether it needs bare pixels."""
+    return not metric.needs if extractor is None else extractor in {a.partition("/")[0] for a in metric.needs}
+
+
+def _states(
+    features: FeaturePass, source: ImageSource, metrics: Mapping[str, StateMetric[Any]], failed: Failures
+) -> dict[str, Sums | Rows]:
+    """The states by metric. Metrics that keep the features of one address share one tensor of them."""
     import torch
 
     addresses = [address for metric in metrics.values() for address in metric.needs]
@@ -300,9 +334,9 @@ def _observe(
     for batch in features.batches(source, addresses, images=pixels):
         _write(shared, len(source), batch.index, {address: batch.features[address] for address in addresses_kept})
         for name, metric in metrics.items():
-            if name in keeping:
+            if name in keeping or name in failed:
                 continue
-            with metric_errors(name):
+            with guarded(name, failed):
                 state = metric.observe(batch)
                 if isinstance(state, Rows):
                     if not torch.equal(state.index, batch.index):
@@ -312,7 +346,8 @@ def _observe(
                 else:
                     sums[name] = sums[name] + state if name in sums else state
     columns |= {name: {address: shared[address] for address in metric.needs} for name, metric in keeping.items()}
-    return sums | {name: Rows(torch.arange(len(source)), values) for name, values in columns.items()}
+    states = sums | {name: Rows(torch.arange(len(source)), values) for name, values in columns.items()}
+    return {name: state for name, state in states.items() if name not in failed}
 
 
 def _write(columns: Columns, total: int, index: Tensor, values: Mapping[str, Tensor]) -> None:

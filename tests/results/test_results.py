@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from command import run_evalkit
 
 from evalkit import pipeline
 from evalkit.config.compose import compose, resolve
@@ -102,3 +103,24 @@ def test_bad_comparisons_are_refused_before_any_work(tmp_path: Path, overrides: 
     with pytest.raises(EvalkitError, match=message):
         run(tmp_path, *overrides)
     assert not (tmp_path / "samples").exists()
+
+
+def test_a_metric_that_cannot_score_leaves_the_others_and_exits_with_1(tmp_path: Path) -> None:
+    """MS-SSIM wants 176 pixels and gets 32: FID is written, the reason stands in the cell, no gate passes by it."""
+    gates = tmp_path / "configs" / "gate"
+    gates.mkdir(parents=True)
+    (gates / "diverse.yaml").write_text("diverse:\n  rules: [{metric: ms_ssim_diversity, max: 1}]\n")
+    given = [*GAN, "prompts=[digits]", "name=t", f"store={tmp_path}", "num_samples=130"]
+    given += ["metric=[fid_digits,ms_ssim_diversity]", "metric.ms_ssim_diversity.pairs=any"]
+    done = run_evalkit(*given, cwd=tmp_path)
+    assert done.returncode == 1
+    last = done.stderr.strip().splitlines()[-1]
+    assert last.startswith("evalkit: ms_ssim_diversity could not score 1 of 1 cells: MS-SSIM over 5 scales")
+    table = ResultTable.load(tmp_path / "t" / "results.json")
+    rows = {row.metric: row for row in table.rows}
+    assert rows["fid_digits"].value is not None
+    assert rows["ms_ssim_diversity"].broken
+    assert "176" in (tmp_path / "t" / "table.md").read_text()
+    gated = run_evalkit(*given, "gate=[diverse]", "--config-dir", str(tmp_path / "configs"), cwd=tmp_path)
+    assert gated.returncode == 3
+    assert "gate diverse: failed" in gated.stdout

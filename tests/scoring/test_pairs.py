@@ -97,8 +97,11 @@ def test_other_prompts_or_sizes_are_not_paired(tmp_path: Path, changed: dict[str
 
 
 def test_images_of_other_sizes_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="cannot be paired"):
-        scores(tmp_path, {"gap": PixelGap()}, a=MemorySource(random_images(4)), b=MemorySource(random_images(4, 1, 9)))
+    sets = {"a": MemorySource(random_images(4)), "b": MemorySource(random_images(4, 1, 9))}
+    found = scores(tmp_path, {"gap": PixelGap()}, **sets)["b", "gap"].score
+    assert found.value is None
+    assert found.broken
+    assert "cannot be paired" in found.note
 
 
 def test_pairs_within_a_prompt_are_disjoint_and_seeded() -> None:
@@ -205,8 +208,9 @@ def test_a_target_of_another_size_is_refused_or_resized(tmp_path: Path) -> None:
     large = random_images(2, 9, size=16)
     own = {"a": {"target": targets(write_images(tmp_path / "own", large), 2)}}
     a = MemorySource(random_images(2))
-    with pytest.raises(DataError, match=r"images of 8x8 and 16x16 cannot be paired: resize one of them"):
-        scores(tmp_path, {"gap": PixelGap("target")}, None, own, a=a)
+    found = scores(tmp_path, {"gap": PixelGap("target")}, None, own, a=a)["a", "gap"]
+    assert found.score.broken
+    assert "images of 8x8 and 16x16 cannot be paired: resize one of them" in found.score.note
     metric = PixelGap("target")
     metric.resize_own = True
     small = [np.asarray(Image.fromarray(image).resize((8, 8), Image.Resampling.LANCZOS)) for image in large]

@@ -289,8 +289,69 @@ class FeatureSum(SampleMetric):
 
 
 def test_rows_that_are_not_the_samples_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="metric 'sum': 39 rows for a batch of 40: give one row per sample"):
-        score(tmp_path, {"a": prompted()}, None, metrics={"sum": ({}, FeatureSum(start=1))})
+    found = score(tmp_path, {"a": prompted()}, None, metrics={"sum": ({}, FeatureSum(start=1))})["a", "sum"].score
+    assert found.broken
+    assert found.note == "39 rows for a batch of 40: give one row per sample, in the batch's order"
+
+
+class Failing(SampleMetric[Rows]):
+    """Fails where it is told to."""
+
+    title = "failing"
+    better = "higher"
+
+    def __init__(self, where: str, error: Exception, *needs: str) -> None:
+        self.where, self.error, self.needs = where, error, needs
+
+    def observe(self, batch: Batch) -> Rows:
+        if self.where == "observe":
+            raise self.error
+        return Rows(batch.index, {"x": batch.index.double()})
+
+    def score(self, *, generated: Rows) -> Score:
+        raise self.error
+
+
+class Blind(MatrixExtractor):
+    """Another extractor, which fails on every image."""
+
+    def __call__(self, images: Any, prompts: Any, layers: Any) -> Any:
+        raise RuntimeError("kernel larger than\nthe input")
+
+
+def test_a_metric_that_cannot_score_ends_nothing(tmp_path: Path) -> None:
+    metrics = {
+        **METRICS,
+        "small": ({}, Failing("observe", ValueError("give images of 176 pixels"))),
+        "singular": ({}, Failing("score", torch.linalg.LinAlgError("singular"))),
+        "blind": ({}, FrechetDistance("blind/flat")),
+        "blind too": ({}, Failing("score", ValueError("never asked"), "blind/flat")),
+        "large": ({}, Failing("observe", MemoryError())),
+    }
+    extractors = {"matrix": MatrixExtractor(), "blind": Blind("blind", version=2)}
+    reference = MemorySource(random_images(50, 9))
+    found = score(tmp_path, {"a": prompted()}, reference, metrics=metrics, extractors=extractors)
+    alone = score(tmp_path / "alone", {"a": prompted()}, reference)
+    assert list(found) == [("a", name) for name in metrics]
+    for name in METRICS:
+        assert found["a", name].score == alone["a", name].score
+    failed = "extractor 'blind' failed: kernel larger than the input"
+    expected = {"small": "give images of 176 pixels", "singular": "LinAlgError: singular"}
+    expected |= {"blind": failed, "blind too": failed}
+    expected |= {"large": "it ran out of memory: give it smaller batches (batch_size), or fewer samples"}
+    for name, note in expected.items():
+        assert (found["a", name].score.value, found["a", name].score.broken) == (None, True)
+        assert found["a", name].score.note == note
+
+
+def test_an_image_that_cannot_be_read_still_ends_the_run(tmp_path: Path) -> None:
+    def read(indices: range) -> Any:
+        raise DataError("a.png: altered")
+
+    source = prompted()
+    source.read = read  # type: ignore[method-assign]
+    with pytest.raises(DataError, match=r"a\.png: altered"):
+        score(tmp_path, {"a": source}, MemorySource(random_images(50, 9)))
 
 
 WRONG_PLUGIN = """
