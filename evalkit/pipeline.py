@@ -132,7 +132,7 @@ def _generate(plan: Plan, pool: ModelPool) -> None:
 
 def _lint(plan: Plan, sources: Mapping[str, Source], watch: Watch) -> list[Finding]:
     asked = asked_of(plan.prompts, plan.cells, sources)
-    return lint(sources, plan.reference, watch=watch, asked=asked)
+    return lint(sources, plan.reference, watch=watch, asked=asked, made_from=plan.made_from())
 
 
 def _score(

@@ -55,6 +55,11 @@ class CenterCropped(WithoutRecords):
     def __len__(self) -> int:
         return len(self.source)
 
+    @property
+    def conversion(self) -> str | None:
+        """As `StoredImages.conversion`."""
+        return getattr(self.source, "conversion", None)
+
     @functools.cached_property
     def digest(self) -> str:
         return sha256_json({"source": self.source.digest, "size": self.size, "fit": "shorter side lanczos, middle"})

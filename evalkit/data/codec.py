@@ -9,7 +9,8 @@ What `decode` does, kind by kind; the words in quotes are the notes that are cou
 | palette | the palette's colours | |
 | 16-bit greyscale | round(value / 257): 0..65535 onto 0..255, never clipped | "16bit" |
 | 16-bit colour | the high byte (what Pillow reads; at most 1 off round(value / 257)) | "16bit" |
-| CMYK, YCCK, YCbCr | Pillow's conversion, colour profiles not applied | "cmyk" (CMYK, YCCK) |
+| CMYK, YCCK, YCbCr | Pillow's conversion | "cmyk" (CMYK, YCCK) |
+| a colour profile (ICC) | not applied; with `srgb=True` converted (`evalkit.data.profiles`) | |
 | any transparency | the colour channels as stored, transparency ignored | "alpha_dropped", if a pixel is not opaque |
 | EXIF orientation | turned upright | "exif_rotated" |
 | several frames (GIF, APNG, WebP, TIFF) | the first frame | "animated" |
@@ -17,7 +18,7 @@ What `decode` does, kind by kind; the words in quotes are the notes that are cou
 | more than 89,478,485 pixels | refused (decompression bomb) | |
 | truncated, damaged, of no kind that is in `FORMATS` | refused | |
 
-Colour profiles and gamma are never applied. For all 8-bit images without EXIF orientation the pixels equal
+Gamma is never applied. For all 8-bit images without EXIF orientation the pixels equal
 `PIL.Image.open(file).convert("RGB")`, which is what torch-fidelity reads; it clips 16-bit greyscale and leaves rotated
 photographs lying on their side.
 """
@@ -33,6 +34,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from evalkit.data.profiles import profile_name, to_srgb
 from evalkit.errors import DataError
 from evalkit.utils.files import read_file
 from evalkit.utils.text import one_line
@@ -63,6 +65,8 @@ class Header:
         notes: see the module's table.
         format, mode: as Pillow names them ("PNG", "JPEG"; "RGB", "L", "P", "CMYK").
         texts: of a PNG, by keyword: its chunks tEXt, zTXt and iTXt before the pixels.
+        profile: what its colour profile is called; none where it has none, or one that is sRGB in effect.
+        quality: of a JPEG, 1 to 100, about (exact for libjpeg's own tables).
     """
 
     width: int
@@ -71,14 +75,17 @@ class Header:
     format: str
     mode: str
     texts: Mapping[str, str] = field(default_factory=dict)
+    profile: str | None = None
+    quality: int | None = None
 
 
-def decode(source: Path | bytes, name: str = "") -> NDArray[np.uint8]:
+def decode(source: Path | bytes, name: str = "", *, srgb: bool = False) -> NDArray[np.uint8]:
     """Decodes an image file as the module's table says.
 
     Args:
         source: a path, or the file's bytes.
         name: what error messages call the bytes.
+        srgb: whether colours are converted by the file's profile.
 
     Returns:
         u8 [H,W,3], RGB, C-contiguous.
@@ -89,7 +96,7 @@ def decode(source: Path | bytes, name: str = "") -> NDArray[np.uint8]:
     data, name = _read(source, name)
     try:
         with _open(data) as image:
-            return _pixels(image, _orientation(image, data))
+            return _pixels(image, _orientation(image, data), srgb)
     except Exception as error:  # Pillow's plugins raise anything, from OSError to struct.error, on damaged files
         raise _unreadable(name, error) from error
 
@@ -109,7 +116,9 @@ def inspect(source: Path | bytes, name: str = "") -> Header:
                 width, height = height, width
             mode = image.mode  # before the pixels are touched: Pillow then unpacks a GIF's palette
             texts = {str(k): v for k, v in image.info.items() if isinstance(v, str)} if image.format == "PNG" else {}
-            return Header(width, height, _notes(image, data, orientation), str(image.format), mode, texts)
+            profile, quality = profile_name(image), _jpeg_quality(image)
+            notes = _notes(image, data, orientation)
+            return Header(width, height, notes, str(image.format), mode, texts, profile, quality)
     except Exception as error:
         raise _unreadable(name, error) from error
 
@@ -242,12 +251,38 @@ def _is_transparent(image: Image) -> bool:
     return bool(extrema[0] < 255)
 
 
-def _pixels(image: Image, orientation: int) -> NDArray[np.uint8]:
+# By quality the sum of libjpeg's table for brightness (ITU-T T.81, table K.1, scaled as `jpeg_quality_scaling` does).
+_BRIGHTNESS = (
+    *(16, 11, 10, 16, 24, 40, 51, 61, 12, 12, 14, 19, 26, 58, 60, 55, 14, 13, 16, 24, 40, 57, 69, 56, 14, 17, 22, 29),
+    *(51, 87, 80, 62, 18, 22, 37, 56, 68, 109, 103, 77, 24, 35, 55, 64, 81, 104, 113, 92, 49, 64, 78, 87, 103, 121),
+    *(120, 101, 72, 92, 95, 98, 112, 100, 103, 99),
+)
+
+
+@functools.cache
+def _table_sums() -> list[int]:
+    scales = [5000 // q if q < 50 else 200 - 2 * q for q in range(1, 101)]
+    return [sum(min(max((step * scale + 50) // 100, 1), 255) for step in _BRIGHTNESS) for scale in scales]
+
+
+def _jpeg_quality(image: Image) -> int | None:
+    """The quality whose table is nearest to a JPEG's first; none for other files."""
+    tables: Any = getattr(image, "quantization", None)
+    if image.format not in ("JPEG", "MPO") or not tables:
+        return None
+    steps = sum(tables[min(tables)])
+    sums = _table_sums()
+    return 1 + min(range(100), key=lambda i: abs(sums[i] - steps))
+
+
+def _pixels(image: Image, orientation: int, srgb: bool) -> NDArray[np.uint8]:
     import numpy as np
     from PIL import ImageOps
 
     image.load()
     upright = ImageOps.exif_transpose(image) if orientation != 1 else image
+    if srgb and not upright.mode.startswith(("I", "F")) and profile_name(upright) is not None:
+        return np.array(to_srgb(upright))  # HW3, u8
     if upright.mode in (*_GREY16, "I"):
         grey = np.asarray(upright).astype(np.int64)  # HW
         if grey.min() < 0 or grey.max() > 65535:

@@ -18,6 +18,7 @@ from evalkit.data.containers.archive import Archive
 from evalkit.data.containers.base import Container, Table
 from evalkit.data.containers.folder import Folder, RemoteFolder
 from evalkit.data.containers.parquet import Parquet
+from evalkit.data.profiles import CONVERSION
 from evalkit.data.records import ReadOptions
 from evalkit.data.remote import Place, Remote, find_place
 from evalkit.data.stored import StoredImages, join, open_container
@@ -138,6 +139,7 @@ class PathOpener(Opener):
             "recursive": self.options.recursive,
             "on_error": self.options.on_error,
             "extensions": list(self.options.extensions),
+            **({"profiles": CONVERSION} if self.options.profiles == "srgb" else {}),
         }
 
     def _count(self) -> int:

@@ -7,9 +7,13 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from evalkit.data.concat import natural_key
+from evalkit.data.profiles import CHOICES
 from evalkit.errors import ConfigError, nearest, whole_number
 
-EXTENSIONS = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".gif")
+EXTENSIONS = (
+    *(".png", ".apng", ".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".webp", ".avif", ".gif"),
+    *(".bmp", ".dib", ".tif", ".tiff", ".ppm", ".pgm", ".pbm", ".pnm"),
+)
 ON_ERROR = ("refuse", "skip")
 Reader = Callable[[str], bytes]  # a file's bytes by its name in the container
 
@@ -24,6 +28,8 @@ class FileRecord:
         error: why it cannot be read, naming the file; none: it can.
         decoded: whether all of it was decoded, or its header alone.
         parameters: what a PNG says that it was made with (`evalkit.data.png_parameters`), or none.
+        profile: what its colour profile is called, where it has one that is not sRGB's.
+        quality: of a JPEG, about, as its quantisation tables tell.
     """
 
     size: int
@@ -36,7 +42,9 @@ class FileRecord:
     mode: str
     error: str | None
     decoded: bool
-    parameters: Mapping[str, Any] | None  # no default: a cache of the time before it is scanned again
+    parameters: Mapping[str, Any] | None
+    profile: str | None = None
+    quality: int | None = None
 
 
 def folder_of(name: str) -> str:
@@ -60,6 +68,7 @@ class ReadOptions:
         every: the images are video frames, each folder of them is a clip, and each k-th frame is read, the first
             included; none: they are no frames, and all are read.
         frames: at most so many of these per clip, from its start; none: all.
+        profiles: "srgb": colours are converted to sRGB by the files' profiles; "ignore": the files' numbers are scored.
 
     Raises:
         ConfigError: an option has a value that it cannot have.
@@ -73,10 +82,13 @@ class ReadOptions:
     by_folder: bool = False
     every: int | None = None
     frames: int | None = None
+    profiles: Literal["ignore", "srgb"] = "ignore"
 
     def __post_init__(self) -> None:
         if self.on_error not in ON_ERROR:
             raise ConfigError(f"on_error={self.on_error!r}: {nearest(str(self.on_error), ON_ERROR)}")
+        if self.profiles not in CHOICES:
+            raise ConfigError(f"profiles={self.profiles!r}: {nearest(str(self.profiles), CHOICES)}")
         for name, value in (("every", self.every), ("frames", self.frames)):
             if value is not None:
                 whole_number(value, name)

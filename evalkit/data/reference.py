@@ -70,6 +70,7 @@ class FolderReference(OpenedReference):
         mixed_sizes: whether images of different sizes are accepted.
         extensions: of the files that count; none: the usual image files.
         size: every image is resized (its shorter side, Lanczos) and its middle cut out, size x size; none: as they are.
+        profiles: "srgb": colours are converted by the files' profiles; "ignore": they are not, which the lint tells.
     """
 
     def __init__(
@@ -81,8 +82,10 @@ class FolderReference(OpenedReference):
         mixed_sizes: bool = False,
         extensions: Sequence[str] | None = None,
         size: int | None = None,
+        profiles: Literal["ignore", "srgb"] = "ignore",
     ) -> None:
-        options = ReadOptions(recursive, None, on_error, mixed_sizes or size is not None, extensions or EXTENSIONS)
+        mixed_sizes = mixed_sizes or size is not None
+        options = ReadOptions(recursive, None, on_error, mixed_sizes, extensions or EXTENSIONS, profiles=profiles)
         super().__init__(PathOpener(path, options), num_samples)
         self.path = find_place(path)
         self.size = size

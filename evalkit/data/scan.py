@@ -111,7 +111,8 @@ def make_record(data: bytes, name: str, stamp: Stamp, *, decode: bool) -> FileRe
     except DataError as error:
         return FileRecord(*stamp, sha256, 0, 0, (), "", "", str(error), decode, None)
     size, parameters = (header.width, header.height), read_parameters(header.texts)
-    return FileRecord(*stamp, sha256, *size, header.notes, header.format, header.mode, None, decode, parameters)
+    about = header.profile, header.quality
+    return FileRecord(*stamp, sha256, *size, header.notes, header.format, header.mode, None, decode, parameters, *about)
 
 
 def load_records(path: Path) -> dict[str, FileRecord]:

@@ -11,11 +11,12 @@ import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Executor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from evalkit.data import codec
+from evalkit.data.left_out import LeftOut
 from evalkit.errors import ConfigError, DataError
 from evalkit.utils.files import read_file, sha256_bytes
 
@@ -41,6 +42,10 @@ class Headers:
         making: what each says of its making (`evalkit.data.png_parameters`), and "folder": the first of its path.
         made: the files, where sha256s were recorded when they were made: whether they still agree is not known.
         skipped: broken files that were left out.
+        left_out: by kind, pictures that are of no kind that is read, and masks: how many, and the first one's name.
+        profiles: of each file what its colour profile is called, where it is not sRGB's.
+        converted: whether colours were converted by them.
+        qualities: of each JPEG, about.
     """
 
     sizes: Sequence[tuple[int, int]] = ()
@@ -50,6 +55,10 @@ class Headers:
     making: Sequence[Mapping[str, Any]] = ()
     made: Sequence[Path] = ()
     skipped: Sequence[str] = ()
+    left_out: LeftOut = field(default_factory=dict)
+    profiles: Sequence[str | None] = ()
+    converted: bool = False
+    qualities: Sequence[int | None] = ()
 
     def of_kind(self, kind: str) -> list[int]:
         """The images that have a kind."""
@@ -198,11 +207,11 @@ def read_verified(files: Sequence[tuple[Path, str]], remedy: str) -> list[NDArra
 
 
 def decode_verified(
-    items: Sequence[tuple[str, str, Callable[[], bytes]]], remedy: str, pool: Executor | None
+    items: Sequence[tuple[str, str, Callable[[], bytes]]], remedy: str, pool: Executor | None, *, srgb: bool = False
 ) -> list[NDArray[np.uint8]]:
     """As `read_verified`, of anything that gives bytes: what errors call it, its sha256, and what reads it.
 
-    `pool` are the threads that read and decode; none: one after another.
+    `pool` are the threads that read and decode; none: one after another. `srgb` as of `codec.decode`.
     """
 
     def read(item: tuple[str, str, Callable[[], bytes]]) -> NDArray[np.uint8]:
@@ -213,7 +222,7 @@ def decode_verified(
             raise DataError(f"{name}: {error.strerror or error}: {remedy}") from error
         if sha256_bytes(data) != expected:
             raise DataError(f"{name}: altered or half written (its sha256 is not the recorded one): {remedy}")
-        return codec.decode(data, name)
+        return codec.decode(data, name, srgb=srgb)
 
     if pool is not None and len(items) > 1 and (os.cpu_count() or 1) > 1:
         return list(pool.map(read, items))

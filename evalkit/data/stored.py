@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import functools
 import itertools
+import logging
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from evalkit.data.containers.base import Container
+from evalkit.data.left_out import LeftOut, describe
+from evalkit.data.profiles import CONVERSION
 from evalkit.data.records import FileRecord, ReadOptions
 from evalkit.data.remote import Place
 from evalkit.data.scan import read_pool, scan, wide_pool
@@ -25,10 +28,13 @@ from evalkit.data.source import (
     kinds_of,
 )
 from evalkit.errors import DataError
+from evalkit.utils.files import sha256_json
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)  # slots: there may be a million
@@ -59,11 +65,15 @@ class StoredImages(WithoutRecords):
         place: a folder, archive or table, or the pattern that stands for several.
         images: all of them.
         skipped: broken images that were left out, as errors call them.
+        left_out: pictures of kinds that are not read, and masks (`evalkit.data.left_out`).
+        srgb: whether colours are converted to sRGB by the files' profiles.
     """
 
     place: Place
     images: tuple[StoredImage, ...]
     skipped: tuple[str, ...] = ()
+    left_out: LeftOut = field(default_factory=dict)
+    srgb: bool = False
 
     @property
     def name(self) -> str:
@@ -91,13 +101,21 @@ class StoredImages(WithoutRecords):
 
     @functools.cached_property
     def digest(self) -> str:
-        return content_digest(image.record.sha256 for image in self.images)
+        digest = content_digest(image.record.sha256 for image in self.images)
+        if self.conversion is None or all(image.record.profile is None for image in self.images):
+            return digest
+        return sha256_json({"source": digest, "profiles": self.conversion})
+
+    @property
+    def conversion(self) -> str | None:
+        """How colours are converted as they are read (it belongs to the protocol); none: they are not."""
+        return CONVERSION if self.srgb else None
 
     def read(self, indices: range) -> list[NDArray[np.uint8]]:
         pixels: list[NDArray[np.uint8]] = []
         chosen = (self.images[i] for i in indices)
         for container, group in itertools.groupby(chosen, key=lambda image: image.container):
-            pixels += _read(container, list(group))
+            pixels += _read(container, list(group), self.srgb)
         return pixels
 
     def location(self, index: int) -> str:
@@ -121,6 +139,10 @@ class StoredImages(WithoutRecords):
                 for image in self.images
             ],
             skipped=self.skipped,
+            left_out=self.left_out,
+            profiles=[record.profile for record in records],
+            converted=self.srgb,
+            qualities=[record.quality for record in records],
         )
 
     def unlike_metadata(self) -> list[int]:
@@ -178,7 +200,10 @@ def open_container(container: Container, options: ReadOptions, *, cache: Path | 
     )
     if not options.mixed_sizes:
         _check_sizes(container.place, images)
-    return StoredImages(container.place, images, tuple(container.label(name) for name, _ in broken))
+    if container.left_out:
+        log.warning("%s: left out, since no such files are read: %s", container.place, describe(container.left_out))
+    skipped = tuple(container.label(name) for name, _ in broken)
+    return StoredImages(container.place, images, skipped, container.left_out, options.profiles == "srgb")
 
 
 def join(pattern: Place, parts: Sequence[Source], *, mixed_sizes: bool) -> StoredImages:
@@ -193,10 +218,16 @@ def join(pattern: Place, parts: Sequence[Source], *, mixed_sizes: bool) -> Store
     images = tuple(image for part in stored for image in part.images)
     if not mixed_sizes:
         _check_sizes(pattern, images)
-    return StoredImages(pattern, images, tuple(label for part in stored for label in part.skipped))
+    left_out: dict[str, tuple[int, str]] = {}
+    for part in stored:
+        for kind, (count, first) in part.left_out.items():
+            before, shown = left_out.get(kind, (0, first))
+            left_out[kind] = (before + count, shown)
+    skipped = tuple(label for part in stored for label in part.skipped)
+    return StoredImages(pattern, images, skipped, left_out, any(part.srgb for part in stored))
 
 
-def _read(container: Container, images: Sequence[StoredImage]) -> list[NDArray[np.uint8]]:
+def _read(container: Container, images: Sequence[StoredImage], srgb: bool) -> list[NDArray[np.uint8]]:
     first = images[0].record
     large = first.width * first.height >= THREADED_FROM
     pool = wide_pool() if container.far else read_pool() if large else None
@@ -204,7 +235,7 @@ def _read(container: Container, images: Sequence[StoredImage]) -> list[NDArray[n
         items = [
             (container.label(image.name), image.record.sha256, functools.partial(read, image.name)) for image in images
         ]
-        return decode_verified(items, container.remedy, pool)
+        return decode_verified(items, container.remedy, pool, srgb=srgb)
 
 
 def _check_broken(place: Place, broken: Sequence[tuple[str, str]], count: int, options: ReadOptions) -> None:

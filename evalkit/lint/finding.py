@@ -13,8 +13,8 @@ if TYPE_CHECKING:
 SEVERITIES = ("error", "warning", "note")
 REFERENCE = "reference"  # `where` of what is found in the reference
 FILES = 5  # a finding names at most so many of its files
-# Kinds that `Source.warnings` counts as well, so that the table's notes name them already.
-NOTED = frozenset({"blanked", "prompt_truncated", "skipped", "16bit", "cmyk", "alpha_dropped"})
+# Kinds that `Source.warnings` counts as well, so that the table's notes name them; "left_out" is told at opening.
+NOTED = frozenset({"blanked", "prompt_truncated", "skipped", "16bit", "cmyk", "alpha_dropped", "left_out"})
 
 
 @dataclass(frozen=True)

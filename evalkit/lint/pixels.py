@@ -75,11 +75,11 @@ class PixelScan:
     def _blocks(self, size: int) -> dict[int, int]:
         """The blocks of images to measure that are left; an image takes `size` bytes."""
         if self._left is None:
-            self._left = dict(_spans(len(self.source), size))
+            self._left = dict(spans(len(self.source), size))
         return self._left
 
 
-def _spans(count: int, size: int) -> list[tuple[int, int]]:
+def spans(count: int, size: int) -> list[tuple[int, int]]:
     """The blocks of images to decode, as (start, stop); an image takes `size` bytes."""
     block = 1 << (max(1, min(BLOCK, BLOCK_BYTES // size)).bit_length() - 1)  # blocks lie within the feature pass's
     most = max(block, min(IMAGES, PIXELS * 3 // size))
@@ -219,6 +219,14 @@ def near_duplicates(thumbs: U8) -> list[tuple[int, int]]:
         first = joined[group[np.searchsorted(firsts, first)]]
         firsts = np.unique(joined)
     return [(i, j) for i, j in enumerate(first.tolist()) if i != j]
+
+
+def show_the_same(image: U8, other: U8) -> bool:
+    """Whether two images u8 [H,W,3] show nearly the same picture; never so of plain ones."""
+    thumbs = np.concatenate([thumbnails(one[None]) for one in (image, other)])
+    contrast = contrasts(thumbs)
+    pair = np.array([0]), np.array([1])
+    return bool(contrast.min() >= PLAIN and _same_picture(thumbs, contrast, *pair)[0])
 
 
 def _similar(thumbs: U8, contrast: F32) -> list[tuple[int, int]]:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from evalkit.data.left_out import MASKS, describe
 from evalkit.data.source import Headers
 from evalkit.lint.cache import Measured
 from evalkit.lint.finding import FILES, REFERENCE, Finding, locations
@@ -19,6 +20,7 @@ MOST = 0.5  # of a set: more than that, and its scores mean nothing
 FEW = 0.01  # real data holds some duplicates
 SET = 16  # images from which on the range of a set's values tells something
 MIDDLE = 15  # levels about the middle grey that still count as not passing it
+QUALITY_APART = 5  # of JPEG's 1 to 100
 CLIPPED, UNCLIPPED = 0.35, 0.05  # share of values that are 0: where negative values were cut; where they were not
 
 _REPEATS = "standard errors come out too small; recall, coverage and Vendi fall; FID and KID lean towards what repeats"
@@ -34,7 +36,7 @@ _FILE_KINDS = {
         "banding and dither are scored as texture: FID and KID get worse",
     ),
     "16bit": ("files of 16 bits per channel", "scored with 8 bits: no metric changes visibly"),
-    "cmyk": ("CMYK files, converted without their colour profile", "colours shift: FID, KID and CLIP score"),
+    "cmyk": ("CMYK files, converted without a colour profile", "colours shift: FID, KID and CLIP score"),
     "alpha_dropped": (
         "files with transparency, which is ignored",
         "colours that no viewer shows are scored, by all metrics",
@@ -89,7 +91,8 @@ class View:
 
 def check_alone(view: View) -> list[Finding]:
     """What is wrong with a set by itself."""
-    findings = [*_file_kinds(view), *_skipped(view), *_mixed(view), *_duplicates(view)]
+    findings = [*_file_kinds(view), *_skipped(view), *_left_out(view), *_profiles(view), *_mixed(view)]
+    findings += _doubled(view) or _duplicates(view)
     if view.measured is not None:
         findings += [*_pixels(view, view.measured), *_near(view, view.measured), *_enlarged(view, view.measured)]
     return findings
@@ -99,6 +102,8 @@ def _file_kinds(view: View) -> list[Finding]:
     findings = []
     for kind, (words, effect) in _FILE_KINDS.items():
         indices = view.headers.of_kind(kind)
+        if kind == "cmyk" and view.headers.converted:
+            indices = [i for i in indices if view.headers.profiles[i] is None]
         if indices:
             # A set may be meant to be grey, and photographs in black and white are part of the world.
             usual = kind == "grey" and (view.name == REFERENCE or len(indices) == len(view.source))
@@ -115,6 +120,35 @@ def _skipped(view: View) -> list[Finding]:
     effect = "N is smaller than the folder; what broke them may have chosen them"
     files = tuple(skipped[:FILES])
     return [Finding("skipped", "warning", view.name, len(skipped), files, message, effect, len(view.source))]
+
+
+def _left_out(view: View) -> list[Finding]:
+    """Pictures in the folder that are no samples."""
+    left_out = view.headers.left_out
+    if not left_out:
+        return []
+    count = sum(number for number, _ in left_out.values())
+    unread = any(kind != MASKS for kind in left_out)
+    message = f"{count} pictures in it are no samples: {describe(left_out)}"
+    effect = "N is smaller than the folder: convert what is to count" if unread else "masks are not scored"
+    files = tuple(first for _, first in left_out.values())[:FILES]
+    severity = "warning" if unread else "note"
+    return [Finding("left_out", severity, view.name, count, files, message, effect, len(view.source))]
+
+
+def _profiles(view: View) -> list[Finding]:
+    """Colour profiles that are not sRGB's, applied or not."""
+    indices = [i for i, name in enumerate(view.headers.profiles) if name]
+    if not indices:
+        return []
+    names = Counter(name for name in view.headers.profiles if name).most_common(3)
+    named = ", ".join(f"{count} {name}" for name, count in names)
+    if view.headers.converted:
+        message = f"{_of(view, indices)} had a colour profile that is not sRGB ({named}), and were converted"
+        return [view.finding("profile", "note", indices, message, "other evaluators score them as they are")]
+    message = f"{_of(view, indices)} have a colour profile that is not sRGB ({named}), which is not applied"
+    effect = "colours are scored other than viewers show them, by all metrics; profiles=srgb converts them"
+    return [view.finding("profile", "warning", indices, message, effect)]
 
 
 def _mixed(view: View) -> list[Finding]:
@@ -137,6 +171,20 @@ def _mixed(view: View) -> list[Finding]:
         effect = "compression leaves its own texture in a part of the set: FID and KID measure it"
         findings.append(view.finding("format", "warning", rare, message, effect))
     return findings
+
+
+def _doubled(view: View) -> list[Finding]:
+    """A set in which every image occurs equally often, twice or more, as workers make that share a seed."""
+    keys = Counter(view.keys())
+    times = set(keys.values())
+    if len(keys) < 2 or "" in keys or len(times) > 1 or times == {1}:
+        return []
+    n, k = len(view.source), times.pop()
+    message = f"every image occurs {k} times (workers that share a seed?): {n} images, of which {len(keys)} differ"
+    effect = f"standard errors are {k**0.5:.2f} times too small: N is {len(keys)}, and FID is biased as at that N"
+    first: dict[str, int] = {}
+    copies = [i for i, key in enumerate(view.keys()) if first.setdefault(key, i) != i]
+    return [view.finding("duplicates", "error", copies, message, effect)]
 
 
 def _duplicates(view: View) -> list[Finding]:
@@ -238,10 +286,26 @@ def _sizes_differ(view: View, reference: View) -> list[Finding]:
 
 def _formats_differ(view: View, reference: View) -> list[Finding]:
     shares = [sum(f in LOSSY for f in v.headers.formats) / max(len(v.headers.formats), 1) for v in (view, reference)]
-    if not view.headers.formats or not reference.headers.formats or (shares[0] > MOST) == (shares[1] > MOST):
+    if not view.headers.formats or not reference.headers.formats:
         return []
+    if (shares[0] > MOST) == (shares[1] > MOST):
+        return _qualities_differ(view, reference)
     names = [Counter(v.headers.formats).most_common(1)[0][0] for v in (view, reference)]
     message = f"images are {names[0]}, those of the reference {names[1]}"
+    return [_whole(view, "format", message, "FID and KID measure the compression as well: save both sides alike")]
+
+
+def _qualities_differ(view: View, reference: View) -> list[Finding]:
+    """JPEGs on both sides that were compressed by other amounts."""
+    medians = []
+    for side in (view, reference):
+        known = sorted(quality for quality in side.headers.qualities if quality is not None)
+        if len(known) <= MOST * len(side.source):
+            return []
+        medians.append(known[len(known) // 2])
+    if abs(medians[0] - medians[1]) < QUALITY_APART:
+        return []
+    message = f"JPEGs of quality {medians[0]} or so (the median), those of the reference of {medians[1]}"
     return [_whole(view, "format", message, "FID and KID measure the compression as well: save both sides alike")]
 
 

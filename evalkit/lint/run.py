@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from evalkit.data.moments import Moments
 from evalkit.lint import cache
 from evalkit.lint.cache import CacheEntry, Measured
+from evalkit.lint.copies import check_copies
 from evalkit.lint.finding import REFERENCE, SEVERITIES, Finding, lines, locations
 from evalkit.lint.prompts import Asked, check_prompts
 from evalkit.lint.rules import View, check_against, check_alone, check_asked_size, check_range, check_same
@@ -32,6 +33,7 @@ def lint(
     *,
     watch: Watch,
     asked: Mapping[str, Asked] | None = None,
+    made_from: Mapping[str, Mapping[str, Source]] | None = None,
 ) -> list[Finding]:
     """Looks over the sample sets and the reference. Findings stop nothing; unreadable files are logged at once.
 
@@ -43,6 +45,7 @@ def lint(
         reference: images, statistics (of which nothing can be told), or none.
         watch: the cache, and what was measured while the images were read for their features: the rest is decoded.
         asked: what the cells were asked for (`asked_of`).
+        made_from: by cell and kind ("source", "control") the images that its samples were made from, one each.
 
     Returns:
         The most severe first; within a severity in the order of the cells, the reference last.
@@ -59,6 +62,7 @@ def lint(
         findings += check_asked_size(view, request.size)
         findings += check_prompts(view.name, view.source, request, others)
         findings += check_range(view, against)
+        findings += check_copies(view.name, view.source, (made_from or {}).get(view.name, {}), watch.cache)
         findings += check_against(view, against) if against is not None else []
     findings += check_alone(against) if against is not None else []
     findings += check_same(views)

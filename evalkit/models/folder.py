@@ -65,6 +65,7 @@ class FolderModel(OpenedImages):
         categories: of the images: "auto" (what the files next to them say), or "folder" (the folder that each lies in).
         split_by: what the images say of their making, or "folder": each combination is a cell (`evalkit.data.split`).
         where: only images that say all of this, such as {sampler: Euler a, steps: 20}.
+        profiles: "srgb": colours are converted by the files' profiles; "ignore": they are not, which the lint tells.
     """
 
     def __init__(
@@ -78,11 +79,15 @@ class FolderModel(OpenedImages):
         categories: Literal["auto", "folder"] = "auto",
         split_by: str | Sequence[str] | None = None,
         where: Mapping[str, Any] | None = None,
+        profiles: Literal["ignore", "srgb"] = "ignore",
     ) -> None:
         if categories not in ("auto", "folder"):
             raise ConfigError(f"categories={categories!r}: give auto or folder")
         by_folder = categories == "folder"
-        options = ReadOptions(recursive, prompts, on_error, mixed_sizes, tuple(extensions), by_folder)
+        extensions = tuple(extensions)
+        options = ReadOptions(
+            recursive, prompts, on_error, mixed_sizes, extensions, by_folder=by_folder, profiles=profiles
+        )
         super().__init__(PathOpener(path, options))
         self.split_by = [split_by] if isinstance(split_by, str) else list(split_by or ())
         self.where = dict(where or {})

@@ -78,6 +78,16 @@ class Plan:
             return source
         return SampleSet.open(self.store, cell)
 
+    def made_from(self) -> dict[str, dict[str, Source]]:
+        """By cell and kind, one for each sample, the images that its prompts give to start from."""
+        made: dict[str, dict[str, Source]] = {cell.name: {} for cell in self.cells}
+        for cell, kind in itertools.product(self.cells, ("source", "control")):
+            prompts = self.built[cell.key].prompts
+            images = prompt_images(prompts, kind, cell.num_samples, cell.name) if prompts is not None else ""
+            if not isinstance(images, str):
+                made[cell.name][kind] = images
+        return made
+
     def generators(self, pool: ModelPool) -> dict[str, CellGenerator]:
         """By cell name: what made its samples, for metrics of models and walks; `pool` loads and frees the models."""
         return {cell.name: CellGenerator(cell, pool, self.config.device, self.extractors) for cell in self.generated}

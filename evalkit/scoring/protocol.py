@@ -101,4 +101,6 @@ def _describe_pairs(metric: PairMetric, baseline: ImageSource | None, own: Own) 
 
 def _describe(given: Side) -> dict[str, Any]:
     n = given.n if isinstance(given, Moments) else len(given)
-    return {"digest": given.digest, "n": n} | ({"statistics": True} if isinstance(given, Moments) else {})
+    conversion = getattr(given, "conversion", None)
+    profiles = {"profiles": conversion} if conversion else {}
+    return {"digest": given.digest, "n": n} | profiles | ({"statistics": True} if isinstance(given, Moments) else {})

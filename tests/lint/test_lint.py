@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from icc import rgb_profile
 from lint_faults import (
     arrays,
     black,
@@ -34,10 +35,12 @@ from lint_faults import (
     transparent,
     wrong_checksum,
 )
-from pictures import Pixels, folder, picture, pictures, save
+from pictures import Pixels, folder, picture, pictures, resized, save
+from PIL import Image
 
 from evalkit.data.reference import DigitsReference
 from evalkit.lint import Asked, Watch, lint
+from evalkit.prompts.images import PromptImages
 
 COUNT = 20
 
@@ -148,6 +151,78 @@ def test_png_against_jpeg(clean: Path, tmp_path: Path) -> None:
     assert findings.keys() == {"format"}
     assert findings["format"].message == "images are PNG, those of the reference JPEG"
     assert str(clean / "000.png") in findings["format"].files
+
+
+def test_jpegs_of_other_qualities(clean: Path, tmp_path: Path) -> None:
+    def side(name: str, quality: int) -> Any:
+        (tmp_path / name).mkdir()
+        for i, pixels in enumerate(pictures(COUNT, seed=quality)):
+            Image.fromarray(pixels).save(tmp_path / name / f"{i:03d}.jpg", quality=quality)
+        return opened(tmp_path / name)
+
+    at_95 = side("b", 95)
+    finding = kinds(findings_of(side("a", 75), tmp_path, at_95))["format"]
+    assert finding.message == "JPEGs of quality 75 or so (the median), those of the reference of 95"
+    assert (finding.severity, finding.count) == ("warning", COUNT)
+    assert "format" not in kinds(findings_of(side("c", 92), tmp_path, at_95))
+
+
+def test_every_image_twice(clean: Path, tmp_path: Path) -> None:
+    """Two workers with one seed: N counts each image twice, so that standard errors are sqrt(2) times too small."""
+    for path in list(clean.iterdir()):
+        shutil.copy(path, clean / f"again-{path.name}")
+    finding = kinds(findings_of(opened(clean), tmp_path))["duplicates"]
+    assert finding.message.startswith("every image occurs 2 times (workers that share a seed?): 40 images, of which 20")
+    assert finding.effect.startswith("standard errors are 1.41 times too small: N is 20")
+    assert (finding.severity, finding.count) == ("error", COUNT)
+    save(clean / "one more.png", picture(50))
+    assert kinds(findings_of(opened(clean), tmp_path))["duplicates"].message.startswith("20 of 41 images repeat")
+
+
+def test_pictures_that_are_no_samples(clean: Path, tmp_path: Path) -> None:
+    for name in ("a.heic", "b.heic", "000.mask.png"):
+        shutil.copy(clean / "000.png", clean / name)
+    finding = kinds(findings_of(opened(clean), tmp_path))["left_out"]
+    assert finding.message == "3 pictures in it are no samples: 2 .heic (a.heic), 1 masks next to images (000.mask.png)"
+    assert (finding.severity, finding.count, finding.of) == ("warning", 3, COUNT)
+    for name in ("a.heic", "b.heic"):
+        (clean / name).unlink()
+    assert kinds(findings_of(opened(clean), tmp_path))["left_out"].severity == "note"
+
+
+def test_colour_profiles(clean: Path, tmp_path: Path) -> None:
+    for i in (3, 4):
+        Image.fromarray(picture(i)).save(clean / f"{i:03d}.png", icc_profile=rgb_profile("Wide"))
+    Image.fromarray(picture(5)).save(clean / "005.png", icc_profile=rgb_profile("Other", gamma=1.8))
+    finding = kinds(findings_of(opened(clean), tmp_path))["profile"]
+    words = f"3 of {COUNT} images have a colour profile that is not sRGB (2 Wide, 1 Other), which is not applied"
+    assert (finding.message, finding.severity) == (words, "warning")
+    assert "profiles=srgb" in finding.effect
+    converted = kinds(findings_of(opened(clean, profiles="srgb"), tmp_path))["profile"]
+    assert (converted.severity, "were converted" in converted.message) == ("note", True)
+
+
+def test_samples_that_are_their_own_source(clean: Path, tmp_path: Path) -> None:
+    """Copied, copied at another size, nearly kept, and really edited."""
+    sources = [*pictures(6, seed=7), picture(99, 96)]
+    near = np.clip(sources[2] + np.random.default_rng(0).normal(2, 5, (48, 48, 3)), 0, 255).astype(np.uint8)
+    samples = arrays([sources[0], picture(60), near, *pictures(3, seed=8), resized(sources[6], 48)])
+    paths = [tmp_path / f"source{i}.png" for i in range(7)]
+    for path, pixels in zip(paths, sources, strict=True):
+        save(path, pixels)
+    own = PromptImages("the source images", tuple(paths), [None] * 7)
+
+    def found() -> list[Any]:
+        all_of_them = findings_of(samples, tmp_path, made_from={"cell": {"source": own}})
+        return [finding for finding in all_of_them if finding.kind == "source_copied"]
+
+    same, nearly = found()
+    assert (same.message, same.severity) == ("2 of 7 samples are their own source image", "warning")
+    assert same.files == ("arrays[0]", "arrays[6]")
+    assert (nearly.message, nearly.severity) == ("1 of 7 samples show nearly their own source image", "note")
+    for path in paths:
+        path.write_bytes(b"gone")  # a finished run decodes nothing
+    assert found() == [same, nearly]
 
 
 def test_grey_against_colour(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from evalkit.data import sidecars
+from evalkit.data.left_out import MASKS, describe, find_masks, find_unread, is_hidden
 from evalkit.data.records import FileRecord, Reader, ReadOptions, folder_of
 from evalkit.data.remote import Place, Stamp
 from evalkit.data.shard_format import superseded
@@ -30,12 +31,14 @@ class Container(ABC):
         remedy: what fixes an image that changed during a run.
         far: whether each image is a request of its own over a network.
         scanned: what a scan found that failed midway, by name: the next one goes on from there.
+        left_out: pictures that the last call of `images` passed over, since they are of no kind that is read, or masks.
     """
 
     place: Place
     remedy: str = "repair or remove it and start again"
     far: ClassVar[bool] = False
     scanned: Mapping[str, FileRecord] = {}
+    left_out: Mapping[str, tuple[int, str]] = {}
 
     @abstractmethod
     def images(self, options: ReadOptions) -> list[str]:
@@ -96,7 +99,7 @@ class FileContainer(Container):
         """Bytes of a file; 0 where nothing tells before it is read."""
 
     def images(self, options: ReadOptions) -> list[str]:
-        """Sorted by name, or the chosen frames; hidden files and folders are left out.
+        """Sorted by name, or the chosen frames; hidden files, and masks next to images, are left out.
 
         In a cell's folder of a store each shard counts once: in its longest version.
         """
@@ -106,16 +109,24 @@ class FileContainer(Container):
             name
             for name in self.files
             if os.path.splitext(name)[1].lower() in suffixes  # noqa: PTH122 (pathlib takes a second for 50,000)
-            and not (name.startswith(".") or "/." in name)
+            and not is_hidden(name)
             and (options.recursive or "/" not in name)
             and not (shorter and "/".join(name.split("/", 2)[:2]) in shorter)
         )
+        looked = self.files if options.recursive else [name for name in self.files if "/" not in name]
+        left_out = find_unread(looked, suffixes)
         if not names:
             hint = "" if options.recursive else "; folders inside it are not looked into (recursive=false)"
+            hint += f"; not read: {describe(left_out)}" if left_out else ""
             raise ConfigError(
                 f"{self.place}: no images in it ({', '.join(sorted(suffixes))}), {len(self.files)} other files{hint}: "
                 "check the path"
             )
+        if masks := find_masks(names):
+            left_out[MASKS] = (len(masks), masks[0])
+            dropped = set(masks)
+            names = [name for name in names if name not in dropped]
+        self.left_out = left_out
         return options.choose(names)
 
     def prompts(self, read: Reader, names: Sequence[str], records: Sequence[FileRecord], how: str | None) -> Texts:

@@ -1,0 +1,112 @@
+"""Samples that show the image that they were made from: an edit that did not happen, a ControlNet that gave its input.
+
+What was found is stored by the content of both sides, so that a finished run decodes nothing.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from evalkit.errors import DataError
+from evalkit.lint.cache import NAME_DIGITS
+from evalkit.lint.finding import Finding, locations
+from evalkit.utils.files import sha256_json, write_json
+
+if TYPE_CHECKING:
+    from evalkit.data.source import Source
+
+VERSION = 1
+SAME = 2.0  # levels (r.m.s.): a copy, at most saved again without visible loss
+MOST = 0.5
+_EFFECT = "nothing was made of the prompt: metrics of pairs and FID look better than the model is; CLIP score falls"
+
+
+@dataclass(frozen=True)
+class Copies:
+    """Indices of samples.
+
+    Attributes:
+        looked: how many were compared.
+        same: those that are their source.
+        near: those that show nearly the same picture.
+    """
+
+    looked: int
+    same: list[int]
+    near: list[int]
+
+
+def check_copies(name: str, source: Source, made_from: Mapping[str, Source], cache: Path) -> list[Finding]:
+    """Findings about a cell whose samples were made from images.
+
+    Args:
+        name: the cell's.
+        source: its samples.
+        made_from: by kind ("source", "control") the image of each.
+        cache: the lint's.
+    """
+    findings = []
+    for kind, images in made_from.items():
+        copies = _find(source, images, cache)
+        if copies is None or not copies.looked:
+            continue
+        count = str(copies.looked) if copies.looked == len(source) else f"{copies.looked} (of {len(source)})"
+        severity = "error" if len(copies.same) > MOST * copies.looked else "warning"
+        for indices, words, severe in ((copies.same, "are", severity), (copies.near, "show nearly", "note")):
+            if indices:
+                about = len(indices), locations(source, indices)
+                message = f"{len(indices)} of {count} samples {words} their own {kind} image"
+                findings.append(Finding("source_copied", severe, name, *about, message, _EFFECT, copies.looked))
+    return findings
+
+
+def _find(source: Source, images: Source, cache: Path) -> Copies | None:
+    """What is known of both sides, else measured; none where an image cannot be read, which the run says itself."""
+    try:
+        key = sha256_json([VERSION, source.digest, images.digest])
+        path = cache / f"{key[:NAME_DIGITS]}.json"
+        known = _load(path, key)
+        if known is not None:
+            return known
+        copies = _measure(source, images)
+    except (DataError, OSError):
+        return None
+    with contextlib.suppress(OSError):
+        write_json(path, {"key": key, "copies": vars(copies), "check": sha256_json([key, vars(copies)])})
+    return copies
+
+
+def _load(path: Path, key: str) -> Copies | None:
+    try:
+        data = json.loads(path.read_bytes())
+        copies = Copies(**data["copies"])
+        return copies if data["check"] == sha256_json([key, vars(copies)]) else None
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return None
+
+
+def _measure(source: Source, images: Source) -> Copies:
+    import numpy as np
+    from PIL import Image
+
+    from evalkit.lint import pixels
+
+    first = source.read(range(1))[0]
+    looked, same, near = 0, list[int](), list[int]()
+    for block in (range(*span) for span in pixels.spans(len(source), first.nbytes)):
+        for i, sample, own in zip(block, source.read(block), images.read(block), strict=True):
+            height, width = sample.shape[:2]
+            if own.shape != sample.shape:  # as pipelines resize them (evalkit.models.diffusers.condition_images)
+                own = np.asarray(Image.fromarray(own).resize((width, height), Image.Resampling.LANCZOS))
+            looked += 1
+            apart = float(np.sqrt(np.mean(np.square(sample.astype(np.float32) - own))))
+            if apart <= SAME:
+                same.append(i)
+            elif pixels.show_the_same(sample, own):
+                near.append(i)
+    return Copies(looked, same, near)
