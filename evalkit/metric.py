@@ -112,6 +112,14 @@ def standard_error(influence: Tensor) -> float:
     return float(influence.std(correction=1)) / float(len(influence) ** 0.5)
 
 
+def widest_of(influences: Tensor) -> Tensor:
+    """Of several approximations of a score's influences, f64 [N,K], the one with the largest standard error, f64 [N].
+
+    f64 [N] is returned as it is.
+    """
+    return influences if influences.ndim == 1 else max(influences.unbind(1), key=standard_error)
+
+
 def mean_score(each: Tensor) -> Score:
     """The mean of independent values, f64 [N], one per sample; they are its influences too."""
     return Score(float(each.mean()), len(each), standard_error(each), tuple(each.tolist()))
@@ -195,7 +203,8 @@ class ReferenceMetric(StateMetric[State]):
         """How much each sample moves the score, for metrics whose states are sums.
 
         It takes what `score` takes. The function it returns is called with the generated samples' batches, in order,
-        on their stored features, and gives f64 [B]; the standard error is std / sqrt(N).
+        on their stored features, and gives f64 [B]; the standard error is std / sqrt(N). It may give f64 [B,K], K
+        approximations of which each errs downward at times: the one of the largest standard error counts.
 
         Returns:
             The function; or the reason why there is no standard error; or none, where `score` sees to it.

@@ -32,6 +32,7 @@ from evalkit.metric import (
     StateMetric,
     Sums,
     standard_error,
+    widest_of,
 )
 from evalkit.scoring.cache import ScoreCache, code_digest, finite
 from evalkit.scoring.checks import Failures, guarded, select_moments
@@ -259,16 +260,19 @@ class _Run:
         failed: Failures = {}
         addresses = [address for name in influences for address in self.metrics[name][1].needs]
         # in place: small tensors that stay would lie between the large ones that go, and memory would grow with N
-        values = {name: torch.empty(len(source), dtype=torch.float64) for name in influences}
+        values = dict[str, torch.Tensor]()
         for batch in self.features.batches(source, addresses):
             for name, influence in influences.items():
                 with guarded(name, failed):
-                    values[name][batch.index] = influence(batch)
-        return {
-            name: _noted(scores[name], f"no standard error: {failed[name]}")
-            if name in failed
-            else replace(scores[name], stderr=standard_error(each), influence=tuple(each.tolist()))
-            for name, each in values.items()
+                    each = influence(batch)  # f64 [B] or [B,K]
+                    if name not in values:
+                        values[name] = torch.empty((len(source), *each.shape[1:]), dtype=torch.float64)
+                    values[name][batch.index] = each
+        noted = {name: _noted(scores[name], f"no standard error: {why}") for name, why in failed.items()}
+        widest = {name: widest_of(each) for name, each in values.items() if name not in failed}
+        return noted | {
+            name: replace(scores[name], stderr=standard_error(each), influence=tuple(each.tolist()))
+            for name, each in widest.items()
         }
 
     def _observe_sides(self, metrics: Mapping[str, Metric]) -> None:

@@ -16,12 +16,8 @@ import numpy as np
 import torch
 from bench_inception import matrix_rate
 
-from evalkit.metric import Sums
 from evalkit.metrics.frechet import FrechetDistance
-
-
-def sums(x: torch.Tensor) -> Sums:
-    return Sums({"n": torch.tensor(float(len(x))).double(), "sum": x.sum(0), "outer": x.T @ x})
+from evalkit.numerics.gaussians import scatter_of
 
 
 def by_torch_fidelity(a: torch.Tensor, b: torch.Tensor) -> float:
@@ -56,11 +52,11 @@ def main() -> None:
     fall = torch.arange(1, options.d + 1).double() ** -options.decay
     a, b = (torch.randn(options.n, options.d, generator=generator).double() * fall for _ in range(2))
     a, b = a @ (mixing + torch.eye(options.d)), b @ mixing + 0.1
-    metric, states = FrechetDistance("x/y"), {"generated": sums(a), "reference": sums(b)}
+    metric, states = FrechetDistance("x/y"), {"generated": scatter_of(a), "reference": scatter_of(b)}
     peers = {"torch-fidelity": by_torch_fidelity} | ({} if options.no_scipy else {"scipy sqrtm": by_scipy})
     covariances = timed(lambda: [np.cov(x.numpy(), rowvar=False) for x in (a, b)] and 0.0)[1]
     few = torch.randn(100, 8, generator=generator).double()
-    metric.score(generated=sums(few), reference=sums(few))  # imports, ours and theirs
+    metric.score(generated=scatter_of(few), reference=scatter_of(few))  # imports, ours and theirs
     for call in peers.values():
         call(few, few)
     print(f"torch-fidelity {version('torch-fidelity')}, SciPy {version('scipy')}, NumPy {version('numpy')}")

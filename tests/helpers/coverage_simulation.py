@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from evalkit.metric import Batch, ReferenceMetric, SampleMetric
+from evalkit.metric import Batch, ReferenceMetric, SampleMetric, widest_of
 from evalkit.metrics.clip_score import ClipScore
 from evalkit.metrics.frechet import FrechetDistance
 from evalkit.results.stats import difference
@@ -76,7 +76,7 @@ def scored(metric: Any, features: Batch, reference: Any) -> tuple[float, float, 
         score = metric.score(generated=state, reference=reference)
         influence = metric.influence(generated=state, reference=reference)
         assert callable(influence), influence
-        each = influence(features)
+        each = widest_of(influence(features))
     assert score.value is not None
     return score.value, float(each.std(correction=1)) / len(each) ** 0.5, each
 
