@@ -2,37 +2,27 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import hashlib
-import zipfile
-from collections.abc import Iterator, Mapping, Sequence
+import logging
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from evalkit.data.containers.archive_index import MAX_RATIO, RATIO_FROM
-from evalkit.data.remote import Place, Remote, open_place
+from evalkit.data.npz import Npz, conversion, failures
+from evalkit.data.remote import Place, Remote
 from evalkit.data.source import WithoutRecords, check_count
-from evalkit.errors import DataError, EvalkitError, nearest
+from evalkit.errors import DataError
 from evalkit.utils.files import check_file
-from evalkit.utils.text import one_line
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
 
-@contextlib.contextmanager
-def _failures(path: Place, kind: str) -> Iterator[None]:
-    """Turns what numpy, zipfile and zlib raise on a damaged file (anything) into a DataError of one line."""
-    try:
-        yield
-    except EvalkitError:
-        raise
-    except FileNotFoundError:
-        raise DataError(f"{path}: not a readable {kind}: there is no such file: check the path") from None
-    except Exception as error:
-        raise DataError(f"{path}: not a readable {kind}: {one_line(error)}") from error
+log = logging.getLogger(__name__)
+
+STATISTICS = ("mu", "sigma")  # of an .npz: the moments of a reference, of which its images are often a part only
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,27 +54,23 @@ class ArrayImages(WithoutRecords):
 
     @classmethod
     def from_npz(cls, path: Place, array: str = "arr_0") -> ArrayImages:
-        """Images of an .npz (ADM's sample batches), all of them in memory; never unpickled.
+        """Images of an .npz (ADM's sample batches), all of them in memory, with their classes; never unpickled.
 
         Raises:
-            DataError: the file is missing, broken or a bomb, or has no such array.
+            DataError: the file is missing, broken or a bomb, or has no such array of images; where another array can
+                be made images, the message says what to type.
         """
-        import numpy as np
-
-        with _failures(path, ".npz"):
-            with open_place(path) as holder, zipfile.ZipFile(holder) as archive:
-                names = [name.removesuffix(".npy") for name in archive.namelist()]
-                if array not in names:
-                    raise DataError(f"{path}: no array '{array}'. {nearest(array, names)}")
-                info = archive.getinfo(f"{array}.npy" if f"{array}.npy" in archive.namelist() else array)
-                if info.file_size > max(RATIO_FROM, MAX_RATIO * info.compress_size):
-                    raise DataError(
-                        f"{path}: '{array}' unpacks to {info.file_size:,} bytes from {info.compress_size:,} (limit "
-                        f"{MAX_RATIO} to 1): a bomb; if not, save it as .npy"
-                    )
-            with open_place(path) as holder, np.load(holder, allow_pickle=False) as file:
-                pixels = file[array]
-        return cls(str(path), pixels)
+        npz = Npz(path)
+        pixels = npz.read(array)
+        _check_images(path, array, pixels)
+        if set(STATISTICS) <= npz.sizes.keys():
+            log.warning(
+                "%s: the %d images in it are read; its statistics (mu, sigma), which may be of more images, are not: "
+                "reference=stats uses those",
+                path,
+                len(pixels),
+            )
+        return cls(str(path), pixels, classes=npz.labels(len(pixels)))
 
     @classmethod
     def from_npy(cls, path: Place) -> ArrayImages:
@@ -95,7 +81,7 @@ class ArrayImages(WithoutRecords):
         """
         import numpy as np
 
-        with _failures(path, ".npy"):
+        with failures(path, ".npy"):
             if isinstance(path, Remote):
                 with path.open() as file:
                     pixels = np.load(file, allow_pickle=False)
@@ -104,6 +90,7 @@ class ArrayImages(WithoutRecords):
                 pixels = np.load(path, mmap_mode="r", allow_pickle=False)
         if not isinstance(pixels, np.ndarray):
             raise DataError(f"{path}: not an .npy but an .npz: call it so")
+        _check_images(path, "", pixels)
         return cls(str(path), pixels)
 
     def __len__(self) -> int:
@@ -143,3 +130,9 @@ class ArrayImages(WithoutRecords):
     @property
     def categories(self) -> Sequence[str | None]:
         return self.classes or [None] * len(self)
+
+
+def _check_images(path: Place, array: str, pixels: NDArray[Any]) -> None:
+    if str(pixels.dtype) != "uint8" or pixels.ndim != 4 or pixels.shape[3] != 3 or 0 in pixels.shape:
+        what = f"{path}: images must be uint8 [N,H,W,3] with N >= 1, not {pixels.dtype} {list(pixels.shape)}"
+        raise DataError(what + conversion(path, array, pixels))

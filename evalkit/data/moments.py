@@ -7,13 +7,14 @@ features), and our own, which also say how many images and which extractor are b
 from __future__ import annotations
 
 import json
-import zipfile
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from evalkit.data.remote import Place, open_place
+from evalkit.data.npz import Npz
+from evalkit.data.remote import Place
 from evalkit.errors import ConfigError, DataError
 from evalkit.utils.files import atomic_path, sha256_bytes
 from evalkit.utils.text import one_line
@@ -21,6 +22,8 @@ from evalkit.utils.text import one_line
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
+
+log = logging.getLogger(__name__)
 
 SCHEMA = 1
 SPATIAL_LAYER = "mixed6_conv7"  # whose moments ADM's mu_s and sigma_s are
@@ -60,8 +63,6 @@ def read_moments(path: Place) -> Moments:
         ConfigError: there is no such file, or it is a pickle.
         DataError: it is no .npz of moments, or they are not a mean [D] and a finite, symmetric covariance [D,D].
     """
-    import numpy as np
-
     if path.suffix in PICKLES:
         raise ConfigError(
             f"{path} is a pickle, which runs code as it is read: give the statistics as an .npz "
@@ -69,17 +70,14 @@ def read_moments(path: Place) -> Moments:
         )
     if not path.is_file():
         raise ConfigError(f"there is no file of reference statistics {path}: check reference.stats.path")
-    try:
-        with open_place(path) as holder, np.load(holder, allow_pickle=False) as file:
-            names = set(file.files) if isinstance(file, np.lib.npyio.NpzFile) else set()
-            held: dict[str, NDArray[Any]] = {
-                k: file[k] for k in ("mu", "sigma", "mu_s", "sigma_s", "n", "protocol") if k in names
-            }
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile, AttributeError, TypeError) as error:
-        raise DataError(f"{path} cannot be read as an .npz of statistics: {one_line(error)[:200]}") from error
+    npz = Npz(path)
+    wanted = [name for name in npz.sizes if name in ("mu", "sigma", "mu_s", "sigma_s", "n", "protocol")]
+    held = {name: npz.read(name) for name in wanted}
     if not {"mu", "sigma"} <= held.keys():
-        found = ", ".join(sorted(names)) or "no named array"
+        found = ", ".join(sorted(npz.sizes)) or "no named array"
         raise DataError(f"{path} holds no statistics: 'mu' and 'sigma' are wanted, it has {found}")
+    if "arr_0" in npz.sizes:
+        log.info("%s: its statistics (mu, sigma) are used, not the images in it, which may be fewer", path)
     moments = _pair(path, held, "mu", "sigma", _read_protocol(path, held))
     if {"mu_s", "sigma_s"} <= held.keys():
         spatial = _pair(path, held, "mu_s", "sigma_s", {"features": f"inception/{SPATIAL_LAYER}"})
