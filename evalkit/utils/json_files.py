@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from evalkit.errors import DataError
+from evalkit.utils.files import read_file
 from evalkit.utils.text import one_line
 
 MAX_DEPTH = 100  # of lists and objects in each other: a workflow has 5, and functions that go down it recurse
@@ -53,8 +54,8 @@ def parse_json(data: str | bytes, where: str | os.PathLike[str], *, finite: bool
 
 
 def read_json(file: Path, *, finite: bool = False) -> Any:
-    """A file's JSON value; otherwise as `parse_json`. Raises OSError where the file cannot be read."""
-    return parse_json(file.read_bytes(), file, finite=finite)
+    """A file's JSON value, as `parse_json`. Raises OSError where it cannot be read, DataError where it is no file."""
+    return parse_json(read_file(file), file, finite=finite)
 
 
 def _check_depth(value: Any) -> None:

@@ -127,7 +127,7 @@ def test_a_wrong_answer_is_asked_for_again(
         ("openai", "wrong_size", r"the image is 24x16 \(width x height\), not 16x16, 3 times"),
         ("openai", "not_image", r"the answer: not an image file of a kind that is read \(.*\), 3 times"),
         ("openai", "two", r"the answer holds 2 images, not 1, 3 times"),
-        ("openai", "file_url", r"the image's address is not http\(s\), 3 times"),
+        ("openai", "file_url", r"the image's address is broken, or not http\(s\), 3 times"),
         ("webui", "wrong_size", r"the image is 24x16 \(width x height\), not 16x16, 3 times"),
         ("comfy", "wrong_size", r"the image is 24x16 \(width x height\), not 16x16, 3 times"),
         ("comfy", "not_image", r"not an image file of a kind that is read \(.*\), 3 times"),
@@ -346,9 +346,9 @@ def test_all_proxy_is_not_heeded_and_http_proxy_is(
         ("http://[bad/x", "there is no such host"),
         ("http://images.invalid/x", "there is no such host"),
         ("https://{service}/x", "wrong version number"),
-        ("ftp://127.0.0.1/x", "the image's address is not http(s)"),
-        ("x.png", "the image's address is not http(s)"),
-        ("http://a\0b/x", "the image's address is not http(s)"),
+        ("ftp://127.0.0.1/x", "the image's address is broken, or not http(s)"),
+        ("x.png", "the image's address is broken, or not http(s)"),
+        ("http://a\0b/x", "the image's address is broken, or not http(s)"),
     ],
 )
 def test_why_an_image_cannot_be_had(address: str, words: str, service: FakeService) -> None:
@@ -542,7 +542,7 @@ def test_workflows_that_wait_are_taken_out_of_the_queue_when_a_batch_ends(
         (lambda text: text.replace("{{prompt}}", "a fox"), r"has no \{\{prompt\}\}"),
         (
             lambda text: text.replace('"{{seed}}"', "{{seed}}"),
-            r'is no JSON.*laceholders are in quotes: "\{\{seed\}\}"',
+            r'not JSON.*laceholders are in quotes: "\{\{seed\}\}"',
         ),
         (lambda text: '{"nodes": [], "links": []}', r"in the editor's format: export it again with Export \(API\)"),
         (lambda text: "[]", r"is no workflow in the API format"),

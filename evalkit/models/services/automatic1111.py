@@ -5,13 +5,14 @@ Source: modules/api/api.py and models.py of that project; it has to run with --a
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from typing import Any
 
+from evalkit.errors import DataError
 from evalkit.models.base import Request, Settings
 from evalkit.models.services.base import Service, from_base64, only_image
 from evalkit.models.services.client import Job
+from evalkit.utils.json_files import parse_json
 
 # Names that evalkit uses for all models, and what this API calls them.
 _FIELDS = {
@@ -69,7 +70,8 @@ class Automatic1111(Service):
 def _seed_of(info: Any) -> int | None:
     """The seed that the web UI says it used."""
     try:
-        seed = json.loads(info)["seed"]
-    except (ValueError, TypeError, KeyError):
+        said = parse_json(info, "info") if isinstance(info, str) else info
+    except DataError:
         return None
+    seed = said.get("seed") if isinstance(said, dict) else None
     return seed if isinstance(seed, int) else None

@@ -147,7 +147,7 @@ class Service(Model):
         except BaseException as error:
             stop.set()  # here, before this thread takes the next one
             if isinstance(error, ServiceError):
-                raise ServiceError(f"{self.base_url}, {job.name}: {error}. {_CACHED}") from None
+                raise ServiceError(f"{self.base_url}, {job.name}: {self.key.redact(str(error))}. {_CACHED}") from None
             raise
         if job.retries:
             warnings = [*warnings, "retried"]

@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import base64
 import contextlib
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from evalkit.data.shard_format import METADATA, parse_shard
-from evalkit.utils.files import sha256_bytes, write_json, writing
+from evalkit.errors import DataError
+from evalkit.utils.files import sha256_bytes, sha256_json, write_json, writing
+from evalkit.utils.json_files import parse_json, read_json
 
 if TYPE_CHECKING:
     import numpy as np
@@ -52,9 +53,11 @@ class FetchedImages:
         if self.cell is None:
             return None
         try:
-            record = json.loads(_file(self.cell, index).read_text(encoding="utf-8"))
+            record = read_json(_file(self.cell, index), finite=True)
             image = _decode(base64.b64decode(record["png"]), record)
-        except (OSError, ValueError, KeyError, TypeError):
+            if record.get("check", _check(record)) != _check(record):  # none: of an earlier version
+                image = None
+        except (OSError, DataError, ValueError, KeyError, TypeError, AttributeError, OverflowError):
             image = None
         return image or _from_shard(self.cell / "shards", index)
 
@@ -71,7 +74,8 @@ class FetchedImages:
         data = encode_png(image.pixels)  # drops whatever else the service wrote into its file
         record = {"latency_s": image.latency, "warnings": list(image.warnings), "sha256": sha256_bytes(data)}
         with writing(self.cell):
-            write_json(_file(self.cell, index), {**record, "png": base64.b64encode(data).decode()})
+            whole = {**record, "check": _check(record), "png": base64.b64encode(data).decode()}
+            write_json(_file(self.cell, index), whole)
 
     def remove(self, start: int, stop: int) -> None:
         """Removes the samples [start, stop): their shard is written."""
@@ -89,21 +93,28 @@ def _from_shard(shards: Path, index: int) -> FetchedImage | None:
         file = folder / f"{index:06d}.png"
         if parse_shard(folder.name) is None or not file.is_file():
             continue
-        with contextlib.suppress(OSError, ValueError):
-            for line in (folder / METADATA).read_text(encoding="utf-8").splitlines():
-                record = json.loads(line)
+        with contextlib.suppress(OSError, DataError, ValueError, KeyError, TypeError, OverflowError):
+            for line in (folder / METADATA).read_bytes().splitlines():  # of bytes: at no other ends than a file's
+                record = parse_json(line, folder / METADATA, finite=True)
                 if record["index"] == index:
                     return _decode(file.read_bytes(), record)
     return None
+
+
+def _check(record: Mapping[str, Any]) -> str:
+    """The digest of what a record says besides its pixels, whose own is part of it."""
+    return sha256_json([record["latency_s"], record["warnings"], record["sha256"]])
 
 
 def _decode(data: bytes, record: Mapping[str, Any]) -> FetchedImage | None:
     """None where the bytes are not those that were recorded."""
     from evalkit.data.codec import decode
 
-    if sha256_bytes(data) != record.get("sha256"):
+    warnings, latency = record["warnings"], record["latency_s"]
+    texts = isinstance(warnings, list) and all(isinstance(warning, str) for warning in warnings)
+    if sha256_bytes(data) != record["sha256"] or not texts or not isinstance(latency, int | float):
         return None
-    return FetchedImage(decode(data), float(record["latency_s"]), tuple(record["warnings"]), cached=True)
+    return FetchedImage(decode(data), float(latency), tuple(warnings), cached=True)
 
 
 def _file(cell: Path, index: int) -> Path:

@@ -1,4 +1,4 @@
-"""The HTTP client of models behind a service, on httpx and tenacity: limits on time and size, and keys never shown."""
+"""The HTTP client of models behind a service: retries, limits on time and size, and keys never shown."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields, replace
-from functools import cache
 from typing import TYPE_CHECKING, Any, Self, TypeVar
-from urllib.request import getproxies, proxy_bypass
 
-from evalkit.errors import ConfigError, ServiceError, nearest, whole_number
+from evalkit.errors import ConfigError, DataError, ServiceError, nearest, whole_number
 from evalkit.models.services.keys import Key
+from evalkit.utils.json_files import parse_json
 from evalkit.utils.text import one_line
 
 if TYPE_CHECKING:
+    import httpcore
     import httpx
     from tenacity import RetryCallState
 
@@ -34,9 +34,10 @@ Value = TypeVar("Value")
 MAX_BYTES = 256 * 2**20  # of an answer: a 4096x4096 PNG in base64 takes 64 MB at most
 _REDIRECTS = 5
 _QUOTED = 160  # characters of an answer that an error repeats
+_LOOKED_AT = 1 << 16  # characters of which these are the start
 _RETRIED = (408, 425, 429)  # and all from 500 on
+_REDIRECTING = (301, 302, 303, 307, 308)
 _FINAL = ("insufficient_quota", "billing_hard_limit_reached")  # OpenAI's 429s that no waiting fixes
-_certificates = cache(ssl.create_default_context)  # this machine's; httpx by itself trusts certifi's
 
 
 class Transient(Exception):
@@ -105,10 +106,13 @@ class Client:
 
     def probe(self) -> None:
         """ConfigError where nothing listens at the address (not asked where there is a proxy)."""
-        import httpx
+        from evalkit.models.services.exchange import parse_address, proxy_of
 
-        url = httpx.URL(self.base_url)
-        if _proxy(url):
+        try:
+            url = parse_address(self.base_url)
+        except ValueError:
+            raise ConfigError(f"{self.base_url} is no address of http(s): check base_url") from None
+        if proxy_of(url):
             return
         try:
             socket.create_connection(_origin(url)[1:], timeout=min(10.0, self.options.timeout)).close()
@@ -130,8 +134,8 @@ class Client:
         """
         answer = self.send(method, path, body, deadline=deadline)
         try:
-            value = json.loads(answer)
-        except ValueError:
+            value = parse_json(answer, "the answer")
+        except DataError:
             raise Transient(f"the answer is no JSON ({self.quote(answer)})") from None
         if not isinstance(value, dict):
             raise Transient(f"the answer is no JSON object ({self.quote(answer)})")
@@ -141,8 +145,9 @@ class Client:
         """The answer's bytes; otherwise as `json`."""
         answer, location = self._send(method, self.base_url + path, body, "application/json", deadline)
         if location is not None:
-            place = f"{self.base_url}{path} sends on to {_without_secrets(location)}"
-            raise ServiceError(f"{place}: set base_url to where it is")
+            raise ServiceError(
+                f"{self._place(self.base_url + path)} sends on to {self._place(location)}: set base_url to where it is"
+            )
         return answer
 
     def download(self, url: str, *, deadline: float) -> bytes:
@@ -161,79 +166,91 @@ class Client:
     def _send(
         self, method: str, url: str, body: Mapping[str, Any] | None, accept: str, deadline: float
     ) -> tuple[bytes, str | None]:
-        """The answer's body, and where it redirects to, if it does: httpx would take some keys along."""
-        import httpx
+        """The answer's body, and where it redirects to, if it does: the key must not go along."""
+        import httpcore
 
+        from evalkit.models.services.exchange import exchange, header, parse_address
+
+        try:
+            address = parse_address(url)
+            own = _origin(address) == _origin(parse_address(self.base_url))
+        except ValueError:
+            raise Transient("the image's address is broken, or not http(s)") from None
         began = time.monotonic()
         end = min(deadline, began + self.options.timeout)
         headers = {"User-Agent": "evalkit", "Accept": accept, "Accept-Encoding": "identity", "Connection": "close"}
-        if body is not None:
+        headers |= self.key.headers() if own else {}
+        content = None if body is None else json.dumps(body).encode()
+        if content is not None:
             headers["Content-Type"] = "application/json"
         try:
-            address = httpx.URL(url)
-            if _origin(address) == _origin(httpx.URL(self.base_url)):
-                headers |= self.key.headers()
-            with httpx.stream(
-                method,
-                address,
-                content=None if body is None else json.dumps(body),
-                headers=headers,
-                timeout=max(end - began, 0.001),
-                proxy=_proxy(address),
-                verify=_certificates(),
-                trust_env=False,  # `_proxy` looks there
-            ) as response:
-                if response.has_redirect_location:
-                    return b"", str(address.join(response.headers["Location"]))
-                if not response.is_success:
-                    raise self._refusal(response, end)
-                return _read(response, end), None
-        except (httpx.TimeoutException, TimeoutError):
+            with exchange(method, address, headers, content, end=end) as response:
+                location = header(response, "location")
+                if response.status in _REDIRECTING and location:
+                    return b"", _joined(address, location)
+                if not 200 <= response.status < 300:
+                    raise self._refusal(response, address)
+                return _read(response), None
+        except httpcore.TimeoutException:
             limit = "timeout" if end < deadline else "budget"
             raise Transient(f"no whole answer within {end - began:.3g} s (client.{limit})") from None
-        except (httpx.UnsupportedProtocol, httpx.InvalidURL):
-            raise Transient("the image's address is not http(s)") from None
-        except httpx.RemoteProtocolError:
+        except httpcore.ProtocolError:
             raise Transient("the connection was cut") from None
-        except httpx.HTTPError as error:
+        except (httpcore.NetworkError, httpcore.ProxyError) as error:
             cause = _system_error(error)
             if isinstance(cause, ssl.SSLCertVerificationError):
                 trust = f"its certificate is not trusted: {cause.verify_message}"
-                raise ServiceError(f"{_without_secrets(url)}: {trust}") from None
-            raise Transient(self.key.redact(_reason(cause))) from None
+                raise ServiceError(f"{self._place(url)}: {trust}") from None
+            raise Transient(self.shown(_reason(cause))) from None
 
-    def _refusal(self, response: httpx.Response, end: float) -> Transient | ServiceError:
+    def _refusal(self, response: httpcore.Response, url: httpx.URL) -> Transient | ServiceError:
         """What a status other than 2xx means."""
+        import httpcore
         import httpx
 
-        code, place = response.status_code, _without_secrets(response.url)
+        from evalkit.models.services.exchange import header
+
+        code, place = response.status, self._place(url)
         status = f"{code} {httpx.codes.get_reason_phrase(code)}".strip()
         if code in (401, 403):  # services like to repeat the key
             name = f"the key in {self.key.env}" if self.key.env else "a request without a key (api_key_env)"
             return ServiceError(f"{place} refuses {name}: {status}")
         try:
-            body = _read(response, end)
-        except (httpx.HTTPError, TimeoutError, Transient):
+            body = _read(response)
+        except (httpcore.TimeoutException, httpcore.NetworkError, httpcore.ProtocolError, Transient):
             body = b""
         quoted = self.quote(body)
         message = f"{status} ({quoted})" if quoted else status
         final = any(f'"{word}"'.encode() in body for word in _FINAL)
         if not final and (code in _RETRIED or code >= 500):
-            self._hold(_retry_after(response.headers.get("Retry-After", "")))
+            self._hold(_retry_after(header(response, "retry-after")))
             return Transient(message)
         return ServiceError(f"{place}: {message}")
 
     def quote(self, body: bytes) -> str:
-        """The start of an answer on one line, without the key; of a JSON error, its message."""
-        text = body.decode("utf-8", "replace")
+        """The start of an answer, as `shown`; of a JSON error, its message."""
+        text = body[:_LOOKED_AT].decode("utf-8", "replace")
         try:
-            value = json.loads(text)
+            value = parse_json(body, "the answer")
             error = value.get("error") or value.get("detail") or value.get("message")
             text = error if isinstance(error, str) else str(error["message"])
-        except (ValueError, TypeError, KeyError, AttributeError):
+        except (DataError, TypeError, KeyError, AttributeError):
             pass
-        words = " ".join(self.key.redact(text).split())
-        return words if len(words) <= _QUOTED else words[: _QUOTED - 3] + "..."
+        return self.shown(text)
+
+    def shown(self, text: str) -> str:
+        """Another program's text as messages repeat it: its start, on one line, without the key."""
+        whole = one_line(text[:_LOOKED_AT], _LOOKED_AT)  # first: a key in which what cannot be seen stands is one, too
+        return one_line(self.key.redact(whole), _QUOTED)
+
+    def _place(self, url: httpx.URL | str) -> str:
+        """An address without what may be secret: the key, and the query, where signed addresses carry tokens."""
+        import httpx
+
+        try:
+            return self.shown(str(httpx.URL(url).copy_with(userinfo=b"", query=None, fragment=None)))
+        except (httpx.InvalidURL, ValueError):
+            return "a place that is no address"
 
     def _hold(self, seconds: float) -> None:
         """No request leaves for so long: the service asked one of them to wait."""
@@ -248,7 +265,7 @@ class Client:
         """Logs the first trouble; all retries are counted in the run's notes."""
         with self._lock:
             first, self._warned = not self._warned, True
-        log.log(logging.WARNING if first else logging.DEBUG, "%s", message)
+        log.log(logging.WARNING if first else logging.DEBUG, "%s", self.key.redact(message))
 
 
 @dataclass
@@ -314,40 +331,28 @@ class Job:
         return replace(self, stop=threading.Event(), retries=0)
 
 
-def _read(response: httpx.Response, end: float) -> bytes:
-    """The whole body, as it was sent.
-
-    Raises:
-        TimeoutError: it is not whole at `end`, however steadily it drips.
-        Transient: it is too large.
-    """
+def _read(response: httpcore.Response) -> bytes:
+    """The whole body, as it was sent. Raises Transient where it is too large."""
     body = bytearray()
-    for chunk in response.iter_raw():
+    for chunk in response.iter_stream():
         body += chunk
         if len(body) > MAX_BYTES:
             raise Transient(f"the answer is larger than {MAX_BYTES // 2**20} MB")
-        if time.monotonic() > end:
-            raise TimeoutError
     return bytes(body)
 
 
-def _proxy(url: httpx.URL) -> str | None:
-    """The proxy that http_proxy, https_proxy and no_proxy name for an address; httpx would heed all_proxy as well.
+def _joined(url: httpx.URL, location: str) -> str:
+    """Where an answer sends on to. Transient: to what is no address."""
+    import httpx
 
-    Raises:
-        ConfigError: it is no http(s) proxy.
-    """
-    proxy = getproxies().get(url.scheme)
-    if not proxy or proxy_bypass(url.netloc.decode()):
-        return None
-    proxy = proxy if "://" in proxy else f"http://{proxy}"
-    if not proxy.startswith(("http://", "https://")):
-        raise ConfigError(f"{url.scheme}_proxy names no http(s) proxy: services are asked through no other kind")
-    return proxy
+    try:
+        return str(url.join(location))
+    except (httpx.InvalidURL, ValueError):
+        raise Transient("the answer sends on to what is no address") from None
 
 
 def _system_error(error: BaseException) -> BaseException:
-    """What httpcore wraps, which httpx wraps; the error itself where it comes from neither system nor network."""
+    """What httpcore wraps; the error itself where it comes from neither system nor network."""
     inner: BaseException | None = error
     while inner is not None and not isinstance(inner, OSError):
         inner = inner.__cause__ or inner.__context__
@@ -379,10 +384,3 @@ def _retry_after(value: str) -> float:
 
 def _origin(url: httpx.URL) -> tuple[str, str, int]:
     return url.scheme, url.host, url.port or (443 if url.scheme == "https" else 80)
-
-
-def _without_secrets(url: httpx.URL | str) -> str:
-    """An address without what may be secret: signed addresses carry tokens in their query."""
-    import httpx
-
-    return str(httpx.URL(url).copy_with(userinfo=b"", query=None, fragment=None))

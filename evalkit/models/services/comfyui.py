@@ -6,7 +6,6 @@ so that what is in neither (asked in this order) is lost, and has to be queued a
 
 from __future__ import annotations
 
-import json
 import re
 import time
 import urllib.parse
@@ -17,12 +16,12 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from evalkit.errors import ConfigError, nearest
+from evalkit.errors import ConfigError, DataError, nearest
 from evalkit.models.base import Request, Sampler, Settings
 from evalkit.models.services.base import Service
 from evalkit.models.services.client import Job, Stopped, Transient
-from evalkit.utils.files import read_file, resolve_path, sha256_json
-from evalkit.utils.text import one_line
+from evalkit.utils.files import resolve_path, sha256_json
+from evalkit.utils.json_files import read_json
 
 if TYPE_CHECKING:
     import numpy as np
@@ -147,7 +146,7 @@ class ComfyUI(Service):
     def _is_known(self, job: Job, prompt_id: str) -> bool:
         """Whether a workflow is in the queue or in the history."""
         queue = job.client.json("GET", "/queue", deadline=job.deadline)
-        items = [item for name in ("queue_running", "queue_pending") for item in queue.get(name) or []]
+        items = [item for name in ("queue_running", "queue_pending") for item in _list(queue.get(name))]
         queued = any(isinstance(item, list) and prompt_id in item[1:2] for item in items)
         return queued or self._history(job, prompt_id) is not None
 
@@ -185,12 +184,12 @@ class ComfyUI(Service):
     def _output(self, job: Job, entry: object) -> dict[str, Any]:
         status = _mapping(_mapping(entry).get("status"))
         if status.get("status_str") == "error":
-            raise Transient(f"ComfyUI failed: {job.client.quote(_message(status).encode())}")
+            raise Transient(f"ComfyUI failed: {job.client.shown(_message(status))}")
         files = [
             file
             for node, output in _mapping(_mapping(entry).get("outputs")).items()
             if self.output_node in (None, node)
-            for file in _mapping(output).get("images") or []
+            for file in _list(_mapping(output).get("images"))
             if _mapping(file).get("filename")
         ]
         files = [file for file in files if file.get("type") == "output"] or files  # previews do not count next to them
@@ -209,9 +208,14 @@ def _mapping(value: object) -> dict[str, Any]:
     return value if isinstance(value, dict) else {}
 
 
+def _list(value: object) -> list[Any]:
+    """A JSON array; empty where it is something else."""
+    return value if isinstance(value, list) else []
+
+
 def _message(status: Mapping[str, Any]) -> str:
     """What an execution_error says."""
-    for item in status.get("messages") or []:
+    for item in _list(status.get("messages")):
         if isinstance(item, list) and len(item) == 2 and item[0] == "execution_error" and isinstance(item[1], dict):
             return f"{item[1].get('node_type')}: {item[1].get('exception_message')}"
     return "no reason given"
@@ -220,13 +224,11 @@ def _message(status: Mapping[str, Any]) -> str:
 def read_workflow(file: Path) -> dict[str, Any]:
     """A workflow in the API format. ConfigError: it is missing, no JSON, or in the editor's format."""
     try:
-        graph = json.loads(read_file(file))
+        graph = read_json(file, finite=True)
     except OSError as error:
         raise ConfigError(f"workflow {file} cannot be read: {error.strerror or error}") from None
-    except (ValueError, RecursionError) as error:
-        raise ConfigError(
-            f'workflow {file} is no JSON: {one_line(error)}. Placeholders are in quotes: "{{{{seed}}}}"'
-        ) from None
+    except DataError as error:
+        raise ConfigError(f'workflow {error}. Placeholders are in quotes: "{{{{seed}}}}"') from None
     if isinstance(graph, dict) and "nodes" in graph and "links" in graph:
         raise ConfigError(f"workflow {file} is in the editor's format: export it again with Export (API)")
     nodes = isinstance(graph, dict) and all(isinstance(n, dict) and "class_type" in n for n in graph.values())
