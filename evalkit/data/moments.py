@@ -17,6 +17,7 @@ from evalkit.data.npz import Npz
 from evalkit.data.remote import Place
 from evalkit.errors import ConfigError, DataError
 from evalkit.utils.files import atomic_path, sha256_bytes
+from evalkit.utils.json_files import parse_json
 from evalkit.utils.text import one_line
 
 if TYPE_CHECKING:
@@ -200,7 +201,7 @@ def _read_protocol(path: Place, held: Mapping[str, NDArray[Any]]) -> dict[str, A
     if "protocol" not in held:
         return {}
     try:
-        protocol: dict[str, Any] = json.loads(str(held["protocol"]))
+        protocol: dict[str, Any] = parse_json(str(held["protocol"]), f"{path}: its 'protocol' cannot be read")
         if protocol["schema"] != SCHEMA:
             raise ValueError(f"schema {protocol['schema']}, and {SCHEMA} is known here")
         return {"features": str(protocol["features"]), "extractor": dict(protocol["extractor"])}

@@ -8,15 +8,15 @@ from __future__ import annotations
 
 import functools
 import importlib.util
-import json
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from evalkit.errors import ConfigError, nearest
+from evalkit.errors import ConfigError, DataError, nearest
 from evalkit.extractors.base import DECODER, NetworkExtractor, exact_float32
 from evalkit.utils.files import PKG_SCHEME, resolve_path, sha256_file
+from evalkit.utils.json_files import read_json
 from evalkit.utils.text import one_line
 from evalkit.utils.weights import HubFile, Weights, read_state
 
@@ -98,8 +98,8 @@ class Clip(NetworkExtractor):
             if not file.is_file():
                 raise ConfigError(f"{self.where}: there is no {file}; a CLIP folder holds it and {WEIGHTS_NAME}")
             try:
-                own: dict[str, Any] = json.loads(file.read_text("utf-8"))["model_cfg"]
-            except (ValueError, KeyError, TypeError) as error:
+                own: dict[str, Any] = read_json(file)["model_cfg"]
+            except (DataError, KeyError, TypeError) as error:
                 raise ConfigError(f"{self.where}: {file} is not JSON with a 'model_cfg'") from error
             return own
         spec = importlib.util.find_spec("open_clip")
@@ -107,7 +107,7 @@ class Clip(NetworkExtractor):
             raise ConfigError(f"{self.where}: open_clip is not installed: pip install open-clip-torch")
         file = Path(next(iter(spec.submodule_search_locations))) / "model_configs" / f"{self.model}.json"
         if file.is_file():
-            config: dict[str, Any] = json.loads(file.read_text("utf-8"))
+            config: dict[str, Any] = read_json(file)
             return config
         if self.model.startswith("hf-hub:"):
             raise ConfigError(

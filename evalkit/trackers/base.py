@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import importlib.util
-import json
 import os
 import uuid
 from abc import ABC, abstractmethod
@@ -17,6 +16,7 @@ from typing import Any, ClassVar
 from evalkit.errors import ConfigError, DataError
 from evalkit.results.table import COSTS, ResultTable, group
 from evalkit.utils.files import write_json
+from evalkit.utils.json_files import read_json
 
 ID_DIGITS = 12  # of a run's id
 KEY_DIGITS = 16  # of a cell's key in tracker.json
@@ -55,11 +55,11 @@ class FinishedRun:
         path, stands = folder / "tracker.json", _stands(table)
         known: dict[str, Any] = {}
         try:
-            known = json.loads(path.read_text(encoding="utf-8"))
+            known = read_json(path)
             goes_on = bool(known["id"]) and known["stands"].items() <= stands.items()
         except FileNotFoundError:
             goes_on = False
-        except (ValueError, KeyError, AttributeError, TypeError) as error:
+        except (DataError, KeyError, AttributeError, TypeError) as error:
             raise DataError(f"{path}: not a tracker.json of evalkit ({error}); without it, a new run begins") from error
         run_id = str(known["id"]) if goes_on else uuid.uuid4().hex[:ID_DIGITS]
         if known.get("id") != run_id or known.get("stands") != stands:

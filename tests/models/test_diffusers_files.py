@@ -58,7 +58,7 @@ def test_broken_files_are_named(copy: Callable[[str], Path]) -> None:
     file.write_bytes(whole)
     DiffusersModel(str(folder)).check()
     (folder / "unet" / "config.json").write_text("{")
-    with pytest.raises(DataError, match=r"unet/config.json cannot be read as JSON"):
+    with pytest.raises(DataError, match=r"unet/config.json: not JSON"):
         DiffusersModel(str(folder)).check()
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import itertools
 import json
 import threading
 import time
@@ -189,17 +190,21 @@ def test_whatever_is_answered_is_an_image_or_one_line(data: st.DataObject, kind:
 
     service = FakeService()
     service.url = "http://127.0.0.1:9"
-    options = option(kind, service, tmp_path, client={**QUICK, "retries": 1, "budget": 0.1})
+    options = option(kind, service, tmp_path, client={**QUICK, "retries": 1, "backoff": 0})
     model = build({name: value for name, value in options.items() if name not in ("height", "width")})
     model.load("cpu")
     client = model.__dict__["_client"]
-    client._send = lambda method, *_: (  # the network is not what is tried here
-        json.dumps(spoilt(KINDS[kind][method == "GET" and kind == "comfy"])).encode(),
-        None,
-    )
+    sent = itertools.count()
+
+    def send(method: str, *_: Any) -> tuple[bytes, None]:  # the network is not what is tried here
+        if next(sent) == 8:  # ComfyUI is asked until the image is there
+            raise ServiceError("enough")
+        return json.dumps(spoilt(KINDS[kind][method == "GET" and kind == "comfy"])).encode(), None
+
+    client._send = send
     message = ""
     try:
-        job = Job(client, "sample 0", threading.Event(), time.monotonic() + 0.1)
+        job = Job(client, "sample 0", threading.Event(), time.monotonic() + 1000)
         image, *_ = model.obtain(job, Request(0, 0, "x"), {"height": 16, "width": 16})
         np.testing.assert_array_equal(image, pixels_of("x", 1))
     except EvalkitError as error:

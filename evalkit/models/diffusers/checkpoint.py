@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -11,7 +10,8 @@ from typing import Any, NamedTuple
 
 from evalkit.errors import ConfigError, DataError
 from evalkit.models.base import Conditioning
-from evalkit.utils.files import read_file, sha256_file, sha256_json
+from evalkit.utils import json_files
+from evalkit.utils.files import sha256_file, sha256_json
 from evalkit.utils.text import one_line
 
 INDEX = "model_index.json"
@@ -40,9 +40,9 @@ class Component:
 def read_json(file: Path) -> dict[str, Any]:
     """A JSON object from a file. DataError: the file is no JSON object."""
     try:
-        value = json.loads(read_file(file))
-    except (ValueError, RecursionError, OSError) as error:
-        raise DataError(f"{file} cannot be read as JSON: {one_line(error)}") from error
+        value = json_files.read_json(file)
+    except OSError as error:
+        raise DataError(f"{file} cannot be read: {one_line(error)}") from error
     if not isinstance(value, dict):
         raise DataError(f"{file} holds no JSON object")
     return value

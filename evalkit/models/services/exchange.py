@@ -55,7 +55,7 @@ def exchange(
             proxy_ssl_context=certificates() if given.url.scheme == "https" else None,
             network_backend=backend,
         )
-    with pool, pool.stream(method, _address_of(url), headers=dict(headers), content=content) as response:
+    with pool, pool.stream(method, _address_of(url), headers=list(headers.items()), content=content) as response:
         yield response
 
 
