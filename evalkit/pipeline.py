@@ -19,6 +19,7 @@ from evalkit.plan.plan import Plan
 from evalkit.results.compare import compare, rename_apart
 from evalkit.results.files import write
 from evalkit.results.latent_walk import write_walks
+from evalkit.results.made import made_before, made_now
 from evalkit.results.rows import Outcome, make_rows, notes, run_info
 from evalkit.results.table import ResultTable
 from evalkit.samples.model_pool import ModelPool
@@ -53,6 +54,8 @@ def run(plan: Plan, *, command: str = "") -> ResultTable:
     about = run_info(outcome, plan.config, plan.store.root, baseline=plan.baseline, command=command, seconds=seconds)
     table = _table(plan, about, outcome)
     table = replace(table, lint=tuple(asdict(finding) for finding in findings))
+    made = made_before(table, plan.out / "results.json") or made_now()
+    table = replace(table, run={**table.run, "made": made})
     if plan.gates:
         verdict = judge(table, plan.gates, influences=outcome.influences, pairing=outcome.pairing)
         table = replace(table, gate=verdict.to_json())

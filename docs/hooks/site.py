@@ -45,6 +45,8 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     reference = Reference()
     for name, text in reference.pages().items():
         files.append(File.generated(config, f"reference/{name}.md", content=text))
+    for schema in sorted((ROOT / "evalkit" / "schemas").glob("*.json")):
+        files.append(File.generated(config, f"schemas/{schema.name}", content=schema.read_text("utf-8")))
     return files
 
 

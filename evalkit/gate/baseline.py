@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import csv
 import logging
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +12,7 @@ from typing import Any
 from evalkit.cell import Cell
 from evalkit.errors import ConfigError, DataError, nearest
 from evalkit.results.compare import Influences
+from evalkit.results.csv_files import number, read_columns, read_heads
 from evalkit.results.table import ResultTable
 
 log = logging.getLogger(__name__)
@@ -46,7 +47,7 @@ class EarlierRun:
         try:
             table = ResultTable.load(file)
             return cls(table, _read_influences(file.with_name("samples.csv"), table))
-        except (DataError, OSError, ValueError, csv.Error) as error:
+        except (DataError, OSError) as error:
             raise ConfigError(f"{where}: {error}") from error
 
     def find(self, cell: Cell, named: Any, metric: str, where: str) -> str:
@@ -78,15 +79,12 @@ def _read_influences(path: Path, table: ResultTable) -> dict[tuple[str, str], li
     if not path.is_file():
         return {}
     metrics = {row.metric for row in table.rows}
+    names = {head: name for head in read_heads(path) if (name := head.removesuffix(".influence")) in metrics}
     influences: dict[tuple[str, str], list[float]] = {}
-    with path.open(encoding="utf-8", newline="") as file:
-        lines = csv.reader(file)
-        heads = [head.removesuffix(".influence") for head in next(lines, [])]
-        columns = [(i, head) for i, head in enumerate(heads) if head in metrics]
-        cell = heads.index("cell")
-        for line in lines:
-            for i, metric in columns:
-                if line[i]:
-                    influences.setdefault((line[cell], metric), []).append(float(line[i]))
+    for line, (cell, *texts) in read_columns(path, ("cell", *names)):
+        for name, text in zip(names.values(), texts, strict=True):
+            value = number(text, f"{path}:{line}: {name}")
+            if not math.isnan(value):
+                influences.setdefault((cell, name), []).append(value)
     counts = {(row.cell, row.metric): row.n for row in table.rows}
     return {key: values for key, values in influences.items() if len(values) == counts.get(key)}

@@ -2,27 +2,24 @@
 
 from __future__ import annotations
 
-import csv
-import json
-import math
 import re
 from array import array
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from evalkit.errors import DataError
 from evalkit.results import thumbnails
+from evalkit.results.csv_files import SAMPLE_HEADS, number, read_columns, read_heads
 from evalkit.results.side_by_side import SampleScores
-from evalkit.results.table import ResultTable
+from evalkit.results.table import ResultTable, read_results
 from evalkit.utils.files import sha256_file, sha256_json
 
 T = TypeVar("T")
 RESULTS = "results.json"
 _OTHERS = ("samples.csv", "categories.csv", "nearest.csv", "reference.png", thumbnails.NAME)
-SAMPLE_HEADS = ("cell", "index", "file", "prompt", "category")  # of samples.csv, before the metrics
 _CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff\ufdd0-\ufdef\ufffe\uffff]")
 
 
@@ -66,7 +63,7 @@ class Run:
     @cached_property
     def digest(self) -> str:
         """Of everything that the page shows."""
-        data = json.loads(self.path.read_text(encoding="utf-8"))
+        data = read_results(self.path)
         data["run"].pop("seconds", None)  # a run that finds all done takes other times, and changes nothing
         if isinstance(data.get("gate"), dict):
             data["gate"].pop("at", None)  # judged again, with the same verdict
@@ -105,7 +102,9 @@ class Run:
             return f"{name} is not next to {RESULTS}.{remedy}"
         try:
             return read(path)
-        except (OSError, ValueError, LookupError, TypeError, AttributeError, csv.Error) as error:
+        except DataError as error:
+            return f"{name} cannot be read ({clean(str(error).removeprefix(f'{path}: '))})."
+        except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
             return f"{name} cannot be read ({clean(str(error))})."
 
     def prompts(self, chosen: set[int]) -> dict[tuple[str, int], str]:
@@ -113,12 +112,11 @@ class Run:
         path = self.file("samples.csv")
         if path is None:
             return {}
-        with _open(path) as lines:
-            return {
-                (cell, int(index)): prompt
-                for cell, index, prompt in _columns(lines, ("cell", "index", "prompt"))
-                if int(index) in chosen
-            }
+        return {
+            (cell, int(index)): prompt
+            for _, (cell, index, prompt) in read_columns(path, ("cell", "index", "prompt"))
+            if int(index) in chosen
+        }
 
 
 def nearest_sheets(run: Run) -> list[tuple[str, str, Path]]:
@@ -130,46 +128,25 @@ def nearest_sheets(run: Run) -> list[tuple[str, str, Path]]:
     return [(cell, metric, path) for cell, metric, path in sheets if path is not None]
 
 
-def _open(path: Path) -> Any:
-    return path.open(encoding="utf-8", errors="replace", newline="")
-
-
-def _columns(lines: Any, heads: Sequence[str]) -> Iterator[list[str]]:
-    """The named columns of a CSV, line by line (`LookupError` where one is missing)."""
-    csv.field_size_limit(2**31 - 1)  # prompts may be long
-    reader = csv.reader(lines)
-    first = next(reader, [])
-    if missing := [head for head in heads if head not in first]:
-        raise LookupError(f"it has no column '{missing[0]}'")
-    places = [first.index(head) for head in heads]
-    for line in reader:
-        if line:
-            yield [line[place] for place in places]
-
-
 def _read_lines(path: Path, heads: Sequence[str]) -> list[dict[str, str]]:
-    with _open(path) as lines:
-        return [dict(zip(heads, line, strict=True)) for line in _columns(lines, heads)]
+    return [dict(zip(heads, line, strict=True)) for _, line in read_columns(path, heads)]
 
 
 def _read_samples(path: Path, cells: Mapping[str, str]) -> SampleScores:
-    with _open(path) as lines:
-        heads = next(csv.reader(lines), [])
-    metrics = [head for head in heads if head not in SAMPLE_HEADS and not head.endswith(".influence")]
+    metrics = [head for head in read_heads(path) if head not in SAMPLE_HEADS and not head.endswith(".influence")]
     counts: dict[str, int] = {}
     scores: dict[str, dict[str, array[float]]] = {metric: {} for metric in metrics}
     categories: dict[str, list[str]] = {}
     known: dict[str, str] = {}  # each category's text once: there may be a million samples
-    with _open(path) as lines:
-        for cell, index, _, _, category, *values in _columns(lines, (*SAMPLE_HEADS, *metrics)):
-            if cell not in cells:
-                continue
-            if int(index) != counts.get(cell, 0):
-                raise ValueError(f"the samples of {cell} are not in order")
-            counts[cell] = int(index) + 1
-            categories.setdefault(cell, []).append(known.setdefault(category, category))
-            for metric, value in zip(metrics, values, strict=True):
-                scores[metric].setdefault(cell, array("d")).append(float(value) if value else math.nan)
+    for line, (cell, index, _, _, category, *values) in read_columns(path, (*SAMPLE_HEADS, *metrics)):
+        if cell not in cells:
+            continue
+        if int(index) != counts.get(cell, 0):
+            raise ValueError(f"the samples of {cell} are not in order")
+        counts[cell] = int(index) + 1
+        categories.setdefault(cell, []).append(known.setdefault(category, category))
+        for metric, value in zip(metrics, values, strict=True):
+            scores[metric].setdefault(cell, array("d")).append(number(value, f"line {line}: {metric}"))
     return SampleScores.of(counts, scores, categories)
 
 

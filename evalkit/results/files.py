@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import csv
-import io
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 from evalkit.data.moments import Moments
+from evalkit.results.csv_files import SAMPLE_HEADS, write_csv
 from evalkit.results.stats import stderr_of_mean
 from evalkit.results.table import ResultTable
 from evalkit.utils.files import write_text
@@ -26,7 +25,7 @@ def _write_samples(outcome: Outcome, out: Path) -> None:
     heads = [name if outcome.metrics[name].per_sample else f"{name}.influence" for name in names]
 
     def lines() -> Iterator[list[Any]]:
-        yield ["cell", "index", "file", "prompt", "category", *heads]
+        yield [*SAMPLE_HEADS, *heads]
         for cell in outcome.cells:
             source = outcome.sources[cell.name]
             columns = [outcome.scored[cell.name, name].score.influence for name in names]
@@ -34,7 +33,7 @@ def _write_samples(outcome: Outcome, out: Path) -> None:
                 values = ("" if column is None else f"{column[i]:.6g}" for column in columns)
                 yield [cell.name, i, source.location(i), prompt, category, *values]
 
-    _write_csv(out / "samples.csv", lines())
+    write_csv(out / "samples.csv", lines())
 
 
 def _write_categories(outcome: Outcome, out: Path) -> None:
@@ -53,7 +52,7 @@ def _write_categories(outcome: Outcome, out: Path) -> None:
             for heading, values in groups.items():
                 lines.append([cell.name, name, heading, fmean(values), stderr_of_mean(values), len(values)])
     if len(lines) > 1:
-        _write_csv(out / "categories.csv", lines)
+        write_csv(out / "categories.csv", lines)
 
 
 def _write_nearest(outcome: Outcome, out: Path) -> None:
@@ -69,13 +68,7 @@ def _write_nearest(outcome: Outcome, out: Path) -> None:
                 path = out / "nearest" / f"{cell.name}-{name}.png"
                 write_pairs(outcome.sources[cell.name], outcome.training, nearest, path, title=f"{cell.name}: {name}")
     if len(lines) > 1:
-        _write_csv(out / "nearest.csv", lines)
-
-
-def _write_csv(path: Path, lines: Iterable[Sequence[Any]]) -> None:
-    out = io.StringIO()
-    csv.writer(out, lineterminator="\n").writerows(lines)
-    write_text(path, out.getvalue())
+        write_csv(out / "nearest.csv", lines)
 
 
 def write(outcome: Outcome, table: ResultTable, config: RunConfig, out: Path) -> None:

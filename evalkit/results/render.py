@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from evalkit.results import csv_files
 from evalkit.results.table import MISSING, Comparison, ResultTable
 from evalkit.utils.files import write_json, write_text
 
@@ -56,17 +55,15 @@ def _markdown(lines: Sequence[Sequence[str]]) -> str:
 def to_csv(table: ResultTable) -> str:
     """The wide table as CSV, with full precision, standard errors and protocol hashes."""
     heads, leading = table.grid
-    out = io.StringIO()
-    writer = csv.writer(out, lineterminator="\n")
     metric_heads = [h for c in table.columns for h in (c.metric, f"{c.metric}.stderr", f"{c.metric}.protocol")]
-    writer.writerow(["cell", *heads, *metric_heads])
+    lines: list[list[Any]] = [["cell", *heads, *metric_heads]]
     for cell, lead in zip(table.cells, leading, strict=True):
         line: list[Any] = [cell, *("" if value == MISSING else value for value in lead)]
         for column in table.columns:
             row = column.rows.get(cell)
             line += [row.value, row.stderr, row.protocol_hash] if row else [None, None, None]
-        writer.writerow(line)
-    return out.getvalue()
+        lines.append(line)
+    return csv_files.to_csv(lines)
 
 
 _TEX = str.maketrans({char: f"\\{char}" for char in "_%&#${}"} | {"\\": r"\textbackslash{}"})

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -13,11 +12,14 @@ from typing import TYPE_CHECKING, Any
 
 from evalkit.cell import setting_name
 from evalkit.errors import ConfigError, DataError
+from evalkit.utils import schema
+from evalkit.utils.json_files import read_json
+from evalkit.utils.text import one_line
 
 if TYPE_CHECKING:
     import pandas
 
-SCHEMA = 1
+SCHEMA = 2  # evalkit/schemas/results.schema.json; schema 1 is read too
 MISSING = "–"
 # What a sample set's own records say of its making: by metric its heading, its unit's factor, and which is better.
 COSTS: Mapping[str, tuple[str, float, str]] = {
@@ -41,7 +43,8 @@ class Row:
         better: "lower" or "higher".
         protocol, protocol_hash: what the value rests on; scores of different protocols are never ranked together.
         details: further figures of the same computation.
-        broken: whether there is no value because the computation gave none that is finite.
+        broken: whether there is no value because the metric could not compute one that is finite.
+        unsure: whether it is a cost that was measured too little to be called the best of a column.
     """
 
     cell: str
@@ -61,6 +64,7 @@ class Row:
     details: Mapping[str, float] = field(default_factory=dict)
     note: str | None = None
     broken: bool = False
+    unsure: bool = False
 
     @property
     def sign(self) -> int:
@@ -168,7 +172,6 @@ class ResultTable:
     best: Mapping[str, Sequence[str]] = field(default_factory=dict)
     lint: Sequence[Mapping[str, Any]] = ()
     gate: Mapping[str, Any] | None = None
-    schema: int = SCHEMA
 
     @cached_property
     def rows_by_cell(self) -> dict[str, list[Row]]:
@@ -199,11 +202,14 @@ class ResultTable:
         return ". ".join(parts) or None
 
     def to_json(self) -> dict[str, Any]:
+        """As results.json holds it (`evalkit/schemas/results.schema.json`): each protocol once, rows name its hash."""
+        rows = [asdict(row) for row in self.rows]
         return {
-            "schema": self.schema,
+            "schema": SCHEMA,
             "run": dict(self.run),
             "notes": list(self.notes),
-            "rows": [asdict(row) for row in self.rows],
+            "protocols": _take_protocols(rows, "the table"),
+            "rows": rows,
             "comparisons": [asdict(comparison) for comparison in self.comparisons],
             "best": {metric: list(cells) for metric, cells in self.best.items()},
             "lint": [dict(finding) for finding in self.lint],
@@ -212,24 +218,21 @@ class ResultTable:
 
     @classmethod
     def load(cls, path: Path) -> ResultTable:
-        """Reads a results.json.
+        """Reads a results.json, of this schema or an earlier one.
 
         Raises:
-            DataError: not a results.json, or of a schema that this version does not know.
+            DataError: not a results.json (which row and key, and what is wrong), or of a later schema.
         """
-        try:
-            data = json.loads(path.read_text(encoding="utf-8"))
-            schema = data["schema"]
-            if schema != SCHEMA:
-                raise DataError(f"{path}: schema {schema} is not known here (known: {SCHEMA}); use a matching evalkit")
-            rows = tuple(Row(**row) for row in data["rows"])
-            comparisons = tuple(Comparison(**comparison) for comparison in data.get("comparisons", ()))
-            notes, lint = tuple(data.get("notes", ())), tuple(data.get("lint", ()))
-            return cls(data["run"], rows, notes, comparisons, data.get("best", {}), lint, data.get("gate"))
-        except FileNotFoundError as error:
-            raise DataError(f"{path}: no such file") from error
-        except (ValueError, KeyError, TypeError) as error:
-            raise DataError(f"{path}: not a results.json of evalkit ({error})") from error
+        data = read_results(path)
+        rows = []
+        for number, row in enumerate(data["rows"]):
+            key = row["protocol_hash"]
+            if key not in data["protocols"]:
+                raise DataError(f"{path}: rows[{number}].protocol_hash: there is no protocol {key!r}")
+            rows.append(Row(**row, protocol=data["protocols"][key]))
+        comparisons = tuple(Comparison(**comparison) for comparison in data.get("comparisons", ()))
+        notes, lint = tuple(data.get("notes", ())), tuple(data.get("lint", ()))
+        return cls(data["run"], tuple(rows), notes, comparisons, data.get("best", {}), lint, data.get("gate"))
 
     def to_frame(self) -> pandas.DataFrame:
         """The tidy rows as a pandas frame: one line per cell and metric.
@@ -287,6 +290,41 @@ class ResultTable:
                     cells_by_note.setdefault(("", row.note), []).append(cell)
             lines += [f"{mark}{column.label}: {note} ({', '.join(c)})." for (mark, note), c in cells_by_note.items()]
         return [*lines, *self.notes]
+
+
+def read_results(path: Path) -> dict[str, Any]:
+    """A results.json as JSON of the present schema, checked.
+
+    Raises:
+        DataError: as `ResultTable.load`.
+    """
+    try:
+        data = read_json(path, finite=True)
+    except OSError as error:
+        missing = isinstance(error, FileNotFoundError)
+        raise DataError(f"{path}: {'no such file' if missing else error.strerror or error}") from error
+    if not isinstance(data, dict) or "schema" not in data:
+        raise DataError(f"{path}: not a results.json of evalkit: it has no schema")
+    if data["schema"] == 1:
+        rows = data.get("rows")
+        if isinstance(rows, list):
+            data |= {"schema": SCHEMA, "protocols": _take_protocols(rows, path)}
+    elif data["schema"] != SCHEMA:
+        version = one_line(repr(data["schema"]), 40)
+        raise DataError(f"{path}: schema {version} is not known here (known: 1, {SCHEMA}); use a matching evalkit")
+    schema.check(data, "results", path)
+    return data
+
+
+def _take_protocols(rows: Iterable[Any], where: str | Path) -> dict[str, Any]:
+    """The rows' protocols by their hashes; they are taken out of the rows."""
+    protocols: dict[str, Any] = {}
+    for number, row in enumerate(rows):
+        if isinstance(row, dict) and isinstance(key := row.get("protocol_hash"), str) and "protocol" in row:
+            protocol = row.pop("protocol")
+            if protocols.setdefault(key, protocol) != protocol:
+                raise DataError(f"{where}: rows[{number}]: another row has the hash {key!r} for another protocol")
+    return protocols
 
 
 def _setting(value: Any) -> str:

@@ -387,3 +387,18 @@ def test_the_bounds_of_a_share_are_scipys(count: int, n: int) -> None:
     assert bounds is not None
     expected = binomtest(count, n).proportion_ci(0.90)  # two-sided at 90 %: 95 % to each side
     assert (bounds.low, bounds.high) == pytest.approx((expected.low, expected.high), abs=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("cell,index,fid.influence\na,0\n", r"samples\.csv:2: 2 cells where the header has 3: it is cut off"),
+        ("cell,index,fid.influence\na,0,0.5\na,1,x\n", r"samples\.csv:3: fid is no number: 'x'"),
+        ("index,fid.influence\n0,1\n", r"samples\.csv: it has no column 'cell'"),
+    ],
+)
+def test_a_baseline_whose_samples_are_cut_off_is_refused(tmp_path: Path, text: str, message: str) -> None:
+    render.write(table(fid("a", 9.0)), tmp_path)
+    (tmp_path / "samples.csv").write_text(text)
+    with pytest.raises(ConfigError, match=message):
+        against(str(tmp_path / "results.json"))

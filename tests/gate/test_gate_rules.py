@@ -12,11 +12,12 @@ import yaml
 from gate_fakes import CELLS, METRICS, cell, gate, row
 
 from evalkit.config.compose import compose, resolve
-from evalkit.errors import ConfigError
+from evalkit.errors import ConfigError, DataError
 from evalkit.gate import make_gates
 from evalkit.plan.grid import make_grid
 from evalkit.results import render
 from evalkit.results.table import ResultTable
+from evalkit.utils import schema
 
 
 @pytest.mark.parametrize(
@@ -123,3 +124,35 @@ def test_the_documented_gates_are_gates(tmp_path: Path, monkeypatch: pytest.Monk
     workflows = [block for block in blocks if "jobs" in block]
     commands = [step.get("run", "") for flow in workflows for step in flow["jobs"]["digits"]["steps"]]
     assert sum("run_eval.py" in command for command in commands) == 2
+
+
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        ({"rules": [{"metric": "fid", "max": "12"}]}, r"rules\[0\]\.max"),
+        ({"rules": [{"metric": "fid", "max": float("inf")}]}, r"rules\[0\]\.max"),
+        ({"rules": [{"metric": "fid"}]}, r"rules\[0\]"),
+        ({"rules": [{"metric": "fid", "max": 1, "where": "a"}]}, r"rules\[0\]\.where"),
+        ({"rules": [{"metric": "fid", "maxi": 1}]}, r"rules\[0\]"),
+        ({"rules": {"metric": "fid", "max": 1}}, "rules"),
+        ({"rules": []}, "rules"),
+        ({"rules": [{"metric": "fid", "no_worse_than": {"baseline": "b", "margin": "x"}}]}, "no_worse_than"),
+        ({"rules": [{"metric": "fid", "max": 1}], "waiver": []}, "waiver"),
+        (
+            {"rules": [{"metric": "fid", "max": 1}], "waivers": [{"metric": "fid", "until": "2030-01-31"}]},
+            "reason|waivers",
+        ),
+    ],
+)
+def test_the_published_schema_refuses_what_a_run_refuses(option: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        make_gates({"g": option}, CELLS, METRICS)
+    with pytest.raises(DataError, match=message):
+        schema.check({"g": option}, "gate", "g.yaml")
+
+
+def test_the_shipped_gates_are_of_the_published_schema() -> None:
+    files = sorted((Path(__file__).parents[2] / "configs" / "gate").glob("*.yaml"))
+    assert len(files) >= 3
+    for file in files:
+        schema.check(yaml.safe_load(file.read_text("utf-8")), "gate", file)

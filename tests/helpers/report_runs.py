@@ -17,6 +17,7 @@ import numpy as np
 from evalkit.results.compare import compare
 from evalkit.results.table import ResultTable, Row
 from evalkit.results.thumbnails import BUDGET, NAME, Thumbnailer
+from evalkit.utils.files import sha256_json
 
 SETTINGS = ((4, 4), (4, 8), (1, 8))  # guidance, steps: two swept axes
 CATEGORIES = ("animals", "people")
@@ -28,7 +29,7 @@ HOSTILE = (
     "' onfocus='window.hit=1' autofocus x='",
     "<!-- --><svg onload=window.hit=1>{{ 7*7 }}{% raw %}${7*7}",
     "مرحبا \u202eright to left\u202c שלום",
-    "\U0001f9ea\U0001f468\u200d\U0001f469\u200d\U0001f467 emoji \x00\x07\x1b[31m control \ud800 surrogate \x85",
+    "\U0001f9ea\U0001f468\u200d\U0001f469\u200d\U0001f467 emoji \x00\x07\x1b[31m control \ufffe no character \x85",
     "long" * 2500,
     "http://example.com/x.png javascript:window.hit=1 |a|b| \\textbf{x} $x^2$ %",
 )
@@ -153,7 +154,7 @@ def _with(row: Row, metric: str, label: str, value: float, stderr: float | None,
         stderr=stderr,
         better=better,
         protocol={"metric": metric, **protocol},
-        protocol_hash=f"{metric[:3]}0000000"[:10],
+        protocol_hash=sha256_json({"metric": metric, **protocol})[:10],
     )
 
 

@@ -214,7 +214,7 @@ def test_cells_of_earlier_runs_without_config_or_samples(tmp_path: Path) -> None
     out = write_run(tmp_path / "a")
     table = ResultTable.load(out / "results.json")
     earlier = [
-        replace(row, cell="old (earlier)", protocol_hash="other", settings={})
+        replace(row, cell="old (earlier)", protocol_hash=f"other {row.metric}", settings={})
         for row in table.rows
         if "guidance_scale_1-" in row.cell
     ]

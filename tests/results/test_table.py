@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -85,9 +86,11 @@ def test_results_json_reads_back_equal(tmp_path: Path) -> None:
     again = ResultTable.load(tmp_path / "results.json")
     assert again == ResultTable(run=table.run, rows=tuple(table.rows), notes=())
     data = json.loads((tmp_path / "results.json").read_text())
-    assert data["schema"] == 1
+    assert data["schema"] == 2
     needed = {"cell", "model", "sampler", "prompts", "settings", "metric", "value", "stderr", "n", "better"}
-    assert needed | {"protocol", "protocol_hash"} <= set(data["rows"][0])
+    assert needed | {"protocol_hash"} <= set(data["rows"][0])
+    assert "protocol" not in data["rows"][0]
+    assert data["protocols"] == {json.dumps({"n": 100}): {"n": 100}}  # once, though two rows rest on it
 
 
 @pytest.mark.parametrize(
@@ -96,6 +99,83 @@ def test_results_json_reads_back_equal(tmp_path: Path) -> None:
 def test_a_wrong_results_json_is_refused(tmp_path: Path, text: str) -> None:
     (tmp_path / "results.json").write_text(text)
     with pytest.raises(DataError, match=r"results\.json"):
+        ResultTable.load(tmp_path / "results.json")
+
+
+def as_schema_1(data: dict[str, Any]) -> dict[str, Any]:
+    """As evalkit 0.1.0 wrote it: each row with its protocol."""
+    protocols = data.pop("protocols")
+    for each in data["rows"]:
+        each["protocol"] = protocols[each["protocol_hash"]]
+        del each["unsure"]
+    return {**data, "schema": 1}
+
+
+def test_a_results_json_of_the_first_schema_is_read(tmp_path: Path) -> None:
+    table = make(row("a"), row("b", value=2.0, protocol={"n": 50}), row("c", value=3.0))
+    path = tmp_path / "results.json"
+    path.write_text(json.dumps(as_schema_1(table.to_json())))
+    assert ResultTable.load(path) == replace(table, rows=tuple(table.rows), comparisons=tuple(table.comparisons))
+
+
+def altered(place: tuple[Any, ...], value: Any) -> str:
+    """A results.json with one value changed; the text "NaN" and the like stand for themselves."""
+    data = make(row("a"), row("b", value=2.0)).to_json()
+    inner: Any = data
+    for part in place[:-1]:
+        inner = inner[part]
+    inner[place[-1]] = value
+    text = json.dumps(data)
+    return text.replace('"@NaN"', "NaN").replace('"@1e999"', "1e999").replace('"@huge"', "1" + "0" * 400)
+
+
+WRONG: list[tuple[tuple[Any, ...], Any, str]] = [
+    (("rows", 1, "value"), "12", r"rows\[1\]\.value must be number or null: '12'"),
+    (("rows", 0, "value"), True, r"rows\[0\]\.value must be number or null: True"),
+    (("rows", 0, "value"), "@NaN", "not JSON: NaN is no number"),
+    (("rows", 0, "stderr"), "@1e999", "the number 1e999 is too large"),
+    (("rows", 0, "value"), "@huge", r"rows\[0\]\.value must be smaller than"),
+    (("rows", 0, "n"), "many", r"rows\[0\]\.n must be integer: 'many'"),
+    (("rows", 0, "settings"), None, r"rows\[0\]\.settings must be object: None"),
+    (("rows", 1, "better"), "up", r"rows\[1\]\.better must be one of \['lower', 'higher'\]: 'up'"),
+    (("rows", 1, "new"), 1, r"rows\[1\] must not contain \{'new'\} properties"),
+    (("rows", 1), [], r"rows\[1\] must be object"),
+    (("rows", 1, "protocol_hash"), "x", r"rows\[1\]\.protocol_hash: there is no protocol 'x'"),
+    (("run",), [], "run must be object"),
+    (("run", "cells"), {"a": 1}, r"run\.cells\.a must be string: 1"),
+    (("run", "images"), {"a": {"count": 0, "warnings": {}}}, r"run\.images\.a\.count must be bigger than"),
+    (("comparisons", 0, "p"), "0", r"comparisons\[0\]\.p must be number or null"),
+    (("best",), {"fid": "a"}, r"best\.fid must be array"),
+    (("gate",), {}, r"gate must contain \['status'\]"),
+    (("lint",), [1], r"lint\[0\] must be object"),
+]
+
+
+@pytest.mark.parametrize(("place", "value", "message"), WRONG)
+def test_a_value_of_a_wrong_kind_is_named_by_row_and_key(
+    tmp_path: Path, place: tuple[Any, ...], value: Any, message: str
+) -> None:
+    path = tmp_path / "results.json"
+    path.write_text(altered(place, value))
+    with pytest.raises(DataError, match=message) as error:
+        ResultTable.load(path)
+    assert "\n" not in str(error.value)
+    assert str(error.value).startswith(f"{path}: ")
+
+
+@pytest.mark.parametrize("text", ["[" * 200_000, '{"a":' * 200_000, '{"schema": ' + "1" * 6000 + "}", "\udcff"])
+def test_json_that_breaks_readers_is_one_line(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "results.json"
+    path.write_bytes(text.encode(errors="surrogateescape"))
+    with pytest.raises(DataError, match=r"results\.json: not JSON: "):
+        ResultTable.load(path)
+
+
+def test_two_protocols_never_share_a_hash(tmp_path: Path) -> None:
+    data = as_schema_1(make(row("a"), row("b")).to_json())
+    data["rows"][1]["protocol"] = {"n": 7}
+    (tmp_path / "results.json").write_text(json.dumps(data))
+    with pytest.raises(DataError, match=r"rows\[1\]: another row has the hash"):
         ResultTable.load(tmp_path / "results.json")
 
 

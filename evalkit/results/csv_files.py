@@ -1,0 +1,113 @@
+"""The CSV files of a run: written so that no spreadsheet runs a cell, and read back exactly, line by line.
+
+A text that a spreadsheet would take for a formula (a prompt such as `=cmd|'/C calc'!A0`) is written after a single
+quote, as OWASP advises; so is one that begins with quotes and then such a sign, so that reading is exact. Numbers stay.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from evalkit.errors import DataError
+from evalkit.utils.files import write_text
+from evalkit.utils.text import one_line
+
+SAMPLE_HEADS = ("cell", "index", "file", "prompt", "category")  # of samples.csv, before the metrics
+_RUN = re.compile("'*[=+\\-@\t\r\n\uff1d\uff0b\uff0d\uff20]")  # the last four: their full-width forms
+_QUOTED = re.compile(f"'{_RUN.pattern}")
+
+
+def safe(value: Any) -> Any:
+    """A cell that no spreadsheet runs; `restored` gives the text back."""
+    return f"'{value}" if isinstance(value, str) and _RUN.match(value) and not _is_number(value) else value
+
+
+def restored(text: str) -> str:
+    """The text that `safe` was given."""
+    return text[1:] if _QUOTED.match(text) else text
+
+
+def to_csv(lines: Iterable[Sequence[Any]]) -> str:
+    """Lines of cells as CSV."""
+    out, texts = io.StringIO(), []
+    writer = csv.writer(out, lineterminator="\r\n")  # so that cells with either are quoted
+    for line in lines:
+        writer.writerow([safe(cell) for cell in line])
+        texts.append(out.getvalue().removesuffix("\r\n"))
+        out.seek(0)
+        out.truncate()
+    return "\n".join([*texts, ""])
+
+
+def write_csv(path: Path, lines: Iterable[Sequence[Any]]) -> None:
+    """Writes lines of cells, whole or not at all."""
+    write_text(path, to_csv(lines))
+
+
+def read_heads(path: Path) -> list[str]:
+    """The header's names; none of an empty file."""
+    with _open(path) as file:
+        return [restored(head) for head in next(_reader(path, file), (1, []))[1]]
+
+
+def read_columns(path: Path, heads: Sequence[str]) -> Iterator[tuple[int, list[str]]]:
+    """The named columns of each line, with the line's number.
+
+    Raises:
+        DataError: a column is missing, a line is cut off, or it is no CSV (which line).
+        OSError: the file cannot be read.
+    """
+    with _open(path) as file:
+        lines = _reader(path, file)
+        first = [restored(head) for head in next(lines, (1, []))[1]]
+        if missing := [head for head in heads if head not in first]:
+            raise DataError(f"{path}: it has no column '{missing[0]}'")
+        places = [first.index(head) for head in heads]
+        for number, line in lines:
+            if len(line) != len(first):
+                raise DataError(f"{path}:{number}: {len(line)} cells where the header has {len(first)}: it is cut off")
+            yield number, [restored(line[place]) for place in places]
+
+
+def number(text: str, where: str) -> float:
+    """A cell's number; NaN of an empty one.
+
+    Raises:
+        DataError: it is none, or not finite.
+    """
+    try:
+        value = float(text) if text else 0.0
+    except ValueError:
+        value = math.inf
+    if not math.isfinite(value):
+        raise DataError(f"{where} is no number: {one_line(repr(text), 40)}")
+    return value if text else math.nan
+
+
+def _open(path: Path) -> Any:
+    return path.open(encoding="utf-8", errors="replace", newline="")
+
+
+def _reader(path: Path, file: Any) -> Iterator[tuple[int, list[str]]]:
+    csv.field_size_limit(2**31 - 1)  # prompts may be long
+    reader = csv.reader(file, strict=True)
+    try:
+        for line in reader:
+            if line:
+                yield reader.line_num, line
+    except csv.Error as error:
+        raise DataError(f"{path}:{reader.line_num}: not a CSV: {one_line(error)}") from None
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
