@@ -28,7 +28,8 @@ class InceptionScore(KeepsFeatures, SampleMetric[Rows]):
 
     Args:
         features: address of the logits.
-        splits: number of splits; has no effect where `split_size` is given.
+        splits: number of splits; of fewer samples than that, half as many as there are samples. Has no effect where
+            `split_size` is given.
         split_size: samples per split; none: N / splits.
         shuffle: whether the samples are shuffled before they are split.
         seed: of the shuffle.
@@ -49,7 +50,6 @@ class InceptionScore(KeepsFeatures, SampleMetric[Rows]):
             given = f"splits={self.splits}, split_size={self.split_size}"
             raise ValueError(f"{given}: give 1 split or more, of 2 samples or more")
         self.needs = (self.features,)
-        self.min_samples = max(self.splits, 2) if self.split_size is None else 2
 
     def constants(self) -> dict[str, Any]:
         size = {"splits": self.splits} if self.split_size is None else {"split_size": self.split_size}
@@ -65,7 +65,8 @@ class InceptionScore(KeepsFeatures, SampleMetric[Rows]):
         logits = generated[self.features][order].double()  # f64 [N,C]
         influence = torch.zeros(n).double()
         scores, enough = [], True
-        size, edges = self.split_size, [i * n // self.splits for i in range(self.splits + 1)]
+        splits = self.splits if n >= self.splits else max(1, n // 2)  # torch-fidelity's score is NaN there
+        size, edges = self.split_size, [i * n // splits for i in range(splits + 1)]
         parts = [slice(*ends) for ends in pairwise(edges if size is None else [*range(0, n, size), n])]
         for part in parts:
             value, each, classes = split_score(logits[part])
@@ -89,9 +90,11 @@ def split_score(logits: Tensor) -> tuple[float, Tensor, float]:
         The score; each sample's influence on it, f64 [n], mean 0; the exponential of the marginal's entropy, which
         says how many classes the split holds.
     """
-    p, log_p = logits.softmax(1), logits.log_softmax(1)
-    marginal = p.mean(0).clamp(min=1e-300)  # a class that no sample has adds nothing, and no NaN
-    kl = (p * (log_p - marginal.log())).sum(1)  # [n]
-    value = float(kl.mean().exp())
-    classes = float((marginal * marginal.log()).sum().neg().exp())
+    import torch
+
+    p = logits.softmax(1)
+    marginal = p[0] + (p - p[0]).mean(0)  # of equal rows exactly their own
+    kl = (torch.xlogy(p, p) - torch.xlogy(p, marginal)).sum(1)  # [n]; a class that no sample has adds nothing
+    value = float(kl.mean().clamp(min=0).exp())  # rounding aside it is 1 at least
+    classes = float(torch.xlogy(marginal, marginal).sum().neg().exp())
     return value, value * (kl - kl.mean()), classes

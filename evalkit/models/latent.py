@@ -174,7 +174,8 @@ class GanModel(LatentModel):
         if output.ndim != 4 or output.shape[0] != count or output.shape[1] not in (1, 3):
             raise DataError(f"the generator gave {list(output.shape)} for {count} latents, not [{count},3,H,W]")
         x = output.detach().cpu().double()
-        if not x.isfinite().all():
-            raise DataError("the generator's output holds NaN or infinite values")
+        bad = int((~x.isfinite()).reshape(count, -1).any(1).sum())
+        if bad:
+            raise DataError(f"the generator's output holds NaN or infinite values in {bad} of {count} images")
         low, high = self.output_range
         return ((x - low) / (high - low) * 255).expand(-1, 3, -1, -1)

@@ -18,7 +18,7 @@ from evalkit.errors import ConfigError, DataError, nearest
 from evalkit.models.base import Generated, Model, Request, Sampler, Settings
 from evalkit.models.diffusers import compat
 from evalkit.models.diffusers.networks import Network
-from evalkit.models.diffusers.sampling import to_uint8
+from evalkit.models.diffusers.sampling import mark_infinities, to_uint8
 from evalkit.models.hub import WeightsLocation
 from evalkit.utils.files import resolve_path
 
@@ -191,7 +191,7 @@ class VaeReconstruction(Model):
         x = torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).to(self._device)  # NHWC -> NCHW, u8
         with torch.inference_mode():
             y = self._reconstruct((x.float() / 127.5 - 1).to(self._vae.dtype), requests)
-        pixels = (y.float() / 2 + 0.5).clamp(0, 1).permute(0, 2, 3, 1).cpu().numpy()  # NCHW -> NHWC
+        pixels = (mark_infinities(y.float()) / 2 + 0.5).clamp(0, 1).permute(0, 2, 3, 1).cpu().numpy()  # NCHW -> NHWC
         return Generated(to_uint8(pixels, str(self)), nfe=1.0)
 
     def _read(self, requests: Sequence[Request]) -> list[NDArray[np.uint8]]:

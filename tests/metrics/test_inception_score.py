@@ -93,7 +93,7 @@ def test_merges_in_any_order_to_the_same_bits(cuts: list[int], rng: object) -> N
 
 def test_contract() -> None:
     metric = InceptionScore(features="digits/logits", splits=4)
-    assert metric.min_samples == 4
+    assert metric.min_samples == 2
     assert metric.needs == ("digits/logits",)
     assert metric.constants() == {"estimator": "inception score", "splits": 4, "shuffle": "RandomState(2020)"}
     adm = InceptionScore(split_size=5000, shuffle=False)
@@ -117,6 +117,25 @@ def test_a_class_that_no_sample_has() -> None:
     metric = InceptionScore(splits=1)
     logits = np.eye(5)[np.arange(40) % 4] * 1000
     assert metric.score(generated=metric.observe(batch(logits))).value == pytest.approx(4.0, rel=1e-12)
+
+
+@pytest.mark.parametrize("row", [[0.3, 1.7, -2.0], [1000.0, 0.0, -1000.0], [0.1] * 10, [-3.3, 8.25, 1e-3, 7.7]])
+@pytest.mark.parametrize("n", [7, 30, 333])
+def test_equal_predictions_give_exactly_1(row: list[float], n: int) -> None:
+    """Rounding gave 0.9999999999999999, less than the least that there is."""
+    metric = InceptionScore(splits=2)
+    score = metric.score(generated=metric.observe(batch(np.tile(row, (n, 1)))))
+    assert (score.value, score.details["std"]) == (1.0, 0.0)
+
+
+@pytest.mark.parametrize(("n", "splits"), [(2, 1), (5, 2), (9, 4), (10, 10), (11, 10)])
+def test_fewer_samples_than_splits(n: int, splits: int) -> None:
+    """torch-fidelity's splits are empty there, and its score is NaN."""
+    metric = InceptionScore()
+    score = metric.score(generated=metric.observe(batch(random_logits(n, classes=3))))
+    assert score.value is not None
+    assert 1 <= score.value <= 3
+    assert score.details["splits"] == splits
 
 
 def test_influence_is_the_derivative() -> None:

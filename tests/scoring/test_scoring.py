@@ -205,8 +205,8 @@ def test_a_metric_of_pixels(tmp_path: Path) -> None:
 
 
 def test_too_few_samples_are_refused() -> None:
-    with pytest.raises(ConfigError, match="metric 'is' needs at least 10 samples, but x has 9: raise num_samples"):
-        check_counts({"is": InceptionScore()}, {"x": 9}, {})
+    with pytest.raises(ConfigError, match="metric 'is' needs at least 2 samples, but x has 1: raise num_samples"):
+        check_counts({"is": InceptionScore()}, {"x": 1}, {})
     with pytest.raises(ConfigError, match="at least 2 reference images, but there are 1"):
         check_counts({"fid": FrechetDistance()}, {"x": 9}, {"reference": MemorySource(random_images(1))})
 

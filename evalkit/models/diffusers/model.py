@@ -28,6 +28,7 @@ from evalkit.models.diffusers.sampling import (
     give_own_noise,
     quiet,
     to_uint8,
+    watch_infinities,
 )
 from evalkit.models.hub import WeightsLocation
 from evalkit.utils import devices
@@ -169,6 +170,7 @@ class DiffusersModel(NoiseModel):
             pipe.to(device)
             pipe.set_progress_bar_config(disable=True)
             self.efficiency.apply(pipe, device, self.who)
+        watch_infinities(pipe)
         self._pipe, self._own_scheduler = pipe, pipe.scheduler
 
     def _pipeline_class(self, checkpoint: Checkpoint) -> Any:

@@ -209,9 +209,31 @@ def denoise(
         if guess.shape[1] == 2 * x.shape[1] and "DDPM" not in type(scheduler).__name__:
             guess = guess[:, : x.shape[1]]  # the other half is a learned variance, which DDPM alone uses
         x = scheduler.step(guess, t, x, **extra).prev_sample
-    x = x.where(x.isfinite(), torch.nan)  # clamping would turn an infinity into a plain white
+    x = mark_infinities(x)
     pixels: NDArray[np.float32] = (x / 2 + 0.5).clamp(0, 1).permute(0, 2, 3, 1).float().cpu().numpy()
     return pixels
+
+
+def mark_infinities(x: torch.Tensor) -> torch.Tensor:
+    """NaN in the place of infinite values: clamping would turn them into a plain white or black."""
+    import torch
+
+    return x.where(x.isfinite(), torch.nan)
+
+
+def watch_infinities(pipe: Any) -> None:
+    """Marks the infinite values of what a pipeline's VAE gives, before its image processor clamps them."""
+    import torch
+
+    processor: Any = getattr(pipe, "image_processor", None)
+    postprocess = getattr(processor, "postprocess", None)
+    if postprocess is None:
+        return
+
+    def marked(image: Any, *args: Any, **kwargs: Any) -> Any:
+        return postprocess(mark_infinities(image) if isinstance(image, torch.Tensor) else image, *args, **kwargs)
+
+    processor.postprocess = marked
 
 
 def to_uint8(images: Any, who: str) -> NDArray[np.uint8]:
