@@ -5,22 +5,23 @@ Rules that all sets share:
 * Sample `i` is made from prompt `i % N`: the first N samples ask for every prompt once, the next N for each once more.
 * Order is the file's order. Repeated prompts are kept: each asks for a sample of its own (with its own seed).
 * Text is UTF-8 (a byte-order mark is dropped) and stripped of white space at its ends. Other bytes are an error that
-  names the line. In a text file blank lines are skipped; in a table a blank prompt is an error that names the row.
+  names the line. Lines end at LF, CR LF or CR, and at no other character. In a text file blank lines are skipped; in a
+  table a blank prompt is an error that names the row.
 * A set without prompts is an error.
 """
 
 from __future__ import annotations
 
 import itertools
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from evalkit.errors import ConfigError, DataError, nearest, whole_number
-from evalkit.utils.files import resolve_path, sha256_file, sha256_json
-from evalkit.utils.tables import decode_text, parse_table
+from evalkit.prompts.files import Paths, prompt_files, table_entries, text_prompts
+from evalkit.prompts.shapes import Captions, Entry
+from evalkit.utils.files import sha256_file, sha256_json
 
 IMAGES = ("control", "source", "mask", "target")  # a prompt's fields that are paths of images
 
@@ -72,6 +73,8 @@ class PromptSet:
             object.__setattr__(self, "prompts", self.prompts[: self.limit])
         if not self.prompts:
             raise ConfigError("prompts: the set is empty: give at least one prompt")
+        for i, prompt in enumerate(self.prompts):
+            _check_characters(prompt, i)
 
     def __len__(self) -> int:
         return len(self.prompts) * self.samples_per_prompt
@@ -94,6 +97,15 @@ class PromptSet:
             for p in self.prompts
         ]
         return {"prompts": len(rows), "sha256": sha256_json(rows)}
+
+
+def _check_characters(prompt: Prompt, number: int) -> None:
+    """Raises DataError for half of a surrogate pair, which YAML and JSON can write and no file takes."""
+    for text in (prompt.text, prompt.negative, prompt.category):
+        try:
+            (text or "").encode()
+        except UnicodeEncodeError:
+            raise DataError(f"prompt {number}: half of a surrogate pair, which is no character: {text!a}") from None
 
 
 def _digest(image: str | None) -> str | None:
@@ -134,31 +146,43 @@ class ClassPrompts(PromptSet):
 
 
 class TextPrompts(PromptSet):
-    """A text file, one prompt per line; blank lines are skipped."""
+    """Text files, one prompt per line; blank lines are skipped. Of a folder each .txt file is one prompt.
 
-    def __init__(self, path: str | os.PathLike[str], samples_per_prompt: int = 1, limit: int | None = None) -> None:
-        file = _existing(path)
-        lines = (line.strip() for line in decode_text(file, file.read_bytes()).splitlines())
-        made = tuple(Prompt(text=line) for line in lines if line)
-        if not made:
-            raise DataError(f"{file}: no prompts: the file is empty or all its lines are blank")
-        super().__init__(made, samples_per_prompt, limit)
+    Args:
+        path: a file, a pattern of several (`prompts/*.txt`), or a list of these; or a folder of .txt files, which are
+            read by name.
+        samples_per_prompt, limit: as of `PromptSet`.
+    """
+
+    def __init__(self, path: Paths, samples_per_prompt: int = 1, limit: int | None = None) -> None:
+        made = [Prompt(text=text) for file in prompt_files(path, folders=True) for text in text_prompts(file)]
+        super().__init__(tuple(made), samples_per_prompt, limit)
 
 
 class TablePrompts(PromptSet):
-    """A CSV, TSV or JSONL file; the arguments name its columns.
+    """A CSV, TSV, JSONL or JSON file, or several; the arguments name its columns.
 
     Args:
-        path: the file; `pkg://package/inner/path` is a file inside an installed package.
+        path: the file; `pkg://package/inner/path` is a file inside an installed package. A pattern of several
+            (`prompts/*.jsonl`), or a list.
         text, negative, category, class_id, control, source, mask, target: names of columns. A column that is named must
             be there. A blank cell means none, except in the text's column, where it is an error. Images' paths are
-            relative to the file's folder.
-        delimiter: "auto" goes by the suffix (.csv, .tsv, .jsonl), then by the first line; or "," ";" "\\t" "jsonl".
+            relative to the file's folder. In COCO's and Karpathy's layouts the captions are the text, whatever its
+            name.
+        delimiter: "auto" goes by the suffix (.csv, .tsv, .jsonl, .json), then by the first line; or "," ";" "\\t"
+            "jsonl" "json".
+        caption_seed: in COCO's and Karpathy's layouts an image has several captions, of which one is its prompt: none:
+            that of the lowest id; a number: one by lot.
+        split: of Karpathy's layout: train, restval, val or test; none: all.
+        samples_per_prompt, limit: as of `PromptSet`.
+
+    Attributes:
+        caption_ids: of the captions that were chosen, in the order of the prompts.
     """
 
     def __init__(
         self,
-        path: str | os.PathLike[str],
+        path: Paths,
         text: str | None = "prompt",
         negative: str | None = None,
         category: str | None = None,
@@ -168,19 +192,38 @@ class TablePrompts(PromptSet):
         mask: str | None = None,
         target: str | None = None,
         delimiter: str = "auto",
+        caption_seed: int | None = None,
+        split: str | None = None,
         samples_per_prompt: int = 1,
         limit: int | None = None,
     ) -> None:
-        file = _existing(path)
+        for name, value, least in (("limit", limit, 1), ("caption_seed", caption_seed, 0)):
+            if value is not None:
+                whole_number(value, f"prompts: {name}", least)
         images = {"control": control, "source": source, "mask": mask, "target": target}
         columns = _columns(text=text, negative=negative, category=category, class_id=class_id, **images)
-        rows = parse_table(file, file.read_bytes(), delimiter)
-        made = tuple(
-            _from_row(row, columns, f"{file}:{line}", file.parent) for line, row in itertools.islice(rows, limit)
-        )
-        if not made:
+        object.__setattr__(self, "_captions", Captions(caption_seed, split))
+        prompts: list[Prompt] = []
+        ids: list[int | str] = []
+        for file in prompt_files(path, folders=False):
+            entries = table_entries(file, text, delimiter, self._captions)
+            for entry in itertools.islice(entries, limit and limit - len(prompts)):
+                prompts.append(_from_row(_columns_of(entry, columns), columns, entry.where, file.parent))
+                ids += [] if entry.id is None else [entry.id]
+        if not prompts:
             raise DataError(f"{file}: no prompts: the table has no rows")
-        super().__init__(made, samples_per_prompt, limit)
+        object.__setattr__(self, "caption_ids", tuple(ids))
+        super().__init__(tuple(prompts), samples_per_prompt, limit)
+
+    caption_ids: tuple[int | str, ...]
+    _captions: Captions
+
+    def identity(self) -> dict[str, Any]:
+        """As `PromptSet`; of captions also which of an image's were chosen, with the digest of their ids."""
+        if not self.caption_ids:
+            return super().identity()
+        chosen = {"rule": str(self._captions), "ids_sha256": sha256_json(self.caption_ids)}
+        return super().identity() | {"captions": chosen}
 
 
 class DatasetPrompts(PromptSet):
@@ -269,10 +312,10 @@ def _cell(value: Any, field: str, where: str) -> str | int | None:
 def _class_id(value: Any, where: str) -> int:
     try:
         number = int(value)
-        if number < 0 or isinstance(value, bool) or (isinstance(value, float) and value != number):
+        if not 0 <= number < 2**31 or isinstance(value, bool) or (isinstance(value, float) and value != number):
             raise ValueError
-    except (TypeError, ValueError):
-        raise DataError(f"{where}: a class id is a whole number >= 0, not {value!r}") from None
+    except (TypeError, ValueError, OverflowError):  # of infinity
+        raise DataError(f"{where}: a class id is a whole number >= 0 (below 2**31), not {str(value)[:80]!r}") from None
     return number
 
 
@@ -296,9 +339,10 @@ def _inline(item: Any, where: str) -> Prompt:
     return Prompt(**values)
 
 
-def _existing(path: str | os.PathLike[str]) -> Path:
-    file = resolve_path(path)
-    if not file.is_file():
-        what = "is a folder" if file.is_dir() else "is missing"
-        raise ConfigError(f"prompts: the file {file} {what}: give the path of a file of prompts")
-    return file
+def _columns_of(entry: Entry, columns: Mapping[str, str]) -> Mapping[str, Any]:
+    """The columns of an entry; of a bare text that of the prompts alone."""
+    if not isinstance(entry.row, str):
+        return entry.row
+    if set(columns) != {"text"}:
+        raise ConfigError(f"{entry.where}: a bare text, and no object with columns: leave out all but text")
+    return {columns["text"]: entry.row}
