@@ -9,6 +9,7 @@ from typing import Any, Literal
 from evalkit.data.concat import natural_key
 from evalkit.data.profiles import CHOICES
 from evalkit.errors import ConfigError, nearest, whole_number
+from evalkit.utils.files import Stamp
 
 EXTENSIONS = (
     *(".png", ".apng", ".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".webp", ".avif", ".gif"),
@@ -20,9 +21,10 @@ Reader = Callable[[str], bytes]  # a file's bytes by its name in the container
 
 @dataclass(frozen=True, slots=True)  # slots: there may be a million
 class FileRecord:
-    """What a scan found of one file; valid as long as its size and mtime are the same.
+    """What a scan found of one file; valid as long as its stamp is the same.
 
     Attributes:
+        stamp: what tells whether the file changed; of a local file its size, times and inode.
         width, height: 0 where there is an error.
         notes, format, mode: see `evalkit.data.codec`.
         error: why it cannot be read, naming the file; none: it can.
@@ -32,8 +34,7 @@ class FileRecord:
         quality: of a JPEG, about, as its quantisation tables tell.
     """
 
-    size: int
-    mtime_ns: int
+    stamp: Stamp
     sha256: str
     width: int
     height: int

@@ -22,7 +22,7 @@ from typing import Any, BinaryIO, TypeVar, cast
 from urllib.parse import parse_qsl, urlsplit
 
 from evalkit.errors import ConfigError, DataError, EvalkitError, ServiceError, nearest
-from evalkit.utils.files import open_file, resolve_path, sha256_json
+from evalkit.utils.files import Stamp, open_file, resolve_path, sha256_json, stamp_of_file
 
 BLOCK = 4 << 20  # bytes of a block
 BLOCKS = 8  # kept of a file
@@ -49,7 +49,6 @@ _PACKAGES = {
 _CHANGES = ("ETag", "etag", "mtime", "LastModified", "last_modified", "Last-Modified", "updated", "created", "blob_id")
 
 T = TypeVar("T")
-Stamp = tuple[int, int]  # size, and a number that changes with the content (0: nothing tells)
 
 
 @dataclass(frozen=True)
@@ -155,11 +154,13 @@ def open_place(place: Place) -> BinaryIO:
 
 
 def stamp_of(place: Place) -> Stamp:
-    """Size of a file, and its mtime or what else changes with it. Raises OSError where it is a file that is gone."""
-    if isinstance(place, Remote):
-        return place.stamp()
-    stat = place.stat()
-    return stat.st_size, stat.st_mtime_ns
+    """What tells whether a file changed. Raises OSError where it is a file that is gone."""
+    return place.stamp() if isinstance(place, Remote) else stamp_of_file(place)
+
+
+def made_stamp(size: int, about: Any) -> Stamp:
+    """The stamp of what has no inode: its size, and a number that changes with a JSON value (none: nothing tells)."""
+    return size, int(sha256_json(about)[:12], 16) + 1 if about else 0, 0, 0
 
 
 def find_place(path: str | os.PathLike[str]) -> Place:
@@ -343,4 +344,4 @@ def _scheme(url: str) -> str:
 
 def _stamp(info: Mapping[str, Any]) -> Stamp:
     changing = {name: str(info[name]) for name in _CHANGES if info.get(name)}
-    return int(info.get("size") or 0), int(sha256_json(changing)[:12], 16) + 1 if changing else 0
+    return made_stamp(int(info.get("size") or 0), changing)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+import logging
 import os
 import sys
 import time
@@ -15,16 +16,24 @@ from typing import TYPE_CHECKING
 from evalkit.data import codec
 from evalkit.data.png_parameters import read_parameters
 from evalkit.data.records import FileRecord, Reader
-from evalkit.data.remote import Remote, Stamp
+from evalkit.data.remote import Remote
 from evalkit.errors import DataError
-from evalkit.utils.files import atomic_path, sha256_bytes
+from evalkit.utils.code import module_digest
+from evalkit.utils.files import Stamp, atomic_path, sha256_bytes, writing
 
 if TYPE_CHECKING:
     from evalkit.data.containers.base import Container
     from evalkit.data.records import Reader
 
 
+INDEX = "scan4-"  # an index's name begins with it; the number is that of its layout
+CHECK_DIGITS = 16  # hex digits of a line's digest
+
 _SETTLED_NS = 2_000_000_000  # a file younger than this could change again within one tick of its mtime
+_GONE: Stamp = (-1, 0, 0, 0)
+_LOOKED_AT_BY = ("evalkit.data.codec", "evalkit.data.png_parameters", "evalkit.data.records")
+
+log = logging.getLogger(__name__)
 
 
 _WAITING = 2048  # images that wait in the pool at a time: each costs a kilobyte
@@ -56,21 +65,20 @@ def scan(
         cache: a folder that keeps the records for the next process.
     """
     place = str(container.place) if isinstance(container.place, Remote) else os.path.realpath(container.place)
-    # The name tells the version of what is kept: 3 has a line per image.
-    file = cache / f"scan3-{sha256_bytes(place.encode())[:16]}.jsonl" if cache else None
-    stored = load_records(file) if file else {}
+    file = container.index = cache / f"{INDEX}{sha256_bytes(place.encode())[:16]}.jsonl" if cache else None
+    stored = load_records(file, place) if file else {}
     kept = {name: record for name, record in {**stored, **container.scanned}.items() if record.decoded or not decode}
     known = {name: kept[name] for name in names if name in kept and _is_as_it_was(container, name, kept[name])}
 
     def look(name: str) -> FileRecord:
-        label, stamp = container.label(name), (-1, 0)
+        label, stamp = container.label(name), _GONE
         try:
             stamp = container.stamp(name)
             return make_record(read(name), label, stamp, decode=decode)
         except DataError as error:
-            return FileRecord(*stamp, "", 0, 0, (), "", "", str(error), decode, None)
+            return FileRecord(stamp, "", 0, 0, (), "", "", str(error), decode, None)
         except OSError as error:
-            return FileRecord(-1, 0, "", 0, 0, (), "", "", f"{label}: {error.strerror or error}", decode, None)
+            return FileRecord(_GONE, "", 0, 0, (), "", "", f"{label}: {error.strerror or error}", decode, None)
 
     try:
         new = [name for name in names if name not in known]
@@ -83,13 +91,13 @@ def scan(
     finally:
         records = {name: known[name] for name in names if name in known}
         if file and records != stored:
-            save_records(file, records)
+            save_records(file, place, records)
     return list(records.values())
 
 
 def _is_as_it_was(container: Container, name: str, record: FileRecord) -> bool:
     try:
-        return (record.size, record.mtime_ns) == container.stamp(name)
+        return record.stamp == container.stamp(name)
     except OSError:
         return False
 
@@ -100,7 +108,7 @@ def make_record(data: bytes, name: str, stamp: Stamp, *, decode: bool) -> FileRe
     Args:
         data: the file.
         name: what errors call it.
-        stamp: size and mtime (ns) of what is looked at to tell whether the record still holds.
+        stamp: of what is looked at to tell whether the record still holds.
         decode: whether all of it is decoded, or its header alone.
     """
     sha256 = sha256_bytes(data)
@@ -109,36 +117,71 @@ def make_record(data: bytes, name: str, stamp: Stamp, *, decode: bool) -> FileRe
         if decode:
             codec.decode(data, name)
     except DataError as error:
-        return FileRecord(*stamp, sha256, 0, 0, (), "", "", str(error), decode, None)
+        return FileRecord(stamp, sha256, 0, 0, (), "", "", str(error), decode, None)
     size, parameters = (header.width, header.height), read_parameters(header.texts)
     about = header.profile, header.quality
-    return FileRecord(*stamp, sha256, *size, header.notes, header.format, header.mode, None, decode, parameters, *about)
+    return FileRecord(stamp, sha256, *size, header.notes, header.format, header.mode, None, decode, parameters, *about)
 
 
-def load_records(path: Path) -> dict[str, FileRecord]:
-    """What `save_records` kept; empty where there is none."""
-    records = {}
+# The index of a scan: a line of whose it is, then a line per image, each after the digest of both. So a flipped bit, a
+# line cut short and the index of another folder are seen, and that file is looked at anew.
+
+
+def load_records(path: Path, place: str) -> dict[str, FileRecord]:
+    """What `save_records` kept of the images at a place; lines that were altered are left out, and told of."""
+    records: dict[str, FileRecord] = {}
+    altered = 0
     try:
-        with path.open(encoding="utf-8") as lines:
-            for line in lines:
-                name, *values = json.loads(line)
-                row = dict(zip(FileRecord.__slots__, values, strict=True))
-                row["notes"] = tuple(row["notes"])
-                row["format"], row["mode"] = sys.intern(row["format"]), sys.intern(row["mode"])
-                records[name] = FileRecord(**row)
-    except (OSError, ValueError, TypeError):
-        return {}  # none yet, or of another version
+        head, *lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+    except (OSError, ValueError):
+        return {}  # none yet
+    if head != _head(place):
+        return {}  # of another version
+    for line in lines:
+        check, _, text = line.partition(" ")
+        if check != _check(head, text):
+            altered += 1
+            continue
+        name, stamp, *values = json.loads(text)
+        row = dict(zip(FileRecord.__slots__, [tuple(stamp), *values], strict=True))
+        row["notes"] = tuple(row["notes"])
+        row["format"], row["mode"] = sys.intern(row["format"]), sys.intern(row["mode"])
+        records[name] = FileRecord(**row)
+    if altered:
+        log.warning("%s: %d lines are altered or cut short: these files are looked at anew", path, altered)
     return records
 
 
-def save_records(path: Path, records: Mapping[str, FileRecord]) -> None:
+def save_records(path: Path, place: str, records: Mapping[str, FileRecord]) -> None:
     """Keeps the records for the next process; files that are too young to be told from a later change are left out."""
     newest = time.time_ns() - _SETTLED_NS
-    heads = FileRecord.__slots__
+    heads, head = FileRecord.__slots__, _head(place)
     try:
         with atomic_path(path) as temporary, temporary.open("w", encoding="utf-8") as lines:
+            lines.write(head + "\n")
             for name, record in records.items():
-                if 0 < record.mtime_ns < newest:
-                    lines.write(json.dumps([name, *(getattr(record, head) for head in heads)]) + "\n")
+                _, changed, attributes_changed, _ = record.stamp
+                if 0 < changed < newest and attributes_changed < newest:
+                    text = json.dumps([name, *(getattr(record, head) for head in heads)])
+                    lines.write(f"{_check(head, text)} {text}\n")
     except OSError:
         return  # a read-only store: the next process scans again
+
+
+def forget_scans(cache: Path) -> None:
+    """Removes all indexes, so that every file is read again.
+
+    Raises:
+        StoreError: the folder cannot be written.
+    """
+    for path in [*cache.glob(f"{INDEX}*.jsonl")]:
+        with writing(path):
+            path.unlink(missing_ok=True)
+
+
+def _head(place: str) -> str:
+    return json.dumps({"place": place, "code": module_digest(__name__, *_LOOKED_AT_BY)})
+
+
+def _check(head: str, text: str) -> str:
+    return sha256_bytes(f"{head}\n{text}".encode())[:CHECK_DIGITS]

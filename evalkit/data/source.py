@@ -30,6 +30,10 @@ THREADED_FROM = 16_384
 GREY_MODES = frozenset({"1", "L", "LA", "La", "I"})
 
 
+class AlteredError(DataError):
+    """A file is not the one that was recorded."""
+
+
 @dataclass(frozen=True)
 class Headers:
     """What is known of each image's file without decoding it; all empty where a set has no files.
@@ -221,7 +225,7 @@ def decode_verified(
         except OSError as error:
             raise DataError(f"{name}: {error.strerror or error}: {remedy}") from error
         if sha256_bytes(data) != expected:
-            raise DataError(f"{name}: altered or half written (its sha256 is not the recorded one): {remedy}")
+            raise AlteredError(f"{name}: altered or half written (its sha256 is not the recorded one): {remedy}")
         return codec.decode(data, name, srgb=srgb)
 
     if pool is not None and len(items) > 1 and (os.cpu_count() or 1) > 1:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import itertools
 import logging
@@ -19,6 +20,7 @@ from evalkit.data.remote import Place
 from evalkit.data.scan import read_pool, scan, wide_pool
 from evalkit.data.source import (
     THREADED_FROM,
+    AlteredError,
     Headers,
     Source,
     WithoutRecords,
@@ -235,7 +237,13 @@ def _read(container: Container, images: Sequence[StoredImage], srgb: bool) -> li
         items = [
             (container.label(image.name), image.record.sha256, functools.partial(read, image.name)) for image in images
         ]
-        return decode_verified(items, container.remedy, pool, srgb=srgb)
+        try:
+            return decode_verified(items, container.remedy, pool, srgb=srgb)
+        except AlteredError:
+            if container.index is not None:  # so that the next run looks at it anew, should the index be wrong
+                with contextlib.suppress(OSError):
+                    container.index.unlink(missing_ok=True)
+            raise
 
 
 def _check_broken(place: Place, broken: Sequence[tuple[str, str]], count: int, options: ReadOptions) -> None:

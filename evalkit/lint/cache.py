@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 import contextlib
-import json
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from evalkit.utils.files import sha256_file, sha256_json, write_json
+from evalkit.errors import DataError
+from evalkit.utils.code import module_digest
+from evalkit.utils.files import Stamp, sha256_file, stamp_of_file
+from evalkit.utils.json_files import read_checked, write_checked
 
 if TYPE_CHECKING:
     from evalkit.data.source import Headers
 
-VERSION = 1  # a change of what is measured, or how, remakes the cache
 NAME_DIGITS = 20  # of a set's digest in its file's name
-
-Stamp = list[int]  # size and mtime_ns of a file
 
 
 @dataclass(frozen=True)
@@ -69,33 +67,34 @@ def known(cache: Path, digest: str) -> bool:
 
 
 def load(cache: Path, digest: str) -> CacheEntry | None:
-    """The entry of a set; none where there is none, or where it is broken or of another version."""
+    """The entry of a set; none where there is none, or where it is broken, of another set or of another version."""
     try:
-        data = json.loads(_path(cache, digest).read_text(encoding="utf-8"))
-        entry = CacheEntry(Measured(**data["measured"]), data["stamps"])
-        return entry if data["check"] == _check(digest, entry) else None
-    except (OSError, ValueError, KeyError, TypeError):
+        data = read_checked(_path(cache, digest))
+        if data["about"] != _about(digest):
+            return None
+        return CacheEntry(Measured(**data["measured"]), [tuple(stamp) for stamp in data["stamps"]])
+    except (OSError, DataError, LookupError, TypeError):
         return None
 
 
 def save(cache: Path, digest: str, entry: CacheEntry) -> None:
     """Writes an entry; where the store is read-only, the next run measures again."""
-    data: dict[str, Any] = {"check": _check(digest, entry), "stamps": entry.stamps, "measured": vars(entry.measured)}
+    stamps = [list(stamp) for stamp in entry.stamps]
+    data = {"about": _about(digest), "stamps": stamps, "measured": vars(entry.measured)}
     with contextlib.suppress(OSError):
-        write_json(_path(cache, digest), data)
+        write_checked(_path(cache, digest), data)
 
 
 def stamps(files: Sequence[Path]) -> list[Stamp]:
-    """Size and mtime of each file; [-1, 0] where it is missing."""
+    """What tells of each file whether it changed; a size of -1 where it is missing."""
     return [_stamp(file) for file in files]
 
 
 def _stamp(file: Path) -> Stamp:
     try:
-        stat = os.stat(file)  # noqa: PTH116 (done for every file of every run)
+        return stamp_of_file(file)
     except OSError:
-        return [-1, 0]
-    return [stat.st_size, stat.st_mtime_ns]
+        return -1, 0, 0, 0
 
 
 def changed(headers: Headers, before: Sequence[Stamp], now: Sequence[Stamp]) -> list[int]:
@@ -107,7 +106,7 @@ def changed(headers: Headers, before: Sequence[Stamp], now: Sequence[Stamp]) -> 
     """
     bad = []
     for i, stamp in enumerate(now):
-        if i >= len(before) or list(before[i]) != stamp:
+        if i >= len(before) or before[i] != stamp:
             try:
                 same = sha256_file(headers.made[i]) == headers.sha256s[i]
             except OSError:
@@ -121,5 +120,6 @@ def _path(cache: Path, digest: str) -> Path:
     return cache / f"{digest[:NAME_DIGITS]}.json"
 
 
-def _check(digest: str, entry: CacheEntry) -> str:
-    return sha256_json([VERSION, digest, vars(entry.measured), list(entry.stamps)])
+def _about(digest: str) -> list[str]:
+    """Whose entry it is, and what measured it."""
+    return [digest, module_digest("evalkit.data.codec", "evalkit.lint.pixels", "evalkit.lint.upscaling")]

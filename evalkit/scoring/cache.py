@@ -1,20 +1,31 @@
-"""The score cache: a score is found by the digest of all that it depends on, without torch."""
+"""The score cache: a score is found by the digest of all that it depends on, without torch.
+
+A file is believed only where its content is what was written: a flipped bit, a file cut short or one that was put in
+another's place is a miss, and the score is computed anew.
+"""
 
 from __future__ import annotations
 
-import inspect
 import json
+import logging
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from evalkit.errors import StoreError
+from evalkit.errors import DataError
 from evalkit.metric import Metric, Score
-from evalkit.utils.files import sha256_file, sha256_json, write_json
+from evalkit.utils.code import class_digest
+from evalkit.utils.files import READ_ONLY, disk_error, sha256_json
+from evalkit.utils.json_files import read_checked, write_checked
+
+log = logging.getLogger(__name__)
 
 KEY_DIGITS = 32  # hex digits of a key's digest, in the file's name
+
+# What every score depends on besides its metric: how files become pixels, how pairs and standard errors are formed.
+_SHARED = ("evalkit.data.codec", "evalkit.data.center_crop", "evalkit.scoring.pairs", "evalkit.scoring.scoring")
 
 
 @dataclass(frozen=True)
@@ -27,33 +38,64 @@ class ScoreCache:
         return self.folder / f"{sha256_json(key)[:KEY_DIGITS]}.json"
 
     def find(self, key: Mapping[str, Any]) -> Score | None:
-        """The cached score; none where there is none, or its file is broken."""
+        """The cached score; none where there is none. One that cannot be believed is named in a line, and none too."""
+        file = self._file(key)
+        if not file.is_file():
+            return None
         try:
-            entry = json.loads(self._file(key).read_text("utf-8"))
+            entry = read_checked(file)
             if entry["key"] != json.loads(json.dumps(key)):
-                return None
-            values = entry["score"]
-            influence, nearest = values.pop("influence"), values.pop("nearest")
-            return Score(
-                **values,
-                influence=tuple(influence) if influence is not None else None,
-                nearest=tuple((int(i), int(j), float(d)) for i, j, d in nearest),
-            )
-        except (OSError, ValueError, KeyError, TypeError):
+                raise DataError(f"{file}: the score of something else")
+            return score_from(entry["score"])
+        except (OSError, DataError, LookupError, TypeError, ValueError) as error:
+            log.warning("%s: this score is computed anew", error if isinstance(error, DataError) else file)
             return None
 
     def keep(self, key: Mapping[str, Any], score: Score) -> None:
         """Writes a score; one without a value is computed anew each time.
 
+        Where the store is read-only the score is told and not kept, which a line says.
+
         Raises:
-            StoreError: the folder cannot be written.
+            StoreError: the folder cannot be written for another reason.
         """
         if score.value is None:
             return
         try:
-            write_json(self._file(key), {"key": key, "score": asdict(score)})
+            write_checked(self._file(key), {"key": key, "score": asdict(score)})
         except OSError as error:
-            raise StoreError(f"cannot write scores to {self.folder}: {error.strerror or error}") from error
+            if error.errno not in READ_ONLY:
+                raise disk_error(error, self._file(key)) from error
+            log.warning("%s: the store is read-only: a score is not kept", self.folder)
+
+
+def score_from(values: Mapping[str, Any]) -> Score:
+    """A score from what `asdict` made of it.
+
+    Raises:
+        LookupError, TypeError, ValueError: it is not that.
+    """
+    influence, nearest = values["influence"], values["nearest"]
+    score = Score(
+        **{
+            **values,
+            "influence": None if influence is None else tuple(map(_number, influence)),
+            "nearest": tuple((int(i), int(j), _number(d)) for i, j, d in nearest),
+            "details": {str(name): _number(value) for name, value in values["details"].items()},
+        }
+    )
+    if not isinstance(score.n, int) or score.n < 0 or not isinstance(score.note, str | None):
+        raise TypeError("n or note")
+    if not math.isfinite(_number(score.value)) or (score.stderr is not None and _number(score.stderr) < 0):
+        raise ValueError("value or stderr")
+    return score
+
+
+def _number(value: Any) -> float:
+    """What is no number, `read_checked` has found not to be finite."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise TypeError(f"{value!r} is no number")
+    return value
 
 
 def finite(score: Score) -> Score:
@@ -66,15 +108,5 @@ def finite(score: Score) -> Score:
 
 
 def code_digest(metric: Metric) -> str:
-    """Digest of the sources of the metric's class, of its bases and of what plugins share: an edited metric is new."""
-    digests = []
-    for kind in type(metric).__mro__:
-        if kind.__module__ in ("builtins", "abc", "typing"):
-            continue
-        try:
-            digests.append(sha256_file(Path(inspect.getfile(kind))))
-        except (OSError, TypeError):  # a class of an interactive session has no file
-            digests.append(kind.__qualname__)
-    here = Path(__file__)
-    shared = [*sorted((here.parents[1] / "numerics").glob("*.py")), here.with_name("pairs.py")]
-    return sha256_json([*digests, *map(sha256_file, shared)])
+    """Digest of the code that a metric's scores rest on, and of the libraries' versions: an edited metric is new."""
+    return class_digest(type(metric), *_SHARED)

@@ -10,12 +10,15 @@ from __future__ import annotations
 import json
 import math
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NoReturn
 
 from evalkit.errors import DataError
-from evalkit.utils.files import read_file
+from evalkit.utils.files import read_file, sha256_bytes, write_text
 from evalkit.utils.text import one_line
+
+CHECK = "check"  # the key of the digest in checked files
 
 MAX_DEPTH = 100  # of lists and objects in each other: a workflow has 5, and functions that go down it recurse
 
@@ -56,6 +59,32 @@ def parse_json(data: str | bytes, where: str | os.PathLike[str], *, finite: bool
 def read_json(file: Path, *, finite: bool = False) -> Any:
     """A file's JSON value, as `parse_json`. Raises OSError where it cannot be read, DataError where it is no file."""
     return parse_json(read_file(file), file, finite=finite)
+
+
+def write_checked(file: Path, value: Mapping[str, Any]) -> None:
+    """Writes a JSON object for `read_checked`, whole or not at all; NaN is refused (`ValueError`).
+
+    Its first line is the digest of the others, so that no bit of it changes unseen, and reading costs one hash.
+    """
+    body = json.dumps(value, allow_nan=False, ensure_ascii=False)[1:] + "\n"
+    write_text(file, f'{{"{CHECK}": "{sha256_bytes(body.encode())}",\n{body}')
+
+
+def read_checked(file: Path) -> dict[str, Any]:
+    """A JSON object as `write_checked` wrote it.
+
+    Raises:
+        OSError: the file cannot be read.
+        DataError: it was altered or cut short.
+    """
+    data = read_file(file)
+    head, _, body = data.partition(b"\n")
+    if head.decode("ascii", "replace") != f'{{"{CHECK}": "{sha256_bytes(body)}",':
+        raise DataError(f"{file}: altered or cut short (its sha256 is not the recorded one)")
+    value = parse_json(data, file, finite=True)
+    if not isinstance(value, dict):
+        raise DataError(f"{file}: not a JSON object")
+    return value
 
 
 def _check_depth(value: Any) -> None:

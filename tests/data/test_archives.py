@@ -214,7 +214,7 @@ def test_a_changed_archive_is_never_scored_silently(tmp_path: Path) -> None:
 
 def test_the_scan_is_kept_until_the_archive_changes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path, cache = write_tar(tmp_path / "a.tar", pngs()), tmp_path / "cache"
-    os.utime(path, ns=(time.time_ns() - 10**10,) * 2)  # settled
+    monkeypatch.setattr(scan, "_SETTLED_NS", 0)
     reads: list[str] = []
     plain = scan.make_record
     monkeypatch.setattr(

@@ -115,7 +115,7 @@ def test_interrupted_and_resumed_gives_the_same_bits(tmp_path: Path, stop: int) 
     assert len(source.reads) == 60 - kept // 2 * 24
 
 
-@pytest.mark.parametrize("damage", ["truncated", "empty", "flipped", "gone", "text"])
+@pytest.mark.parametrize("damage", ["truncated", "empty", "flipped", "gone", "text", "swapped", "retyped"])
 def test_a_broken_file_is_made_anew(tmp_path: Path, damage: str) -> None:
     source = MemorySource(random_images(60))
     run = FeaturePass(tmp_path, {"matrix": MatrixExtractor()})
@@ -128,6 +128,8 @@ def test_a_broken_file_is_made_anew(tmp_path: Path, damage: str) -> None:
         "empty": b"",
         "flipped": data[:-1] + bytes([data[-1] ^ 1]),
         "text": b"not safetensors at all",
+        "swapped": run.column(source, "matrix/flat").file(range(24)).read_bytes(),  # whole, and of other images
+        "retyped": data.replace(b'"F32"', b'"I32"'),
     }
     if damage == "gone":
         path.unlink()

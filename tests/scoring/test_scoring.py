@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import logging
+import os
+import re
 import subprocess
 import sys
+from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -23,8 +29,11 @@ from evalkit.results.rows import Outcome, make_rows
 from evalkit.results.table import ResultTable
 from evalkit.samples.store import Store
 from evalkit.scoring import Against, score_sources
+from evalkit.scoring.cache import ScoreCache
 from evalkit.scoring.checks import check_counts
 from evalkit.scoring.protocol import column_label
+from evalkit.utils import code
+from evalkit.utils.json_files import write_checked
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -127,14 +136,130 @@ def test_the_protocol_leaves_out_what_may_differ(tmp_path: Path) -> None:
     assert results["a", "fid"].protocol["n"] == 40
 
 
-def test_a_broken_cache_file_is_computed_anew(tmp_path: Path) -> None:
-    reference = MemorySource(random_images(50, 9))
-    first = score(tmp_path, {"a": prompted()}, reference)
-    for path in (tmp_path / "scores").glob("*.json"):
-        path.write_text(path.read_text()[:-30])
-    again = score(tmp_path, {"a": prompted()}, reference)
+def _one_bit(data: bytes, seed: int) -> bytes:
+    at = int(np.random.default_rng(seed).integers(8 * len(data)))
+    return data[: at // 8] + bytes([data[at // 8] ^ (1 << at % 8)]) + data[at // 8 + 1 :]
+
+
+@pytest.mark.parametrize(
+    "harm",
+    [
+        *(pytest.param(partial(_one_bit, seed=seed), id=f"bit{seed}") for seed in range(12)),
+        lambda data: data[: len(data) // 2],
+        lambda data: b"",
+        lambda data: b"{}",
+        lambda data: b"[" * 200_000,
+        lambda data: re.sub(rb'"value": .', b'"value": 9', data),
+        lambda data: re.sub(rb'"value": [-.e\d]+', b'"value": "text"', data),
+        lambda data: re.sub(rb'"value": [-.e\d]+', b'"value": NaN', data),
+        lambda data: re.sub(rb'"stderr": [-.e\d]+', b'"stderr": [1]', data),
+        lambda data: re.sub(rb'"n": \d+', b'"n": 41', data),
+        lambda data: data.replace(b'"influence": [', b'"influence": [0.5, '),
+    ],
+)
+def test_an_altered_cache_file_is_computed_anew(
+    tmp_path: Path, harm: Any, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever was altered is named in a line, and the scores are those of before to the bit (F1)."""
+    monkeypatch.setattr(logging.getLogger("evalkit"), "propagate", True)
+    cells, reference = {"a": prompted()}, prompted(60, 1)
+    first = score(tmp_path, cells, reference)
+    files = sorted((tmp_path / "scores").iterdir())
+    before = [file.read_bytes() for file in files]
+    for file, data in zip(files, before, strict=True):
+        file.write_bytes(harm(data))
+    harmed = [file for file, data in zip(files, before, strict=True) if file.read_bytes() != data]
+    again = score(tmp_path, cells, reference)
+    assert harmed
+    assert sum(not scored.cached for scored in again.values()) == len(harmed)
+    assert {key: scored.score for key, scored in again.items()} == {key: scored.score for key, scored in first.items()}
+    assert all(any(str(file) in line and "computed anew" in line for line in caplog.messages) for file in harmed)
+    assert [file.read_bytes() for file in files] == before
+
+
+def test_a_score_in_anothers_place_is_computed_anew(tmp_path: Path) -> None:
+    cells, reference = {"a": prompted()}, prompted(60, 1)
+    first = score(tmp_path, cells, reference)
+    files = sorted((tmp_path / "scores").iterdir())
+    texts = [file.read_bytes() for file in files]
+    for file, text in zip(files, texts[1:] + texts[:1], strict=True):
+        file.write_bytes(text)
+    again = score(tmp_path, cells, reference)
     assert not any(scored.cached for scored in again.values())
-    assert [s.score for s in again.values()] == [s.score for s in first.values()]
+    assert {key: scored.score for key, scored in again.items()} == {key: scored.score for key, scored in first.items()}
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"value": "text"},
+        {"value": True},
+        {"value": None},
+        {"n": 4.5},
+        {"n": -1},
+        {"stderr": -1.0},
+        {"influence": ["a"]},
+        {"influence": 5},
+        {"details": {"a": []}},
+        {"nearest": [[1]]},
+        {"note": 3},
+        {"more": 1},
+    ],
+)
+def test_a_forged_score_of_a_wrong_type_is_a_miss(tmp_path: Path, wrong: dict[str, Any]) -> None:
+    """The digest is no signature: who forges it gets a miss, not a traceback."""
+    cache, key = ScoreCache(tmp_path), {"a": [1, {"b": None}]}
+    whole = {**asdict(Score(1.5, 4, 0.5, (1.0, 2.0))), "nearest": [[0, 1, 0.5]]}
+    cache.keep(key, Score(1.5, 4, 0.5, (1.0, 2.0), nearest=((0, 1, 0.5),)))
+    assert cache.find(key) == Score(1.5, 4, 0.5, (1.0, 2.0), nearest=((0, 1, 0.5),))
+    (file,) = tmp_path.iterdir()
+    write_checked(file, {"key": key, "score": {**whole, **wrong}})
+    assert cache.find(key) is None
+
+
+def test_an_edited_extractor_or_library_is_not_found_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither its features nor its scores; the protocol, by which scores compare, stays (F3)."""
+    cells, reference = {"a": prompted()}, prompted(60, 1)
+    first = score(tmp_path, cells, reference)
+    real = code._read
+
+    def edited(file: Path, package: str) -> Any:
+        digest, imports = real(file, package)
+        return ("edited" if file.name == "fakes.py" else digest), imports
+
+    def fresh() -> dict[tuple[str, str], Any]:
+        code._digest.cache_clear()
+        return score(tmp_path, cells, reference)
+
+    folders = set((tmp_path / "features").glob("*/*"))
+    monkeypatch.setattr(code, "_read", edited)
+    again = fresh()
+    assert not any(scored.cached for scored in again.values())
+    assert len(set((tmp_path / "features").glob("*/*"))) == 2 * len(folders)
+    assert {k: s.protocol_hash for k, s in again.items()} == {k: s.protocol_hash for k, s in first.items()}
+    monkeypatch.undo()
+    assert all(scored.cached for scored in fresh().values())
+    monkeypatch.setattr(code, "_version", lambda top: "99.0" if top == "PIL" else "1")
+    assert not any(scored.cached for scored in fresh().values())
+    monkeypatch.undo()
+    code._digest.cache_clear()
+
+
+def test_a_read_only_store_takes_no_score_and_gives_those_it_has(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cells, reference = {"a": prompted()}, prompted(60, 1)
+    first = score(tmp_path, cells, reference)
+
+    def refuse(*args: object) -> None:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    monkeypatch.setattr("evalkit.scoring.cache.write_checked", refuse)
+    assert all(scored.cached for scored in score(tmp_path, cells, reference).values())
+    for file in (tmp_path / "scores").iterdir():
+        file.unlink()
+    again = score(tmp_path, cells, reference)  # the features are there
+    assert {key: scored.score for key, scored in again.items()} == {key: scored.score for key, scored in first.items()}
 
 
 @pytest.mark.parametrize(("prompts", "note"), [((), "the samples have no prompt"), (["a"] * 39 + [None], "1 of 40")])

@@ -12,8 +12,9 @@ from collections.abc import Iterator
 from evalkit.data.containers.archive_index import Member, list_members, read_member
 from evalkit.data.containers.base import FileContainer
 from evalkit.data.records import Reader
-from evalkit.data.remote import Place, Remote, Stamp, open_place, stamp_of
+from evalkit.data.remote import Place, Remote, open_place, stamp_of
 from evalkit.errors import DataError
+from evalkit.utils.files import Stamp
 
 
 class Archive(FileContainer):

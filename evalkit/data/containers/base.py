@@ -6,15 +6,17 @@ import contextlib
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from evalkit.data import sidecars
 from evalkit.data.left_out import MASKS, describe, find_masks, find_unread, is_hidden
 from evalkit.data.records import FileRecord, Reader, ReadOptions, folder_of
-from evalkit.data.remote import Place, Stamp
+from evalkit.data.remote import Place
 from evalkit.data.shard_format import superseded
 from evalkit.data.sidecars import PROMPT_COLUMNS, png_prompts
 from evalkit.errors import ConfigError, nearest
+from evalkit.utils.files import Stamp
 
 if TYPE_CHECKING:
     from evalkit.data.records import FileRecord, ReadOptions
@@ -32,6 +34,7 @@ class Container(ABC):
         far: whether each image is a request of its own over a network.
         scanned: what a scan found that failed midway, by name: the next one goes on from there.
         left_out: pictures that the last call of `images` passed over, since they are of no kind that is read, or masks.
+        index: the file that keeps what the last scan found, or none.
     """
 
     place: Place
@@ -39,6 +42,7 @@ class Container(ABC):
     far: ClassVar[bool] = False
     scanned: Mapping[str, FileRecord] = {}
     left_out: Mapping[str, tuple[int, str]] = {}
+    index: Path | None = None
 
     @abstractmethod
     def images(self, options: ReadOptions) -> list[str]:

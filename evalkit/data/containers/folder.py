@@ -7,9 +7,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from evalkit.data.containers.base import FileContainer
-from evalkit.data.remote import Remote, Stamp
+from evalkit.data.remote import Remote
 from evalkit.errors import ConfigError, DataError
-from evalkit.utils.files import MAX_FILE_BYTES, read_file
+from evalkit.utils.files import MAX_FILE_BYTES, Stamp, read_file, stamp_of_file
 
 
 class Folder(FileContainer):
@@ -45,8 +45,7 @@ class Folder(FileContainer):
         return str((self.place / name).absolute())
 
     def stamp(self, name: str) -> Stamp:
-        stat = os.stat(self._path(name))  # noqa: PTH116
-        return stat.st_size, stat.st_mtime_ns
+        return stamp_of_file(self._path(name))
 
     def size(self, name: str) -> int:
         return self.stamp(name)[0]

@@ -19,9 +19,9 @@ from evalkit.data.containers.archive_index import MAX_FILES
 from evalkit.data.containers.base import Table
 from evalkit.data.open import TableOpener
 from evalkit.data.records import ReadOptions
-from evalkit.data.remote import Place, Remote, Stamp
+from evalkit.data.remote import Place, Remote, made_stamp
 from evalkit.errors import ConfigError, DataError, nearest
-from evalkit.utils.files import read_file, sha256_json
+from evalkit.utils.files import Stamp, read_file
 from evalkit.utils.text import one_line
 
 SAVED = ("state.json", "dataset_dict.json")  # one of them lies in what save_to_disk made
@@ -94,7 +94,7 @@ class HFDataset(Table):
 
     @functools.cached_property
     def version(self) -> Stamp:
-        return len(self), int(sha256_json([self._table._fingerprint, self._column])[:12], 16) + 1
+        return made_stamp(len(self), [self._table._fingerprint, self._column])
 
     def image(self, row: int) -> bytes:
         value = self._images[row][self._column]

@@ -17,9 +17,9 @@ from typing import Any
 
 from evalkit.data.containers.archive_index import MAX_FILES, MAX_RATIO, RATIO_FROM
 from evalkit.data.containers.base import Table
-from evalkit.data.remote import Place, Remote, Stamp, stamp_of
+from evalkit.data.remote import Place, Remote, stamp_of
 from evalkit.errors import ConfigError, DataError, EvalkitError
-from evalkit.utils.files import check_file
+from evalkit.utils.files import Stamp, check_file
 from evalkit.utils.text import one_line
 
 IMAGE_COLUMNS = ("image", "img", "png", "jpg", "jpeg", "webp", "bytes")  # the first that is there; else the only one
