@@ -84,7 +84,8 @@ def _evaluate(config: DictConfig) -> None:
         exit_code = verdict.exit_code
     if table.failures is not None:  # a failed gate says more: its code stands
         _fail(table.failures, exit_code or EXIT_ERROR)
-    sys.exit(exit_code)
+    if exit_code:
+        sys.exit(exit_code)
 
 
 def _overrides() -> list[str]:
