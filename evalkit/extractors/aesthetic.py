@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 from evalkit.errors import ConfigError
 from evalkit.extractors.base import exact_float32
 from evalkit.extractors.clip import Clip
-from evalkit.utils.weights import Published, Weights, read_state
+from evalkit.utils.state_dict import read_state
+from evalkit.utils.weights import Published, Weights
 
 if TYPE_CHECKING:
     from torch import Tensor

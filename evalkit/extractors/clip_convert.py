@@ -1,6 +1,7 @@
-"""Weights of transformers' CLIPModel under the names of open_clip's CLIP: the same network, written down twice.
+"""Weights of transformers' CLIPModel and of OpenAI's own files under the names of open_clip's CLIP.
 
-Both are OpenAI's CLIP; open_clip keeps query, key and value in one matrix, and its projections transposed.
+All are the same network; open_clip keeps query, key and value in one matrix, and its projections transposed, as OpenAI
+does. OpenAI's files are TorchScript archives, and hold three numbers next to the weights.
 """
 
 from __future__ import annotations
@@ -9,10 +10,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from evalkit.errors import DataError
+from evalkit.utils.json_files import read_json
+from evalkit.utils.state_dict import is_torchscript
+
 if TYPE_CHECKING:
     from torch import Tensor
 
 MARK = "text_model.embeddings.token_embedding.weight"  # a tensor that only transformers' CLIPModel has
+_NUMBERS = ("input_resolution", "context_length", "vocab_size")  # that OpenAI's files hold next to the weights
 _NAMES = {
     "text_model.embeddings.token_embedding.weight": "token_embedding.weight",
     "text_model.embeddings.position_embedding.weight": "positional_embedding",
@@ -39,10 +45,42 @@ def is_transformers(file: Path) -> bool:
     """Whether a .safetensors file holds a CLIPModel of transformers. Reads the file's header alone."""
     if file.suffix != ".safetensors":
         return False
-    from safetensors import safe_open
+    from safetensors import SafetensorError, safe_open
 
-    with safe_open(str(file), framework="np") as tensors:
-        return MARK in tensors.keys()  # noqa: SIM118  # not a mapping
+    try:
+        with safe_open(str(file), framework="np") as tensors:
+            return MARK in tensors.keys()  # noqa: SIM118  # not a mapping
+    except SafetensorError:
+        return False  # reading it says what is wrong
+
+
+def tells_quick_gelu(file: Path) -> bool | None:
+    """Whether a weights file belongs to a network with QuickGELU; none: it does not tell. No weights are read.
+
+    OpenAI's own archives do; of transformers' models the config.json next to them says so.
+    """
+    if is_torchscript(file):
+        return True
+    config = file.with_name("config.json")
+    if not (is_transformers(file) and config.is_file()):
+        return None
+    try:
+        activation = read_json(config)["vision_config"].get("hidden_act", "quick_gelu")  # transformers' default
+    except (DataError, KeyError, TypeError, AttributeError):
+        return None
+    return str(activation) == "quick_gelu"
+
+
+def from_openai(file: Path) -> dict[str, Tensor]:
+    """The state dict of open_clip's CLIP, f32, of a TorchScript archive of OpenAI's.
+
+    Raises:
+        RuntimeError: it is damaged.
+    """
+    import torch
+
+    state = torch.jit.load(str(file), map_location="cpu").state_dict()  # type: ignore[no-untyped-call]
+    return {name: value.float() for name, value in state.items() if name not in _NUMBERS}
 
 
 def from_transformers(state: Mapping[str, Tensor]) -> dict[str, Tensor]:

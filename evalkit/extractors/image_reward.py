@@ -14,7 +14,7 @@ from evalkit.errors import ConfigError
 from evalkit.extractors.aesthetic import mlp, mlp_layers
 from evalkit.extractors.base import DECODER, NetworkExtractor, exact_float32
 from evalkit.utils.text import one_line
-from evalkit.utils.weights import HubFile, Weights, read_state
+from evalkit.utils.weights import HubFile, Weights
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -38,6 +38,7 @@ class ImageReward(NetworkExtractor):
         sha256: what the weights' sha256 must begin with; none: anything.
         download: whether files that are not in the cache are fetched, once.
         batch_size: images in one forward pass.
+        weights_key: which of several state dicts in `weights` ("ema"); none: it holds one alone.
     """
 
     joint_layers = frozenset({"score"})
@@ -55,10 +56,13 @@ class ImageReward(NetworkExtractor):
         sha256: str | None = None,
         download: bool = True,
         batch_size: int = 16,
+        weights_key: str | None = None,
     ) -> None:
         super().__init__(name, batch_size)
         owner = f"extractor.{name}"
-        self.weights = Weights(owner, "weights", weights, HubFile(repo, "ImageReward.pt", revision), sha256, download)
+        self.weights = Weights(
+            owner, "weights", weights, HubFile(repo, "ImageReward.pt", revision), sha256, download, key=weights_key
+        )
         self.vocab = Weights(owner, "vocab", vocab, HubFile(vocab_repo, "vocab.txt", vocab_revision), download=download)
 
     @property
@@ -86,7 +90,7 @@ class ImageReward(NetworkExtractor):
         from tokenizers import BertWordPieceTokenizer
 
         file = self.weights.find()
-        state = read_state(file, self.where)
+        state = self.weights.read()
         try:
             vision, text = build(state)
         except (KeyError, RuntimeError) as error:

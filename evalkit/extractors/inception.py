@@ -51,6 +51,7 @@ class Inception(NetworkExtractor):
             torch: pytorch-fid's; clean: clean-fid's; antialias: that of torchmetrics >= 1.8.
         precision: of the convolutions, float32 or bfloat16 (bf16). The latter is faster where the device has units
             for it, and differs: 5e-3 of the features.
+        weights_key: which of several state dicts in `weights` ("ema"); none: it holds one alone.
     """
 
     def __init__(
@@ -62,6 +63,7 @@ class Inception(NetworkExtractor):
         name: str = "inception",
         resize: str = "tf1",
         precision: str = "float32",
+        weights_key: str | None = None,
     ) -> None:
         super().__init__(name, batch_size)
         precision = {"bf16": "bfloat16"}.get(precision, precision)
@@ -69,7 +71,7 @@ class Inception(NetworkExtractor):
         self._choose("precision", precision, PRECISIONS)
         self.resize = resize
         self.precision = precision
-        self.weights = Weights(f"extractor.{name}", "weights", weights, PUBLISHED, sha256, download)
+        self.weights = Weights(f"extractor.{name}", "weights", weights, PUBLISHED, sha256, download, key=weights_key)
 
     @property
     def layers(self) -> Mapping[str, int | None]:
@@ -103,7 +105,9 @@ class Inception(NetworkExtractor):
         from evalkit.extractors.inception_net import load_network
 
         centre = 127.5 if self.resize == "torch" else 128.0
-        return load_network(self.weights.find(), self.where, centre=centre, dtype=getattr(torch, self.precision))
+        return load_network(
+            self.weights.find(), self.where, key=self.weights.key, centre=centre, dtype=getattr(torch, self.precision)
+        )
 
     def __call__(self, images: Images, prompts: Sequence[str], layers: Sequence[str]) -> dict[str, Tensor]:
         import torch

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from evalkit.errors import ConfigError
 from evalkit.extractors.inception_blocks import BlockA, BlockB, BlockC, BlockD, BlockE, Conv, LastBlock, MaxPool, finish
-from evalkit.utils.weights import read_state
+from evalkit.utils.state_dict import read_state
 
 INPUT_SIZE = 299
 LAYERS = {"pool3": 2048, "logits_unbiased": 1008, "logits": 1008, "mixed6_conv7": 2023}
@@ -82,12 +82,20 @@ class InceptionNet(nn.Module):
         return features
 
 
-def load_network(file: Path, where: str, *, centre: float = 128.0, dtype: torch.dtype = torch.float32) -> InceptionNet:
+def load_network(
+    file: Path,
+    where: str,
+    *,
+    key: str | None = None,
+    centre: float = 128.0,
+    dtype: torch.dtype = torch.float32,
+) -> InceptionNet:
     """The network with the weights of a .pth (`weights_only=True`) or .safetensors file, folded, in eval mode.
 
     Args:
         file: the weights.
         where: who asks, for messages.
+        key: which of several state dicts in it.
         centre: of the normalisation.
         dtype: of the convolutions.
 
@@ -95,7 +103,7 @@ def load_network(file: Path, where: str, *, centre: float = 128.0, dtype: torch.
         ConfigError: the file is not readable so, or holds other tensors than this network's.
     """
     net = InceptionNet()
-    state = read_state(file, where)
+    state = read_state(file, where, key)
     counters = {name for name in net.state_dict() if name.endswith("num_batches_tracked")}  # play no part in eval mode
     expected = {name: tuple(value.shape) for name, value in net.state_dict().items() if name not in counters}
     given = {name: tuple(value.shape) for name, value in state.items() if name not in counters}

@@ -39,6 +39,7 @@ class Lpips(NetworkExtractor):
         resize: height and width that images are brought to, bilinear with antialias; none: as they are.
         download: whether the published file is fetched where it is not in the cache, once.
         batch_size: images in one forward pass.
+        weights_key: which of several state dicts in `weights` ("ema"); none: it holds one alone.
     """
 
     embeds = True
@@ -53,6 +54,7 @@ class Lpips(NetworkExtractor):
         resize: int | None = None,
         download: bool = True,
         batch_size: int = 8,
+        weights_key: str | None = None,
     ) -> None:
         super().__init__(name, batch_size)
         if net not in TRUNKS:
@@ -60,7 +62,7 @@ class Lpips(NetworkExtractor):
         if resize is not None and resize < 1:
             raise ConfigError(f"extractor.{name}.resize={resize}: must be a size in pixels, or null")
         self.net = net
-        self.weights = Weights(f"extractor.{name}", "weights", weights, TRUNKS[net], sha256, download)
+        self.weights = Weights(f"extractor.{name}", "weights", weights, TRUNKS[net], sha256, download, key=weights_key)
         self.heads = Weights(f"extractor.{name}", "heads", heads or HEADS.format(net))
         self.resize = None if resize is None else (resize, resize)
         self._canonical = heads is None and resize is None
@@ -95,7 +97,7 @@ class Lpips(NetworkExtractor):
     def _load(self) -> LpipsNet:
         from evalkit.extractors.lpips_net import load_network
 
-        return load_network(self.net, self.weights.find(), self.heads.find(), self.where)
+        return load_network(self.net, self.weights, self.heads)
 
     def _input(self, images: Images) -> Tensor:
         """f32 [B,3,H,W], 0 to 255, of one size."""

@@ -6,13 +6,11 @@ AlexNet and VGG16 up to their last tapped ReLU, under torchvision's parameter na
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import torch
 from torch import Tensor, nn
 
 from evalkit.errors import ConfigError
-from evalkit.utils.weights import read_state
+from evalkit.utils.weights import Weights
 
 SHIFT = (-0.030, -0.088, -0.188)  # the published scaling layer, for inputs in [-1, 1]
 SCALE = (0.458, 0.448, 0.450)
@@ -80,14 +78,14 @@ class LpipsNet(nn.Module):
         return torch.cat(parts, 1)
 
 
-def load_network(net: str, weights: Path, heads: Path, where: str) -> LpipsNet:
+def load_network(net: str, weights: Weights, heads: Weights) -> LpipsNet:
     """The network with a torchvision state dict (`features.0.weight` ...) and the heads (`lin0.model.1.weight` ...).
 
     Raises:
         ConfigError: a file is not readable so, lacks a tensor, or holds one of another shape; a head is negative.
     """
     network = LpipsNet(net)
-    state, linear = read_state(weights, where), read_state(heads, where)
+    state, linear = weights.read(), heads.read()
     state |= {
         f"heads.{i}": linear[name].flatten()
         for i in range(len(network.heads))
@@ -95,10 +93,12 @@ def load_network(net: str, weights: Path, heads: Path, where: str) -> LpipsNet:
     }
     for name, ours in sorted(network.named_parameters()):  # the trunk's come first
         if name not in state or state[name].shape != ours.shape:
-            file = heads if name.startswith("heads.") else weights
+            file = (heads if name.startswith("heads.") else weights).find()
             got = f"has shape {tuple(state[name].shape)}" if name in state else "is missing"
-            raise ConfigError(f"{where}: {file} does not hold the weights of this network: '{name}' {got}")
+            raise ConfigError(f"{weights.where}: {file} does not hold the weights of this network: '{name}' {got}")
     network.load_state_dict({name: state[name] for name, _ in network.named_parameters()}, strict=False)
     if any(bool((head < 0).any()) for head in network.heads):
-        raise ConfigError(f"{where}: {heads} holds negative weights: with them LPIPS is no squared distance")
+        raise ConfigError(
+            f"{weights.where}: {heads.find()} holds negative weights: with them LPIPS is no squared distance"
+        )
     return network.eval().requires_grad_(False)

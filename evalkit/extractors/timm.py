@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from evalkit.errors import ConfigError
 from evalkit.extractors.base import DECODER, NetworkExtractor, exact_float32, to_tensor
 from evalkit.utils.text import one_line
-from evalkit.utils.weights import HubFile, Weights, read_state
+from evalkit.utils.weights import HubFile, Weights
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -83,6 +83,7 @@ class Timm(NetworkExtractor):
         canonical: whether these are the weights that a metric's bare title stands for in the literature.
         download: whether weights that are not in the cache are fetched, once.
         batch_size: images in one forward pass.
+        weights_key: which of several state dicts in `weights` ("ema"); none: it holds one alone.
     """
 
     def __init__(
@@ -106,13 +107,14 @@ class Timm(NetworkExtractor):
         canonical: bool = False,
         download: bool = True,
         batch_size: int = 32,
+        weights_key: str | None = None,
     ) -> None:
         super().__init__(name, batch_size)
         self._choose("resize", resize, RESIZES)
         self._choose("interpolation", interpolation, INTERPOLATIONS)
         self._choose("positions", positions, POSITIONS)
         source = HubFile(repo or f"timm/{model}", WEIGHTS_NAME, revision)
-        self.weights = Weights(f"extractor.{name}", "weights", weights, source, sha256, download)
+        self.weights = Weights(f"extractor.{name}", "weights", weights, source, sha256, download, key=weights_key)
         self.resize = Resize(size, resize, crop_pct, interpolation)
         self.model, self.model_args, self.width = model, dict(model_args or {}), width
         self.mean, self.std, self.positions, self.by_order = mean, std, positions, by_order
@@ -170,7 +172,7 @@ class Timm(NetworkExtractor):
         import timm
         import torch
 
-        state = read_state(self.weights.find(), self.where)
+        state = self.weights.read()
         if self.by_order:
             with torch.device("meta"):
                 theirs = self._create().state_dict()

@@ -13,7 +13,7 @@ from evalkit.errors import ConfigError
 from evalkit.extractors.base import DECODER, NetworkExtractor, exact_float32, resized
 from evalkit.extractors.lpips import TRUNKS
 from evalkit.utils.text import one_line
-from evalkit.utils.weights import TAG_LENGTH, Weights, read_state
+from evalkit.utils.weights import TAG_LENGTH, Weights
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -33,6 +33,7 @@ class Vgg16(NetworkExtractor):
         sha256: what the file's sha256 must begin with; none: of a given file anything.
         download: whether the published file is fetched where it is not in the cache, once.
         batch_size: images in one forward pass.
+        weights_key: which of several state dicts in `weights` ("ema"); none: it holds one alone.
     """
 
     def __init__(
@@ -42,9 +43,10 @@ class Vgg16(NetworkExtractor):
         sha256: str | None = None,
         download: bool = True,
         batch_size: int = 32,
+        weights_key: str | None = None,
     ) -> None:
         super().__init__(name, batch_size)
-        self.weights = Weights(f"extractor.{name}", "weights", weights, WEIGHTS, sha256, download)
+        self.weights = Weights(f"extractor.{name}", "weights", weights, WEIGHTS, sha256, download, key=weights_key)
 
     @property
     def layers(self) -> Mapping[str, int | None]:
@@ -74,7 +76,7 @@ class Vgg16(NetworkExtractor):
         with torch.device("meta"):  # 138 million random weights are not drawn only to be replaced
             net = vgg16(init_weights=False)
         try:
-            net.load_state_dict(read_state(file, self.where), assign=True)
+            net.load_state_dict(self.weights.read(), assign=True)
         except RuntimeError as error:
             raise ConfigError(f"{self.where}: {file} does not hold torchvision's VGG16: {one_line(error)}") from error
         net.classifier = net.classifier[:4]  # up to fc2; then come its ReLU, a dropout and the classes

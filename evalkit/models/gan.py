@@ -13,6 +13,7 @@ from evalkit.models.diffusers.checkpoint import read_header
 from evalkit.models.latent import GanModel
 from evalkit.utils import devices
 from evalkit.utils.files import resolve_path, sha256_file
+from evalkit.utils.state_dict import is_torchscript, read_state, what_it_is
 from evalkit.utils.text import one_line
 
 if TYPE_CHECKING:
@@ -73,6 +74,10 @@ class TorchModuleModel(GanModel):
     def _target(self) -> str:
         return str(self.module.get("_target_")) if isinstance(self.module, Mapping) else str(self.module)
 
+    @property
+    def _who(self) -> str:
+        return f"module '{self._target}'"
+
     def check(self, *, fetch: bool = True) -> None:
         """Looks for the weights, and for the module's package."""
         key = "torchscript" if self.torchscript else "weights"
@@ -80,6 +85,9 @@ class TorchModuleModel(GanModel):
             raise ConfigError(f"{self._file} is missing: set {key} to the generator's file")
         if self._file.suffix == ".safetensors":
             read_header(self._file)
+        other = what_it_is(self._file)
+        if other is not None and not (self.torchscript and is_torchscript(self._file)):
+            raise ConfigError(f"{key}: {self._file} is {other[0]}: {other[1]}")
         package = self._target.partition(".")[0]
         if self.module is not None and importlib.util.find_spec(package) is None:
             raise ConfigError(f"module '{self._target}': there is no package '{package}'")
@@ -105,7 +113,7 @@ class TorchModuleModel(GanModel):
                 raise DataError(f"{self._file} is no TorchScript file: {one_line(error)}") from error
         else:
             net = self._build()
-            _fill(net, self._state_dict(), self._file)
+            _fill(net, read_state(self._file, self._who, self.weights_key), self._file)
         dtype = getattr(torch, self.dtype)
         self._net = net.to(device=device, dtype=dtype).eval()
         self._device = device
@@ -120,34 +128,6 @@ class TorchModuleModel(GanModel):
         if not isinstance(net, torch.nn.Module):
             raise ConfigError(f"module '{self._target}' makes a {type(net).__name__}, not a torch.nn.Module")
         return net
-
-    def _state_dict(self) -> dict[str, Any]:
-        import pickle
-
-        import torch
-
-        file = self._file
-        if file.suffix == ".safetensors":
-            from safetensors.torch import load_file
-
-            state: Any = load_file(str(file))
-        else:
-            try:
-                state = torch.load(file, map_location="cpu", weights_only=True)
-            except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as error:
-                raise DataError(
-                    f"{file} holds more than tensors, or is broken: save the generator's state_dict() alone, best as "
-                    f"safetensors ({one_line(error)})"
-                ) from error
-        if self.weights_key is not None:
-            if not isinstance(state, dict) or self.weights_key not in state:
-                names = [str(k) for k in state] if isinstance(state, dict) else []
-                raise ConfigError(f"{file} has no weights_key '{self.weights_key}'. {nearest(self.weights_key, names)}")
-            state = state[self.weights_key]
-        if not isinstance(state, dict) or not all(isinstance(v, torch.Tensor) for v in state.values()):
-            names = [str(k) for k, v in state.items() if isinstance(v, dict)] if isinstance(state, dict) else []
-            raise ConfigError(f"{file} is no plain state dict: name the one in it by weights_key ({', '.join(names)})")
-        return state
 
     def unload(self) -> None:
         self._net = None

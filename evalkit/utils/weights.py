@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from evalkit.errors import ConfigError
-from evalkit.utils.files import PKG_SCHEME, atomic_path, resolve_path, sha256_file
+from evalkit.utils.files import PKG_SCHEME, atomic_path, resolve_path, sha256_file, sha256_json
+from evalkit.utils.state_dict import read_state
 from evalkit.utils.text import one_line
 
 if TYPE_CHECKING:
@@ -107,6 +108,7 @@ class Weights:
         sha256: what the digest must begin with; none: of a file of one's own anything.
         download: whether `source` is fetched where it is not in the cache.
         sha256_option: the option of `owner` that gives `sha256`.
+        key: which of several state dicts in the file (`weights_key`); none: it holds one alone.
     """
 
     owner: str
@@ -116,6 +118,7 @@ class Weights:
     sha256: str | None = None
     download: bool = True
     sha256_option: str = "sha256"
+    key: str | None = None
 
     @property
     def where(self) -> str:
@@ -164,9 +167,14 @@ class Weights:
                 reason = f"fetching them failed: {one_line(error)}"
         raise ConfigError(f"{self.where}: {source.missing.format(reason)} give {self.owner}.{self.option}=FILE")
 
+    def read(self) -> dict[str, Tensor]:
+        """The tensors by name, on the CPU. Raises ConfigError as `find` and `read_state` do."""
+        return read_state(self.find(), self.where, self.key)
+
     def digest(self) -> str:
-        """The sha256 of the file."""
-        return sha256_file(self.find())
+        """The sha256 of the file; with `key`, of which of its state dicts."""
+        digest = sha256_file(self.find())
+        return digest if self.key is None else sha256_json([digest, self.key])
 
     def is_published(self) -> bool:
         """Whether the file is the one that `source` names: a published file by its digest, a hub's by its place."""
@@ -178,29 +186,6 @@ class Weights:
         """What a label says of the file: nothing where it is known, by `source` or by a given `sha256`."""
         known = (self.file is not None and self.sha256 is not None) or self.is_published()
         return "" if known else self.digest()[:TAG_LENGTH]
-
-
-def read_state(file: Path, where: str) -> dict[str, Tensor]:
-    """The tensors by name of a .safetensors, .pth, .pt or .bin file, on the CPU; the latter with `weights_only=True`.
-
-    Raises:
-        ConfigError: the file cannot be read so, or is not a mapping from names to tensors.
-    """
-    import torch
-
-    try:
-        if file.suffix == ".safetensors":
-            from safetensors.torch import load_file
-
-            tensors: dict[str, Tensor] = load_file(str(file))
-            return tensors
-        state = torch.load(file, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch.load raises many kinds for a broken file
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise ConfigError(f"{where}: {file} cannot be read as a state dict: {reason}") from error
-    if not isinstance(state, dict) or not all(isinstance(value, torch.Tensor) for value in state.values()):
-        raise ConfigError(f"{where}: {file} is not a state dict (a mapping from names to tensors)")
-    return state
 
 
 def torch_cache() -> Path:

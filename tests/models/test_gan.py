@@ -238,7 +238,7 @@ def test_weights_that_do_not_fit_are_named(state: dict[str, Tensor], tmp_path: P
     assert "g.pt lacks linear.weight" in error({k: v for k, v in state.items() if k != "linear.weight"})
     assert "has no place for extra.bias" in error({**state, "extra.bias": torch.zeros(1)})
     assert "linear.bias is [3], the module's [48]" in error({**state, "linear.bias": torch.zeros(3)})
-    assert "no plain state dict: name the one in it by weights_key (g_ema)" in error({"g_ema": state, "step": 3})
+    assert "is in 'g_ema': say so (weights_key=g_ema)" in error({"g_ema": state, "step": 3})
     many = {f"module.{k}": v for k, v in state.items()}
     assert "lacks linear.bias, linear.weight, norm.bias, norm.num_batches_tracked" in error(many)
 
@@ -257,11 +257,11 @@ class Evil:
 
 def test_a_pickle_is_never_run(tmp_path: Path) -> None:
     torch.save({"w": Evil()}, tmp_path / "g.pt")
-    with pytest.raises(DataError, match=r"g.pt holds more than tensors.*state_dict\(\)") as caught:
+    with pytest.raises(ConfigError, match=r"g.pt holds more than tensors.*state_dict\(\)") as caught:
         model(tmp_path / "g.pt")
     assert "\n" not in str(caught.value)
     (tmp_path / "g.pt").write_bytes(b"")
-    with pytest.raises(DataError, match="holds more than tensors, or is broken"):
+    with pytest.raises(ConfigError, match="cannot be read as a state dict"):
         model(tmp_path / "g.pt")
 
 
