@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from omegaconf import OmegaConf
 
 from evalkit import pipeline
-from evalkit.config.compose import compose, resolve
-from evalkit.errors import ConfigError
+from evalkit.config.compose import compose, default_extractors, group_options, resolve
+from evalkit.errors import ConfigError, nearest
 from evalkit.plan.plan import make_plan
 from evalkit.results.table import ResultTable
 
@@ -31,14 +32,15 @@ def evaluate(
 
     Args:
         samples: a folder of images, or several by name (each is a row of the table).
-        reference: a folder of reference images; needed by metrics such as `fid`.
+        reference: a folder of reference images, or an .npz of their statistics; needed by metrics such as `fid`.
         metrics: names of the metrics' YAML files.
-        name: the run's name.
+        name: the run's name; auto: of the folders.
         num_samples: the first images of each folder; none: all.
         store: folder of cached features and scores.
-        out: folder of the results; none: `<store>/<name>`.
+        out: folder of the results; none: `<store>/<name>`, with a number where another configuration's are.
         device: auto, cpu, cuda or mps.
-        settings: further configuration by dotted key, such as {"extractor.inception.weights": "FILE"}.
+        settings: further configuration by dotted key, such as {"extractor.inception.weights": "FILE"}; a key of another
+            extractor ({"extractor.timm.model": "resnet18"}) chooses it.
 
     Returns:
         The result table; `.to_frame()` gives it as a pandas frame.
@@ -46,23 +48,24 @@ def evaluate(
     Raises:
         ConfigError: a name, a folder or a file is wrong (what, where and how to fix it).
     """
-    overrides = [f"metric=[{','.join(metrics)}]", "model=[folder]", "sampler=[]", "prompts=[]"]
-    overrides.append("reference=folder" if reference is not None else "reference=none")
-    config = compose(overrides)
     folders = samples if isinstance(samples, Mapping) else {"folder": samples}
     if not folders:
         raise ConfigError("samples: give a folder of images, or several by name")
-    template = OmegaConf.to_container(config.model.folder)
-    config.model = {key: {**template, "path": os.fspath(path)} for key, path in folders.items()}  # type: ignore[dict-item]
-    if reference is not None:
-        config.reference.folder.path = os.fspath(reference)
+    settings = dict(settings or {})
+    extractors = dict.fromkeys(key.split(".")[1] for key in settings if re.match(r"extractor\.[^.]+\.", key))
+    added = [name for name in extractors if name not in default_extractors() and name in group_options("extractor")]
+    config = compose(
+        [f"metric=[{','.join(metrics)}]", *([f"+extractor=[{','.join(added)}]"] if added else [])],
+        folders={name: os.fspath(path) for name, path in folders.items()},
+        reference=None if reference is None else os.fspath(reference),
+    )
     values: dict[str, Any] = {"name": name, "num_samples": num_samples, "store": os.fspath(store), "device": device}
-    values |= {"out": os.fspath(out) if out is not None else None, "exclude": []}
-    for key, value in {**values, **(settings or {})}.items():
-        if OmegaConf.select(config, key, default=_ABSENT) is _ABSENT:
-            raise ConfigError(f"settings: there is no '{key}' in the configuration")
+    values |= {"out": os.fspath(out) if out is not None else None}
+    for key, value in {**values, **settings}.items():
+        parent, _, last = key.rpartition(".")
+        node = OmegaConf.select(config, parent) if parent else config
+        if not OmegaConf.is_dict(node) or last not in list(node):  # a key whose value is to be given is in it too
+            known = map(str, node) if OmegaConf.is_dict(node) else map(str, config)
+            raise ConfigError(f"settings: there is no '{key}' in the configuration. {nearest(last, known)}")
         OmegaConf.update(config, key, value)
     return pipeline.run(make_plan(resolve(config)), command="evalkit.evaluate(...)")
-
-
-_ABSENT = object()

@@ -1,78 +1,281 @@
-"""The command line: Hydra's, with errors of one line and exit codes that CI can act on."""
+"""The command line: folders and overrides to score, subcommands next to them, errors of one line, exit codes for CI.
+
+Subcommands are typer's, one function each; everything that is no subcommand is a run, whose grid Hydra composes. A
+function returns what is to be done, and that is done outside of typer, which would keep Ctrl-C and errors to itself.
+"""
 
 from __future__ import annotations
 
-import argparse
+import functools
 import logging
 import os
 import shlex
 import sys
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, NamedTuple, NoReturn
 
-import hydra
-from hydra.core.hydra_config import HydraConfig
-from hydra.errors import HydraException
-from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+import typer
 
-from evalkit.config.compose import explain, explain_null, register, resolve
-from evalkit.config.schema import CONFIG_MODULE
-from evalkit.errors import EXIT_CONFIG, EXIT_DONE, EXIT_ERROR, EXIT_INTERRUPTED, EXIT_TERMINATED, EvalkitError
+from evalkit import __version__
+from evalkit.errors import (
+    EXIT_CONFIG,
+    EXIT_DONE,
+    EXIT_ERROR,
+    EXIT_INTERRUPTED,
+    EXIT_TERMINATED,
+    ConfigError,
+    EvalkitError,
+)
 from evalkit.utils.files import disk_error
 from evalkit.utils.signals import Terminated, sigterm_is_ctrl_c
 
+if TYPE_CHECKING:
+    from evalkit.config.schema import RunConfig
+
 # Where torchao is installed, `import diffusers` warns of what concerns their developers alone.
 _CHATTY = ("torch.utils._pytree", "diffusers.quantizers.torchao.torchao_quantizer")
+LISTED = ("metrics", "models", "samplers", "extractors")
+Action = Callable[[], int]
+
+
+class _Show(NamedTuple):
+    """How `--cfg job` prints the configuration."""
+
+    package: str | None
+    resolved: bool
+
+
+app = typer.Typer(
+    add_completion=True,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    invoke_without_command=True,
+    options_metavar="",
+    subcommand_metavar="[FOLDER ...] [KEY=VALUE ...]  |  COMMAND",
+    context_settings={"help_option_names": ["--help", "-h"]},
+)
+
+
+@app.callback()
+def _root(
+    version: Annotated[bool, typer.Option("--version", help="Print evalkit's version.")] = False,
+) -> None:
+    """Which image generator is better, by how much, and is the difference real?
+
+    \b
+    evalkit                                    the demo: embedded models of digits
+    evalkit FOLDER [REFERENCE]                 score a folder of images
+    evalkit A B --reference REAL               compare folders, archives or tables of images
+    evalkit model.diffusers.path=DIR prompts.text.path=prompts.txt
+                                               make a model's images, and score them
+    evalkit 'model=[A,B]' 'sampler=[ddim,unipc]' 'model.A.guidance_scale={sweep: [3, 7]}'
+                                               a grid; docs/getting_started.md says how
+    evalkit experiment=sampler_sweep           a recipe of docs/recipes/
+
+    \b
+    KEY=VALUE           any setting: metric=[fid,kid], num_samples=1000, seed={sweep: [0, 1]}, ...
+    dry_run=true        print the cells and what is missing; make and fetch nothing
+    --reference, -r R   a folder, archive or table of images, statistics (.npz), or an option's name
+    --config-dir DIR    a folder with YAMLs of your own (`evalkit init` makes one)
+    --cfg job           print the composed configuration
+    --hydra-help        Hydra's own help
+    """
+    if version:
+        print(f"evalkit {__version__}")
+
+
+def _complete(incomplete: str) -> list[str]:
+    """What a word of a run may go on as: groups with their options, settings, subcommands."""
+    from evalkit.config.listing import complete_word
+
+    return complete_word(incomplete, _names())
+
+
+def _listed(incomplete: str) -> list[str]:
+    return [name for name in LISTED if name.startswith(incomplete)]
+
+
+@app.command(hidden=True)
+def run(
+    words: Annotated[list[str] | None, typer.Argument(autocompletion=_complete)] = None,
+    reference: Annotated[str | None, typer.Option("--reference", "-r")] = None,
+    config_dir: Annotated[str | None, typer.Option("--config-dir", "-cd")] = None,
+    config_name: Annotated[str, typer.Option("--config-name", "-cn")] = "eval",
+    config_path: Annotated[str | None, typer.Option("--config-path", "-cp", hidden=True)] = None,
+    cfg: Annotated[str | None, typer.Option("--cfg", "-c", help="job, hydra or all")] = None,
+    resolved: Annotated[bool, typer.Option("--resolve")] = False,
+    package: Annotated[str | None, typer.Option("--package", "-p")] = None,
+    info: Annotated[str | None, typer.Option("--info", "-i")] = None,
+    hydra_help: Annotated[bool, typer.Option("--hydra-help")] = False,
+    multirun: Annotated[bool, typer.Option("--multirun", "-m", hidden=True)] = False,
+) -> Action:
+    """Scores folders, or runs a grid: see `evalkit --help`."""
+    if multirun:
+        raise ConfigError("--multirun is Hydra's, one run per job; evalkit runs a grid at once: seed={sweep: [0, 1]}")
+    if config_path is not None:
+        raise ConfigError("--config-path has no effect on evalkit's own configs: give --config-dir DIR for yours")
+    if config_dir is not None and not Path(config_dir).is_dir():
+        raise ConfigError(f"--config-dir {config_dir}: there is no such folder")
+    flags = [*(["--hydra-help"] if hydra_help else []), *(["--info", info] if info else [])]
+    if cfg in ("hydra", "all"):
+        flags += ["--cfg", cfg, *(["--resolve"] if resolved else []), *(["--package", package] if package else [])]
+    folder = str(Path(config_dir).resolve()) if config_dir else None
+    if flags:
+        flags += ["--config-dir", folder] if folder else []
+        return functools.partial(_hydra, [*flags, *(words or [])])
+    if cfg not in (None, "job"):
+        raise ConfigError(f"--cfg {cfg}: give job, hydra or all")
+    show = _Show(package, resolved) if cfg else None
+    return functools.partial(_run, words or [], reference, folder, config_name, show)
+
+
+@app.command()
+def ls(
+    what: Annotated[str, typer.Argument(help="metrics, models, samplers or extractors", autocompletion=_listed)],
+    config_dir: Annotated[str | None, typer.Option("--config-dir", "-cd")] = None,
+) -> Action:
+    """List metrics, models, samplers or extractors: what each is and needs, and whether its weights are here."""
+    from evalkit.plan.catalogue import print_catalogue
+
+    return functools.partial(print_catalogue, what, config_dir)
+
+
+@app.command()
+def init(folder: Annotated[Path, typer.Argument(help="where to; by default here")] = Path()) -> Action:
+    """Write a config folder, prompts, a gate and a CI workflow to start from; nothing is overwritten."""
+    from evalkit.config.starter import write_starter
+
+    return functools.partial(write_starter, folder)
+
+
+@app.command()
+def report(
+    results: Annotated[Path, typer.Argument(metavar="RUN", help="a run's folder, or its results.json")],
+    out: Annotated[Path | None, typer.Option(help="the page to write")] = None,
+) -> Action:
+    """Make a finished run's report.html again."""
+    from evalkit.report.__main__ import main as write
+
+    return functools.partial(write, [str(results), *(["--out", str(out)] if out else [])])
+
+
+# `evalkit verify STORE` goes here: a function like those above that returns a callable which returns the exit code.
 
 
 def main() -> None:
-    """Runs an evaluation from the command line's overrides and exits with DESIGN's codes."""
-    register()
+    """Runs the command line and exits with DESIGN's codes."""
     _set_up_logging()
-    os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises its errors instead of printing them, so that we can say more
     try:
         with sigterm_is_ctrl_c():
-            _run()
-    except (HydraException, OmegaConfBaseException) as error:
-        _fail(explain(error, _overrides(), _config_dir()), EXIT_CONFIG)
-    except ValueError as error:
-        _fail(explain_null(error, _overrides()), EXIT_CONFIG)
+            action = _parse(sys.argv[1:])
+            code = action() if callable(action) else int(action or 0)
+    except EvalkitError as error:
+        _fail(error, error.exit_code)
+    except BrokenPipeError:  # `evalkit ls metrics | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(EXIT_ERROR)
     except KeyboardInterrupt as stop:
         command = shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
         code = EXIT_TERMINATED if isinstance(stop, Terminated) else EXIT_INTERRUPTED
         _fail(f"stopped. All finished shards are kept; the same command goes on from there: {command}", code)
+    if code:
+        sys.exit(code)
 
 
-@hydra.main(version_base="1.3", config_path=f"pkg://{CONFIG_MODULE}", config_name="eval")
-def _run(config: DictConfig) -> None:
-    try:  # here, not in main: Hydra would print its own words first
-        _evaluate(config)
-    except EvalkitError as error:
-        _fail(error, error.exit_code)
+def _parse(arguments: list[str]) -> Action | int | None:
+    """What a command line asks for. What does not begin with a subcommand is a run.
+
+    Raises:
+        ConfigError: an option or argument that is not known, or lacks its value.
+    """
+    names = ["run", *_names()]
+    first = arguments[0] if arguments else ""
+    if first not in names and {"--help", "-h"} & set(arguments):
+        arguments = ["--help"]
+    elif first not in names and first not in ("--version", "--install-completion", "--show-completion"):
+        arguments = ["run", *arguments]
+    _complete_runs(names)
+    command = typer.main.get_command(app)
+    try:
+        action: Action | int | None = command.main(arguments, prog_name="evalkit", standalone_mode=False)
+    except Exception as error:
+        message = getattr(error, "format_message", None)  # click's UsageError, wherever typer keeps it
+        if message is None:
+            raise
+        raise ConfigError(f"{' '.join(message().split())} (evalkit --help)") from None
+    return action
+
+
+def _names() -> list[str]:
+    """The subcommands that people see."""
+    return [c.name or c.callback.__name__ for c in app.registered_commands if c.callback and not c.hidden]
+
+
+def _complete_runs(names: Sequence[str]) -> None:
+    """While a shell asks for completions: the words of a run are those of the hidden subcommand `run`."""
+    for variable in ("COMP_WORDS", "_TYPER_COMPLETE_ARGS"):
+        program, _, rest = os.environ.get(variable, "").partition(" ")
+        if program and "_EVALKIT_COMPLETE" in os.environ and rest.partition(" ")[0] not in names:
+            os.environ[variable] = f"{program} run {rest}"
+            if variable == "COMP_WORDS":
+                os.environ["COMP_CWORD"] = str(int(os.environ.get("COMP_CWORD", "1")) + 1)
+
+
+def _hydra(arguments: Sequence[str]) -> int:
+    """What Hydra answers itself: its help, its own configuration, where configs are looked for."""
+    import hydra
+
+    from evalkit.config.compose import register
+    from evalkit.config.schema import CONFIG_MODULE
+
+    register()
+    sys.argv = [sys.argv[0], *arguments]
+    hydra.main(version_base="1.3", config_path=f"pkg://{CONFIG_MODULE}", config_name="eval")(lambda config: None)()
+    return EXIT_DONE
+
+
+def _run(
+    words: Sequence[str], reference: str | None, config_dir: str | None, config_name: str, show: _Show | None
+) -> int:
+    """Composes the configuration and runs it, or prints it; returns the exit code."""
+    from evalkit.config.compose import compose, group_options, resolve
+    from evalkit.config.overrides import METRICS, leaves_metrics_open
+    from evalkit.config.words import read_words
+
+    read = read_words(words, reference, _names(), group_options("model", config_dir))
+    choose = leaves_metrics_open(read.overrides, bool(read.folders))
+    overrides = [*read.overrides, *([f"metric=[{','.join(METRICS)}]"] if choose else [])]
+    config = compose(overrides, config_dir, folders=read.folders, reference=read.reference, config_name=config_name)
+    if show is not None:
+        from evalkit.config.compose import print_config
+
+        print_config(config, show.package, resolved=show.resolved)
+        return EXIT_DONE
+    run_config = resolve(config)
+    try:
+        return _evaluate(run_config, choose)
     except OSError as error:  # a full disk, a store that cannot be read
-        _fail(disk_error(error, Path(config.out or config.store), "read or write"), EXIT_ERROR)
+        raise disk_error(error, Path(run_config.out or run_config.store), "read or write") from error
 
 
-def _evaluate(config: DictConfig) -> None:
-    hydra_config = HydraConfig.get()
-    choices = OmegaConf.to_container(hydra_config.runtime.choices)
-    run_config = resolve(config, choices)  # type: ignore[arg-type]
-    if run_config.selfcheck:
+def _evaluate(config: RunConfig, choose: bool) -> int:
+    if config.selfcheck:
         from evalkit.selfcheck import check_peers, print_selfcheck
 
-        right = [print_selfcheck(run_config.device), check_peers(run_config)]
-        sys.exit(EXIT_DONE if all(right) else EXIT_ERROR)
+        right = [print_selfcheck(config.device), check_peers(config)]
+        return EXIT_DONE if all(right) else EXIT_ERROR
     from evalkit import pipeline
     from evalkit.plan.plan import make_plan
     from evalkit.plan.show import print_plan
     from evalkit.results.terminal import print_results
 
-    plan = make_plan(run_config)
-    if run_config.dry_run:
+    plan = make_plan(config, choose=choose)
+    if config.dry_run:
         print_plan(plan)
-        sys.exit(EXIT_CONFIG if plan.missing else EXIT_DONE)
-    overrides = [str(override) for override in hydra_config.overrides.task]
-    command = shlex.join(["python", "run_eval.py", *overrides])
+        return EXIT_CONFIG if plan.missing else EXIT_DONE
+    script = Path(sys.argv[0]).name
+    command = shlex.join([*(["python", script] if script.endswith(".py") else ["evalkit"]), *sys.argv[1:]])
     table = pipeline.run(plan, command=command)
     print_results(table, plan.out, against_baseline=plan.baseline is not None, report=plan.config.report)
     exit_code = EXIT_DONE
@@ -84,23 +287,10 @@ def _evaluate(config: DictConfig) -> None:
         exit_code = verdict.exit_code
     if table.failures is not None:  # a failed gate says more: its code stands
         _fail(table.failures, exit_code or EXIT_ERROR)
-    if exit_code:
-        sys.exit(exit_code)
+    return exit_code
 
 
-def _overrides() -> list[str]:
-    return [arg for arg in sys.argv[1:] if not arg.startswith("-")]
-
-
-def _config_dir() -> str | None:
-    """The folder of `--config-dir` (or -cd), which Hydra's error does not carry."""
-    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    parser.add_argument("--config-dir", "-cd")
-    folder = parser.parse_known_args()[0].config_dir
-    return str(Path(folder).resolve()) if folder else None
-
-
-def _fail(message: object, exit_code: int) -> None:
+def _fail(message: object, exit_code: int) -> NoReturn:
     sys.stdout.flush()
     print(f"evalkit: {message}", file=sys.stderr)
     sys.exit(exit_code)

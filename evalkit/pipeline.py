@@ -15,13 +15,13 @@ from evalkit.errors import DataError
 from evalkit.gate import judge
 from evalkit.lint import Finding, Watch, asked_of, lint
 from evalkit.metric import ReferenceMetric
-from evalkit.plan.plan import Plan
+from evalkit.plan.plan import Plan, check_calls
 from evalkit.results.compare import compare, rename_apart
 from evalkit.results.files import write
 from evalkit.results.latent_walk import write_walks
 from evalkit.results.made import made_before, made_now
 from evalkit.results.rows import Outcome, make_rows, notes, run_info
-from evalkit.results.table import COSTS, ResultTable
+from evalkit.results.table import ResultTable
 from evalkit.samples.model_pool import ModelPool
 from evalkit.samples.store import SampleSet
 from evalkit.trackers.push import push
@@ -114,11 +114,7 @@ def _table(plan: Plan, run: Mapping[str, object], outcome: Outcome) -> ResultTab
     taken = {cell.name for cell in plan.cells}
     for earlier in plan.earlier:
         rows += rename_apart(earlier.rows, taken, str(earlier.run.get("name", "earlier")))
-    compared = [row for row in rows if not (row.unsure and row.metric in COSTS)]  # nothing is worse than such a cost
-    influences, pairing = outcome.influences, outcome.pairing
-    comparisons, best = compare(compared, baseline=plan.baseline, influences=influences, pairing=pairing)
-    unsure = {(row.metric, row.cell) for row in rows if row.unsure}
-    best = {metric: [cell for cell in cells if (metric, cell) not in unsure] for metric, cells in best.items()}
+    comparisons, best = compare(rows, baseline=plan.baseline, influences=outcome.influences, pairing=outcome.pairing)
     return ResultTable(run, tuple(rows), tuple(notes(outcome.sources)), tuple(comparisons), best)
 
 
@@ -128,11 +124,7 @@ def _generate(plan: Plan, pool: ModelPool) -> None:
         return
     from evalkit.samples.generate import generate_cells
 
-    for cell in incomplete:
-        built = plan.built[cell.key]
-        built.model.check_call(built.sampler, cell.call_settings)
-        prompts = built.prompts.prompts[: cell.num_samples] if built.prompts else ()
-        built.model.check_prompts(prompts, cell.call_settings)
+    check_calls(incomplete, plan)
     size, device = plan.config.batch_size, plan.config.device
     generate_cells(incomplete, plan.store, batch_size=size, device=device, engine=plan.engine, pool=pool)
 

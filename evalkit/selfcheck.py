@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING, Any
 from evalkit.config.build import build
 from evalkit.config.compose import compose, resolve
 from evalkit.config.schema import RunConfig
-from evalkit.metric import Batch, Score
+from evalkit.extractors.base import Extractor
+from evalkit.metric import Batch, Metric, Score
 
 if TYPE_CHECKING:
     from evalkit.data.arrays import ArrayImages
@@ -113,7 +114,7 @@ def _check_gaussians(config: RunConfig) -> Iterator[Checked]:
 
     generated, reference = gaussians()
     for golden in GAUSSIANS:
-        metric = build({**config.metric[golden.metric], "k": 5}, f"metric.{golden.metric}")
+        metric = build({**config.metric[golden.metric], "k": 5}, f"metric.{golden.metric}", Metric)
         states = {
             side: metric.observe(
                 Batch(None, torch.arange(len(x)), len(x), [None] * len(x), dict.fromkeys(metric.needs, x))
@@ -129,13 +130,13 @@ def _check_digits(config: RunConfig, device: str) -> Iterator[Checked]:
     from evalkit.scoring import Against, score_sources
 
     samples, reference = digit_sources()
-    metrics = {golden.metric: build(config.metric[golden.metric]) for golden in DIGITS}
+    metrics = {name: build(config.metric[name], f"metric.{name}", Metric) for name in (g.metric for g in DIGITS)}
     needed = {address.partition("/")[0] for metric in metrics.values() for address in metric.needs}
     with tempfile.TemporaryDirectory(prefix="evalkit-selfcheck-") as folder:
         scored = score_sources(
             {"digits": samples},
             metrics={name: (config.metric[name], metric) for name, metric in metrics.items()},
-            extractors={name: build(config.extractor[name]) for name in needed},
+            extractors={name: build(config.extractor[name], f"extractor.{name}", Extractor) for name in needed},
             against=Against(reference),
             store=Store(Path(folder)),
             device=device,
@@ -175,12 +176,13 @@ def check_peers(config: RunConfig) -> bool:
         ConfigError, DataError: images or weights are missing or broken.
     """
     from evalkit.data.moments import Moments
-    from evalkit.models.base import ExistingImages
+    from evalkit.data.reference import Reference
+    from evalkit.models.base import ExistingImages, Model
     from evalkit.results.peers import peer_check
 
-    images = [build(option, f"model.{name}") for name, option in config.model.items()]
+    images = [build(option, f"model.{name}", Model) for name, option in config.model.items()]
     existing = [model for model in images if isinstance(model, ExistingImages)]
-    references = [build(option, f"reference.{name}").open() for name, option in config.reference.items()]
+    references = [build(option, f"reference.{name}", Reference).open() for name, option in config.reference.items()]
     if not existing or not references or references[0] is None or isinstance(references[0], Moments):
         return True
     agree = True

@@ -149,7 +149,8 @@ def test_killed_at_random_moments_the_scores_are_the_same_to_the_last_bit(
 @pytest.mark.parametrize("batch_size", [1, 7])
 def test_batch_size_and_order_do_not_change_the_samples(first_run: Path, tmp_path: Path, batch_size: int) -> None:
     """Batches of 1 and 7 in the other order of cells, against batches of 64: to one level of 255 and 1e-3 relative."""
-    few = ("num_samples=28", f"batch_size={batch_size}", "name=small", "model=[digits_ldm,digits_dcgan]", *SMALL[1:])
+    few = ("experiment=digits", "model=[digits_ldm,digits_dcgan]", *SMALL[2:], "num_samples=28", "name=few")
+    few = (*few, f"batch_size={batch_size}")
     done = run_evalkit(*few, *METRICS, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     again, base = images_of(tmp_path / "runs"), images_of(first_run / "runs")
@@ -160,10 +161,10 @@ def test_batch_size_and_order_do_not_change_the_samples(first_run: Path, tmp_pat
     )
     print(f"batches of {batch_size}: largest pixel difference {worst} of 255")
     assert worst <= 1, worst
-    same = run_evalkit(*SMALL, *METRICS, "num_samples=28", "name=small", cwd=first_run)
+    same = run_evalkit(*SMALL, *METRICS, "num_samples=28", "name=few", cwd=first_run)
     assert same.returncode == 0, same.stderr
-    expected = scores(first_run / "runs" / "small")
-    for name, value in scores(tmp_path / "runs" / "small").items():
+    expected = scores(first_run / "runs" / "few")
+    for name, value in scores(tmp_path / "runs" / "few").items():
         assert value == pytest.approx(expected[name], rel=1e-3), name
 
 
@@ -247,11 +248,11 @@ def test_ctrl_c_is_one_clear_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         raise KeyboardInterrupt
 
     monkeypatch.setattr(pipeline, "run", interrupt)
-    done = run_evalkit("model=[digits_dcgan]", "num_samples=16", cwd=tmp_path)
+    done = run_evalkit("experiment=digits", "model=[digits_dcgan]", "num_samples=16", cwd=tmp_path)
     assert done.returncode == EXIT_INTERRUPTED
     line = done.stderr.splitlines()[-1]
     assert line.startswith("evalkit: stopped. All finished shards are kept; the same command goes on from there: ")
-    assert line.endswith("run_eval.py 'model=[digits_dcgan]' num_samples=16")
+    assert line.endswith("run_eval.py experiment=digits 'model=[digits_dcgan]' num_samples=16")
 
 
 def test_sigterm_is_ctrl_c(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -268,7 +269,7 @@ def test_sigterm_is_ctrl_c(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
         raise AssertionError
 
     monkeypatch.setattr(ShardWriter, "commit", terminated)
-    command = ("model=[digits_dcgan]", "num_samples=300", "metric=[fid_digits]", "name=small")
+    command = ("experiment=digits", "model=[digits_dcgan]", "num_samples=300", "metric=[fid_digits]", "name=small")
     before = signal.getsignal(signal.SIGTERM)
     done = run_evalkit(*command, cwd=tmp_path)
     assert done.returncode == EXIT_TERMINATED == 143
@@ -286,7 +287,9 @@ def test_a_full_disk_names_the_file_and_what_fixes_it(tmp_path: Path, monkeypatc
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr(Image.Image, "save", full)
-    done = run_evalkit("model=[digits_dcgan]", "num_samples=16", "metric=[is_digits]", "name=small", cwd=tmp_path)
+    done = run_evalkit(
+        "experiment=digits", "model=[digits_dcgan]", "num_samples=16", "metric=[is_digits]", "name=small", cwd=tmp_path
+    )
     assert done.returncode == EXIT_ERROR
     line = done.stderr.splitlines()[-1]
     sheet = "runs/small/sheets/digits_dcgan.png"

@@ -101,7 +101,13 @@ def test_the_wheel_holds_everything(site: Path) -> None:
 
 def test_the_installed_wheel_runs_and_finds_a_third_partys_metric(site: Path, tmp_path: Path) -> None:
     done = run_installed(
-        site, tmp_path, "model=[digits_dcgan]", "num_samples=40", "metric=[is_digits,brightness]", "name=installed"
+        site,
+        tmp_path,
+        "experiment=digits",
+        "model=[digits_dcgan]",
+        "num_samples=40",
+        "metric=[is_digits,brightness]",
+        "name=installed",
     )
     assert done.returncode == 0, done.stderr
     assert "brightness ↑" in done.stdout

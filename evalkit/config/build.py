@@ -1,15 +1,14 @@
-"""Builds an option's object: the only call to Hydra's instantiate."""
+"""Builds an option's object. What a `_target_` names is looked at before it is called: nothing else runs."""
 
 from __future__ import annotations
 
 import importlib
 import inspect
+import typing
 from collections.abc import Mapping
 from typing import Any
 
-from hydra.errors import InstantiationException
-from hydra.utils import instantiate
-
+from evalkit.config.values import misfit
 from evalkit.errors import ConfigError, EvalkitError, nearest
 from evalkit.utils.text import one_line
 
@@ -52,32 +51,74 @@ def accepted_keys(target: str) -> set[str]:
         return set()
 
 
-def build(option: Mapping[str, Any], where: str = "") -> Any:
-    """Builds the object that an option describes: its `_target_`, called with the option's other keys.
+def factory_of(option: Mapping[str, Any], where: str, expected: type | None = None) -> Any:
+    """The class or function that an option would call, looked at and not called.
 
-    Nested mappings stay plain (a model may build its own parts, when it loads). This is the only call to Hydra's
-    instantiate.
+    Args:
+        option: with its `_target_`.
+        where: what messages call it ("model.sd15").
+        expected: the class that it must be a subclass of (a function: that its annotation says it returns); none: any.
 
     Raises:
-        ConfigError: the target is missing or does not take a key (the nearest name is offered), or refuses a value.
+        ConfigError: there is no target, or it is something else.
     """
     target = option.get("_target_")
-    where = where or str(target)
     if not target:
         raise ConfigError(f"{where} has no _target_, so there is nothing to build")
     factory = locate(str(target))
-    parameters = inspect.signature(factory).parameters
+    made = factory if inspect.isclass(factory) else _returned(factory)
+    if expected is not None and not (inspect.isclass(made) and issubclass(made, expected)):
+        wanted = f"{expected.__module__}.{expected.__qualname__}"
+        more = "" if inspect.isclass(factory) or not callable(factory) else " (a function says so by `-> ITS_CLASS`)"
+        raise ConfigError(f"{where}: {target} is not a subclass of {wanted}{more}")
+    if not callable(factory):
+        raise ConfigError(f"{where}: {target} is a {type(factory).__name__}, which cannot be called")
+    return factory
+
+
+def _returned(factory: Any) -> Any:
+    """What a function's annotation says it returns; none where it says nothing that can be found."""
+    try:
+        return typing.get_type_hints(factory).get("return")
+    except (NameError, TypeError, AttributeError):
+        return None
+
+
+def build(option: Mapping[str, Any], where: str = "", expected: type | None = None) -> Any:
+    """Builds the object that an option describes: its `_target_`, called with the option's other keys.
+
+    Nested mappings stay plain (a model may build its own parts, when it loads).
+
+    Args:
+        option: plain values by key.
+        where: what messages call it ("model.sd15").
+        expected: the class that it must be a subclass of; looked at before anything is called.
+
+    Raises:
+        ConfigError: the target is missing, is something else, does not take a key (the nearest name is offered), or
+            refuses a value.
+    """
+    where = where or str(option.get("_target_"))
+    factory = factory_of(option, where, expected)
+    target = option["_target_"]
+    try:
+        parameters: Mapping[str, inspect.Parameter] = inspect.signature(factory).parameters
+    except (ValueError, TypeError) as error:  # some builtins have none
+        raise ConfigError(f"{where}: {target} does not say what it takes, so it cannot be built from YAML") from error
+    given = {key: value for key, value in option.items() if not str(key).startswith("_")}
     takes_any = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
-    for key in option:
-        if not key.startswith("_") and key not in parameters and not takes_any:
+    for key, value in given.items():
+        if key not in parameters and not takes_any:
             raise ConfigError(f"{where}.{key}: {target} takes no '{key}'. {nearest(key, parameters)}")
+        wanted = misfit(value, parameters[key].annotation) if key in parameters else None
+        if wanted:
+            raise ConfigError(f"{where}.{key}={value}: {wanted} is wanted")
     for name, p in parameters.items():
-        if name not in option and p.default is p.empty and p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL):
+        if name not in given and p.default is p.empty and p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL):
             raise ConfigError(f"{where}.{name} is not set: give {where}.{name}=VALUE")
     try:
-        return instantiate(dict(option), _convert_="all", _recursive_=False)
-    except InstantiationException as error:
-        cause = error.__cause__
-        if isinstance(cause, EvalkitError):
-            raise cause from error
-        raise ConfigError(f"{where}: {one_line(cause or error)}") from error
+        return factory(**given)
+    except EvalkitError:
+        raise
+    except Exception as error:  # whatever a constructor raises
+        raise ConfigError(f"{where}: {one_line(error)}") from error

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import fields
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
@@ -18,12 +20,16 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.core.plugins import Plugins
 from hydra.errors import HydraException, MissingConfigException
 from hydra.plugins.search_path_plugin import SearchPathPlugin
-from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
+from yaml import YAMLError
 
 from evalkit.config.build import accepted_keys
+from evalkit.config.environment import environment_as_text, refuse_environment
+from evalkit.config.listing import option_files
+from evalkit.config.overrides import SINGLE, choose_folder, complete
 from evalkit.config.schema import CONFIG_MODULE, FOLDERS, GROUPS, RULES, RunConfig
+from evalkit.config.words import is_statistics
 from evalkit.errors import ConfigError, nearest
 from evalkit.utils.text import one_line
 
@@ -45,29 +51,92 @@ def register() -> None:
     Plugins.instance().register(EntryPointSearchPath)
 
 
-def compose(overrides: Sequence[str], config_dir: str | None = None) -> DictConfig:
-    """The composed configuration, for use from Python; `config_dir` is searched as well as evalkit's own configs.
+def compose(
+    overrides: Sequence[str],
+    config_dir: str | None = None,
+    *,
+    folders: Mapping[str, str] | None = None,
+    reference: str | None = None,
+    config_name: str = "eval",
+) -> DictConfig:
+    """The composed configuration.
+
+    Args:
+        overrides: as on the command line (`evalkit.config.overrides` says what is made of them).
+        config_dir: a folder that is searched as well as evalkit's own configs.
+        folders: by name the places of images that stand in the grid instead of `model.folder`, with its settings.
+        reference: the place of the reference's images or statistics, or an option's name.
+        config_name: the root's YAML.
 
     Raises:
-        ConfigError: an override names a key or an option that is not there (the nearest name is offered).
+        ConfigError: an override names a key or an option that is not there (the nearest name is offered), or a YAML
+            cannot be read.
     """
     register()
+    options = functools.cache(lambda group: group_options(group, config_dir))
+    given = choose_folder(overrides) if folders else list(overrides)
+    kind = None if reference is None else _kind_of_reference(reference, options("reference"))
+    given += [f"reference={kind}"] if kind else []
     try:
-        return _compose(overrides, config_dir)
-    except (HydraException, OmegaConfBaseException) as error:
+        given = complete(given, options, default_extractors)
+        config = _compose(given, config_dir, config_name)
+    except (HydraException, OmegaConfBaseException, ValueError, YAMLError) as error:
         raise explain(error, overrides, config_dir) from error
-    except ValueError as error:
-        raise explain_null(error, overrides) from error
+    if folders:
+        models: dict[str, Any] = OmegaConf.to_container(config.model)  # type: ignore[assignment]
+        template = models.pop("folder")
+        config.model = models | {key: {**template, "path": path} for key, path in folders.items()}
+    if reference is not None and reference != kind:
+        config.reference[kind].path = reference
+    return config
 
 
-def explain_null(error: ValueError, overrides: Sequence[str]) -> ConfigError:
-    """Hydra's ValueError for `reference=null`, as one line; any other is raised again."""
+def print_config(config: DictConfig, package: str | None, *, resolved: bool) -> None:
+    """Prints a composed configuration as YAML, or (`package`) a part of it.
+
+    Raises:
+        ConfigError: there is no such part, or a value cannot be resolved.
+    """
+    shown = OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
+    try:
+        part = OmegaConf.select(shown, package) if package else shown
+        if part is None:
+            raise ConfigError(f"--package {package}: no such key. {nearest(str(package), map(str, shown))}")
+        print(OmegaConf.to_yaml(part, resolve=resolved) if OmegaConf.is_config(part) else part)
+    except OmegaConfBaseException as error:
+        raise explain(error, []) from error
+
+
+def _kind_of_reference(reference: str, options: Sequence[str]) -> str:
+    """The option that a reference's place wants; the place itself where it is an option's name and no folder."""
+    if reference in options and not Path(reference).exists():
+        return reference
+    return "stats" if is_statistics(reference) else "folder"
+
+
+@functools.cache
+def default_extractors() -> tuple[str, ...]:
+    """The extractors that every run knows without choosing them."""
+    with _hydra():
+        return tuple(str(name) for name in hydra_compose("eval", overrides=["~experiment"]).extractor)
+
+
+def _explain_null(error: ValueError, overrides: Sequence[str]) -> ConfigError:
+    """Hydra's ValueError for `reference=null`, as one line."""
     nulls = [text for text in overrides if text.partition("=")[2].lower() == "null"]
     if "Config group override" not in str(error) or not nulls:
-        raise error
+        return ConfigError(f"the configuration cannot be composed: {one_line(error)}")
     group = nulls[0].partition("=")[0]
-    single = group in ("experiment", "engine", "reference", "training", "reference@training")
-    return ConfigError(f"{nulls[0]}: a group cannot be null: {f'~{group}' if single else f'{group}=[]'} leaves it out")
+    out = f"~{group}" if group in SINGLE else f"{group}=[]"
+    return ConfigError(f"{nulls[0]}: a group cannot be null: {out} leaves it out")
+
+
+def _explain_yaml(error: YAMLError) -> ConfigError:
+    """A file that is no YAML, with its place."""
+    mark = getattr(error, "problem_mark", None)
+    where = f"{mark.name}, line {mark.line + 1}, column {mark.column + 1}" if mark else "a YAML file"
+    problem = getattr(error, "problem", None) or one_line(error)
+    return ConfigError(f"{where}: this is no YAML: {problem} (tabs, brackets and colons are the usual causes)")
 
 
 @contextlib.contextmanager
@@ -82,24 +151,25 @@ def _hydra() -> Iterator[None]:
         GlobalHydra.instance().hydra = running
 
 
-def _compose(overrides: Sequence[str], config_dir: str | None = None) -> DictConfig:
+def _compose(overrides: Sequence[str], config_dir: str | None = None, name: str = "eval") -> DictConfig:
     searchpath = [f"hydra.searchpath=[file://{config_dir}]"] if config_dir else []
     with _hydra():
-        return hydra_compose("eval", overrides=[*overrides, *searchpath], return_hydra_config=True)
+        return hydra_compose(name, overrides=[*overrides, *searchpath], return_hydra_config=True)
 
 
 def group_options(group: str, config_dir: str | None = None) -> list[str]:
     """The names of a group's options, those of installed packages and of `config_dir` included."""
-    folder = FOLDERS.get(group, group)
-    own = {path.stem for path in (Path(config_dir) / folder).glob("*.yaml")} if config_dir else set()
-    with _hydra():
-        loader = GlobalHydra.instance().config_loader()
-        loader.compute_defaults_list("eval", [], RunMode.RUN)  # lets the search path take effect
-        return sorted({*loader.get_group_options(folder), *own})
+    return list(option_files(group, config_dir))
 
 
 def explain(error: Exception, overrides: Sequence[str], config_dir: str | None = None) -> ConfigError:
-    """Hydra's or OmegaConf's error as one line that offers the nearest name."""
+    """Hydra's, OmegaConf's or YAML's error as one line that offers the nearest name."""
+    if isinstance(error, YAMLError):
+        return _explain_yaml(error)
+    if isinstance(error, ConfigError):
+        return error
+    if isinstance(error, ValueError) and not isinstance(error, HydraException | OmegaConfBaseException):
+        return _explain_null(error, overrides)
     if isinstance(error, MissingConfigException) and error.missing_cfg_file:
         group, _, option = str(error.missing_cfg_file).rpartition("/")
         if not group:
@@ -120,7 +190,7 @@ def _unknown_key(full_key: str, overrides: Sequence[str], config_dir: str | None
     choices: list[str] = []
     node: Any = None
     with contextlib.suppress(HydraException, OmegaConfBaseException):  # another override may be wrong as well
-        composed = _compose(others, config_dir)
+        composed = _compose(complete(others, lambda group: group_options(group, config_dir)), config_dir)
         node = OmegaConf.select(composed, parent) if parent else composed
         choices = [str(name) for name in (node or {}) if name != "hydra"]
     choices = [name for name in choices if not name.startswith("_")]
@@ -132,30 +202,35 @@ def _unknown_key(full_key: str, overrides: Sequence[str], config_dir: str | None
     return ConfigError(f"{full_key}: no such key. {nearest(key, choices)}")
 
 
-def resolve(config: DictConfig, choices: Mapping[str, Any] | None = None) -> RunConfig:
+def resolve(config: DictConfig) -> RunConfig:
     """The plain run configuration of a composed one: interpolations resolved, options checked.
 
     An experiment may set values of an option that the command line then deselects: such leftovers are dropped.
 
-    Args:
-        config: what Hydra composed.
-        choices: the chosen options by group (Hydra's `runtime.choices`); none: taken from `config.hydra`.
+    The values of environment variables stay out of it, since it is written into results: `${oc.env:NAME}` is refused
+    but in `tracker`, whose options keep the text (`evalkit.trackers.push` resolves it).
 
     Raises:
-        ConfigError: a value is missing, or an option has no `_target_`.
+        ConfigError: a value is missing, cannot be resolved, or is not of the kind that its key wants; an option has no
+            `_target_`; a key is none of the root's.
     """
-    if choices is None:
-        choices = OmegaConf.to_container(config.hydra.runtime.choices)  # type: ignore[assignment]
+    choices: dict[str, Any] = OmegaConf.to_container(config.hydra.runtime.choices)  # type: ignore[assignment]
     config = OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
-    missing = sorted(OmegaConf.missing_keys(config))
-    if missing:
-        raise ConfigError(f"{missing[0]} is not set: give {missing[0]}=VALUE")
+    known = {field.name for field in fields(RunConfig)}
+    for key in map(str, config):
+        if key not in known:
+            raise ConfigError(f"{key}: no such key. {nearest(key, known)}")
     try:
-        plain: dict[str, Any] = OmegaConf.to_container(config, resolve=True)  # type: ignore[assignment]
+        with environment_as_text():
+            missing = sorted(OmegaConf.missing_keys(config))  # it resolves interpolations too
+            if missing:
+                raise ConfigError(f"{missing[0]} is not set: give {missing[0]}=VALUE")
+            plain: dict[str, Any] = OmegaConf.to_container(config, resolve=True)  # type: ignore[assignment]
     except OmegaConfBaseException as error:
         raise explain(error, []) from error
+    refuse_environment({key: value for key, value in plain.items() if key != "tracker"})
     for group in GROUPS:
-        plain[group] = _options(group, plain[group] or {}, choices or {})
+        plain[group] = _options(group, plain[group] or {}, choices)
     return RunConfig(**plain)
 
 

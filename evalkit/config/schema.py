@@ -20,11 +20,12 @@ class RunConfig:
     """The root of the configuration; an unknown key is refused.
 
     Attributes:
-        name: the run's name; its results go to `out`.
-        out: folder of this run's results; none: `<store>/<name>`.
+        name: the run's name; its results go to `out`. auto: of its models and folders.
+        out: folder of this run's results; none: `<store>/<name>`, with a number where another configuration's are.
         store: folder of samples, features and scores, shared by runs.
         num_samples: samples per cell; none: as many as its prompt set holds (times samples_per_prompt).
         batch_size: samples per generation batch; halved where the device runs out of memory.
+        max_cells: a larger grid is refused before it is built.
         seed: the cells' seed, or `{sweep: [0, 1]}`.
         device: auto, cpu, cuda or mps.
         dry_run: print the cells, what is there, what is to make and what is missing; make and fetch nothing. Exits
@@ -45,11 +46,12 @@ class RunConfig:
         model, sampler, prompts, metric, reference, extractor, engine, gate, tracker: the chosen options by name.
     """
 
-    name: str = "run"
+    name: str = "auto"
     out: str | None = None
     store: str = "runs"
     num_samples: int | None = None
     batch_size: int = 64
+    max_cells: int = 10_000
     seed: Any = 0
     device: str = "auto"
     dry_run: bool = False

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -36,6 +37,11 @@ def expand(name: str, option: Option) -> list[Variant]:
         swept = {".".join(path): value for path, value in chosen.items()}
         variants.append(Variant(name, _replace(option, chosen, ()), swept))
     return variants
+
+
+def count(option: Option) -> int:
+    """How many variants `expand` would make of an option."""
+    return math.prod(len(values) if isinstance(values, Sequence) else 1 for _, values in _axes(option, ()))
 
 
 def _axes(node: Any, path: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], Any]]:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from datetime import date
 from typing import Any, Literal
 
-from evalkit.cell import Cell, find_baseline, matches
+from evalkit.cell import Cell, find_baseline, matches, why_none
 from evalkit.errors import ConfigError, nearest
 from evalkit.gate.baseline import EarlierRun, is_file
 from evalkit.results.table import COSTS
@@ -168,18 +168,7 @@ class _Run:
         selected = [cell for cell in self.cells if matches(cell, rule, where)]
         if selected:
             return selected
-        known: dict[str, dict[str, None]] = {}  # by setting its values in this run
-        for cell in self.cells:
-            about = {"model": cell.model, "sampler": cell.sampler, "prompts": cell.prompts, "seed": cell.seed}
-            for key, value in {**about, **cell.settings}.items():
-                known.setdefault(key, {})[str(value)] = None
-        for key, asked in rule.items():
-            if key not in known:
-                raise ConfigError(f"{where}: no cell has a setting '{key}'. {nearest(str(key), known)}")
-            if known[key].keys().isdisjoint(map(str, asked if isinstance(asked, list) else [asked])):
-                values = ", ".join(known[key])
-                raise ConfigError(f"{where} selects no cell: {key} is {asked}, but in this run there are {values}")
-        raise ConfigError(f"{where} selects no cell: {dict(rule)} hold together for none of the {len(self.cells)}")
+        raise ConfigError(f"{where} selects no cell: {why_none(self.cells, rule)}")
 
     def no_worse_than(self, option: Any, where: str, metric: str, cells: Sequence[Cell]) -> Rule:
         if metric in IMAGE_SHARES:

@@ -124,10 +124,7 @@ class TorchModuleModel(GanModel):
         from evalkit.config.build import build
 
         option = self.module if isinstance(self.module, Mapping) else {"_target_": self.module, **self.module_args}
-        net = build(option, f"module '{self._target}'")
-        if not isinstance(net, torch.nn.Module):
-            raise ConfigError(f"module '{self._target}' makes a {type(net).__name__}, not a torch.nn.Module")
-        return net
+        return build(option, f"module '{self._target}'", torch.nn.Module)
 
     def unload(self) -> None:
         self._net = None

@@ -146,9 +146,11 @@ class VaeReconstruction(Model):
         """The images to reconstruct, as the autoencoder is given them."""
         from evalkit.config.build import build
         from evalkit.data.center_crop import CenterCropped
+        from evalkit.data.reference import Reference
 
         assert self.images is not None
-        source: Any = (self._opener() if isinstance(self.images, str) else build(self.images, "images")).open()
+        images = self._opener() if isinstance(self.images, str) else build(self.images, "images", Reference)
+        source: Any = images.open()
         if not hasattr(source, "head"):
             raise ConfigError(f"images: {self.images} holds no images")
         return source if self.size is None else CenterCropped(source, self.size)

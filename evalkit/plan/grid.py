@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import logging
+import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -11,10 +12,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from evalkit.cell import Cell, Option, matches, setting_name
+from evalkit.cell import Cell, Option, check_exclude, matches, setting_name
 from evalkit.config.build import build, split_call_settings
 from evalkit.config.schema import RunConfig
-from evalkit.config.sweep import Variant, expand
+from evalkit.config.sweep import Variant, count, expand
 from evalkit.errors import ConfigError, EvalkitError, whole_number
 from evalkit.models.base import ExistingImages, Model, Sampler
 from evalkit.prompts.sets import PromptSet
@@ -23,9 +24,12 @@ from evalkit.utils.files import sha256_json
 
 log = logging.getLogger(__name__)
 
+MANY_CELLS = 200  # more take seconds to plan: that is said first
 DEFAULT_NUM_SAMPLES = 1000  # a cell without prompts in a run without prompt sets
 MAX_NAME = 180  # characters of a cell's name: file systems take 255 bytes, and "-<key8>" and a suffix follow
 MAX_SETTING = 60  # characters of one setting in it
+_COUNTS = ("num_inference_steps", "height", "width")  # settings that are whole numbers from 1 up, of whatever model
+_NUMBERS = ("guidance_scale", "guidance_rescale", "true_cfg_scale", "eta", "strength")
 KEY_IN_NAME = 4  # characters of the key that tell cells of one name apart
 
 
@@ -81,19 +85,22 @@ def make_grid(config: RunConfig, missing: Missing | None = None) -> Grid:
         raise ConfigError("model: none is chosen. Give one, such as model=[digits_ldm].")
     if config.num_samples is not None:
         whole_number(config.num_samples, "num_samples")
+    _check_size(config)
     maker = _GridMaker(config, missing or Missing())
-    pairs: list[tuple[Cell, BuiltCell]] = []
-    excluded = 0
+    order = {name: number for number, name in enumerate(config.sampler)}
+    every: list[tuple[Cell, BuiltCell]] = []
     for name, option in config.model.items():
         of_model = list(maker.cells_of(name, option))
-        chosen = [pair for pair in of_model if not any(matches(pair[0], rule, "exclude") for rule in config.exclude)]
-        if len(chosen) < len(of_model):
-            excluded += len(of_model) - len(chosen)
-            log.debug("%s: %d of %d cells are excluded by `exclude`", name, len(of_model) - len(chosen), len(of_model))
-        order = list(config.sampler)
-        pairs += sorted(chosen, key=lambda pair: order.index(pair[0].sampler) if pair[0].sampler in order else -1)
-    if not pairs and excluded:
-        raise ConfigError(f"the grid is empty: `exclude` leaves out all of its {excluded} cells; exclude=[] keeps them")
+        every += sorted(of_model, key=lambda pair: order.get(str(pair[0].sampler), -1))
+    taken = {key for _, built in every for key in built.model.call_settings}
+    check_exclude([cell for cell, _ in every], config.exclude, taken)
+    pairs = [pair for pair in every if not any(matches(pair[0], rule, "exclude") for rule in config.exclude)]
+    if len(pairs) < len(every):
+        log.debug("%d of %d cells are excluded by `exclude`", len(every) - len(pairs), len(every))
+    if every and not pairs:
+        raise ConfigError(
+            f"the grid is empty: `exclude` leaves out all of its {len(every)} cells; exclude=[] keeps them"
+        )
     if not pairs:
         raise ConfigError("the grid is empty: no chosen sampler or prompt set applies to a chosen model (see the log)")
     return Grid(
@@ -101,6 +108,21 @@ def make_grid(config: RunConfig, missing: Missing | None = None) -> Grid:
         built={cell.key: built for cell, built in pairs},
         prompts={name: variant.prompts for name, variant in maker.prompt_sets.items()},
     )
+
+
+def _check_size(config: RunConfig) -> None:
+    """Says how large a large grid is, and refuses one that nobody can have meant, before anything of it is built."""
+    axes = (config.sampler, config.prompts)
+    factors = [max(sum(map(count, options.values())), 1) for options in axes]
+    cells = sum(map(count, config.model.values())) * math.prod(factors) * len(_seeds(config.seed))
+    whole_number(config.max_cells, "max_cells")
+    if cells > config.max_cells:
+        raise ConfigError(
+            f"the grid has up to {cells:,} cells, more than max_cells={config.max_cells:,}: sweep fewer values, or "
+            f"give max_cells={cells}"
+        )
+    if cells > MANY_CELLS:
+        log.info("planning up to %s cells", f"{cells:,}")
 
 
 class Missing:
@@ -137,10 +159,12 @@ class _GridMaker:
         self.config, self.missing = config, missing
         self.prompt_sets = dict(_prompt_sets(config))
         self.samplers = [
-            _SamplerVariant(variant, build(variant.option, f"sampler.{name}"))
+            _SamplerVariant(variant, build(variant.option, f"sampler.{name}", Sampler))
             for name, option in config.sampler.items()
             for variant in expand(name, option)
         ]
+        for sampler in self.samplers:
+            check_settings(sampler.variant.option, f"sampler.{sampler.variant.name}")
         self.seeds = _seeds(config.seed)
         self._models: dict[str, Model] = {}  # by option
         self._identities: dict[int, tuple[Mapping[str, Any], int | None]] = {}  # by the model's id()
@@ -159,12 +183,10 @@ class _GridMaker:
         return _ModelVariant(variant, option, self._model(variant.name, option), call_settings, samplers)
 
     def _model(self, name: str, option: Option) -> Model:
+        check_settings(option, f"model.{name}")
         key = sha256_json(option)
         if key not in self._models:
-            model = build(option, f"model.{name}")
-            if not isinstance(model, Model):
-                raise ConfigError(f"model.{name}: {option['_target_']} is not a subclass of evalkit.models.base.Model")
-            self._models[key] = model
+            self._models[key] = build(option, f"model.{name}", Model)
         return self._models[key]
 
     def _parts(self, made: _ModelVariant) -> list[_ModelVariant]:
@@ -204,6 +226,7 @@ class _GridMaker:
             raise ConfigError(f"model.{name} makes images from text: choose prompts, such as prompts=[digits]")
         prompted = made.model.conditioning != "none" and self.prompt_sets
         prompt_names: list[str | None] = list(self.prompt_sets) if prompted else [None]
+        check_settings(made.call_settings, f"model.{name}")
         for sampler, prompts, seed in itertools.product(self._samplers_for(made), prompt_names, self.seeds):
             prompt_set = self.prompt_sets[prompts] if prompts else None
             call = dict(made.call_settings)
@@ -278,10 +301,31 @@ class _GridMaker:
         return re.sub(r"[^A-Za-z0-9._+-]+", "_", "-".join(parts))[:MAX_NAME]
 
 
+def check_settings(values: Mapping[str, Any], where: str, *, inner: bool = False) -> None:
+    """Refuses numbers that no model can be called with: NaN, infinite, no steps, no pixels.
+
+    Within a setting's own mapping (`inner`) names are somebody else's: there the numbers must be finite, no more.
+
+    Raises:
+        ConfigError: which, and what it may be.
+    """
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            check_settings(value, f"{where}.{key}", inner=True)
+        elif isinstance(value, float) and not math.isfinite(value):
+            raise ConfigError(f"{where}.{key}={value}: give a finite number")
+        elif inner or value is None:
+            continue
+        elif key in _COUNTS:
+            whole_number(value, f"{where}.{key}")
+        elif key in _NUMBERS and not isinstance(value, int | float):
+            raise ConfigError(f"{where}.{key}={value}: give a number")
+
+
 def _prompt_sets(config: RunConfig) -> Iterator[tuple[str, _PromptVariant]]:
     for name, option in config.prompts.items():
         for variant in expand(name, option):
-            prompts: PromptSet = build(variant.option, f"prompts.{name}")
+            prompts: PromptSet = build(variant.option, f"prompts.{name}", PromptSet)
             swept = "".join(f"-{_slug(key, value)}" for key, value in variant.swept.items())
             yield name + swept, _PromptVariant(variant.option, prompts, prompts.identity())
 

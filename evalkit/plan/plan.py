@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from evalkit.cell import Cell, find_baseline
-from evalkit.config.build import build
+from evalkit.config.build import build, factory_of
 from evalkit.config.schema import RunConfig
 from evalkit.data.moments import Moments
 from evalkit.data.reference import Reference
 from evalkit.data.source import Source
-from evalkit.errors import ConfigError, nearest
+from evalkit.errors import ConfigError, EvalkitError, nearest, whole_number
+from evalkit.extractors.base import Extractor
 from evalkit.gate import Gate, make_gates
 from evalkit.metric import Metric, PairMetric
 from evalkit.models.base import ExistingImages
+from evalkit.plan.choose import Given, choose_metrics
 from evalkit.plan.grid import Grid, Missing, make_grid
+from evalkit.plan.results_folder import results_folder, with_name
 from evalkit.prompts.images import prompt_images
 from evalkit.results.latent_walk import Walk, check_walk, make_walk
 from evalkit.results.table import ResultTable
@@ -28,12 +33,14 @@ from evalkit.samples.store import SampleSet, Store
 from evalkit.scoring.checks import check_counts, check_models, check_moments, check_pairs
 from evalkit.scoring.protocol import OWN, Own
 from evalkit.trackers.push import make_trackers
+from evalkit.utils.devices import pick_device
 
 if TYPE_CHECKING:
-    from evalkit.extractors.base import Extractor
     from evalkit.prompts.sets import PromptSet
     from evalkit.results.export import Export
     from evalkit.samples.engine import Engine
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -76,7 +83,7 @@ class Plan:
         if isinstance(model, ExistingImages):
             source: Source = model.open(cell.num_samples, cache=self.store.root / "cache")
             return source
-        return SampleSet.open(self.store, cell, self.built[cell.key])
+        return SampleSet.open(self.store, cell)
 
     def made_from(self) -> dict[str, dict[str, Source]]:
         """By cell and kind, one for each sample, the images that its prompts give to start from."""
@@ -93,27 +100,30 @@ class Plan:
         return {cell.name: CellGenerator(cell, pool, self.config.device, self.extractors) for cell in self.generated}
 
 
-def make_plan(config: RunConfig) -> Plan:
+def make_plan(config: RunConfig, *, choose: bool = False) -> Plan:
     """Builds and checks everything that the configuration names; nothing is generated or written.
 
     A dry run fetches nothing, and goes on where weights or images are missing: they are noted in the plan.
 
+    Args:
+        config: what is asked for.
+        choose: whether its metrics are candidates, of which those stay that can be computed here.
+
     Raises:
         ConfigError: anything that would fail later for want of an option, a file or samples.
     """
+    config = with_name(config)
+    _check_values(config)
     store = Store(Path(config.store).expanduser())
     missing = Missing(config.dry_run)
     cache = None if config.dry_run else store.root / "cache"  # of scans: a dry run writes nothing
     grid = make_grid(config, missing)
+    sides = {side: _open_side(config, side, missing, cache) for side in ("reference", "training")}
+    if choose:
+        given = Given({c.name: c.num_samples for c in grid.cells}, sides["reference"], _prompted(config, grid, cache))
+        config, line = choose_metrics(config, given)
+        log.info("%s", line)
     metrics = _build_metrics(config)
-    sides: dict[str, Source | Moments | None] = {"reference": None, "training": None}
-    for side in sides:
-        with missing.noted(side):
-            for name, option in getattr(config, side).items():
-                images: Reference = build(option, f"{side}.{name}")
-                if missing.dry:  # else `open` tells the same, and nothing is read twice
-                    images.check(fetch=False)
-                sides[side] = images.open(cache=cache)
     extractors = _build_extractors(config, metrics, missing)
     if not missing.any_of(*sides):
         check_counts(metrics, {cell.name: cell.num_samples for cell in grid.cells}, sides)
@@ -124,13 +134,12 @@ def make_plan(config: RunConfig) -> Plan:
         own = _own_images(grid, metrics, cache)
         check_pairs(metrics, baseline, own)
     check_models(metrics, extractors)
-    exports: dict[str, Export] = {name: build(option, f"export.{name}") for name, option in config.export.items()}
-    for export in exports.values():
-        export.check()
+    exports = _build_exports(config)
     make_trackers(config.tracker)  # each is built anew where it logs, in a process of its own
+    out = results_folder(config, extractors)
     plan = Plan(
-        config,
-        Path(config.out).expanduser() if config.out else store.root / config.name,
+        config if config.out else replace(config, name=out.name),
+        out,
         store,
         grid.cells,
         grid.built,
@@ -145,21 +154,86 @@ def make_plan(config: RunConfig) -> Plan:
         earlier=tuple(ResultTable.load(Path(path).expanduser()) for path in config.add_results),
         gates=make_gates(config.gate, grid.cells, metrics, lint=config.lint),
         exports=exports,
-        engine=next((build(option, f"engine.{name}") for name, option in config.engine.items()), None),
+        engine=next((_build_engine(name, option) for name, option in config.engine.items()), None),
         walk=make_walk(config.walk),
     )
     check_walk(plan.walk, plan.generators(ModelPool(plan.built)).values())
+    if config.dry_run:
+        check_calls([c for c in plan.generated if not missing.any_of(f"model.{c.model}")], plan)
     return plan
 
 
+def check_calls(cells: Sequence[Cell], plan: Plan) -> None:
+    """Looks whether the models of cells that are not whole take what they will be called with. May import torch.
+
+    Raises:
+        ConfigError: a sampler, a setting or a prompt that a model does not take.
+    """
+    for cell in cells:
+        if SampleSet.missing(plan.store, cell):
+            built = plan.built[cell.key]
+            built.model.check_call(built.sampler, cell.call_settings)
+            prompts = built.prompts.prompts[: cell.num_samples] if built.prompts else ()
+            built.model.check_prompts(prompts, cell.call_settings)
+
+
+def _check_values(config: RunConfig) -> None:
+    """Refuses what of the root's values a run would stumble over later."""
+    whole_number(config.batch_size, "batch_size")
+    whole_number(config.contact_sheet, "contact_sheet", least=0)
+    if config.device not in ("auto", "cpu"):  # these two are always there, and asking imports torch
+        pick_device(config.device)
+    stats = Path(config.save_stats).expanduser() if config.save_stats else None
+    if stats is not None and stats.exists() and not stats.is_dir():
+        raise ConfigError(f"save_stats={config.save_stats} is a file: give a folder")
+
+
+def _open_side(config: RunConfig, side: str, missing: Missing, cache: Path | None) -> Source | Moments | None:
+    """The images or statistics of the reference, or of the training set."""
+    opened: Source | Moments | None = None
+    with missing.noted(side):
+        for name, option in getattr(config, side).items():
+            images: Reference = build(option, f"{side}.{name}", Reference)
+            if missing.dry:  # else `open` tells the same, and nothing is read twice
+                images.check(fetch=False)
+            opened = images.open(cache=cache)
+    return opened
+
+
+def _prompted(config: RunConfig, grid: Grid, cache: Path | None) -> bool:
+    """Whether samples of the grid have prompts."""
+    for cell in grid.cells:
+        model = grid.built[cell.key].model
+        if isinstance(model, ExistingImages):
+            with contextlib.suppress(EvalkitError):  # whatever is wrong with them is told where they are scored
+                if any(prompt is not None for prompt in model.open(cell.num_samples, cache=cache).prompts):
+                    return True
+        elif cell.prompts is not None and model.conditioning == "text":
+            return True
+    return False
+
+
 def _build_metrics(config: RunConfig) -> dict[str, Metric]:
-    metrics: dict[str, Metric] = {}
-    for name, option in config.metric.items():
-        metric = build(option, f"metric.{name}")
-        if not isinstance(metric, Metric):
-            raise ConfigError(f"metric.{name}: {option['_target_']} is not a subclass of evalkit.metric.Metric")
-        metrics[name] = metric
-    return metrics
+    return {name: build(option, f"metric.{name}", Metric) for name, option in config.metric.items()}
+
+
+def _build_exports(config: RunConfig) -> dict[str, Export]:
+    if not config.export:
+        return {}
+    from evalkit.results.export import Export
+
+    exports: dict[str, Export] = {n: build(option, f"export.{n}", Export) for n, option in config.export.items()}
+    for export in exports.values():
+        export.check()
+    return exports
+
+
+def _build_engine(name: str, option: Mapping[str, Any]) -> Engine:
+    where = f"engine.{name}"
+    if not callable(getattr(factory_of(option, where, object), "map", None)):  # Engine is a protocol: no base class
+        raise ConfigError(f"{where}: {option['_target_']} has no map(fn, items): see evalkit.samples.engine.Engine")
+    engine: Engine = build(option, where)
+    return engine
 
 
 def _build_extractors(config: RunConfig, metrics: Mapping[str, Metric], missing: Missing) -> dict[str, Extractor]:
@@ -173,7 +247,7 @@ def _build_extractors(config: RunConfig, metrics: Mapping[str, Metric], missing:
                     + nearest(name, config.extractor)
                 )
             if name not in extractors:
-                extractors[name] = build(config.extractor[name], f"extractor.{name}")
+                extractors[name] = build(config.extractor[name], f"extractor.{name}", Extractor)
             if layer not in extractors[name].layers:
                 raise ConfigError(
                     f"metric.{metric_name} needs '{address}', but extractor '{name}' has no layer '{layer}'. "

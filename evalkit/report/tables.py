@@ -15,10 +15,7 @@ from evalkit.results.table import MISSING, Column, Row, finite, group
 
 @dataclass(frozen=True)
 class Score:
-    """One score: its text, its value to sort by, and its mark: "best", "tie" (not significantly worse), or "".
-
-    `unsure`: measured on too little to be ranked.
-    """
+    """One score: its text, its value to sort by, and its mark: "best", "tie" (not significantly worse), or ""."""
 
     text: str
     stderr: str
@@ -26,7 +23,6 @@ class Score:
     mark: str
     apart: bool
     why: str
-    unsure: bool = False
 
 
 @dataclass(frozen=True)
@@ -99,8 +95,8 @@ def _first(column: Column) -> set[str]:
     firsts = set()
     for rows in _by_protocol(column.rows.values()).values():
         if len(rows) > 1:
-            top = next(iter(Column(column.metric, {row.cell: row for row in rows}).ranked), None)
-            firsts |= {row.cell for row in rows if top and row.value == top.value and row.cell in column.best}
+            top = Column(column.metric, {row.cell: row for row in rows}).ranked[0]
+            firsts |= {row.cell for row in rows if row.value == top.value and row.cell in column.best}
     return firsts
 
 
@@ -115,12 +111,11 @@ def _score(column: Column, cell: str, best: set[str]) -> Score:
         return Score(MISSING, "", None, "", False, short((row.note if row else None) or "no value", 200))
     text, _, spread = format_value(row.value, row.stderr).partition(" ± ")
     mark = "best" if cell in best else "tie" if cell in column.best else ""
-    return Score(text, spread, row.value, mark, cell in column.odd, short(row.note or "", 200), row.unsure)
+    return Score(text, spread, row.value, mark, cell in column.odd, short(row.note or "", 200))
 
 
 def _common_hash(column: Column) -> str:
-    known = [row for cell, row in column.rows.items() if finite(row) and cell not in column.odd]
-    return known[0].protocol_hash if known else ""
+    return column.ranked[0].protocol_hash if column.ranked else ""
 
 
 def protocols(run: Run) -> list[dict[str, Any]]:

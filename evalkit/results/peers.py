@@ -23,6 +23,8 @@ from evalkit.config.compose import compose, resolve
 from evalkit.data.reference import FolderReference
 from evalkit.data.source import Source
 from evalkit.errors import ConfigError
+from evalkit.extractors.base import Extractor
+from evalkit.metric import Metric
 
 if TYPE_CHECKING:
     import torch
@@ -126,12 +128,12 @@ def _by_evalkit(
         option = dict(config.extractor[name])
         if weights is not None:
             option["weights"] = os.fspath(weights)
-        extractors[name] = build(option, f"extractor.{name}")
+        extractors[name] = build(option, f"extractor.{name}", Extractor)
         extractors[name].check()
     with tempfile.TemporaryDirectory(prefix="evalkit-peers-") as folder:
         scored = score_sources(
             {"samples": samples},
-            metrics={name: (option, build(option, f"metric.{name}")) for name, option in options.items()},
+            metrics={name: (option, build(option, f"metric.{name}", Metric)) for name, option in options.items()},
             extractors=extractors,
             against=Against(reference),
             store=Store(Path(folder)),

@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 from evalkit.config.build import build
 from evalkit.errors import ConfigError
 from evalkit.models.base import Model, Request, Sampler
+from evalkit.prompts.sets import PromptSet
 from evalkit.utils import devices
 from evalkit.utils.files import sha256_json
 
 if TYPE_CHECKING:
     from evalkit.cell import Cell
-    from evalkit.prompts.sets import PromptSet
 
 
 @dataclass(frozen=True)
@@ -73,10 +73,9 @@ class ModelPool:
             ConfigError: weights, options or prompts are not those that the cell was planned with.
         """
         if cell.key not in self._cells:
-            sampler = cell.options["sampler"]
-            self._cells[cell.key] = BuiltCell(
-                self._build(cell, "model"), build(sampler) if sampler else None, self._build(cell, "prompts")
-            )
+            option = cell.options["sampler"]
+            sampler = build(option, f"sampler.{cell.sampler}", Sampler) if option else None
+            self._cells[cell.key] = BuiltCell(self._build(cell, "model"), sampler, self._build(cell, "prompts"))
         return self._cells[cell.key]
 
     def _build(self, cell: Cell, kind: Literal["model", "prompts"]) -> Any:
@@ -86,7 +85,7 @@ class ModelPool:
             return None
         key = sha256_json([option, cell.identity[kind]])
         if key not in self._objects:
-            made = build(option, f"{kind}.{getattr(cell, kind)}")
+            made = build(option, f"{kind}.{getattr(cell, kind)}", Model if kind == "model" else PromptSet)
             if isinstance(made, Model):
                 made.check()
             if sha256_json(made.identity()) != sha256_json(cell.identity[kind]):

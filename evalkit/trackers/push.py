@@ -23,12 +23,15 @@ from pathlib import Path
 from typing import Any
 
 from evalkit.config.build import build
+from evalkit.config.environment import hide_environment, with_environment
 from evalkit.errors import EXIT_DONE, EXIT_ERROR, ConfigError, EvalkitError
 from evalkit.trackers.base import FinishedRun, Tracker
 from evalkit.utils.files import write_json, write_text
 from evalkit.utils.text import one_line
 
 log = logging.getLogger(__name__)
+
+_OWN = re.compile(r"evalkit\.trackers\.\w+\.\w+")  # the trackers that a results folder may name
 
 
 def make_trackers(options: Mapping[str, Mapping[str, Any]]) -> dict[str, Tracker]:
@@ -39,13 +42,17 @@ def make_trackers(options: Mapping[str, Mapping[str, Any]]) -> dict[str, Tracker
     """
     trackers = {}
     for name, option in options.items():
-        tracker = build(option, f"tracker.{name}")
-        if not isinstance(tracker, Tracker):
-            target = option["_target_"]
-            raise ConfigError(f"tracker.{name}: {target} is not a subclass of evalkit.trackers.base.Tracker")
+        tracker = _build(name, option)
         tracker.check(f"tracker.{name}")
         trackers[name] = tracker
     return trackers
+
+
+def _build(name: str, option: Mapping[str, Any]) -> Tracker:
+    """A tracker, with the values of the environment variables that its option names: here alone they are looked up."""
+    where = f"tracker.{name}"
+    tracker: Tracker = build(with_environment(option, where), where, Tracker)
+    return tracker
 
 
 def push(options: Mapping[str, Mapping[str, Any]], out: Path, *, command: str = "") -> list[str]:
@@ -66,15 +73,22 @@ def push(options: Mapping[str, Mapping[str, Any]], out: Path, *, command: str = 
         try:
             place = _push_to(name, option, out)
         except Exception as error:  # of whatever kind: the results are safe, and the exit code is the run's
-            again = command or shlex.join(["python", "-m", "evalkit.trackers", str(out)])
+            again = command or shlex.join(["python", "-m", "evalkit.trackers", str(out), *_by_name(name, option)])
             log.warning(
                 "Warning: tracker.%s failed (%s). The results in %s are whole; to push again: %s",
-                *(name, _redact(one_line(error)), out, again),
+                *(name, _redact(one_line(error), option), out, again),
             )
             failed.append(name)
         else:
-            log.info("tracker.%s: %s", name, _redact(place))
+            log.info("tracker.%s: %s", name, _redact(place, option))
     return failed
+
+
+def _by_name(name: str, option: Mapping[str, Any]) -> list[str]:
+    """The overrides that name a tracker which a results folder cannot ask for: one of another package."""
+    if _OWN.fullmatch(str(option.get("_target_"))):
+        return []
+    return [f"+tracker.{name}.{key}={value}" for key, value in option.items()]
 
 
 class _PushError(Exception):
@@ -84,7 +98,7 @@ class _PushError(Exception):
 def _push_to(name: str, option: Mapping[str, Any], out: Path) -> str:
     """Hands a run to one tracker in a process of its own: what it imports, sets, prints or kills stays there."""
     FinishedRun.load(out)  # the run's id is on disk before anyone uses it
-    timeout = build(option, f"tracker.{name}").timeout
+    timeout = _build(name, option).timeout
     record = out / f"tracker-{name}.log"
     with tempfile.TemporaryDirectory(prefix="evalkit-track-") as scratch:
         reply_file, output = Path(scratch) / "answer.json", Path(scratch) / "output.txt"
@@ -95,7 +109,7 @@ def _push_to(name: str, option: Mapping[str, Any], out: Path) -> str:
     if "place" in reply:
         record.unlink(missing_ok=True)
         return str(reply["place"])
-    write_text(record, _redact(printed))
+    write_text(record, _redact(printed, option))
     if "error" in reply:
         raise _PushError(reply["error"])
     if not in_time:
@@ -131,16 +145,16 @@ def answer() -> None:
     job = json.load(sys.stdin)
     try:
         run = FinishedRun.load(Path(job["out"]))
-        reply = {"place": build(job["option"], f"tracker.{job['name']}").log(run)}
+        reply = {"place": _build(job["name"], job["option"]).log(run)}
     except BaseException as error:  # a tracker may also exit
         traceback.print_exc()
         reply = {"error": f"{type(error).__name__}: {error}"}
     write_json(Path(job["answer"]), reply)
 
 
-def _redact(text: str) -> str:
-    """A text without the passwords of URLs."""
-    return re.sub(r"(?<=://)[^@/\s]*:[^@/\s]*@", "***@", text)
+def _redact(text: str, option: Mapping[str, Any]) -> str:
+    """A text without the passwords of URLs, and without the values of the environment variables of an option."""
+    return re.sub(r"(?<=://)[^@/\s]*:[^@/\s]*@", "***@", hide_environment(text, option))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -166,6 +180,28 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return EXIT_ERROR if push(options, given.folder, command=command) else EXIT_DONE
 
 
+def _of_the_run(folder: Path) -> dict[str, Any]:
+    """The trackers that a run's results.json names: evalkit's own, as such a folder may be anybody's.
+
+    Raises:
+        ConfigError: one is of another package, or takes an environment variable: this is to be said anew.
+    """
+    options = FinishedRun.load(folder).config.get("tracker") or {}
+    for name, option in options.items() if isinstance(options, Mapping) else [("", None)]:
+        target = option.get("_target_") if isinstance(option, Mapping) else None
+        if not _OWN.fullmatch(str(target)):
+            raise ConfigError(
+                f"{folder}: results.json names {target!r} as tracker.{name}; of a results folder evalkit's own "
+                f"trackers alone are built: name it yourself, 'tracker=[{name or 'NAME'}]' --config-dir DIR"
+            )
+        if "${" in json.dumps(option):
+            raise ConfigError(
+                f"{folder}: tracker.{name} takes an environment variable, which a results folder cannot ask for: name "
+                f"the tracker and its options yourself, 'tracker=[{name}]'"
+            )
+    return dict(options)
+
+
 def _options(folder: Path, overrides: Sequence[str], config_dir: Path | None) -> dict[str, Any]:
     """The options of the trackers that are asked for; none asked for: those of the run itself."""
     for override in overrides:
@@ -176,7 +212,7 @@ def _options(folder: Path, overrides: Sequence[str], config_dir: Path | None) ->
 
         options = resolve(compose(overrides, str(config_dir.resolve()) if config_dir else None)).tracker
     else:
-        options = dict(FinishedRun.load(folder).config.get("tracker") or {})
+        options = _of_the_run(folder)
     if not options:
         raise ConfigError(f"{folder} was run without a tracker: give one, such as 'tracker=[tensorboard]'")
     return options

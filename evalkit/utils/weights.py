@@ -53,6 +53,12 @@ class Published:
         """For messages: what is missing, {} the reason, and where to put it."""
         return f"{self.what} weights are not here ({{}}): put {self.url} at {self._target}, or"
 
+    @property
+    def place(self) -> str:
+        """For people: the file, and where it is looked for."""
+        home, folder = str(Path.home()), str(self._target.parent)
+        return f"{self.file} in {folder.replace(home, '~', 1) if folder.startswith(home) else folder}"
+
     def cached(self) -> Path | None:
         """The file in the cache, where it is there."""
         files = [self._target, *(self._target.with_name(name) for name in self.other_names)]
@@ -78,6 +84,11 @@ class HubFile:
         """For messages: what is missing, {} the reason, and where to put it."""
         page = f"https://huggingface.co/{self.repo}"
         return f"the weights {self.file} of {page} are not in the Hugging Face cache ({{}}): put the file anywhere and"
+
+    @property
+    def place(self) -> str:
+        """For people: the file, and where it is looked for."""
+        return f"{self.file} of https://huggingface.co/{self.repo} in the Hugging Face cache"
 
     def cached(self) -> Path | None:
         """The file in the cache, where it is there."""
@@ -170,6 +181,11 @@ class Weights:
     def read(self) -> dict[str, Tensor]:
         """The tensors by name, on the CPU. Raises ConfigError as `find` and `read_state` do."""
         return read_state(self.find(), self.where, self.key)
+
+    @property
+    def place(self) -> str:
+        """For people: the file, and where it is looked for."""
+        return self.source.place if self.file is None and self.source is not None else str(self.file)
 
     def digest(self) -> str:
         """The sha256 of the file; with `key`, of which of its state dicts."""

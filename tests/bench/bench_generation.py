@@ -54,7 +54,13 @@ def main() -> None:
     pipeline = check._quiet_pipeline("StableDiffusionPipeline", "ldm", "cpu")
     pipeline.scheduler = DDIMScheduler.from_config(pipeline.scheduler.config)
     prompts = [prompt.text for prompt in data.PROMPTS][:SHARD_SAMPLES]
-    overrides = ["model=[digits_ldm]", "sampler=[ddim]", "sampler.ddim.num_inference_steps=8", "exclude=[]"]
+    overrides = [
+        "experiment=digits",
+        "model=[digits_ldm]",
+        "sampler=[ddim]",
+        "sampler.ddim.num_inference_steps=8",
+        "exclude=[]",
+    ]
     overrides += ["model.digits_ldm.guidance_scale=4.0", f"num_samples={SHARD_SAMPLES * (options.turns + 1)}"]
     cell = make_grid(resolve(compose(overrides))).cells[0]
     ratios = []

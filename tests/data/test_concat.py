@@ -226,7 +226,7 @@ def test_frames_that_are_not_chosen_are_not_read(tmp_path: Path) -> None:
     config = resolve(compose(["model=[frames]", f"model.frames.path={tmp_path}", "model.frames.every=2"]))
     assert len(build(config.model["frames"]).open()) == 8
     for key, value in (("every", 0), ("frames", 0), ("every", 1.5)):
-        with pytest.raises(ConfigError, match=f"{key}={value!r}: give a whole number >= 1"):
+        with pytest.raises(ConfigError, match=f"{key}={value!r}: (give )?a whole number"):
             build(config.model["frames"] | {key: value})
 
 

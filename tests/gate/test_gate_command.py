@@ -14,7 +14,15 @@ from evalkit.config.compose import compose, resolve
 from evalkit.errors import EXIT_CONFIG, EXIT_DONE, EXIT_GATE_FAILED, EXIT_GATE_INCONCLUSIVE, ConfigError
 from evalkit.gate import make_gates
 
-RUN = ("model=[digits_dcgan]", "sampler=[]", "prompts=[]", "exclude=[]", "num_samples=128", "contact_sheet=4")
+RUN = (
+    "experiment=digits",
+    "model=[digits_dcgan]",
+    "sampler=[]",
+    "prompts=[]",
+    "exclude=[]",
+    "num_samples=128",
+    "contact_sheet=4",
+)
 METRICS = ("metric=[is_digits]", "report=false")  # IS is 6.6 +- 0.26 here
 
 

@@ -17,6 +17,7 @@ import evalkit.cli
 ROOT = Path(__file__).resolve().parents[2]
 # The embedded models, few and small: what a test of the whole way needs.
 SMALL = (
+    "experiment=digits",
     "model=[digits_dcgan,digits_ldm]",
     "sampler=[dpmpp_2m]",
     "sampler.dpmpp_2m.num_inference_steps=2",

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from evalkit.models.base import Conditioning, Generated, Model, Request, Sampler
+from evalkit.prompts.sets import Prompt, PromptSet
 
 
 class Bare(Model):
@@ -37,14 +38,11 @@ class ClassModel(Bare):
     conditioning: Conditioning = "class"
 
 
-class Prompts:
+class Prompts(PromptSet):
     """A prompt set of `count` prompts."""
 
     def __init__(self, count: int = 6) -> None:
-        self.count = count
-
-    def __len__(self) -> int:
-        return self.count
+        super().__init__(tuple(Prompt(f"prompt {number}") for number in range(count)))
 
     def identity(self) -> dict[str, Any]:
-        return {"count": self.count}
+        return {"count": len(self.prompts)}

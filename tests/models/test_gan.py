@@ -304,7 +304,7 @@ def test_refusals(state: dict[str, Tensor], tmp_path: Path) -> None:
         TorchModuleModel("no_such_package.Net", weights=str(file)).check()
     with pytest.raises(ConfigError, match="Did you mean 'Tiny'"):
         model(file, "Tiney")
-    with pytest.raises(ConfigError, match=r"not a torch.nn.Module"):
+    with pytest.raises(ConfigError, match=r"is not a subclass of torch\.nn\.modules\.module\.Module"):
         TorchModuleModel("evalkit.models.base.Sampler", weights=str(file)).load("cpu")
     broken = saved(state, tmp_path / "b.safetensors")
     broken.write_bytes(broken.read_bytes()[:-1])

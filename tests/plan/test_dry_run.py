@@ -90,7 +90,13 @@ def test_parti_prompts(prompts: Path) -> None:
 def test_images_and_local_weights_that_are_missing(tmp_path: Path) -> None:
     """A folder of samples, a pipeline's folder, a reference: one line each, and the grid all the same."""
     found = plan(
-        *("model=[folder,diffusers,digits_dcgan]", "sampler=[ddim]", "prompts=[digits]", "metric=[fid_digits]"),
+        *(
+            "experiment=digits",
+            "model=[folder,diffusers,digits_dcgan]",
+            "sampler=[ddim]",
+            "prompts=[digits]",
+            "metric=[fid_digits]",
+        ),
         *("exclude=[]", f"model.folder.path={tmp_path / 'samples'}", f"model.diffusers.path={tmp_path / 'weights'}"),
         *("reference=folder", f"reference.folder.path={tmp_path / 'real'}", "num_samples=20"),
     )
@@ -140,14 +146,14 @@ def test_the_command(tmp_path: Path, prompts: Path) -> None:
 def test_references_and_existing_images_are_not_fetched_either(tmp_path: Path) -> None:
     """A Hugging Face dataset by its hub id and a torchvision dataset with download=true, as model and as reference."""
     pytest.importorskip("datasets")
-    gan = ("model=[digits_dcgan]", "sampler=[]", "prompts=[]", "exclude=[]", "metric=[fid_digits]")
+    gan = ("experiment=digits", "model=[digits_dcgan]", "sampler=[]", "prompts=[]", "exclude=[]", "metric=[fid_digits]")
     hub = plan(*gan, "reference=dataset", "reference.dataset.name=nobody/nothing")
     mnist = plan(
         *gan, "reference=torchvision", "reference.torchvision.name=MNIST", "reference.torchvision.download=true",
         f"reference.torchvision.root={tmp_path}",
     )  # fmt: skip
     models = plan(
-        "model=[dataset]", "model.dataset.name=nobody/nothing", *gan[1:], "reference=digits", "num_samples=10"
+        "model=[dataset]", "model.dataset.name=nobody/nothing", *gan[2:], "reference=digits", "num_samples=10"
     )  # fmt: skip
     for found, head in ((hub, "reference"), (mnist, "reference"), (models, "model.dataset")):
         assert [line.partition(":")[0] for line in found.missing] == [head], found.missing

@@ -15,7 +15,7 @@ from range_server import Files, serving
 from evalkit.digits.data import reference_images
 
 MADE = (
-    *("name=digits", "model=[digits_ldm,digits_dcgan]", "sampler=[ddim]", "exclude=[]", "num_samples=48"),
+    *("experiment=digits", "model=[digits_ldm,digits_dcgan]", "sampler=[ddim]", "exclude=[]", "num_samples=48"),
     *("model.digits_ldm.guidance_scale={sweep: [4]}", "sampler.ddim.num_inference_steps={sweep: [4, 8]}"),
     *("metric=[fid_digits]", "export=[folder,npz,webdataset]", "report=false", "lint=false", "device=cpu"),
 )
@@ -77,7 +77,7 @@ def test_outputs_of_automatic1111_become_cells_by_themselves(tmp_path: Path) -> 
     Image.fromarray(clean[0]).save(tmp_path / "outputs" / "a_grid.png")  # says nothing of its making
     done = run_evalkit(
         *("name=outputs", "model=[folder]", "model.folder.path=outputs", "model.folder.split_by=[sampler,steps]"),
-        *("sampler=[]", "prompts=[]", "exclude=[{sampler: none}]", "metric=[fid_digits,clip_score_digits]"),
+        *("reference=digits", "exclude=[{sampler: none}]", "metric=[fid_digits,clip_score_digits]"),
         *("baseline={sampler: Euler a, num_inference_steps: 20}", "device=cpu", "report=false"),
         cwd=tmp_path,
     )

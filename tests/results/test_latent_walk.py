@@ -58,13 +58,20 @@ def stylegan(tmp_path: Path) -> list[str]:
     ]
 
 
-DIFFUSION = ["model=[digits_ldm]", "sampler=[ddim]", "sampler.ddim.num_inference_steps=2"]
-PIXELS = ["model=[digits_ddpm]", "sampler=[ddpm]", "sampler.ddpm.num_inference_steps=2"]
+GAN = ["experiment=digits", "model=[digits_dcgan]"]
+DIFFUSION = ["experiment=digits", "model=[digits_ldm]", "sampler=[ddim]", "sampler.ddim.num_inference_steps=2"]
+PIXELS = ["experiment=digits", "model=[digits_ddpm]", "sampler=[ddpm]", "sampler.ddpm.num_inference_steps=2"]
 
 
 @pytest.mark.parametrize(
     ("overrides", "space"),
-    [(["model=[digits_dcgan]"], "z"), ("stylegan", "z"), ("stylegan", "w"), (DIFFUSION, "noise"), (PIXELS, "noise")],
+    [
+        (GAN, "z"),
+        ("stylegan", "z"),
+        ("stylegan", "w"),
+        (DIFFUSION, "noise"),
+        (PIXELS, "noise"),
+    ],
 )
 def test_a_line_begins_at_its_sample_and_ends_at_the_next_seeds(
     overrides: Any, space: str, request: pytest.FixtureRequest, pool: ModelPool
@@ -89,7 +96,7 @@ def test_a_line_begins_at_its_sample_and_ends_at_the_next_seeds(
 
 def test_through_samples_keeps_the_class(pool: ModelPool) -> None:
     """The end is sample 4's latent in sample 3's class: the digits of both are known."""
-    generator = generators(pool, "model=[digits_dcgan]")[0]
+    generator = generators(pool, "experiment=digits", "model=[digits_dcgan]")[0]
     asked = pool.requests(generator.cell, [3, 4])
     line = walk_line(generator, 3, Walk(tiles=3), "z")
     mixed = Request(index=4, seed=0, class_id=asked[0].class_id)
@@ -139,7 +146,7 @@ def test_other_pipelines(kind: str, tmp_path: Path) -> None:
 def test_sheets_are_written_once(tmp_path: Path, stylegan: list[str], pool: ModelPool) -> None:
     from PIL import Image
 
-    found = [*generators(pool, "model=[digits_dcgan]"), *generators(pool, *stylegan)]
+    found = [*generators(pool, "experiment=digits", "model=[digits_dcgan]"), *generators(pool, *stylegan)]
     how: Any = {"batch_size": 8}
     walk = Walk(lines=2, tiles=3)
     written = write_walks(walk, found, tmp_path, **how)
@@ -155,7 +162,7 @@ def test_sheets_are_written_once(tmp_path: Path, stylegan: list[str], pool: Mode
 
 def test_the_setting_and_its_refusals() -> None:
     assert make_walk(RunConfig().walk) == Walk(), "RunConfig repeats the defaults"
-    config = resolve(compose(["model=[digits_dcgan]", "walk.lines=3", "walk.through=seeds"]))
+    config = resolve(compose(["experiment=digits", "model=[digits_dcgan]", "walk.lines=3", "walk.through=seeds"]))
     assert make_walk(config.walk) == Walk(lines=3, through="seeds")
     with pytest.raises(ConfigError, match=r"walk.line: no such key. Did you mean 'lines'"):
         compose(["walk.line=3"])
@@ -168,10 +175,12 @@ def test_the_setting_and_its_refusals() -> None:
     ):
         with pytest.raises(ConfigError, match=message):
             make_walk(setting)
-    found = generators(ModelPool(), "model=[digits_dcgan]")
+    found = generators(ModelPool(), "experiment=digits", "model=[digits_dcgan]")
     check_walk(Walk(lines=0, space="w"), found)
     check_walk(Walk(lines=1), found)
     with pytest.raises(ConfigError, match=r"no chosen model shows latents w \(the chosen ones have z\)"):
         check_walk(Walk(lines=1, space="w"), found)
     with pytest.raises(ConfigError, match="no chosen model shows latents w"):
-        make_plan(resolve(compose(["model=[digits_dcgan]", "metric=[]", "walk.lines=1", "walk.space=w"])))
+        make_plan(
+            resolve(compose(["experiment=digits", "model=[digits_dcgan]", "metric=[]", "walk.lines=1", "walk.space=w"]))
+        )

@@ -14,7 +14,7 @@ from command import results, run_evalkit
 from fake_trackers import NeedsTheUnknown, Notes
 from finished_run import CELLS, CONFIG, NAMED, SHEETS, make_folder, make_table, row
 
-from evalkit.errors import ConfigError, DataError
+from evalkit.errors import EXIT_CONFIG, ConfigError, DataError
 from evalkit.results.render import write as write_table
 from evalkit.results.table import ResultTable
 from evalkit.trackers.base import FinishedRun, environment, installed
@@ -184,7 +184,8 @@ def test_a_tracker_that_fails_costs_a_line_and_the_others_get_theirs(out: Path, 
             f"Warning: tracker.{name} failed ({reason}" if name != "missing" else "Warning: tracker."
         )
         assert reason in line
-        assert line.endswith(f"The results in {out} are whole; to push again: python -m evalkit.trackers {out}")
+        again = f"The results in {out} are whole; to push again: python -m evalkit.trackers {out} +tracker.{name}."
+        assert again in line  # of another package: a results folder alone does not name it
         assert "\n" not in line
     assert {name: (out / name).read_bytes() for name in kept} == kept
     record = (out / "tracker-raises.log").read_text()
@@ -262,8 +263,14 @@ def test_a_wrong_command_is_one_line(
     assert error.count("\n") == 1
 
 
-def test_a_run_is_pushed_again_to_its_own_trackers(out: Path) -> None:
-    assert main([str(out)]) == 0
+def test_a_run_is_pushed_again_to_the_trackers_that_are_named(out: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Those that its results.json names are looked at first: the folder may be anybody's."""
+    assert main([str(out)]) == EXIT_CONFIG
+    assert "results.json names 'fake_trackers.Notes' as tracker.notes; of a results folder evalkit's own" in (
+        capsys.readouterr().err
+    )
+    assert not (out / "note.json").exists()
+    assert main([str(out), "+tracker.notes._target_=fake_trackers.Notes"]) == 0
     assert json.loads((out / "note.json").read_text())["id"] == FinishedRun.load(out).id
 
 
@@ -280,6 +287,7 @@ def test_a_real_run_pushes_last_and_a_failing_tracker_changes_nothing(tmp_path: 
     pytest.importorskip("tensorboard", reason="the extra 'tensorboard' is not installed")
     command = [
         "name=cheap",
+        "experiment=digits",
         "model=[digits_dcgan]",
         "num_samples=64",
         "metric=[is_digits]",
