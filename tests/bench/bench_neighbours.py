@@ -31,8 +31,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from evalkit.metric import Rows
 from evalkit.metrics.cmmd import Cmmd
 from evalkit.metrics.kernel_distance import KernelDistance, cubic
+from evalkit.metrics.precision_recall import Coverage, Density, Precision, Recall
 from evalkit.numerics.kernels import kernel_diagonal, kernel_product
-from evalkit.numerics.neighbours import ball_counts, knn_radii, nearest_in
 
 Values = dict[str, float]
 
@@ -44,21 +44,15 @@ def features(n: int, d: int, seed: int) -> Tensor:
     return x.mul_(torch.linspace(0.2, 1, d)).add_(0.1 * seed).clamp_(min=0)
 
 
-def neighbours(x: Tensor, y: Tensor, k: int, closed: bool) -> Values:
-    """All four, as the metrics compute them (without recall's standard error)."""
-    radii = knn_radii(y, k)
-    in_y, in_x = ball_counts(x, y, radii, closed=closed), ball_counts(y, x, knn_radii(x, k), closed=closed)
-    nearest = nearest_in(y, x)[0][:, 0]
-    return {
-        "precision": float((in_y > 0).double().mean()),
-        "recall": float((in_x > 0).double().mean()),
-        "density": float(in_y.double().mean()) / k,
-        "coverage": float((nearest <= radii if closed else nearest < radii).double().mean()),
-    }
+def neighbours(x: Tensor, y: Tensor, kinds: dict[type[Any], dict[str, Any]]) -> Values:
+    """As the metrics compute them, with the standard errors that the peers have not."""
+    of_x, of_y = rows(x), rows(y)
+    scores = {kind.title: kind("x", **options).score(generated=of_x, reference=of_y) for kind, options in kinds.items()}
+    return {name: score.value or 0.0 for name, score in scores.items()}
 
 
 def our_prdc(x: Tensor, y: Tensor) -> Values:
-    return neighbours(x, y, 5, closed=False)
+    return neighbours(x, y, {kind: {"k": 5, "closed": False} for kind in (Precision, Recall, Density, Coverage)})
 
 
 def their_prdc(x: Tensor, y: Tensor) -> Values:
@@ -68,7 +62,7 @@ def their_prdc(x: Tensor, y: Tensor) -> Values:
 
 
 def our_prc(x: Tensor, y: Tensor) -> Values:
-    return neighbours(x, y, 3, closed=True)
+    return neighbours(x, y, {Precision: {}, Recall: {}})
 
 
 def their_prc(x: Tensor, y: Tensor) -> Values:

@@ -56,13 +56,16 @@ def test_by_hand() -> None:
 
 
 def test_influence_by_hand() -> None:
-    """The case above: without 1.5 the ball of 1 holds none (N-1 = 2 of M = 3); the ball of 3 holds two."""
+    """The case above: without 1.5 the ball of 1 holds none (N-1 = 2 of M = 3); the ball of 3 holds two.
+
+    Of the jackknife's squares, (2/3)^2 + 2 (1/3)^2 = 2/3, and of pairs, 1, is 0.4 = (2/3) / (2/3 + 1).
+    """
     reference, generated = np.array([[0.0], [1.0], [3.0]]), np.array([[1.5], [2.0], [9.0]])
     assert score(Precision(k=1), generated, reference).influence == (1.0, 1.0, 0.0)
     assert score(Density(k=1), generated, reference).influence == (2.0, 1.0, 0.0)
     coverage = score(Coverage(k=1), generated, reference)
-    assert coverage.influence == pytest.approx((2 / 3, 0, 0))
-    assert coverage.stderr == pytest.approx(np.std([2 / 3, 0, 0], ddof=1) / 3**0.5)
+    assert coverage.influence == pytest.approx((2 / 3 * 0.4**0.5, 0, 0))
+    assert coverage.stderr == pytest.approx(0.4**0.5 * np.std([2 / 3, 0, 0], ddof=1) / 3**0.5)
 
 
 @pytest.mark.parametrize(("n", "m", "d"), [(1200, 1200, 64), (300, 500, 8), (100, 60, 2)])

@@ -10,9 +10,10 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from evalkit.numerics import blockwise, neighbours
+from evalkit.numerics import blockwise, distances, neighbours
+from evalkit.numerics.balls import meet
 from evalkit.numerics.kernels import kernel_product
-from evalkit.numerics.neighbours import ball_counts, in_any_ball, knn_radii, nearest_in, nearest_others
+from evalkit.numerics.neighbours import knn_radii, nearest_in, nearest_others
 
 
 def features(n: int, d: int, seed: int, shift: float = 0.0) -> Tensor:
@@ -89,41 +90,28 @@ def test_more_neighbours_than_rows() -> None:
         nearest_in(x, x, 5)
 
 
-@pytest.mark.parametrize("closed", [True, False])
-def test_ball_counts_equal_brute_force(block_bytes: int, closed: bool) -> None:
-    x, y = features(70, 5, 6), features(90, 5, 7)
-    y[:30] = x[10:40]  # distances that are exactly 0
-    rx, ry = knn_radii(x, 4), knn_radii(y, 2)
-    rx[20] = brute(x, y)[20, 55]  # and one that is exactly the radius
-    d = brute(x, y)
-    near = 1 + (1e-12 if closed else -1e-12)
-    in_y, in_x = d < ry[None] * near, d < rx[:, None] * near
-    assert torch.equal(ball_counts(x, y, ry, closed=closed), in_y.sum(1))
-    assert torch.equal(ball_counts(y, x, rx, closed=closed), in_x.sum(0))
-    assert bool(in_x[20, 55]) == closed
+@pytest.mark.parametrize("scale", [1.0, 1e25, 1e-25])
+@pytest.mark.parametrize("gap", [0.0, 1e3, 1e4, 1e6])
+def test_tight_clusters_far_from_one_another(block_bytes: int, gap: float, scale: float) -> None:
+    """Float32 products leave little of a distance within a cluster, and squares of 1e25 overflow."""
+    g = torch.Generator().manual_seed(20)
+    x, y = (
+        (torch.randn(n, 8, generator=g) + (2 * torch.randint(2, (n, 1), generator=g) - 1) * gap) * scale
+        for n in (90, 70)
+    )
+    distance, index = nearest_others(x, 4)
+    expected = brute_others(x).topk(4, largest=False)
+    torch.testing.assert_close(distance, expected.values, rtol=1e-12, atol=0)
+    torch.testing.assert_close(brute_others(x).gather(1, index), distance, rtol=1e-12, atol=0)  # at 1e6 there are ties
+    torch.testing.assert_close(nearest_in(x, y, 3)[0], brute(x, y).topk(3, largest=False).values, rtol=1e-12, atol=0)
 
 
-def test_ties_at_the_radius_are_decided_in_float64(block_bytes: int) -> None:
-    """A copied set: each radius is a distance of the other set, and in float32 products it may fall on either side."""
-    x = features(200, 48, 8, shift=5.0)
-    k = 5
-    radii = knn_radii(x, k)
-    order = torch.randperm(200, generator=torch.Generator().manual_seed(1))
-    d = brute(x[order], x)
-    for closed, expected in ((False, k), (True, k + 1)):
-        inside = d < radii * (1 + 1e-12 if closed else 1 - 1e-12)
-        assert inside.sum(0).tolist() == [expected] * 200
-        assert torch.equal(ball_counts(x[order].clone(), x, radii, closed=closed), inside.sum(1))
-
-
-def test_held_equals_brute_force(block_bytes: int) -> None:
-    x, y = features(60, 4, 9), features(45, 4, 10)
-    radii = torch.stack([knn_radii(y, 1), knn_radii(y, 6), torch.full((45,), float("nan")).double()], 1)
-    d = brute(x, y)
-    found = in_any_ball(x, y, radii, closed=True)
-    assert torch.equal(found[:, 0], (d <= radii[:, 0]).any(1))
-    assert torch.equal(found[:, 1], (d <= radii[:, 1]).any(1))
-    assert not found[:, 2].any()
+def test_features_that_are_not_finite() -> None:
+    x, y = features(30, 4, 21), features(30, 4, 22)
+    y[7, 2] = y[9, 1] = float("nan")
+    for call in (lambda: nearest_in(x, y), lambda: nearest_in(y, x), lambda: knn_radii(y, 3)):
+        with pytest.raises(ValueError, match="features of 2 of 30 samples are NaN or infinite \\(the first: row 7\\)"):
+            call()
 
 
 def cubic(a: Tensor, b: Tensor) -> Tensor:
@@ -155,7 +143,7 @@ def test_results_do_not_depend_on_the_block_size(n: int, m: int, d: int, k: int,
         return [
             radii,
             nearest_in(x, y, k)[0],
-            ball_counts(x, y, radii, closed=False),
+            meet(x, y, k, closed=False).x_in_y.balls,  # type: ignore[union-attr]
             kernel_product(x, y, lambda a, b: (a @ b.T).square()),
         ]
 
@@ -182,12 +170,11 @@ class Largest(TorchDispatchMode):
 def test_no_temporary_grows_with_both_sets(monkeypatch: pytest.MonkeyPatch) -> None:
     """3,000 x 3,000 f32 distances would take 36 MB. Blocks are set to 256 kB; a row's few results are larger."""
     monkeypatch.setattr(blockwise, "BLOCK_BYTES", 2**18)
-    monkeypatch.setattr(neighbours, "PAIR_BYTES", 2**18)
+    monkeypatch.setattr(distances, "PAIR_BYTES", 2**18)
     n, k = 3000, 5
     x, y = features(n, 16, 14), features(n, 16, 15)
     with Largest() as largest:
-        radii = knn_radii(y, k)
-        ball_counts(x, y, radii, closed=False)
+        meet(x, y, k, closed=False)
         nearest_in(x, y, 2)
         kernel_product(x, y, cubic)
     per_row = n * (k + neighbours.SPARE) * 8
@@ -212,5 +199,7 @@ def test_same_on_the_gpu() -> None:
     x, y = features(500, 32, 17), features(400, 32, 18)
     radii = knn_radii(y, 3)
     torch.testing.assert_close(knn_radii(y.cuda(), 3).cpu(), radii, rtol=1e-12, atol=0)
-    theirs = ball_counts(x.cuda(), y.cuda(), radii.cuda(), closed=True)
-    assert torch.equal(theirs.cpu(), ball_counts(x, y, radii, closed=True))
+    theirs, ours = (meet(a, b, 3, closed=True).x_in_y for a, b in ((x.cuda(), y.cuda()), (x, y)))
+    assert theirs is not None
+    assert ours is not None
+    assert torch.equal(theirs.balls.cpu(), ours.balls)
