@@ -1,4 +1,4 @@
-"""Nearest neighbours within a set of features and in another one, by distances in blocks (`evalkit.numerics.distances`).
+"""Nearest neighbours within a set of features and in another one, from `evalkit.numerics.distances`.
 
 Neighbours' distances are those of float64, and a copy of an image is at distance 0. A row's distance to itself is left
 out by its index, not by its value. Candidates are picked by float32; where the next one after them could be nearer by

@@ -42,10 +42,10 @@ def half_spread(scores: Tensor) -> float:
     """A score's standard error from those of `halves`, f64 [2 SPLITS].
 
     Two halves are independent, so that their difference tells the variance V(N/2) of a score of N/2 samples without
-    bias, however rough the score: leaving out single samples, or tenths, overstates recall's error by 1.3 to 1.7. V falls
-    more slowly than 1/N, since which of a fixed reference's images are recalled remains a matter of chance: V(N) /
-    V(N/2), extrapolated from quarters as a / N + b, was 0.64 to 0.71 for real features and Gaussians of 2 to 64
-    dimensions, N = 250 to 500.
+    bias, however rough the score: leaving out single samples, or tenths, overstates recall's error by 1.3 to 1.7. V
+    falls more slowly than 1/N, since which of a fixed reference's images are recalled remains a matter of chance:
+    V(N) / V(N/2), extrapolated from quarters as a / N + b, was 0.64 to 0.71 for real features and Gaussians of 2 to
+    64 dimensions, N = 250 to 500.
     """
     pairs = scores.reshape(-1, 2)
     return float((SLOWER * (pairs[:, 0] - pairs[:, 1]).square().mean() / 2).sqrt())
