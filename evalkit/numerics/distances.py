@@ -40,7 +40,7 @@ class Distances:
         self.x, self.y, self.dtype = x, y, dtype or torch.float32
         centre = finite_mean(x)  # f64 [D]
         self.centre = centre if y is x else (centre + finite_mean(y)) / 2
-        largest = max(float(side.abs().max()) for s in {id(x): x, id(y): y}.values() for side in s.split(4096))
+        largest = max(float(side.abs().max()) for s in {id(x): x, id(y): y}.values() for side in torch.split(s, 4096))
         self.scale = 2.0 ** -torch.tensor(largest).frexp().exponent.item() if not 1e-9 < largest < 1e9 else 1.0
         self.unsure = ROUNDING * torch.finfo(self.dtype).eps
 
@@ -94,7 +94,7 @@ class Distances:
 
         generator = torch.Generator().manual_seed(0)
         factors = torch.randint(-(2**62), 2**62, (2, self.x.shape[1]), generator=generator).to(self.x.device) * 2 + 1
-        parts = [part for side in (self.x, self.y) for part in side.split(256)]
+        parts = [part for side in (self.x, self.y) for part in torch.split(side, 256)]
         bits = ((part.float() + 0.0).view(torch.int32).long() for part in parts)  # -0.0 is 0.0
         hashes = torch.cat([torch.stack([(b * factor).sum(1) for factor in factors], 1) for b in bits])  # i64 [N+M,2]
         kinds = torch.unique(hashes, dim=0, return_inverse=True)[1]

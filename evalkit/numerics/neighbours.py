@@ -88,7 +88,7 @@ def _nearest(x: Tensor, y: Tensor, k: int, rough: int = 0) -> tuple[Tensor, Tens
         distances = Distances(x, y)
         squares, index, unsure = _candidates(distances, k, rough, own)
         again = unsure.nonzero()[:, 0]
-        for rows in again.split(2048) if len(again) else ():
+        for rows in torch.split(again, 2048) if len(again) else ():
             finer = Distances(x[rows], y, torch.float64)
             found, finer_index, _ = _candidates(finer, k, rough, None if own is None else own[rows])
             squares[rows], index[rows] = found * (distances.scale / finer.scale) ** 2, finer_index
