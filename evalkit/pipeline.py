@@ -25,7 +25,7 @@ from evalkit.results.table import ResultTable
 from evalkit.samples.model_pool import ModelPool
 from evalkit.samples.store import SampleSet
 from evalkit.trackers.push import push
-from evalkit.utils.files import writing
+from evalkit.utils.files import check_writable, writing
 
 if TYPE_CHECKING:
     from evalkit.scoring.scoring import Scored
@@ -35,12 +35,12 @@ def run(plan: Plan, *, command: str = "") -> ResultTable:
     """Makes what is missing, scores it, and writes the results into `plan.out`."""
     started = time.time()
     seconds: dict[str, float] = {}
-    plan.store.check_writable()
+    check_writable(plan.out)  # the store may be read-only where all is there
     pool = ModelPool(plan.built)
     _generate(plan, pool)
     seconds["generate"] = time.time() - started
     sources = {cell.name: plan.open_source(cell) for cell in plan.cells}
-    watch = Watch(plan.store.root / "lint") if plan.config.lint else None
+    watch = Watch(plan.store.root / "lint", rescan=plan.config.rescan) if plan.config.lint else None
     try:
         scored = _score(plan, pool, sources, watch)
     except DataError:
@@ -88,7 +88,7 @@ def _export(plan: Plan, sources: Mapping[str, Source]) -> None:
         cell.name: Set(sources[cell.name], sources[cell.name].categories, {name: getattr(cell, name) for name in names})
         for cell in plan.cells
     }
-    write_exports(plan.exports, sets, plan.out / "export")
+    write_exports(plan.exports, sets, plan.out / "export", rescan=plan.config.rescan)
 
 
 def _save_stats(plan: Plan) -> None:

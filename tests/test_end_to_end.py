@@ -3,6 +3,8 @@
 import errno
 import os
 import random
+import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,6 +15,7 @@ import numpy as np
 import pytest
 from command import ROOT, SMALL, environment, evalkit_process, results, run_evalkit, scores
 from PIL import Image
+from read_only import read_only
 
 import evalkit as package
 from evalkit import pipeline
@@ -253,6 +256,38 @@ def test_ctrl_c_is_one_clear_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     line = done.stderr.splitlines()[-1]
     assert line.startswith("evalkit: stopped. All finished shards are kept; the same command goes on from there: ")
     assert line.endswith("run_eval.py experiment=digits 'model=[digits_dcgan]' num_samples=16")
+
+
+def test_a_finished_store_on_a_read_only_mount_gives_its_scores(first_run: Path, tmp_path: Path) -> None:
+    """Into another `out`, to the last bit; what would have to be written there is refused in a line (F20)."""
+    store = tmp_path / "runs"
+    shutil.copytree(first_run / "runs", store)
+    command = (*SMALL, "num_samples=300", "name=small", f"store={store}")
+    assert run_evalkit(*command, cwd=tmp_path).returncode == 0  # the copied files' stamps are new
+    with read_only(store):
+        done = run_evalkit(*command, "out=mine", cwd=tmp_path)
+        assert done.returncode == 0, done.stderr
+        assert scores(tmp_path / "mine") == scores(store / "small")
+        assert (tmp_path / "mine" / "report.html").is_file()
+        for overrides, words in (
+            ((), "cannot write to .*runs/small: Read-only file system: make it writable, or give another folder"),
+            (("out=mine", "rescan=true"), "Read-only file system" if any(store.glob("cache/*")) else ""),
+        ):
+            done = run_evalkit(*command, *overrides, cwd=tmp_path)
+            assert done.returncode == (EXIT_ERROR if words else 0), done.stderr
+            assert re.search(words, done.stderr.splitlines()[-1] if words else ""), done.stderr
+
+
+def test_sheets_that_were_cut_short_are_made_again(first_run: Path, tmp_path: Path) -> None:
+    shutil.copytree(first_run / "runs", tmp_path / "runs")
+    out = tmp_path / "runs" / "small"
+    sheets = [*sorted((out / "sheets").iterdir()), out / "overview.png", out / "reference.png"]
+    whole = [sheet.read_bytes() for sheet in sheets]
+    sheets[0].write_bytes(whole[0][: len(whole[0]) // 2])
+    sheets[1].write_bytes(whole[1][:-30] + bytes([whole[1][-30] ^ 1]) + whole[1][-29:])
+    sheets[2].write_bytes(b"")
+    assert run_evalkit(*SMALL, "num_samples=300", "name=small", cwd=tmp_path).returncode == 0
+    assert [sheet.read_bytes() for sheet in sheets] == whole
 
 
 def test_sigterm_is_ctrl_c(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -39,6 +39,7 @@ class RunConfig:
             (`reference=stats reference.stats.path=FILE`); none: they are not written.
         add_results: results.json files of earlier runs, whose cells stand in the table as well.
         training: what the models were trained on, for metrics of memorisation (`reference@training=folder`).
+        rescan: read every image file again, though its size, times and inode are those of the last look.
         lint: look over the sample sets and the reference, while their features are computed (evalkit/lint/).
         report: write report.html.
         walk: contact sheets of what lies between samples, `{lines: 6}` (see evalkit/results/latent_walk.py).
@@ -61,6 +62,7 @@ class RunConfig:
     baseline: Any = None
     save_stats: str | None = None
     add_results: list[str] = field(default_factory=list)
+    rescan: bool = False
     lint: bool = True
     report: bool = True
     walk: dict[str, Any] = field(

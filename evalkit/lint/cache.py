@@ -108,7 +108,7 @@ def changed(headers: Headers, before: Sequence[Stamp], now: Sequence[Stamp]) -> 
     for i, stamp in enumerate(now):
         if i >= len(before) or before[i] != stamp:
             try:
-                same = sha256_file(headers.made[i]) == headers.sha256s[i]
+                same = sha256_file(headers.made[i], anew=True) == headers.sha256s[i]
             except OSError:
                 same = False
             if not same:

@@ -82,8 +82,8 @@ def _measure(name: str, source: Source, headers: Headers, watch: Watch, findings
     entry = cache.load(watch.cache, source.digest)
     now = cache.stamps(headers.made)
     if entry is not None:
-        if entry.stamps != now:
-            bad = cache.changed(headers, entry.stamps, now)
+        if watch.rescan or entry.stamps != now:
+            bad = cache.changed(headers, () if watch.rescan else entry.stamps, now)
             if bad:
                 _report(_unlike(name, source, bad, _ALTERED), findings)
             else:

@@ -71,10 +71,12 @@ class Watch:
 
     Args:
         cache: where the lint stores what it measured; sets that are known there are not measured again.
+        rescan: whether generated files are read again though their stamps are those of then.
     """
 
-    def __init__(self, cache: Path) -> None:
+    def __init__(self, cache: Path, *, rescan: bool = False) -> None:
         self.cache = cache
+        self.rescan = rescan
         self.watched: dict[str, WatchedSource] = {}  # by the source's digest
 
     def of(self, source: Source) -> Source:

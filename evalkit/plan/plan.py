@@ -15,6 +15,7 @@ from evalkit.config.build import build, factory_of
 from evalkit.config.schema import RunConfig
 from evalkit.data.moments import Moments
 from evalkit.data.reference import Reference
+from evalkit.data.scan import forget_scans
 from evalkit.data.source import Source
 from evalkit.errors import ConfigError, EvalkitError, nearest, whole_number
 from evalkit.extractors.base import Extractor
@@ -117,6 +118,8 @@ def make_plan(config: RunConfig, *, choose: bool = False) -> Plan:
     store = Store(Path(config.store).expanduser())
     missing = Missing(config.dry_run)
     cache = None if config.dry_run else store.root / "cache"  # of scans: a dry run writes nothing
+    if config.rescan and cache is not None:
+        forget_scans(cache)
     grid = make_grid(config, missing)
     sides = {side: _open_side(config, side, missing, cache) for side in ("reference", "training")}
     if choose:

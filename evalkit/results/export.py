@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import io
 import json
+import logging
 import tarfile
 import zipfile
 from abc import ABC, abstractmethod
@@ -24,13 +25,16 @@ from evalkit.errors import ConfigError, DataError
 from evalkit.utils.files import (
     atomic_folder,
     atomic_path,
+    sha256_file,
     sha256_json,
+    stamp_of_file,
     sweep,
     temporary_path,
     write_json,
     write_text,
     writing,
 )
+from evalkit.utils.json_files import read_json
 
 if TYPE_CHECKING:
     import numpy as np
@@ -38,8 +42,10 @@ if TYPE_CHECKING:
 
     from evalkit.data.source import Source
 
+log = logging.getLogger(__name__)
+
 FORMAT = 1  # of what is written: another one is written again
-RECORD = "written.json"  # digests of the files next to it
+RECORD = "written.json"  # what the files next to it were made from, and their digests
 _BLOCK = 64  # images in memory
 _GROUP_BYTES = 64 << 20  # of files in a Parquet row group
 _GROUP_ROWS = 1000
@@ -94,20 +100,23 @@ class Export(ABC):
         """Writes the images to `path`, whole or not at all."""
 
 
-def write_exports(exports: Mapping[str, Export], sets: Mapping[str, Set], folder: Path) -> list[Place]:
+def write_exports(
+    exports: Mapping[str, Export], sets: Mapping[str, Set], folder: Path, *, rescan: bool = False
+) -> list[Place]:
     """Writes each cell's images in each kind, and returns where.
 
     Args:
         exports: by name.
         sets: by the cell's name.
         folder: takes <cell><ending> where an export has no folder of its own, and the record of what was written.
+        rescan: whether files are read again though their stamps are those of then.
 
     Raises:
         StoreError: the disk is full, say.
         DataError: images of different sizes for a kind that cannot hold them.
         ServiceError: a URL cannot be written; the next run goes on there.
     """
-    record = _read_record(folder / RECORD)
+    record = read_record(folder / RECORD)
     written: list[Place] = []
     for name, each in sets.items():
         for kind, export in exports.items():
@@ -116,16 +125,54 @@ def write_exports(exports: Mapping[str, Export], sets: Mapping[str, Set], folder
             options = {key: value for key, value in vars(export).items() if key != "to"}
             texts = sha256_json([list(each.source.prompts), list(each.categories)])
             key = sha256_json([FORMAT, kind, options, each.source.digest, texts, _plain(each.about)])
-            if record.get(title) != key or not path.exists():
+            now = _written(path, record.get(title, {}) | ({"stamps": ""} if rescan else {}), key)
+            if now is None:
                 with writing(folder if isinstance(path, Remote) else path):
                     if isinstance(path, Remote):
                         _write_remote(export, each, path, folder)
                     else:
                         export.write(each, path)
-                    record[title] = key
-                    write_json(folder / RECORD, record)
+                    now = {"key": key, **({} if isinstance(path, Remote) else fingerprint(path))}
+            if record.get(title) != now:
+                record[title] = now
+                write_json(folder / RECORD, record)
             written.append(path)
     return written
+
+
+def _written(path: Place, recorded: Mapping[str, str], key: str) -> dict[str, str] | None:
+    """The record of what is there and needs no writing; none: it is another's, gone, or was altered.
+
+    Of files whose stamps are the recorded ones nothing is read; of a URL's files only whether they are there.
+    """
+    if recorded.get("key") != key or not path.exists():
+        return None
+    if isinstance(path, Remote) or recorded.get("stamps") == stamps_of(path):
+        return dict(recorded)
+    found = fingerprint(path)
+    if found["sha256"] != recorded.get("sha256"):
+        log.warning("%s: altered since it was written: it is written again", path)
+        return None
+    return {"key": key, **found}
+
+
+def files_of(path: Path) -> list[tuple[str, Path]]:
+    """An exported file, or the files of an exported folder with their names in it; hidden ones are not ours."""
+    if path.is_file():
+        return [("", path)]
+    files = ((file.relative_to(path).as_posix(), file) for file in path.rglob("*") if file.is_file())
+    return sorted((name, file) for name, file in files if not f"/{name}".count("/."))
+
+
+def stamps_of(path: Path) -> str:
+    """Digest of the stamps of an export's files."""
+    return sha256_json([[name, *stamp_of_file(file)] for name, file in files_of(path)])
+
+
+def fingerprint(path: Path) -> dict[str, str]:
+    """What tells whether an export's files are those that were written: their stamps, and what they hold."""
+    held = sha256_json([[name, sha256_file(file, anew=True)] for name, file in files_of(path)])
+    return {"stamps": stamps_of(path), "sha256": held}
 
 
 def _write_remote(export: Export, each: Set, place: Remote, folder: Path) -> None:
@@ -145,12 +192,14 @@ def _write_remote(export: Export, each: Set, place: Remote, folder: Path) -> Non
             (place / file.relative_to(made).as_posix()).put(file)
 
 
-def _read_record(path: Path) -> dict[str, str]:
+def read_record(path: Path) -> dict[str, dict[str, str]]:
+    """What a written.json says of each export, by its name; empty where there is none, or it cannot be read."""
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        content = read_json(path)
+    except (OSError, DataError):
         return {}  # none yet
-    return content if isinstance(content, dict) else {}
+    entries = content.items() if isinstance(content, dict) else ()
+    return {name: entry for name, entry in entries if isinstance(entry, dict)}  # evalkit 0.1.0 kept the key alone
 
 
 def _plain(value: Any) -> Any:

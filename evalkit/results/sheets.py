@@ -150,15 +150,17 @@ def _font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
 
 
 def mark_of(path: Path) -> str | None:
-    """The digest of what a sheet was made from; none where there is no such sheet."""
+    """The digest of what a sheet was made from; none where there is no such sheet, or its checksums are not right."""
     if not path.is_file():
         return None
     from PIL import Image
 
     try:
         with Image.open(path, formats=["PNG"]) as image:
-            return str(image.info.get("evalkit"))
-    except OSError:
+            mark = str(image.info.get("evalkit"))
+            image.verify()  # of all chunks; no pixel is decoded
+            return mark
+    except (OSError, SyntaxError, ValueError):  # what Pillow says of a PNG that is none
         return None
 
 

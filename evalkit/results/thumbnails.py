@@ -7,14 +7,14 @@ from __future__ import annotations
 
 import base64
 import io
-import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from evalkit.errors import EvalkitError
+from evalkit.errors import DataError, EvalkitError
 from evalkit.results.side_by_side import LIMIT, SampleScores, choose, make_scales
-from evalkit.utils.files import sha256_json, write_json
+from evalkit.utils.files import sha256_json
+from evalkit.utils.json_files import CHECK, read_checked, read_json, write_checked
 
 if TYPE_CHECKING:
     import numpy as np
@@ -111,16 +111,17 @@ def write_thumbnails(outcome: Outcome, table: ResultTable, out: Path) -> None:
                     images[cell][index] = None
                 else:
                     images[cell][index] = asdict(thumbnailer.make(pixels))
-    write_json(out / NAME, {"mark": mark, "images": images})
+    write_checked(out / NAME, {"mark": mark, "images": images})
 
 
 def read_thumbnails(path: Path) -> dict[tuple[str, int], Thumbnail | None]:
     """By cell and index; none where the image was damaged.
 
     Raises:
-        OSError, ValueError, LookupError, TypeError: the file cannot be read.
+        OSError, DataError, ValueError, LookupError, TypeError: the file cannot be read, or was altered.
     """
-    images = json.loads(path.read_text(encoding="utf-8"))["images"]
+    data = read_json(path)
+    images = (read_checked(path) if CHECK in data else data)["images"]  # evalkit 0.1.0 wrote no digest
     return {
         (cell, int(index)): None
         if image is None
@@ -132,8 +133,8 @@ def read_thumbnails(path: Path) -> dict[tuple[str, int], Thumbnail | None]:
 
 def _mark_of(path: Path) -> str | None:
     try:
-        return str(json.loads(path.read_text(encoding="utf-8"))["mark"])
-    except (OSError, ValueError, LookupError, TypeError):
+        return str(read_checked(path)["mark"])
+    except (OSError, DataError, LookupError):
         return None  # none, or a broken one
 
 

@@ -21,7 +21,7 @@ from evalkit.samples.model_pool import BuiltCell, LoadedModel, ModelPool
 from evalkit.samples.store import SampleSet, Store, check_whole, image_size, prepare_folder, shard_name
 from evalkit.samples.writer import ShardWriter
 from evalkit.utils import devices
-from evalkit.utils.files import sha256_json, sweep
+from evalkit.utils.files import check_writable, sha256_json, sweep
 from evalkit.utils.progress import Progress
 
 if TYPE_CHECKING:
@@ -226,7 +226,7 @@ def generate_cells(
     todo = _by_model([cell for cell in cells if missing[cell.key]])
     if not todo:
         return
-    store.check_writable()
+    check_writable(store.root)
     counts = {cell.key: sum(stop - start for start, stop in missing[cell.key]) for cell in todo}
     check_space(store, todo, counts)
     device = devices.pick_device(device)

@@ -21,7 +21,6 @@ from __future__ import annotations
 import functools
 import json
 import shutil
-import tempfile
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -69,14 +68,6 @@ class Store:
             others = sorted(path for path in self.samples.iterdir() if path.name.endswith(ending) and path.is_dir())
             return others[0] if others else named
         return named
-
-    def check_writable(self) -> None:
-        """Raises StoreError, in one line, where the store cannot be written."""
-        with writing(self.root):
-            self.root.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryFile(prefix=".tmp-write-test-", dir=self.root) as file:
-                file.write(b"\0")
-                file.flush()
 
     def free_bytes(self) -> int:
         """Free space on the store's disk; the root need not exist yet."""

@@ -15,6 +15,7 @@ import secrets
 import shutil
 import socket
 import stat
+import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -296,6 +297,15 @@ def disk_error(error: OSError, path: Path, doing: str = "write to") -> StoreErro
     place = path if named is None or ".tmp-" in os.fsdecode(named) else os.fsdecode(named)
     fix = _FIXES.get(error.errno or 0, f"fix this, {_ELSEWHERE}")
     return StoreError(f"cannot {doing} {place}: {error.strerror or error}: {fix}")
+
+
+def check_writable(folder: Path) -> None:
+    """Makes a folder where there is none; raises StoreError, in one line, where nothing can be written to it."""
+    with writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(prefix=".tmp-write-test-", dir=folder) as file:
+            file.write(b"\0")
+            file.flush()
 
 
 @contextlib.contextmanager

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import tarfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -40,6 +41,39 @@ def make_set(images: Sequence[np.ndarray] | None = None, **about: Any) -> Set:
     images = [image(i) for i in range(70)] if images is None else images
     source = MemorySource(images, PROMPTS[: len(images)], name="cell")
     return Set(source, ["7", None, "a word", *["0"] * 67][: len(images)], {"model": "m|1", "seed": 3, **about})
+
+
+def _flip(file: Path) -> None:
+    data = file.read_bytes()
+    file.write_bytes(data[:-9] + bytes([data[-9] ^ 1]) + data[-8:])
+
+
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "parquet"])
+@pytest.mark.parametrize("harm", ["deleted", "empty", "flipped", "another", "touched", "rescan"])
+def test_an_altered_file_is_written_again(tmp_path: Path, kind: str, harm: str) -> None:
+    """Also where it has the size and the time of before (F12); one that is only touched stays as it is."""
+    (path,) = write_exports({kind: KINDS[kind][0]}, {"cell": make_set()}, tmp_path)
+    file = path / "000003.png" if path.is_dir() else path
+    whole, about = file.read_bytes(), file.stat()
+    if harm == "deleted":
+        file.unlink()
+    elif harm == "another" and path.is_dir():
+        (path / "000099.png").write_bytes(whole)
+    elif harm == "touched":
+        os.utime(file)
+    elif harm != "rescan":
+        file.write_bytes(b"") if harm == "empty" else _flip(file)
+        os.utime(file, ns=(about.st_atime_ns, about.st_mtime_ns))
+    inode = file.stat().st_ino if file.exists() else 0
+    assert write_exports({kind: KINDS[kind][0]}, {"cell": make_set()}, tmp_path, rescan=harm == "rescan") == [path]
+    assert file.read_bytes() == whole
+    if path.is_dir():
+        assert {file.name for file in path.iterdir()} == {"metadata.jsonl", *(f"{i:06d}.png" for i in range(70))}
+    if harm in ("touched", "rescan"):
+        assert file.stat().st_ino == inode
+    before = (tmp_path / "written.json").stat().st_mtime_ns
+    write_exports({kind: KINDS[kind][0]}, {"cell": make_set()}, tmp_path)
+    assert (tmp_path / "written.json").stat().st_mtime_ns == before
 
 
 @pytest.mark.parametrize("kind", KINDS)

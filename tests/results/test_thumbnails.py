@@ -136,3 +136,22 @@ def test_a_broken_file_is_made_again(tmp_path: Path) -> None:
     (tmp_path / thumbnails.NAME).write_text(json.dumps([1]))
     write_thumbnails(outcome_of(MemorySource(random_images(2), name="a")), table_of("a"), tmp_path)
     assert len(read_thumbnails(tmp_path / thumbnails.NAME)) == 2
+
+
+def test_an_altered_picture_is_never_shown(tmp_path: Path) -> None:
+    path, outcome = tmp_path / thumbnails.NAME, outcome_of(MemorySource(random_images(2), name="a"))
+    write_thumbnails(outcome, table_of("a"), tmp_path)
+    whole = path.read_bytes()
+    path.write_bytes(whole.replace(b'"width": ', b'"width": 1'))
+    with pytest.raises(DataError, match=r"thumbnails\.json: altered or cut short"):
+        read_thumbnails(path)
+    write_thumbnails(outcome, table_of("a"), tmp_path)
+    assert path.read_bytes() == whole
+
+
+def test_pictures_of_before_are_read(tmp_path: Path) -> None:
+    write_thumbnails(outcome_of(MemorySource(random_images(2), name="a")), table_of("a"), tmp_path)
+    path = tmp_path / thumbnails.NAME
+    expected, data = read_thumbnails(path), json.loads(path.read_text())
+    path.write_text(json.dumps({"mark": data["mark"], "images": data["images"]}))
+    assert read_thumbnails(path) == expected
