@@ -34,6 +34,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from evalkit.data.png_parameters import texts_of
 from evalkit.data.profiles import profile_name, to_srgb
 from evalkit.errors import DataError
 from evalkit.utils.files import read_file
@@ -47,7 +48,7 @@ if TYPE_CHECKING:
 # The kinds of files that are opened, by Pillow's names: its other plugins are never asked, whatever a file is called.
 # (EPS and WMF start programs, PSD, ICO, FITS and the like are no images of data sets.)
 FORMATS = ("PNG", "JPEG", "WEBP", "AVIF", "BMP", "DIB", "TIFF", "GIF", "PPM")  # a JPEG may be an MPO
-_PLUGINS = ("Png", "Jpeg", "Mpo", "Webp", "Avif", "Bmp", "Tiff", "Gif", "Ppm")  # PIL.PngImagePlugin, ...
+_PLUGINS = ("Png", "Jpeg", "Mpo", "WebP", "Avif", "Bmp", "Tiff", "Gif", "Ppm")  # PIL.PngImagePlugin, ...
 
 MAX_PIXELS = 89_478_485  # Pillow's own warning threshold: a quarter of a GiB of RGB
 
@@ -64,7 +65,8 @@ class Header:
         width, height: in pixels, after EXIF orientation.
         notes: see the module's table.
         format, mode: as Pillow names them ("PNG", "JPEG"; "RGB", "L", "P", "CMYK").
-        texts: of a PNG, by keyword: its chunks tEXt, zTXt and iTXt before the pixels.
+        texts: by keyword: a PNG's chunks tEXt, zTXt and iTXt before the pixels; what EXIF holds of a JPEG's or WebP's
+            making.
         profile: what its colour profile is called; none where it has none, or one that is sRGB in effect.
         quality: of a JPEG, 1 to 100, about (exact for libjpeg's own tables).
     """
@@ -115,7 +117,7 @@ def inspect(source: Path | bytes, name: str = "") -> Header:
             if orientation >= 5 and image.format != "TIFF":  # Pillow turns TIFFs itself
                 width, height = height, width
             mode = image.mode  # before the pixels are touched: Pillow then unpacks a GIF's palette
-            texts = {str(k): v for k, v in image.info.items() if isinstance(v, str)} if image.format == "PNG" else {}
+            texts = texts_of(image)
             profile, quality = profile_name(image), _jpeg_quality(image)
             notes = _notes(image, data, orientation)
             return Header(width, height, notes, str(image.format), mode, texts, profile, quality)

@@ -7,6 +7,7 @@ import re
 from collections.abc import Collection, Iterable, Mapping
 
 MASKS = "masks next to images"
+GRIDS = "grids of AUTOMATIC1111"
 _FOLDERS = frozenset({"__MACOSX", "@eaDir"})  # macOS's zips, and thumbnails on Synology's disks
 # Pictures and films of kinds that are not read. Kinds that Pillow would open are among them: see codec.FORMATS.
 _UNREAD = re.compile(
@@ -17,7 +18,9 @@ _UNREAD = re.compile(
 )
 _MASK = re.compile(r"(.+)[._-](?:masks?|segm?|segmentation|alpha|matte|trimap|depth)", re.IGNORECASE)
 
-LeftOut = Mapping[str, tuple[int, str]]  # by kind (a suffix, or MASKS): how many, and the first one's name
+_GRID = re.compile(r"(?:.*/)?(?:xyz?_)?grid-\d{4,}(?:-[^/]*)?")  # grid-0001.png, xyz_grid-0001-1234-a cat.jpg
+
+LeftOut = Mapping[str, tuple[int, str]]  # by kind (a suffix, MASKS or GRIDS): how many, and the first one's name
 
 
 def is_hidden(name: str) -> bool:
@@ -34,6 +37,12 @@ def find_masks(names: Collection[str]) -> list[str]:
         if match and match[1] in stems:
             masks.append(name)
     return masks
+
+
+def find_grids(names: Collection[str]) -> list[str]:
+    """Of the images' names those that AUTOMATIC1111 gives to its overviews of a batch; none where all are called so."""
+    grids = [name for name in names if _GRID.fullmatch(os.path.splitext(name)[0])]  # noqa: PTH122
+    return grids if len(grids) < len(names) else []
 
 
 def find_unread(names: Iterable[str], read: Collection[str]) -> dict[str, tuple[int, str]]:

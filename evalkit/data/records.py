@@ -29,7 +29,7 @@ class FileRecord:
         notes, format, mode: see `evalkit.data.codec`.
         error: why it cannot be read, naming the file; none: it can.
         decoded: whether all of it was decoded, or its header alone.
-        parameters: what a PNG says that it was made with (`evalkit.data.png_parameters`), or none.
+        parameters: what the file says that it was made with (`evalkit.data.png_parameters`), or none.
         profile: what its colour profile is called, where it has one that is not sRGB's.
         quality: of a JPEG, about, as its quantisation tables tell.
     """

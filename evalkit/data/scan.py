@@ -31,7 +31,12 @@ CHECK_DIGITS = 16  # hex digits of a line's digest
 
 _SETTLED_NS = 2_000_000_000  # a file younger than this could change again within one tick of its mtime
 _GONE: Stamp = (-1, 0, 0, 0)
-_LOOKED_AT_BY = ("evalkit.data.codec", "evalkit.data.png_parameters", "evalkit.data.records")
+_LOOKED_AT_BY = (
+    "evalkit.data.codec",
+    "evalkit.data.comfyui_graph",
+    "evalkit.data.png_parameters",
+    "evalkit.data.records",
+)
 
 log = logging.getLogger(__name__)
 

@@ -81,8 +81,9 @@ def find_prompts(
 
 
 def png_prompts(names: Sequence[str], records: Sequence[FileRecord]) -> dict[str, str | None]:
-    """The prompts that PNGs hold themselves, by name."""
-    return {name: record.parameters["prompt"] for name, record in zip(names, records, strict=True) if record.parameters}
+    """The prompts that images hold themselves, by name: as a reader is to see them, without the tool's own syntax."""
+    made = ((name, record.parameters) for name, record in zip(names, records, strict=True))
+    return {name: about.get("plain_prompt", about["prompt"]) for name, about in made if about}
 
 
 def find_classes(files: Files, read: Reader, names: Sequence[str]) -> Mapping[str, str]:

@@ -1,7 +1,7 @@
 """Existing images as several cells: one for each sampler, number of steps, checkpoint ... that they say made them.
 
-AUTOMATIC1111 and ComfyUI write these into their PNGs (`evalkit.data.png_parameters`); the folder that an image lies in
-can tell them apart as well.
+AUTOMATIC1111 and ComfyUI write these into their files (`evalkit.data.png_parameters`); the folder that an image lies
+in can tell them apart as well.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ KEYS = {
     "cfg": "guidance_scale",
     "scheduler": "scheduler",
     "model": "checkpoint",
+    "lora": "lora",
     "seed": "noise_seed",
     "negative_prompt": "negative_prompt",
 }
@@ -75,7 +76,7 @@ def split(source: Source, keys: Sequence[str], where: Mapping[str, Any]) -> list
     for position, key in enumerate(keys):
         if all(values[position] is None for values in counts):
             raise ConfigError(
-                f"{source.name}: split_by={key}: none of its {counts.total()} images says so (PNGs of AUTOMATIC1111 "
+                f"{source.name}: split_by={key}: none of its {counts.total()} images says so (files of AUTOMATIC1111 "
                 "and ComfyUI do; folder goes by sub-folders)"
             )
     if len(counts) > MAX_CELLS:

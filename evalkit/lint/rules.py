@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from evalkit.data.left_out import MASKS, describe
+from evalkit.data.left_out import GRIDS, MASKS, describe
 from evalkit.data.source import Headers
 from evalkit.lint.cache import Measured
 from evalkit.lint.finding import FILES, REFERENCE, Finding, locations
@@ -128,9 +128,9 @@ def _left_out(view: View) -> list[Finding]:
     if not left_out:
         return []
     count = sum(number for number, _ in left_out.values())
-    unread = any(kind != MASKS for kind in left_out)
+    unread = any(kind not in (MASKS, GRIDS) for kind in left_out)
     message = f"{count} pictures in it are no samples: {describe(left_out)}"
-    effect = "N is smaller than the folder: convert what is to count" if unread else "masks are not scored"
+    effect = "N is smaller than the folder: convert what is to count" if unread else "masks and grids are not scored"
     files = tuple(first for _, first in left_out.values())[:FILES]
     severity = "warning" if unread else "note"
     return [Finding("left_out", severity, view.name, count, files, message, effect, len(view.source))]

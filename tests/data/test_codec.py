@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import io
 import sys
 import warnings
@@ -244,3 +245,9 @@ def test_without_fpng_pillow_writes(monkeypatch: pytest.MonkeyPatch) -> None:
     data = encode_png(PIXELS)
     assert data == codec._encode_pillow(PIXELS, level=1)
     np.testing.assert_array_equal(decode(data), PIXELS)
+
+
+def test_the_plugins_are_called_as_pillow_calls_them() -> None:
+    """A misspelt one is passed over without a word, as one of a Pillow without it is."""
+    for name in codec._PLUGINS:
+        assert importlib.util.find_spec(f"PIL.{name}ImagePlugin"), name

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from evalkit.data import sidecars
-from evalkit.data.left_out import MASKS, describe, find_masks, find_unread, is_hidden
+from evalkit.data.left_out import GRIDS, MASKS, describe, find_grids, find_masks, find_unread, is_hidden
 from evalkit.data.records import FileRecord, Reader, ReadOptions, folder_of
 from evalkit.data.remote import Place
 from evalkit.data.shard_format import superseded
@@ -103,7 +103,7 @@ class FileContainer(Container):
         """Bytes of a file; 0 where nothing tells before it is read."""
 
     def images(self, options: ReadOptions) -> list[str]:
-        """Sorted by name, or the chosen frames; hidden files, and masks next to images, are left out.
+        """Sorted by name, or the chosen frames; hidden files, masks next to images and grids of images are left out.
 
         In a cell's folder of a store each shard counts once: in its longest version.
         """
@@ -126,10 +126,11 @@ class FileContainer(Container):
                 f"{self.place}: no images in it ({', '.join(sorted(suffixes))}), {len(self.files)} other files{hint}: "
                 "check the path"
             )
-        if masks := find_masks(names):
-            left_out[MASKS] = (len(masks), masks[0])
-            dropped = set(masks)
-            names = [name for name in names if name not in dropped]
+        for kind, found in ((MASKS, find_masks(names)), (GRIDS, find_grids(names))):
+            if found:
+                left_out[kind] = (len(found), found[0])
+                dropped = set(found)
+                names = [name for name in names if name not in dropped]
         self.left_out = left_out
         return options.choose(names)
 
