@@ -21,7 +21,7 @@ from evalkit.results.files import write
 from evalkit.results.latent_walk import write_walks
 from evalkit.results.made import made_before, made_now
 from evalkit.results.rows import Outcome, make_rows, notes, run_info
-from evalkit.results.table import ResultTable
+from evalkit.results.table import COSTS, ResultTable
 from evalkit.samples.model_pool import ModelPool
 from evalkit.samples.store import SampleSet
 from evalkit.trackers.push import push
@@ -114,7 +114,11 @@ def _table(plan: Plan, run: Mapping[str, object], outcome: Outcome) -> ResultTab
     taken = {cell.name for cell in plan.cells}
     for earlier in plan.earlier:
         rows += rename_apart(earlier.rows, taken, str(earlier.run.get("name", "earlier")))
-    comparisons, best = compare(rows, baseline=plan.baseline, influences=outcome.influences, pairing=outcome.pairing)
+    compared = [row for row in rows if not (row.unsure and row.metric in COSTS)]  # nothing is worse than such a cost
+    influences, pairing = outcome.influences, outcome.pairing
+    comparisons, best = compare(compared, baseline=plan.baseline, influences=influences, pairing=pairing)
+    unsure = {(row.metric, row.cell) for row in rows if row.unsure}
+    best = {metric: [cell for cell in cells if (metric, cell) not in unsure] for metric, cells in best.items()}
     return ResultTable(run, tuple(rows), tuple(notes(outcome.sources)), tuple(comparisons), best)
 
 

@@ -84,7 +84,7 @@ class Plan:
         if isinstance(model, ExistingImages):
             source: Source = model.open(cell.num_samples, cache=self.store.root / "cache")
             return source
-        return SampleSet.open(self.store, cell)
+        return SampleSet.open(self.store, cell, self.built[cell.key])
 
     def made_from(self) -> dict[str, dict[str, Source]]:
         """By cell and kind, one for each sample, the images that its prompts give to start from."""

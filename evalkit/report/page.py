@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from evalkit.report import categories, gallery, plots, summary, tables
 from evalkit.report.run_folder import Run, clean, nearest_sheets, short
-from evalkit.results import thumbnails
+from evalkit.results import headline, thumbnails
 
 if TYPE_CHECKING:
     import jinja2
@@ -21,7 +21,7 @@ MAX_SHEETS, SHEET_BYTES = 12, 60_000  # of nearest training images; of each with
 def make_page(run: Run, mark: str) -> str:
     """The report as HTML; `mark` stands in its head."""
     shown = gallery.make_gallery(run)
-    won, reference = summary.winners(run), run.file("reference.png")
+    won, reference = headline.winners(run.table), run.file("reference.png")
     context = {
         "run": run,
         "keys": run.keys,
@@ -29,7 +29,7 @@ def make_page(run: Run, mark: str) -> str:
         "name": str(run.table.run.get("name") or run.path.stem),
         "facts": summary.compared(run),
         "winners": won,
-        "headline": summary.headline(run, won),
+        "headline": headline.headline(run.table, won),
         "warnings": summary.warnings(run),
         "table": tables.make_table(run),
         "plots": plots.make_plots(run),

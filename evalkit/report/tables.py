@@ -15,7 +15,10 @@ from evalkit.results.table import MISSING, Column, Row, finite, group
 
 @dataclass(frozen=True)
 class Score:
-    """One score: its text, its value to sort by, and its mark: "best", "tie" (not significantly worse), or ""."""
+    """One score: its text, its value to sort by, and its mark: "best", "tie" (not significantly worse), or "".
+
+    `unsure`: measured on too little to be ranked.
+    """
 
     text: str
     stderr: str
@@ -23,6 +26,7 @@ class Score:
     mark: str
     apart: bool
     why: str
+    unsure: bool = False
 
 
 @dataclass(frozen=True)
@@ -95,8 +99,8 @@ def _first(column: Column) -> set[str]:
     firsts = set()
     for rows in _by_protocol(column.rows.values()).values():
         if len(rows) > 1:
-            top = Column(column.metric, {row.cell: row for row in rows}).ranked[0]
-            firsts |= {row.cell for row in rows if row.value == top.value and row.cell in column.best}
+            top = next(iter(Column(column.metric, {row.cell: row for row in rows}).ranked), None)
+            firsts |= {row.cell for row in rows if top and row.value == top.value and row.cell in column.best}
     return firsts
 
 
@@ -111,11 +115,12 @@ def _score(column: Column, cell: str, best: set[str]) -> Score:
         return Score(MISSING, "", None, "", False, short((row.note if row else None) or "no value", 200))
     text, _, spread = format_value(row.value, row.stderr).partition(" ± ")
     mark = "best" if cell in best else "tie" if cell in column.best else ""
-    return Score(text, spread, row.value, mark, cell in column.odd, short(row.note or "", 200))
+    return Score(text, spread, row.value, mark, cell in column.odd, short(row.note or "", 200), row.unsure)
 
 
 def _common_hash(column: Column) -> str:
-    return column.ranked[0].protocol_hash if column.ranked else ""
+    known = [row for cell, row in column.rows.items() if finite(row) and cell not in column.odd]
+    return known[0].protocol_hash if known else ""
 
 
 def protocols(run: Run) -> list[dict[str, Any]]:

@@ -7,11 +7,13 @@ from functools import cache
 from pathlib import Path
 
 from evalkit.report.run_folder import Run
-from evalkit.utils.files import sha256_file, sha256_json, write_text
+from evalkit.utils.files import sha256_bytes, sha256_file, sha256_json, write_text
 
 NAME = "report.html"
-HEAD = 4096  # bytes in which a page's mark stands
 MARK_DIGITS = 32
+_MARK = re.compile(rb'<meta name="evalkit-report" content="([^"]*)">')
+_END = re.compile(rb"<!-- ([0-9a-f]{64}) -->\n?$")  # the digest of all that stands before it
+_END_BYTES = 80
 
 
 def write_report(out: Path) -> Path:
@@ -30,7 +32,8 @@ def write_page(run: Run, path: Path) -> None:
     """Writes a run's page to `path`, whole or not at all."""
     from evalkit.report.page import make_page
 
-    write_text(path, make_page(run, _mark(run)))
+    page = make_page(run, _mark(run)).rstrip("\n") + "\n"
+    write_text(path, f"{page}<!-- {sha256_bytes(page.encode())} -->\n")
 
 
 def _mark(run: Run) -> str:
@@ -46,9 +49,13 @@ def _code() -> list[str]:
 
 
 def _mark_of(path: Path) -> str | None:
+    """The mark of the page that is there; none where there is none, or it is not whole."""
     try:
-        with path.open("rb") as file:
-            match = re.search(rb'<meta name="evalkit-report" content="([^"]*)">', file.read(HEAD))
+        page = path.read_bytes()
     except OSError:
         return None
+    end = _END.search(page, max(len(page) - _END_BYTES, 0))
+    if end is None or sha256_bytes(page[: end.start()]).encode() != end[1]:
+        return None
+    match = _MARK.search(page)
     return match[1].decode("ascii", "replace") if match else None

@@ -22,6 +22,7 @@ from evalkit.data import codec
 from evalkit.data.remote import Place, Remote, find_place
 from evalkit.data.shard_format import METADATA
 from evalkit.errors import ConfigError, DataError
+from evalkit.results.render import plain_markdown
 from evalkit.utils.files import (
     atomic_folder,
     atomic_path,
@@ -340,7 +341,7 @@ configs:
   - {{split: train, path: data/train-*.parquet}}
 ---
 
-# {name}
+# {plain_markdown(name)}
 
 {count:,} images, exported by evalkit: PNGs in the order of their indices, with prompts and categories where known.
 
@@ -357,4 +358,4 @@ The license of the images is that of the model and of its training data: add it 
 
 def _cell(value: Any) -> str:
     text = value if isinstance(value, str) else json.dumps(_plain(value), ensure_ascii=False)
-    return " ".join(text.split()).replace("|", "\\|")
+    return plain_markdown(text)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from evalkit.results import csv_files
-from evalkit.results.table import MISSING, Comparison, ResultTable
+from evalkit.results.table import MISSING, UNSURE, Comparison, ResultTable
 from evalkit.utils.files import write_json, write_text
 
 
@@ -23,7 +24,8 @@ def format_value(value: float | None, stderr: float | None = None) -> str:
 
 
 def table_lines(table: ResultTable, mark: tuple[str, str]) -> list[list[str]]:
-    """The wide table's lines as text; best values stand between the two marks, values that stand apart get a dagger."""
+    """The wide table's lines as text; best values stand between the two marks, values that stand apart get a dagger,
+    those of too little a double one."""
     _, leading = table.grid
     lines = []
     for cell, lead in zip(table.cells, leading, strict=True):
@@ -33,7 +35,8 @@ def table_lines(table: ResultTable, mark: tuple[str, str]) -> list[list[str]]:
             text = format_value(row.value, row.stderr) if row else MISSING
             if cell in column.best:
                 text = f"{mark[0]}{text}{mark[1]}"
-            line.append(text + (" †" if cell in column.odd else ""))
+            marks = (" †" if cell in column.odd else "") + (f" {UNSURE}" if row is not None and row.unsure else "")
+            line.append(text + marks)
         lines.append(line)
     return lines
 
@@ -44,11 +47,17 @@ def to_markdown(table: ResultTable) -> str:
     titles = [*heads, *(column.title for column in table.columns)]
     rule = ["---"] * len(heads) + ["---:"] * len(table.columns)
     lines = [titles, rule, *table_lines(table, ("**", "**"))]
-    return "\n\n".join([_markdown(lines), *table.footnotes()]) + "\n"
+    return "\n\n".join([_markdown(lines), *map(plain_markdown, table.footnotes())]) + "\n"
+
+
+def plain_markdown(text: str) -> str:
+    """A text on one line of Markdown: nothing of it HTML, a link, an image or the end of a cell."""
+    text = re.sub(r"<(?=[A-Za-z/!?])", "&lt;", " ".join(str(text).split()))
+    return text.replace("|", "\\|").replace("](", "]\\(").replace("![", "!\\[").replace("`", "\\`")
 
 
 def _markdown(lines: Sequence[Sequence[str]]) -> str:
-    rows = (" | ".join(cell.replace("|", "\\|").replace("\n", " ") for cell in line) for line in lines)
+    rows = (" | ".join(plain_markdown(cell) for cell in line) for line in lines)
     return "\n".join(f"| {row} |" for row in rows)
 
 
@@ -68,7 +77,7 @@ def to_csv(table: ResultTable) -> str:
 
 _TEX = str.maketrans({char: f"\\{char}" for char in "_%&#${}"} | {"\\": r"\textbackslash{}"})
 _TEX |= str.maketrans({"~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "↓": r"$\downarrow$", "↑": r"$\uparrow$"})
-_TEX |= str.maketrans({"±": r"$\pm$", "†": r"$^\dagger$", "–": "--"})
+_TEX |= str.maketrans({"±": r"$\pm$", "†": r"$^\dagger$", "‡": r"$^\ddagger$", "–": "--"})
 
 
 def to_latex(table: ResultTable) -> str:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from evalkit.cell import Cell
 from evalkit.data.source import Source
-from evalkit.results.table import COSTS, Row
+from evalkit.results.table import COSTS, FEW, Row
 from evalkit.samples.store import SampleSet
 from evalkit.utils.files import sha256_json
 
@@ -75,10 +75,17 @@ def make_rows(outcome: Outcome) -> list[Row]:
             result = outcome.scored[cell.name, name]
             score = result.score
             values = (score.value, score.stderr, score.n, metric.better, result.protocol, result.protocol_hash)
-            more = (dict(score.details), score.note, score.broken)
-            rows.append(Row(*about, name, result.label, *values, *more))
+            few = score.value is not None and score.n < FEW and _of_distributions(metric)
+            rows.append(Row(*about, name, result.label, *values, dict(score.details), score.note, score.broken, few))
         rows += _cost_rows(about, outcome.sources[cell.name])
     return rows
+
+
+def _of_distributions(metric: Metric) -> bool:
+    """Whether a metric tells of a set as a whole, not of its samples one by one, nor of the model itself."""
+    from evalkit.metric import ReferenceMetric, SampleMetric
+
+    return isinstance(metric, ReferenceMetric) or (isinstance(metric, SampleMetric) and not metric.per_sample)
 
 
 _About = tuple[str, str, str | None, str | None, dict[str, Any], int]  # a row's first fields: which cell it is of

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 SCHEMA = 2  # evalkit/schemas/results.schema.json; schema 1 is read too
 MISSING = "–"
+FEW = 50  # samples: scores of distributions of fewer say little of a model
+UNSURE = "‡"
 # What a sample set's own records say of its making: by metric its heading, its unit's factor, and which is better.
 COSTS: Mapping[str, tuple[str, float, str]] = {
     "latency_p50": ("latency p50 [ms]", 1000.0, "lower"),
@@ -44,7 +46,8 @@ class Row:
         protocol, protocol_hash: what the value rests on; scores of different protocols are never ranked together.
         details: further figures of the same computation.
         broken: whether there is no value because the metric could not compute one that is finite.
-        unsure: whether it is a cost that was measured too little to be called the best of a column.
+        unsure: whether it was measured on too little to be called the best of its column (`note` says on what): a score
+            of distributions of fewer than `FEW` samples, a cost that was timed once or under load.
     """
 
     cell: str
@@ -146,8 +149,8 @@ class Column:
 
     @property
     def ranked(self) -> list[Row]:
-        """The scores that are ranked with one another (of the most common protocol), best first."""
-        rows = [row for cell, row in self.rows.items() if finite(row) and cell not in self.odd]
+        """The scores that are ranked with one another (of the most common protocol, and sure), best first."""
+        rows = [row for cell, row in self.rows.items() if finite(row) and cell not in self.odd and not row.unsure]
         return sorted(rows, key=lambda row: -row.sign * (row.value or 0.0))
 
 
@@ -276,7 +279,7 @@ class ResultTable:
 
     def footnotes(self) -> list[str]:
         """What must be read with the table: protocols that differ, values that are missing, the run's notes."""
-        lines: list[str] = []
+        lines = self._few()
         for column in self.columns:
             common = next((r for c, r in column.rows.items() if r.value is not None and c not in column.odd), None)
             for cell in sorted(column.odd):
@@ -284,12 +287,27 @@ class ResultTable:
                 lines.append(f"† {column.label} of {cell} is not comparable with the others: {differs}.")
             cells_by_note: dict[tuple[str, str], list[str]] = {}
             for cell, row in column.rows.items():
+                if row.unsure and row.n < FEW and not column.is_cost:
+                    continue
                 if row.value is None:
                     cells_by_note.setdefault((f"{MISSING} ", row.note or "no value"), []).append(cell)
                 elif row.note:
                     cells_by_note.setdefault(("", row.note), []).append(cell)
             lines += [f"{mark}{column.label}: {note} ({', '.join(c)})." for (mark, note), c in cells_by_note.items()]
         return [*lines, *self.notes]
+
+    def _few(self) -> list[str]:
+        """One warning on all scores of distributions of few samples."""
+        few = [row for row in self.rows if row.unsure and row.n < FEW and row.metric not in COSTS]
+        if not few:
+            return []
+        sizes = sorted({row.n for row in few})
+        shown = f"{sizes[0]}" if len(sizes) == 1 else f"{sizes[0]} to {sizes[-1]}"
+        labels = ", ".join(dict.fromkeys(row.label for row in few))
+        return [
+            f"{UNSURE} Warning: N = {shown}: {labels} compare distributions, and of fewer than {FEW} samples they tell "
+            "more of N than of the model. None is called the best; raise num_samples."
+        ]
 
 
 def read_results(path: Path) -> dict[str, Any]:

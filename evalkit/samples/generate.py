@@ -99,7 +99,7 @@ def run_shard(
         return ShardResult(cell.name, count, False)
     sweep(final.parent)
     report(cell.name, 0)  # a progress bar's clock starts before the model is loaded
-    with pool.lock, devices.MemoryMeter(spec.device) as meter, ShardWriter(final) as writer:
+    with pool.lock, devices.MemoryMeter(spec.device) as meter, ShardWriter(final, cell.key) as writer:
         loaded = pool.load(cell, spec.device)
         loaded.model.keep_in(folder)
         remote = loaded.model.remote

@@ -11,15 +11,14 @@ of the versions the shortest that suffices is read, so that a set of N samples s
 
 A shard's folder opens as a Hugging Face imagefolder. Its metadata.jsonl has one line per image: file_name, index,
 prompt, negative_prompt, category, class_id, seed, sha256 (of the file), width, height, latency_s (of one image), batch
-(images made together), warmup, nfe, device, peak_memory_mb, warnings. Images that were asked for side by side (of a
-service) have a latency_s of their own, and clock_s: their share of the clock (none for those that an earlier run had
-fetched).
+(images made together), warmup, nfe, device, peak_memory_mb, warnings, check (of the line). Images that were asked for
+side by side (of a service) have a latency_s of their own, and clock_s: their share of the clock (none for those that an
+earlier run had fetched).
 """
 
 from __future__ import annotations
 
 import functools
-import json
 import shutil
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -27,14 +26,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from evalkit.cell import KEY_SHOWN
+from evalkit.cell import KEY_SHOWN, Cell
 from evalkit.data.shard_format import METADATA, parse_shard
 from evalkit.data.source import FileImages, GenerationStats, Headers, kinds_of
-from evalkit.errors import StoreError
-from evalkit.utils.files import write_json, writing
+from evalkit.errors import DataError, StoreError
+from evalkit.samples.rows import Row, check_asked, read_rows
+from evalkit.utils.files import writing
+from evalkit.utils.json_files import read_checked, read_json, write_checked
 
 if TYPE_CHECKING:
-    from evalkit.cell import Cell
+    from evalkit.samples.model_pool import BuiltCell
 
 FORMAT = 1
 SHARD_SAMPLES = 256
@@ -93,8 +94,13 @@ class SampleSet(FileImages):
     rows: tuple[Mapping[str, Any], ...]
 
     @classmethod
-    def open(cls, store: Store, cell: Cell) -> SampleSet:
+    def open(cls, store: Store, cell: Cell, built: BuiltCell | None = None) -> SampleSet:
         """The first `cell.num_samples` samples.
+
+        Args:
+            store: where they are.
+            cell: whose.
+            built: what the cell asks for, which the samples are compared with.
 
         Raises:
             StoreError: some are not made yet, or a shard is damaged (which, and how to fix it).
@@ -108,9 +114,11 @@ class SampleSet(FileImages):
         rows: list[Mapping[str, Any]] = []
         for start, stop, shard in _shards(folder, cell):
             assert shard is not None  # nothing is missing
-            lines = read_metadata(shard)
+            lines = read_metadata(shard, cell.key)
             if [row["index"] for row in lines[: stop - start]] != list(range(start, stop)):
                 raise _damaged(shard, f"{METADATA} does not tell of the samples {start} to {stop - 1}")
+            if built is not None:
+                _check_asked(shard, lines[: stop - start], cell, built)
             rows += lines[: stop - start]
             files += [shard / str(row["file_name"]) for row in lines[: stop - start]]
         return cls(cell.name, tuple(files), tuple(rows))
@@ -194,7 +202,7 @@ def shard_size(folder: Path, cell: Cell) -> int:
     """
     path = folder / "cell.json"
     try:
-        recorded = json.loads(path.read_text(encoding="utf-8"))
+        recorded = _read_cell(path)
         key, size, version = recorded["key"], int(recorded["shard_size"]), recorded["format"]
     except FileNotFoundError:
         if (folder / "shards").is_dir() and any(parse_shard(p.name) for p in (folder / "shards").iterdir()):
@@ -202,7 +210,9 @@ def shard_size(folder: Path, cell: Cell) -> int:
         image = image_size(cell)
         fitting = min(SHARD_BYTES // (image[0] * image[1] * 3), SHARD_SAMPLES) if image else SHARD_SAMPLES
         return 1 << max(fitting.bit_length() - 1, 0)  # powers of two hold whole batches of the usual sizes
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except DataError as error:
+        raise StoreError(f"{error}: put it back, or delete {folder} to make it again") from error
+    except (OSError, ValueError, LookupError, TypeError) as error:
         raise StoreError(f"{path} cannot be read ({type(error).__name__}): delete {folder} to make it again") from error
     if version != FORMAT:
         raise StoreError(f"{path}: format {version}, but this evalkit reads format {FORMAT}: use another store=FOLDER")
@@ -214,13 +224,27 @@ def shard_size(folder: Path, cell: Cell) -> int:
     return size
 
 
+def _read_cell(path: Path) -> dict[str, Any]:
+    """A cell.json; those of evalkit 0.1.0 have no digest.
+
+    Raises:
+        OSError, DataError: it cannot be read, or was altered.
+    """
+    recorded = read_json(path, finite=True)
+    if not isinstance(recorded, dict):
+        raise DataError(f"{path}: not a JSON object")
+    if recorded.keys() <= {"format", "shard_size", *Cell.__dataclass_fields__}:
+        return recorded
+    return read_checked(path)
+
+
 def prepare_folder(folder: Path, cell: Cell) -> int:
     """Makes a cell's folder with its cell.json where there is none; returns the shard size."""
     size = shard_size(folder, cell)
     if not (folder / "cell.json").exists():
         about = {name: value for name, value in cell.spec().items() if name != "num_samples"}
         with writing(folder):
-            write_json(folder / "cell.json", {"format": FORMAT, "shard_size": size, **about})
+            write_checked(folder / "cell.json", {"format": FORMAT, "shard_size": size, **about})
     with writing(folder):
         (folder / "shards").mkdir(exist_ok=True)
     return size
@@ -255,13 +279,22 @@ def check_whole(shard: Path, count: int) -> None:
         raise _damaged(shard, f"{images} images where {count} were made")
 
 
-def read_metadata(shard: Path) -> list[dict[str, Any]]:
-    """The lines of a shard's metadata.jsonl."""
+def read_metadata(shard: Path, key: str) -> list[dict[str, Any]]:
+    """The lines of the metadata.jsonl of a shard of the cell with a key; StoreError where it is damaged."""
     try:
-        text = (shard / METADATA).read_text(encoding="utf-8")
-        return [json.loads(line) for line in text.split("\n") if line]
+        return read_rows((shard / METADATA).read_text(encoding="utf-8"), key)
+    except DataError as error:
+        raise _damaged(shard, f"{METADATA}: {error}") from error
     except (OSError, ValueError) as error:
         raise _damaged(shard, f"{METADATA} cannot be read: {error}") from error
+
+
+def _check_asked(shard: Path, rows: Sequence[Row], cell: Cell, built: BuiltCell) -> None:
+    try:
+        for row in rows:
+            check_asked(row, built.request(row["index"], cell.seed))
+    except DataError as error:
+        raise _damaged(shard, f"{METADATA}: {error}") from error
 
 
 def _damaged(shard: Path, what: str) -> StoreError:

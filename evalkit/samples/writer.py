@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import json
 import os
 from collections import deque
 from collections.abc import Mapping
@@ -14,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from evalkit.data import codec
 from evalkit.data.shard_format import METADATA
+from evalkit.samples.rows import write_rows
 from evalkit.utils.files import sha256_bytes, temporary_path, writing
 
 if TYPE_CHECKING:
@@ -27,15 +27,16 @@ QUEUE_BYTES = 256_000_000  # of pixels that wait to be written; a slower disk th
 class ShardWriter:
     """Collects a shard's images; leaves its folder whole or not at all.
 
-        with ShardWriter(final) as writer:
+        with ShardWriter(final, cell.key) as writer:
             writer.add(row, pixels)
             made = writer.commit()
 
     Leaving it without `commit`, for whatever reason, removes all that was written.
     """
 
-    def __init__(self, final: Path) -> None:
+    def __init__(self, final: Path, key: str) -> None:
         self.final = final
+        self.key = key
         self._stack = ExitStack()
         self._pool = ThreadPoolExecutor(WORKERS, thread_name_prefix="evalkit-write")
         self._waiting: deque[Future[None]] = deque()
@@ -80,7 +81,7 @@ class ShardWriter:
         """
         while self._waiting:
             self._waiting.popleft().result()
-        text = "".join(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n" for row in self._rows)
+        text = write_rows(self._rows, self.key)
         with writing(self.final):
             _write_synced(self.folder / METADATA, text.encode())
             _sync_folder(self.folder)

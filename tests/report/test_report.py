@@ -6,6 +6,7 @@ import base64
 import hashlib
 import io
 import json
+import os
 import re
 import subprocess
 import sys
@@ -99,15 +100,19 @@ def test_no_torch_is_imported(tmp_path: Path) -> None:
 def test_a_page_is_made_again_only_where_its_results_changed(tmp_path: Path) -> None:
     out = write_run(tmp_path / "a")
     path = write_report(out)
-    path.write_text(path.read_text() + "<!-- old -->")
+
+    def made_again() -> bool:
+        os.utime(path, (0, 0))
+        return write_report(out).stat().st_mtime > 0
+
     results = json.loads((out / "results.json").read_text())
     change(out, run={**results["run"], "seconds": {"generate": 0.0}})  # a run that found all done
-    assert "<!-- old" in write_report(out).read_text()
+    assert not made_again()
     (out / "categories.csv").write_text((out / "categories.csv").read_text() + "\n")
-    assert "<!-- old" not in write_report(out).read_text()
-    path.write_text(path.read_text() + "<!-- old -->")
+    assert made_again()
     change(out, notes=["Warning: something new."])
-    assert "something new" in write_report(out).read_text()
+    assert made_again()
+    assert "something new" in path.read_text()
 
 
 # -- what is missing
@@ -201,6 +206,22 @@ def test_broken_csvs_are_said_and_not_fatal(tmp_path: Path, name: str, content: 
     (out / name).write_text(content, encoding="latin-1")
     assert "is the best" in page(out).text
     assert f"{name} cannot be read" in page(out).text
+
+
+@pytest.mark.parametrize("keep", [0.5, 0.999, 0.01])
+def test_a_page_that_is_cut_off_is_made_again(tmp_path: Path, keep: float) -> None:
+    out = write_run(tmp_path / "a")
+    path = write_report(out)
+    whole = path.read_bytes()
+    before = path.stat().st_mtime_ns
+    write_report(out)
+    assert path.stat().st_mtime_ns == before  # the page that is there is of these results
+    path.write_bytes(whole[: int(len(whole) * keep)])
+    write_report(out)
+    assert path.read_bytes() == whole
+    path.write_bytes(whole.replace(b"precision", b"pracision", 1))
+    write_report(out)
+    assert path.read_bytes() == whole
 
 
 def test_samples_of_another_run_are_not_shown(tmp_path: Path) -> None:

@@ -305,3 +305,24 @@ def test_it_prints_on_pages(opened: Any, plain: Path, tmp_path: Path) -> None:
     page.emulate_media(media="print")
     assert page.locator("header").is_hidden()
     assert page.locator(".scroll").first.evaluate("e => getComputedStyle(e).overflowX") == "visible"
+
+
+@pytest.mark.parametrize("width", [1400, 390])
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("which", ["plain", pytest.param("nasty", marks=pytest.mark.slow)])
+def test_axe_finds_no_violation(
+    opened: Any, request: pytest.FixtureRequest, which: str, scheme: str, width: int
+) -> None:
+    """axe-core with all of its rules, on the whole page, every section open."""
+    axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="a development dependency")
+    page = opened(request.getfixturevalue(which), width=width, color_scheme=scheme)
+    page.evaluate("document.querySelectorAll('details').forEach(d => { d.open = true; })")
+    assert violations(axe, page) == []
+    page.evaluate("document.querySelector('main img').removeAttribute('alt')")
+    assert [kind for kind, _ in violations(axe, page)] == ["image-alt"]  # it does look
+
+
+def violations(axe: Any, page: Page) -> list[tuple[str, Any]]:
+    """By rule, where axe-core finds it broken."""
+    found = axe.Axe().run(page, options={"resultTypes": ["violations"]}).response["violations"]
+    return [(each["id"], [node["target"] for node in each["nodes"]]) for each in found]

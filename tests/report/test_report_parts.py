@@ -17,10 +17,11 @@ from evalkit.report import write_report
 from evalkit.report.categories import HeatMap, make_maps
 from evalkit.report.plots import make_plots, pareto
 from evalkit.report.run_folder import Run
-from evalkit.report.summary import headline, warnings, winners
+from evalkit.report.summary import warnings
 from evalkit.report.tables import make_gate, make_table
 from evalkit.results import render
 from evalkit.results.compare import compare
+from evalkit.results.headline import headline, winners
 from evalkit.results.table import ResultTable
 
 
@@ -44,7 +45,7 @@ def test_winners_ties_and_the_next_with_its_interval(tmp_path: Path) -> None:
     comparisons, best = compare(rows, baseline=None, influences={}, pairing={})
     change(out, **replace(table, rows=rows, comparisons=comparisons, best=best).to_json())
     run = Run.open(out)
-    found = {winner.column.metric: winner for winner in winners(run)}
+    found = {winner.column.metric: winner for winner in winners(run.table)}
     fid = found["fid_x"]
     assert (run.keys[fid.best], [run.keys[c] for c in fid.ties], fid.next) == ("A", ["B", "C"], None)  # 10, 15, 20 ± 4
     recall = found["recall_x"]
@@ -53,18 +54,18 @@ def test_winners_ties_and_the_next_with_its_interval(tmp_path: Path) -> None:
     assert recall.next.difference == "-0.1000"
     assert recall.next.interval == "[-0.155, -0.0446]"  # 1.96 * hypot(0.02, 0.02)
     assert recall.next.verdict == "worse"
-    said = headline(run, winners(run))
+    said = headline(run.table, winners(run.table))
     assert [run.keys[cell] for cell in said.cells] == ["A"]
     assert (said.most, said.total, said.left_out) == (3, 4, ["FID"])  # FID tells nothing apart
 
 
 def test_the_best_is_held_against_the_baseline(tmp_path: Path) -> None:
     run = Run.open(write_run(tmp_path / "a", RunOptions(baseline=True)))
-    gaps = {winner.column.metric: winner.gap for winner in winners(run)}
+    gaps = {winner.column.metric: winner.gap for winner in winners(run.table)}
     assert gaps["fid_x"] is not None
     assert (gaps["fid_x"].difference, gaps["fid_x"].verdict) == ("-5.00", "better")
     assert gaps["fid_x"].interval == "[-7.77, -2.23]"
-    verdicts = headline(run, winners(run)).verdicts
+    verdicts = headline(run.table, winners(run.table)).verdicts
     assert "FID" in verdicts["better"]
     assert "precision" in verdicts["worse"]
 
@@ -73,7 +74,7 @@ def test_scores_of_another_protocol_are_not_ranked(tmp_path: Path) -> None:
     out = write_run(tmp_path / "a", RunOptions(cells=4))
     set_apart(out, "fid_x", 3, value=0.1)
     run = Run.open(out)
-    fid = next(w for w in winners(run) if w.column.metric == "fid_x")
+    fid = next(w for w in winners(run.table) if w.column.metric == "fid_x")
     assert run.keys[fid.best] == "A"  # not D, whose 0.1 rests on something else
     assert fid.apart == 1
     scores = {run.keys[e.cell]: e.scores[0] for e in make_table(run).entries}

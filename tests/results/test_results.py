@@ -132,3 +132,18 @@ def test_a_metric_that_cannot_score_leaves_the_others_and_exits_with_1(tmp_path:
     gated = run_evalkit(*given, "gate=[diverse]", "--config-dir", str(tmp_path / "configs"), cwd=tmp_path)
     assert gated.returncode == 3
     assert "gate diverse: failed" in gated.stdout
+
+
+@pytest.mark.parametrize(("count", "few"), [(49, True), (50, False)])
+def test_scores_of_distributions_of_few_samples_are_not_dressed_like_many(
+    tmp_path: Path, count: int, few: bool
+) -> None:
+    two = ("prompts=[digits]", "seed={sweep: [0, 1]}", "metric=[fid_digits,feature_diversity_digits]")
+    table = run(tmp_path, *two, "metric.feature_diversity_digits.pairs=any", f"num_samples={count}")
+    assert {row.unsure for row in table.rows if row.metric == "fid_digits"} == {few}
+    assert not any(row.unsure for row in table.rows if row.metric == "feature_diversity_digits")
+    assert bool(table.best["fid_digits"]) is not few
+    for name in ("table.md", "report.html"):
+        text = (tmp_path / "t" / name).read_text()
+        assert (f"Warning: N = {count}: FID [digits]" in text) is few
+        assert ("‡" in text.replace("‡ measured", "")) is few

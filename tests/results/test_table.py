@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import re
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -226,3 +227,21 @@ def test_without_pandas_the_frame_says_what_to_install(monkeypatch: pytest.Monke
 )
 def test_values_have_about_four_digits(value: float | None, stderr: float | None, text: str) -> None:
     assert render.format_value(value, stderr) == text
+
+
+def test_no_text_is_html_or_a_link_in_markdown() -> None:
+    hostile = "<script>alert(1)</script> [x](javascript:y) ![z](u) a|b\nc `d` & 1 < 2"
+    text = render.to_markdown(make(row("a", model=hostile, note=hostile), row("b", label=hostile)))
+    assert not re.search(r"<[a-zA-Z/!?]|\]\(|(?<!\\)`", text)
+    assert text.splitlines()[0].count("|") == text.splitlines()[1].count("|")
+    assert "1 < 2" in text
+
+
+def test_few_samples_stand_under_a_warning_and_are_never_best() -> None:
+    few = [row(cell, value=value, n=16, unsure=True) for cell, value in (("a", 1.0), ("b", 2.0))]
+    table = ResultTable({"name": "t"}, few)
+    (note,) = table.footnotes()
+    assert note.startswith("‡ Warning: N = 16: FID compare distributions, and of fewer than 50 samples")
+    assert "1.00 ‡" in render.to_markdown(table)
+    assert note in render.to_markdown(table)
+    assert table.columns[0].ranked == []

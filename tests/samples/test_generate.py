@@ -85,7 +85,7 @@ def test_the_format_opens_with_json_and_pillow_alone(store: Store) -> None:
     assert seen == 300
     assert set(lines[0]) == {
         *("file_name", "index", "prompt", "negative_prompt", "category", "class_id", "seed", "sha256", "width"),
-        *("height", "latency_s", "batch", "warmup", "nfe", "device", "peak_memory_mb", "warnings"),
+        *("height", "latency_s", "batch", "warmup", "nfe", "device", "peak_memory_mb", "warnings", "check"),
     }
     assert samples.prompts[:2] == ("a red fox", "zwei Füchse")
     assert samples.warnings == {"blanked": 1}
@@ -426,9 +426,11 @@ def test_the_first_to_arrive_wins(store: Store, monkeypatch: pytest.MonkeyPatch)
         return real(self)
 
     def run_elsewhere() -> None:
-        with writer.ShardWriter(folder / "shards" / "00000-006") as other:
+        about = {"negative_prompt": None, "category": None, "class_id": None, "seed": 0, "warnings": [], "batch": 1}
+        about |= {"prompt": None, "latency_s": 0.1, "warmup": False, "nfe": None, "device": "x", "peak_memory_mb": None}
+        with writer.ShardWriter(folder / "shards" / "00000-006", cell.key) as other:
             for i in range(6):
-                other.add({"file_name": f"{i:06d}.png", "index": i, "prompt": None}, np.full((2, 2, 3), i, np.uint8))
+                other.add({"file_name": f"{i:06d}.png", "index": i, **about}, np.full((2, 2, 3), i, np.uint8))
             assert other.commit()
 
     monkeypatch.setattr(writer.ShardWriter, "commit", late)

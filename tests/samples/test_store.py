@@ -32,7 +32,9 @@ from evalkit.errors import ConfigError, DataError, StoreError
 from evalkit.models.base import ExistingImages
 from evalkit.models.folder import FolderModel
 from evalkit.samples.generate import generate_cells
+from evalkit.samples.model_pool import ModelPool
 from evalkit.samples.store import SampleSet, Store
+from evalkit.utils.json_files import read_checked, write_checked
 
 RNG = np.random.default_rng(0)
 
@@ -116,8 +118,110 @@ def test_damaged_shards(made: tuple[Store, Any, SampleSet]) -> None:
 def test_damaged_metadata(made: tuple[Store, Any, SampleSet], lines: list[str]) -> None:
     store, cell, samples = made
     (samples.files[9].parent / "metadata.jsonl").write_text("\n".join(lines))
-    with pytest.raises(StoreError, match=r"metadata\.jsonl (cannot be read|does not tell)"):
+    with pytest.raises(StoreError, match=r"is damaged: metadata\.jsonl.*: delete this folder"):
         SampleSet.open(store, cell)
+
+
+def _columns(line: str) -> dict[str, Any]:
+    return {name: value for name, value in json.loads(line).items() if name != "check"}
+
+
+ALTERED = {
+    "latency_s": 99.5,
+    "nfe": 7,
+    "warnings": ["blanked"],
+    "category": "b",
+    "prompt": "another",
+    "device": "cuda",
+    "peak_memory_mb": 1.0,
+    "warmup": None,
+    "batch": "x",
+    "sha256": "0" * 64,
+    "file_name": "../../x.png",
+}
+
+
+@pytest.mark.parametrize("column", ALTERED)
+@pytest.mark.parametrize("check", ["kept", "gone"])
+def test_no_column_of_metadata_is_believed(made: tuple[Store, Any, SampleSet], column: str, check: str) -> None:
+    """An altered value, and a line whose digest is gone where others have theirs (F7)."""
+    store, cell, samples = made
+    file = samples.files[9].parent / "metadata.jsonl"
+    lines = file.read_text().splitlines()
+    row = json.loads(lines[2])
+    row[column] = ALTERED[column] if row[column] != ALTERED[column] else "other"
+    lines[2] = json.dumps(row if check == "kept" else _columns(json.dumps(row)))
+    file.write_text("\n".join(lines) + "\n")
+    with pytest.raises(StoreError, match=r"is damaged: metadata\.jsonl: line 3 is not as it was written: delete this"):
+        SampleSet.open(store, cell)
+    SampleSet.open(store, replace(cell, num_samples=8))
+
+
+def test_no_bit_of_metadata_changes_unseen(made: tuple[Store, Any, SampleSet]) -> None:
+    store, cell, samples = made
+    file = samples.files[9].parent / "metadata.jsonl"
+    whole, rng = file.read_bytes(), np.random.default_rng(0)
+    for at in rng.choice(8 * len(whole), 200, replace=False):
+        file.write_bytes(whole[: at // 8] + bytes([whole[at // 8] ^ (1 << (at % 8))]) + whole[at // 8 + 1 :])
+        try:
+            assert SampleSet.open(store, cell).rows == samples.rows  # an added line end, say
+        except StoreError as error:
+            assert "damaged" in str(error)  # noqa: PT017
+
+
+def test_a_shard_of_another_cell_is_told(made: tuple[Store, Any, SampleSet]) -> None:
+    """Whole in itself, images and lines, but put in another cell's place."""
+    store, cell, _ = made
+    other = replace(cell, key="1" * 64, name="other")
+    shutil.copytree(store.sample_folder(cell), store.samples / f"other-{'1' * 8}")
+    path = store.samples / f"other-{'1' * 8}" / "cell.json"
+    write_checked(path, {**read_checked(path), "key": other.key})
+    with pytest.raises(StoreError, match="line 1 is not as it was written"):
+        SampleSet.open(store, other)
+
+
+def as_of_before(samples: SampleSet, **change: Any) -> Path:
+    """Writes the last shard's lines as evalkit 0.1.0 did, with a change of the third."""
+    file = samples.files[9].parent / "metadata.jsonl"
+    rows = [_columns(line) for line in file.read_text().splitlines()]
+    rows[2] |= change
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return file
+
+
+def test_shards_of_before_are_read(made: tuple[Store, Any, SampleSet]) -> None:
+    store, cell, samples = made
+    as_of_before(samples)
+    path = store.sample_folder(cell) / "cell.json"
+    path.write_text(json.dumps({name: value for name, value in read_checked(path).items() if name != "check"}))
+    again = SampleSet.open(store, cell, ModelPool().built(cell))
+    assert (again.digest, again.prompts, again.stats()) == (samples.digest, samples.prompts, samples.stats())
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"warnings": 5}, "line 3: warnings is '5', not a list of texts"),
+        ({"prompt": 5}, "line 3: prompt is '5', not a text or null"),
+        ({"category": ["a"]}, "line 3: category is .* not a text or null"),
+        ({"latency_s": "x"}, "line 3: latency_s is 'x', not a number >= 0"),
+        ({"latency_s": float("inf")}, "line 3: not JSON"),
+        ({"nfe": -1}, "line 3: nfe is '-1', not a number >= 0 or null"),
+        ({"batch": 0}, "line 3: batch is '0', not a whole number >= 1"),
+        ({"more": 1}, "line 3 has a key that no line has: 'more'"),
+        ({"file_name": "../../x.png"}, "line 3: file_name is '../../x.png', not that of sample 10"),
+        ({"prompt": "another"}, "prompt of sample 10 is 'another', but the cell asks for"),
+        ({"seed": 99}, "seed of sample 10 is 99, but the cell asks for 0"),
+        ({"class_id": 4}, "class_id of sample 10 is 4, but the cell asks for None"),
+    ],
+)
+def test_wrong_metadata_of_before_is_one_line(
+    made: tuple[Store, Any, SampleSet], change: dict[str, Any], words: str
+) -> None:
+    store, cell, samples = made
+    as_of_before(samples, **change)
+    with pytest.raises(StoreError, match=f"is damaged: metadata\\.jsonl: {words}.*: delete this folder"):
+        SampleSet.open(store, cell, ModelPool().built(cell))
 
 
 @pytest.mark.parametrize(
@@ -132,11 +236,21 @@ def test_damaged_metadata(made: tuple[Store, Any, SampleSet], lines: list[str]) 
 def test_a_cell_file_that_is_not_ours(made: tuple[Store, Any, SampleSet], change: Any, words: str) -> None:
     store, cell, _ = made
     path = store.sample_folder(cell) / "cell.json"
-    about = change(json.loads(path.read_text()))
-    path.write_text(json.dumps(about)) if about is not None else path.unlink()
+    about = change({name: value for name, value in read_checked(path).items() if name != "check"})
+    write_checked(path, about) if about is not None else path.unlink()
     with pytest.raises(StoreError, match=words) as caught:
         SampleSet.missing(store, cell)
     assert "\n" not in str(caught.value)
+
+
+def test_a_cell_file_is_believed_as_it_was_written_alone(made: tuple[Store, Any, SampleSet]) -> None:
+    store, cell, _ = made
+    path = store.sample_folder(cell) / "cell.json"
+    text = path.read_text()
+    for old, new in (('"shard_size": 8', '"shard_size": 4'), ('"seed": 0', '"seed": 1'), ('"check"', '"chgck"')):
+        path.write_text(text.replace(old, new, 1))
+        with pytest.raises(StoreError, match=r"cell\.json: altered .*: put it back, or delete .* to make it again"):
+            SampleSet.missing(store, cell)
 
 
 def test_a_cell_is_found_under_another_name(made: tuple[Store, Any, SampleSet]) -> None:
