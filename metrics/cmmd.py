@@ -50,7 +50,8 @@ class Cmmd(ReferenceMetric[Rows]):
     def observe(self, batch: Batch) -> Rows:
         from torch.nn.functional import normalize
 
-        return Rows(batch.index, {"x": normalize(batch.features[self.features], dim=1)})  # f32 [B,D]
+        unit = normalize(batch.features[self.features].double(), dim=1, eps=1e-300)  # f64 [B,D]: of any length but 0
+        return Rows(batch.index, {"x": unit.float()})  # f32 [B,D]
 
     def score(self, *, generated: Rows, reference: Rows) -> Score:
         x, y = generated["x"], reference["x"]
@@ -62,6 +63,8 @@ class Cmmd(ReferenceMetric[Rows]):
         return Score(self.scale * max(value, 0.0), n, self.scale * variance**0.5, each)
 
     def kernel(self, a: Tensor, b: Tensor) -> Tensor:
-        """exp(-|a-b|^2 / (2 sigma^2)) - 1 of rows of unit length, f32 [A,D] and f32 [B,D]: f32 [A,B]."""
-        squares = (a @ b.T).mul_(-2).add_(2).clamp_(min=0)  # of unit vectors: 2 - 2 a.b
-        return squares.div_(-2 * self.sigma**2).expm1_()
+        """exp(-|a-b|^2 / (2 sigma^2)) - 1 of the rows of [A,D] and [B,D]: [A,B]."""
+        import torch
+
+        squares = torch.addmm(b.square().sum(1)[None, :], a, b.T, alpha=-2).add_(a.square().sum(1)[:, None])
+        return squares.clamp_(min=0).div_(-2 * self.sigma**2).expm1_()

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from evalkit.metric import KeepsFeatures, ReferenceMetric, Rows, Score, Sums
+from evalkit.numerics.blockwise import finite_mean
 from evalkit.numerics.gaussians import root_trace
 
 if TYPE_CHECKING:
@@ -76,6 +77,7 @@ class FrechetInfinity(KeepsFeatures, ReferenceMetric[Rows | Sums]):
 
         x = generated[self.features]  # f32 [N,D]
         total, dimension = x.shape
+        finite_mean(x)  # before subsets of it tell another row
         target = fit(reference[self.features]) if isinstance(reference, Rows) else reference
         smallest = self.min_size or min(5000, max(total // 10, 2))
         sizes = np.linspace(smallest, total, self.sizes).astype(np.int64)
@@ -102,6 +104,7 @@ def fit(x: Tensor) -> Sums:
     """The Gaussian of features f32 [N,D]; two passes, in blocks, so that no float64 copy of all of them is made."""
     import torch
 
+    finite_mean(x)
     n, parts = len(x), torch.split(x, BLOCK)
     mean = torch.stack([part.double().sum(0) for part in parts]).sum(0) / n  # f64 [D]
     cov = torch.zeros(x.shape[1], x.shape[1], dtype=torch.float64)

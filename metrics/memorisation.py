@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from evalkit.metric import KeepsFeatures, ReferenceMetric, Rows, Score, mean_score
+from evalkit.numerics.blockwise import finite_mean
 from evalkit.numerics.neighbours import nearest_in, nearest_others
 
 if TYPE_CHECKING:
@@ -188,7 +189,7 @@ def partition(x: Tensor, cells: int, components: int, seed: int) -> _Cells:
     import torch
     from scipy.cluster.vq import kmeans2
 
-    mean = x.mean(0).double()
+    mean = finite_mean(x)
     axes = torch.eye(x.shape[1], dtype=torch.float64, device=x.device)
     if x.shape[1] > components:
         blocks = (rows.double() - mean for rows in torch.split(x, BLOCK))

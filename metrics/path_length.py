@@ -127,6 +127,10 @@ def trimmed(distances: list[float], discard: float, n: int) -> Score:
     import numpy as np
 
     each: NDArray[np.float64] = np.asarray(distances)
+    if not np.isfinite(each).all():  # one NaN would leave no percentiles, and a mean of what compares with nothing
+        return Score(
+            float("nan"), n, details={"pairs": float(len(each)), "not_finite": float((~np.isfinite(each)).sum())}
+        )
     low = np.percentile(each, 100 * discard, method="lower")
     high = np.percentile(each, 100 * (1 - discard), method="higher")
     kept = each[(each >= low) & (each <= high)]

@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from evalkit.metric import KeepsFeatures, Rows, SampleMetric, Score, standard_error
+from evalkit.numerics.blockwise import finite_mean
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -74,7 +75,7 @@ def unit_rows(x: Tensor) -> Iterator[Tensor]:
     from torch.nn.functional import normalize
 
     for rows in torch.split(x, BLOCK):
-        yield normalize(rows.double(), dim=1)
+        yield normalize(rows.double(), dim=1, eps=1e-300)  # of any length but 0
 
 
 def similarities(x: Tensor) -> Tensor:
@@ -82,6 +83,7 @@ def similarities(x: Tensor) -> Tensor:
     import torch
 
     n, d = x.shape
+    finite_mean(x)
     if n <= d:
         rows = torch.cat(list(unit_rows(x)))
         return rows @ rows.T / n

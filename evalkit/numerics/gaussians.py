@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from evalkit.metric import Sums
+from evalkit.numerics.blockwise import finite_mean
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -34,9 +35,14 @@ class Scatter(Sums):
 
 
 def scatter_of(x: Tensor) -> Scatter:
-    """Of features f32 or f64 [N,D], N of 1 or more."""
+    """Of features f32 or f64 [N,D], N of 1 or more.
+
+    Raises:
+        ValueError: features that are not finite.
+    """
     import torch
 
+    finite_mean(x)
     y = x.double()  # f64 [N,D]
     mean = y.mean(0)
     y = y - mean
