@@ -9,21 +9,29 @@ column `category`.
 from __future__ import annotations
 
 import contextlib
-import json
+import logging
 import os
+import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any, Protocol
 
 from evalkit.data.records import FileRecord, Reader
 from evalkit.errors import ConfigError, DataError, nearest
+from evalkit.utils.json_files import parse_json
 from evalkit.utils.tables import parse_table
-from evalkit.utils.text import one_line
+
+log = logging.getLogger(__name__)
 
 PROMPT_COLUMNS = ("prompt", "text", "caption")  # of a metadata file; the first that is there
 METADATA_FILES = ("metadata.jsonl", "metadata.csv")
 LABELS = "dataset.json"  # of StyleGAN's sets: {"labels": [["00000/img00000000.png", 6], ...]}, or null
 MAX_TEXT_BYTES = 1 << 20  # of one image's text
+# Tables by whose names their makers mean to tell of the images, though they are not what is looked for.
+_LIKE_METADATA = re.compile(
+    r"(?:.*[._-])?(?:metadata|captions?|prompts?|annotations?|labels?)(?:[._-].*)?\.(?:csv|tsv|jsonl?|ndjson|parquet|txt)",
+    re.IGNORECASE,
+)
 
 
 class Files(Protocol):
@@ -60,8 +68,10 @@ def find_prompts(
         return (None,) * len(names)
     texts: dict[str, str | None] = {}
     if how == "auto":
-        for metadata in _metadata_files(files, names):
+        used = list(_metadata_files(files, names))
+        for metadata in used:
             texts |= _metadata_prompts(files, read, metadata, required=False)
+        _tell_of_unused(files, names, used, texts)
         texts = texts or png_prompts(names, records) | dict(_texts(files, read, names))
         return tuple(texts.get(name) for name in names)
     if how == "sidecar":
@@ -72,11 +82,12 @@ def find_prompts(
         raise ConfigError(
             f"{files.label(how)}: the file of prompts is missing (prompts={how}; or auto, sidecar, or null for none)"
         )
-    for name in names:
-        if texts.get(name) is None:
-            raise DataError(
-                f"{files.label(name)}: no prompt for this image (prompts={how}): add it, or set prompts=auto"
-            )
+    bare = [name for name in names if texts.get(name) is None]
+    if bare:
+        more = f" and {len(bare) - 1:,} more of {len(names):,}" if len(bare) > 1 else ""
+        raise DataError(
+            f"{files.label(bare[0])}: no prompt for this image{more} (prompts={how}): add it, or set prompts=auto"
+        )
     return tuple(texts[name] for name in names)
 
 
@@ -107,7 +118,7 @@ def metadata_column(files: Files, read: Reader, names: Sequence[str], column: st
     """
     values: dict[str, str] = {}
     for metadata in _metadata_files(files, names):
-        with contextlib.suppress(DataError, ValueError, RecursionError):
+        with contextlib.suppress(DataError):
             for _, row in parse_table(Path(metadata), read(metadata)):
                 if column not in row or "file_name" not in row:
                     break
@@ -133,22 +144,67 @@ def _metadata_prompts(files: Files, read: Reader, metadata: str, *, required: bo
     """Prompts by the images' names; none each where the file has no column of prompts and none is required."""
     where = files.label(metadata)
     texts: dict[str, str | None] = {}
-    try:
-        for line, row in parse_table(Path(where), read(metadata)):
-            column = next((name for name in PROMPT_COLUMNS if name in row), None)
-            if "file_name" not in row or (column is None and required):
-                missing = "file_name" if "file_name" not in row else PROMPT_COLUMNS[0]
-                raise DataError(f"{where}:{line}: no column '{missing}'. {nearest(missing, row)}")
-            text = row[column] if column else None
-            if text is not None and not isinstance(text, str):
-                raise DataError(f"{where}:{line}: the prompt is not a text: {str(text)[:80]!r}")
-            name = _next_to(metadata, row["file_name"])
-            if name not in files:
-                raise DataError(f"{where}:{line}: names '{row['file_name']}', which is not there: is the set whole?")
-            texts[name] = text.strip() if text else None
-    except (ValueError, RecursionError) as error:  # JSON of thousands of brackets or digits
-        raise DataError(f"{where}: not a table: {one_line(error)}") from None
+    gone: list[tuple[int, Any]] = []
+    twice, columns = 0, set[str]()
+    for line, row in parse_table(Path(where), read(metadata)):
+        columns |= row.keys()
+        column = next((name for name in PROMPT_COLUMNS if name in row), None)
+        if "file_name" not in row or (column is None and required):
+            missing = "file_name" if "file_name" not in row else PROMPT_COLUMNS[0]
+            raise DataError(f"{where}:{line}: no column '{missing}'. {nearest(missing, row)}")
+        text = row[column] if column else None
+        if text is not None and not isinstance(text, str):
+            raise DataError(f"{where}:{line}: the prompt is not a text: {str(text)[:80]!r}")
+        name = _next_to(metadata, row["file_name"])
+        if name not in files:
+            gone.append((line, row["file_name"]))
+        twice += name in texts
+        texts[name] = text.strip() if text else None
+    if gone:
+        more = f" ({len(gone) - 1:,} more rows like it)" if len(gone) > 1 else ""
+        line, name = gone[0]
+        raise DataError(
+            f"{where}:{line}: names {str(name)[:200]!r}, which is not there{more}: is the set whole? Take the rows "
+            "out, or set prompts=null"
+        )
+    if twice:
+        log.warning("%s: %d rows name an image that an earlier row names: the last one counts", where, twice)
+    if columns and not columns & {*PROMPT_COLUMNS, "category", "sha256"}:
+        has = ", ".join(sorted(columns - {"file_name"})[:5]) or "file_name alone"
+        log.warning("%s: seen, and not used: no column %s (it has %s)", where, ", ".join(PROMPT_COLUMNS), has)
     return texts
+
+
+def _tell_of_unused(files: Files, names: Sequence[str], used: Sequence[str], texts: Mapping[str, str | None]) -> None:
+    """One line each for tables and texts that seem to tell of the images and are not used, and images without rows."""
+    folders = [PurePosixPath(folder) for folder in {name.rpartition("/")[0] for name in names}]
+    places = {"" if str(place) == "." else str(place) for own in folders for place in (own, *own.parents)}
+    images = {os.path.splitext(name)[0] for name in names}  # noqa: PTH122
+    unused = sorted(
+        name
+        for name in files.files
+        if _LIKE_METADATA.fullmatch(name.rpartition("/")[2])
+        and name.rpartition("/")[0] in places
+        and name not in used
+        and os.path.splitext(name)[0] not in images  # noqa: PTH122
+    )
+    if unused:
+        more = f" and {len(unused) - 1} more" if len(unused) > 1 else ""
+        log.warning(
+            "%s%s: seen, and not used: prompts are read from %s, or from what prompts=FILE names (.jsonl, .csv or .tsv "
+            "with file_name and prompt)",
+            *(files.label(unused[0]), more, " or ".join(METADATA_FILES)),
+        )
+    if not any(texts.values()):
+        return
+    bare = [name for name in names if not texts.get(name)]
+    if bare:
+        log.warning(
+            "%s: %d of %d images have no row there, such as %s", files.label(used[-1]), len(bare), len(names), bare[0]
+        )
+    beside = sum(f"{stem}.txt" in files.files for stem in images)
+    if beside:
+        log.warning("%s: its prompts are taken; %d texts next to images are not used", files.label(used[-1]), beside)
 
 
 def _texts(files: Files, read: Reader, names: Sequence[str]) -> Iterator[tuple[str, str | None]]:
@@ -176,10 +232,7 @@ def _text(files: Files, read: Reader, name: str) -> str:
 
 
 def _json(files: Files, read: Reader, name: str) -> Any:
-    try:
-        return json.loads(read(name))
-    except (ValueError, RecursionError) as error:
-        raise DataError(f"{files.label(name)}: not JSON: {one_line(error)}") from None
+    return parse_json(read(name), files.label(name))
 
 
 def _stylegan_labels(files: Files, read: Reader) -> dict[str, str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -115,6 +116,22 @@ def test_columns(tmp_path: Path) -> None:
     datasets.Dataset.from_dict({"a": [1]}).save_to_disk(str(tmp_path / "none"))
     with pytest.raises(ConfigError, match="no column of images among a"):
         DatasetOpener(str(tmp_path / "none")).check()
+
+
+def test_lists_and_two_columns_of_images(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(logging.getLogger("evalkit"), "propagate", True)
+    one = make(2)
+    two = one.add_column("second", one.to_dict()["image"]).cast_column("second", datasets.Image())
+    two.save_to_disk(str(tmp_path / "two"))
+    DatasetOpener(str(tmp_path / "two")).check()
+    assert [m for m in caplog.messages if m.endswith("the images are the column 'image'; not read: second")]
+    features = datasets.Features({"images": datasets.List(datasets.Image())})
+    several = datasets.Dataset.from_dict({"images": [[]]}, features=features)
+    several.save_to_disk(str(tmp_path / "lists"))
+    with pytest.raises(ConfigError, match="'images' holds lists of images, and a row is one sample"):
+        DatasetOpener(str(tmp_path / "lists")).check()
 
 
 def test_broken_and_missing_images(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -72,7 +73,7 @@ def test_broken_rows(tmp_path: Path) -> None:
     paths_alone = write(
         tmp_path / "b.parquet", {"image": [{"bytes": None, "path": "/etc/passwd"}] * 2 + [{"bytes": b"", "path": ""}]}
     )
-    with pytest.raises(DataError, match="row 0: no bytes of an image"):
+    with pytest.raises(DataError, match=r"row 0: no bytes of an image .* \(2 more like it\)"):
         open_images(paths_alone)
     mixed = write(tmp_path / "c.parquet", {"image": [encode_png(image(1)), encode_png(image(1, 9, 9))]})
     with pytest.raises(DataError, match="images of different sizes"):
@@ -89,6 +90,42 @@ def test_columns_that_are_not_to_be_told_apart(tmp_path: Path) -> None:
         PathOpener(write(tmp_path / "c.parquet", {"image": pyarrow.array([], pyarrow.binary())})).check()
     with pytest.raises(ConfigError, match="the table of images is missing"):
         PathOpener(tmp_path / "gone.parquet").check()
+
+
+def test_lists_of_images(tmp_path: Path) -> None:
+    """One per row is read; what holds several or none is refused by its row."""
+    files = list(pngs(3).values())
+    structs = [[{"bytes": data, "path": "x"}] for data in files]
+    for name, column in {"bytes": [[data] for data in files], "structs": structs}.items():
+        source = open_images(write(tmp_path / f"{name}.parquet", {"images": column, "text": list("abc")}))
+        assert source.prompts == tuple("abc")
+        np.testing.assert_array_equal(source.read(range(2, 3))[0], image(2))
+    for row, words in (
+        (files[:2], "a list of 2 images, and a row is one sample"),
+        ([], "no bytes of an image"),
+        (None, "no"),
+    ):
+        path = write(tmp_path / "bad.parquet", {"images": [[files[0]], row]})
+        with pytest.raises(DataError, match=f"bad.parquet: row 1: {words}"):
+            open_images(path)
+        assert len(open_images(path, ReadOptions(on_error="skip"))) == 1
+
+
+def test_two_columns_of_images_and_paths_alone(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(logging.getLogger("evalkit"), "propagate", True)
+    one = list(pngs(2).values())
+    source = open_images(write(tmp_path / "a.parquet", {"mask": one[::-1], "image": one, "jpg": one[::-1]}))
+    np.testing.assert_array_equal(source.read(range(1))[0], image(0))
+    assert [m for m in caplog.messages if "not read" in m] == [
+        f"{tmp_path}/a.parquet: the images are the column 'image'; not read: mask, jpg"
+    ]
+    for column in (["a.png", "b.png"], [{"path": "a.png"}] * 2):
+        with pytest.raises(
+            DataError, match="'image' holds paths alone, which are not followed: call the images' column"
+        ):
+            PathOpener(write(tmp_path / "b.parquet", {"image": column})).check()
 
 
 def test_limits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import itertools
+import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,6 +24,8 @@ from evalkit.data.remote import Place, Remote, made_stamp
 from evalkit.errors import ConfigError, DataError, nearest
 from evalkit.utils.files import Stamp, read_file
 from evalkit.utils.text import one_line
+
+log = logging.getLogger(__name__)
 
 SAVED = ("state.json", "dataset_dict.json")  # one of them lies in what save_to_disk made
 
@@ -126,9 +129,13 @@ class HFDataset(Table):
     def _image_column(self, asked: str | None) -> str:
         names = [str(name) for name, feature in self._features.items() if _is_image(feature)]
         if asked is None and not names:
-            raise ConfigError(f"{self.place}: no column of images among {', '.join(self._features)}")
+            lists = [n for n, feature in self._features.items() if _is_image(getattr(feature, "feature", None))]
+            hint = f": '{lists[0]}' holds lists of images, and a row is one sample: write a row each" if lists else ""
+            raise ConfigError(f"{self.place}: no column of images among {', '.join(self._features)}{hint}")
         if asked is not None and asked not in names:
             raise ConfigError(f"{self.place}: no column of images '{asked}'. {nearest(asked, names)}")
+        if asked is None and len(names) > 1:
+            log.warning("%s: the images are the column '%s'; not read: %s", self.place, names[0], ", ".join(names[1:]))
         return asked or names[0]
 
 

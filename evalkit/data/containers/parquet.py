@@ -1,7 +1,7 @@
 """Images in a .parquet file (Hugging Face's image datasets), read in place, a row group at a time. Needs pyarrow.
 
-The images' column holds a file's bytes, or Hugging Face's struct {bytes, path}; paths are never followed. At most two
-row groups are in memory.
+The images' column holds a file's bytes, or Hugging Face's struct {bytes, path}; or a list of one of these. Paths are
+never followed. At most two row groups are in memory.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import bisect
 import contextlib
 import functools
 import itertools
+import logging
 import threading
 import weakref
 from collections.abc import Iterator, Sequence
@@ -22,6 +23,8 @@ from evalkit.errors import ConfigError, DataError, EvalkitError
 from evalkit.utils.files import Stamp, check_file
 from evalkit.utils.text import one_line
 
+log = logging.getLogger(__name__)
+
 IMAGE_COLUMNS = ("image", "img", "png", "jpg", "jpeg", "webp", "bytes")  # the first that is there; else the only one
 MAX_GROUP_BYTES = 1 << 30  # of a row group's images, unpacked: what must fit into memory twice
 _GROUPS = 2  # of a table in memory: reading on from one into the next needs both
@@ -29,6 +32,7 @@ _TABLES = 3  # that keep theirs: of several as one set, and of what it is compar
 
 CLASS_COLUMNS = ("category", "class", "label", "cls")  # the first that is there
 _TEXT, _BYTES = ("string", "large_string"), ("binary", "large_binary")  # pyarrow's types
+_LISTS = ("list", "large_list", "fixed_size_list")
 
 # The last used last. Of the process, not of an object: the bound on memory is one for all tables that are open.
 _reading: list[weakref.ref[Parquet]] = []
@@ -54,7 +58,7 @@ class Parquet(Table):
             counts = [file.metadata.row_group(i).num_rows for i in range(file.num_row_groups)]
             self.starts: list[int] = list(itertools.accumulate(counts, initial=0))
             kinds = {field.name: field.type for field in file.schema_arrow}
-            inner = {n: kind.value_type if _is(kind, "list", "large_list") else kind for n, kind in kinds.items()}
+            inner = {n: kind.value_type if _is(kind, *_LISTS) else kind for n, kind in kinds.items()}
             self.texts = [name for name, kind in inner.items() if _is(kind, *_TEXT)]
             classes = (name for name in CLASS_COLUMNS if name in kinds and _is(kinds[name], *_TEXT, "integer"))
             self._classes = next(classes, None)
@@ -88,15 +92,25 @@ class Parquet(Table):
             while len(self._loaded) > _GROUPS:
                 self._loaded.pop(next(iter(self._loaded)))
             value = column[row - self.starts[group]].as_py()
-        if value is None:
-            raise DataError(f"{self.place}: row {row}: no bytes of an image (a path alone is not followed)")
+        if isinstance(value, list):
+            if len(value) > 1:
+                raise DataError(
+                    f"{self.place}: row {row}: a list of {len(value)} images, and a row is one sample: write a row each"
+                )
+            value = value[0] if value else None
+        if isinstance(value, dict):  # in a list
+            value = value["bytes"]
+        if not value:
+            raise DataError(
+                f"{self.place}: row {row}: no bytes of an image (a path alone is not followed: write the files' bytes)"
+            )
         return bytes(value)
 
     def _load(self, group: int) -> Any:
         _forget_others(self)
         with _failures(self.place), _open(self.place) as file:
             column = file.read_row_group(group, columns=[self.leaf], use_threads=False).column(0)
-            if "." in self.leaf:
+            if self.leaf == f"{self.column}.bytes":
                 import pyarrow.compute
 
                 column = pyarrow.compute.struct_field(column, "bytes")
@@ -142,20 +156,34 @@ def _failures(path: Place) -> Iterator[None]:
 
 
 def _image_column(path: Place, schema: Any) -> tuple[str, str]:
-    """The column's name, and the dotted path of the leaf that holds the bytes."""
-    leaves: dict[str, str] = {}
-    for field in schema:
-        if _is(field.type, *_BYTES):
-            leaves[field.name] = field.name
-        elif _is(field.type, "struct") and any(f.name == "bytes" and _is(f.type, *_BYTES) for f in field.type):
-            leaves[field.name] = f"{field.name}.bytes"
-    names = [name for name in IMAGE_COLUMNS if name in leaves] or list(leaves)
-    if not names or (len(names) > 1 and names[0] not in IMAGE_COLUMNS):
-        what = f"several columns of bytes ({', '.join(names)})" if names else f"no column of bytes among {schema.names}"
+    """The column's name, and what of it is read: of a struct its bytes, of a list all."""
+    leaves = {field.name: leaf for field in schema if (leaf := _leaf(field.name, field.type))}
+    known = [name for name in IMAGE_COLUMNS if name in leaves]
+    if len(leaves) == 1 or known:
+        name = known[0] if known else next(iter(leaves))
+        if others := [other for other in leaves if other != name]:
+            log.warning("%s: the images are the column '%s'; not read: %s", path, name, ", ".join(others))
+        return name, leaves[name]
+    if leaves:
         raise DataError(
-            f"{path}: {what}: call the images' column 'image' (a file's bytes, or a struct {{bytes, path}})"
+            f"{path}: several columns of bytes ({', '.join(leaves)}): call the images' column 'image' (a file's bytes, "
+            "or a struct {bytes, path}), or read the table's folder with model=[dataset] model.dataset.image=COLUMN"
         )
-    return names[0], leaves[names[0]]
+    paths = [field.name for field in schema if _is(field.type, "struct") and "path" in [f.name for f in field.type]]
+    paths += [field.name for field in schema if field.name in IMAGE_COLUMNS and _is(field.type, *_TEXT)]
+    hint = f": '{paths[0]}' holds paths alone, which are not followed" if paths else ""
+    raise DataError(
+        f"{path}: no column of bytes among {schema.names}{hint}: call the images' column 'image' (a file's bytes, or a "
+        "struct {bytes, path})"
+    )
+
+
+def _leaf(name: str, kind: Any) -> str | None:
+    if _is(kind, *_BYTES):
+        return name
+    if _is(kind, "struct") and any(f.name == "bytes" and _is(f.type, *_BYTES) for f in kind):
+        return f"{name}.bytes"
+    return name if _is(kind, *_LISTS) and _leaf(name, kind.value_type) else None
 
 
 def _is(kind: Any, *names: str) -> bool:
@@ -169,8 +197,9 @@ def _check_groups(path: Place, metadata: Any, leaf: str) -> None:
     for group in range(metadata.num_row_groups):
         row_group = metadata.row_group(group)
         chunks = [row_group.column(i) for i in range(row_group.num_columns)]
-        chunk = next(chunk for chunk in chunks if chunk.path_in_schema == leaf)
-        unpacked, packed = chunk.total_uncompressed_size, chunk.total_compressed_size
+        inside = [chunk for chunk in chunks if f"{chunk.path_in_schema}.".startswith(f"{leaf}.")]  # of a list several
+        unpacked = sum(chunk.total_uncompressed_size for chunk in inside)
+        packed = sum(chunk.total_compressed_size for chunk in inside)
         if unpacked > MAX_GROUP_BYTES:
             raise DataError(
                 f"{path}: row group {group} holds {unpacked:,} bytes of images (limit {MAX_GROUP_BYTES:,}): write it "
