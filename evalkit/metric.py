@@ -7,15 +7,20 @@ Metrics name the type of their state, `SampleMetric[Rows]`, so that mypy sees an
 
 from __future__ import annotations
 
+import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, Protocol, TypeVar
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
     from torch import Tensor
 
 Better = Literal["lower", "higher"]
+
+CLUSTER_SHIFT = 4  # a cluster's id has 60 bits: 15 hex digits, and no two of a million texts share one
 
 
 @dataclass(frozen=True)
@@ -35,6 +40,13 @@ class Batch:
     total: int
     prompts: Sequence[str | None]
     features: Mapping[str, Tensor]
+
+    @property
+    def clusters(self) -> Tensor:
+        """i64 [B], the samples' clusters: those of one text are one (see `cluster_ids`)."""
+        import torch
+
+        return torch.tensor(cluster_ids(self.prompts, self.index.tolist()))
 
 
 @dataclass(frozen=True)
@@ -58,6 +70,7 @@ class Rows:
 
     index: Tensor  # i64 [N]
     values: Mapping[str, Tensor]  # each [N, ...]
+    clusters: Tensor | None = None  # i64 [N], see `cluster_ids`; a run sets it where `observe` does not
 
     def __add__(self, other: Rows) -> Rows:
         import torch
@@ -66,10 +79,13 @@ class Rows:
             raise ValueError(f"cannot join rows of {sorted(self.values)} and of {sorted(other.values)}")
         index = torch.cat([self.index, other.index])
         joined = {name: torch.cat([value, other.values[name]]) for name, value in self.values.items()}
+        known = [rows.clusters for rows in (self, other) if rows.clusters is not None]
+        clusters = torch.cat(known) if len(known) == 2 else None
         if bool((index[1:] >= index[:-1]).all()):  # in order already: no second copy of all rows
-            return Rows(index, joined)
+            return Rows(index, joined, clusters)
         order = torch.argsort(index, stable=True)
-        return Rows(index[order], {name: value[order] for name, value in joined.items()})
+        clusters = None if clusters is None else clusters[order]
+        return Rows(index[order], {name: value[order] for name, value in joined.items()}, clusters)
 
     def __getitem__(self, name: str) -> Tensor:
         return self.values[name]
@@ -89,6 +105,8 @@ class Score:
         value: the score, or none where it does not apply (`note` says why).
         stderr: standard error of `value`, or none where the method gives none.
         n: number of generated samples behind it.
+        clusters: the number of clusters of samples that `stderr` allows for. None: it takes the samples to be
+            independent; where several are of one prompt, the scoring stage forms it from `influence` instead.
         influence: one value per sample, the score's linear part up to a constant: of a mean the samples' own values, of
             a Frechet distance how far each sample moves it. Differences of cells with common seeds are taken on them.
         details: further figures of the same computation (the spread of IS over its splits, ...).
@@ -105,24 +123,92 @@ class Score:
     nearest: tuple[tuple[int, int, float], ...] = ()
     note: str | None = None
     broken: bool = False
+    clusters: int | None = None
 
 
-def standard_error(influence: Tensor) -> float:
-    """std / sqrt(N) of a score's influences, f64 [N]."""
-    return float(influence.std(correction=1)) / float(len(influence) ** 0.5)
+def cluster_ids(prompts: Sequence[str | None], index: Sequence[int] | None = None) -> list[int]:
+    """Which cluster each sample belongs to: samples of one prompt were drawn together, and are alike.
+
+    Args:
+        prompts: one text per sample.
+        index: the samples' indices in their set; none: 0, 1, 2, ...
+
+    Returns:
+        By sample: of a text a digest of it, >= 0, the same in every batch and set; a sample without one (none, or
+        empty) is a cluster of its own: -1 - index.
+    """
+    known: dict[str, int] = {}
+    ids = []
+    for i, text in zip(range(len(prompts)) if index is None else index, prompts, strict=True):
+        if not text:
+            ids.append(-1 - i)
+            continue
+        if text not in known:
+            digest = hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()
+            known[text] = int.from_bytes(digest[:8], "big") >> CLUSTER_SHIFT
+        ids.append(known[text])
+    return ids
 
 
-def widest_of(influences: Tensor) -> Tensor:
+def by_cluster(influence: Tensor | Sequence[float], clusters: Tensor | Sequence[int] | None) -> NDArray[np.float64]:
+    """One value per cluster, whose mean is the influences' and whose std / sqrt(G) is the clustered standard error.
+
+    A cluster's value is the mean plus G / N times the sum of its influences' deviations from it, so that a sum over
+    clusters stands for one over samples (Liang and Zeger 1986, with the factor G / (G - 1)). Whatever needs the error
+    of influences forms it of these values: standard errors, differences, the skewness of a gate's bounds.
+
+    Args:
+        influence: f64 [N].
+        clusters: i64 [N], see `cluster_ids`; none: each sample is its own.
+
+    Returns:
+        f64 [G]; where each sample is a cluster of its own, the influences as they are.
+    """
+    import numpy as np
+
+    values = np.asarray(_plain(influence), dtype=np.float64)
+    if clusters is None:
+        return values
+    found, place = np.unique(np.asarray(_plain(clusters)), return_inverse=True)
+    if len(found) == len(values):
+        return values
+    mean = values.mean()
+    sums = np.bincount(place, weights=values - mean, minlength=len(found))
+    each: NDArray[np.float64] = mean + sums * (len(found) / len(values))
+    return each
+
+
+def standard_error(influence: Tensor | Sequence[float], clusters: Tensor | Sequence[int] | None = None) -> float | None:
+    """std / sqrt(G) of a score's influences, f64 [N], summed by cluster; none of a single cluster."""
+    each = by_cluster(influence, clusters)
+    return float(each.std(ddof=1)) / float(len(each) ** 0.5) if len(each) > 1 else None
+
+
+def with_error(score: Score, influence: Tensor | Sequence[float], clusters: Tensor | Sequence[int] | None) -> Score:
+    """The score with its influences, f64 [N], and the standard error that they give, by cluster (`Rows.clusters`)."""
+    values = _plain(influence)
+    count = None if clusters is None else len(set(map(int, _plain(clusters))))
+    return replace(score, stderr=standard_error(values, clusters), influence=tuple(map(float, values)), clusters=count)
+
+
+def mean_score(each: Tensor, clusters: Tensor | None = None) -> Score:
+    """The mean of values, f64 [N], one per sample; they are its influences too. `clusters`: see `Rows`."""
+    return with_error(Score(float(each.mean()), len(each)), each, clusters)
+
+
+def _plain(values: Any) -> Any:
+    """A tensor, wherever it lies, as an array; anything else as it is."""
+    return values.detach().cpu().numpy() if hasattr(values, "detach") else values
+
+
+def widest_of(influences: Tensor, clusters: Tensor | Sequence[int] | None = None) -> Tensor:
     """Of several approximations of a score's influences, f64 [N,K], the one with the largest standard error, f64 [N].
 
     f64 [N] is returned as it is.
     """
-    return influences if influences.ndim == 1 else max(influences.unbind(1), key=standard_error)
-
-
-def mean_score(each: Tensor) -> Score:
-    """The mean of independent values, f64 [N], one per sample; they are its influences too."""
-    return Score(float(each.mean()), len(each), standard_error(each), tuple(each.tolist()))
+    if influences.ndim == 1:
+        return influences
+    return max(influences.unbind(1), key=lambda each: standard_error(each, clusters) or 0.0)
 
 
 class Metric(ABC):
@@ -168,7 +254,8 @@ class KeepsFeatures:
 
     def observe(self, batch: Batch) -> Rows:
         """By address, f32 [B,D]."""
-        return Rows(batch.index, {address: batch.features[address] for address in self.needs})
+        features = {address: batch.features[address] for address in self.needs}
+        return Rows(batch.index, features, batch.clusters)
 
 
 class SampleMetric(StateMetric[State]):
@@ -203,8 +290,9 @@ class ReferenceMetric(StateMetric[State]):
         """How much each sample moves the score, for metrics whose states are sums.
 
         It takes what `score` takes. The function it returns is called with the generated samples' batches, in order,
-        on their stored features, and gives f64 [B]; the standard error is std / sqrt(N). It may give f64 [B,K], K
-        approximations of which each errs downward at times: the one of the largest standard error counts.
+        on their stored features, and gives f64 [B]; the standard error is formed of them, by cluster (`by_cluster`). It
+        may give f64 [B,K], K approximations of which each errs downward at times: the one of the largest standard error
+        counts.
 
         Returns:
             The function; or the reason why there is no standard error; or none, where `score` sees to it.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -40,9 +40,10 @@ def run(plan: Plan, *, command: str = "") -> ResultTable:
     _generate(plan, pool)
     seconds["generate"] = time.time() - started
     sources = {cell.name: plan.open_source(cell) for cell in plan.cells}
+    clusters = plan.clusters(sources)
     watch = Watch(plan.store.root / "lint", rescan=plan.config.rescan) if plan.config.lint else None
     try:
-        scored = _score(plan, pool, sources, watch)
+        scored = _score(plan, pool, sources, clusters, watch)
     except DataError:
         if watch is not None:
             _lint(plan, sources, watch)  # names all files that are not as they should be; scoring stopped at the first
@@ -50,14 +51,15 @@ def run(plan: Plan, *, command: str = "") -> ResultTable:
     seconds["score"] = time.time() - started - seconds["generate"]
     findings = _lint(plan, sources, watch) if watch is not None else []
     seconds["lint"] = time.time() - started - seconds["generate"] - seconds["score"]
-    outcome = Outcome(plan.cells, plan.metrics, sources, scored, plan.reference, plan.training)
+    outcome = Outcome(plan.cells, plan.metrics, sources, scored, plan.reference, plan.training, clusters)
     about = run_info(outcome, plan.config, plan.store.root, baseline=plan.baseline, command=command, seconds=seconds)
     table = _table(plan, about, outcome)
     table = replace(table, lint=tuple(asdict(finding) for finding in findings))
     made = made_before(table, plan.out / "results.json") or made_now()
     table = replace(table, run={**table.run, "made": made})
     if plan.gates:
-        verdict = judge(table, plan.gates, influences=outcome.influences, pairing=outcome.pairing)
+        influences, pairing = outcome.influences, outcome.pairing
+        verdict = judge(table, plan.gates, influences=influences, pairing=pairing, clusters=clusters)
         table = replace(table, gate=verdict.to_json())
         gate.write(verdict, plan.out)
     else:
@@ -115,8 +117,10 @@ def _table(plan: Plan, run: Mapping[str, object], outcome: Outcome) -> ResultTab
     for earlier in plan.earlier:
         rows += rename_apart(earlier.rows, taken, str(earlier.run.get("name", "earlier")))
     compared = [row for row in rows if not (row.unsure and row.metric in COSTS)]  # nothing is worse than such a cost
-    influences, pairing = outcome.influences, outcome.pairing
-    comparisons, best = compare(compared, baseline=plan.baseline, influences=influences, pairing=pairing)
+    influences, pairing, clusters = outcome.influences, outcome.pairing, outcome.clusters
+    comparisons, best = compare(
+        compared, baseline=plan.baseline, influences=influences, pairing=pairing, clusters=clusters
+    )
     unsure = {(row.metric, row.cell) for row in rows if row.unsure}
     best = {metric: [cell for cell in cells if (metric, cell) not in unsure] for metric, cells in best.items()}
     return ResultTable(run, tuple(rows), tuple(notes(outcome.sources)), tuple(comparisons), best)
@@ -139,7 +143,11 @@ def _lint(plan: Plan, sources: Mapping[str, Source], watch: Watch) -> list[Findi
 
 
 def _score(
-    plan: Plan, pool: ModelPool, sources: Mapping[str, Source], watch: Watch | None
+    plan: Plan,
+    pool: ModelPool,
+    sources: Mapping[str, Source],
+    clusters: Mapping[str, Sequence[int]],
+    watch: Watch | None,
 ) -> Mapping[tuple[str, str], Scored]:
     """All scores; with `watch`, the images are measured for the lint as they are read."""
     from evalkit.scoring import Against, score_sources
@@ -155,6 +163,7 @@ def _score(
             extractors=plan.extractors,
             against=Against(reference, plan.training, sources[plan.baseline] if plan.baseline else None, plan.own),
             generators=plan.generators(pool),
+            clusters=clusters,
             store=plan.store,
             device=plan.config.device,
         )

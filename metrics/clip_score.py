@@ -56,10 +56,10 @@ class ClipScore(SampleMetric[Rows]):
         if self.unit:
             image, text = normalize(image, dim=1), normalize(text, dim=1)
         each = self.scale * (image * text).sum(1)  # [B]
-        return Rows(batch.index, {"score": each.clamp(min=0) if self.clamp == "each" else each})
+        return Rows(batch.index, {"score": each.clamp(min=0) if self.clamp == "each" else each}, batch.clusters)
 
     def score(self, *, generated: Rows) -> Score:
-        score = mean_score(generated["score"])
+        score = mean_score(generated["score"], generated.clusters)
         if self.clamp == "mean" and score.value is not None and score.value < 0:
             return replace(score, value=0.0, note=f"the mean is {score.value:.4g}, clamped to 0")
         return score

@@ -51,16 +51,17 @@ class Cmmd(ReferenceMetric[Rows]):
         from torch.nn.functional import normalize
 
         unit = normalize(batch.features[self.features].double(), dim=1, eps=1e-300)  # f64 [B,D]: of any length but 0
-        return Rows(batch.index, {"x": unit.float()})  # f32 [B,D]
+        return Rows(batch.index, {"x": unit.float()}, batch.clusters)  # f32 [B,D]
 
     def score(self, *, generated: Rows, reference: Rows) -> Score:
         x, y = generated["x"], reference["x"]
         n, m = len(x), len(y)
         within = kernel_product(x, x, self.kernel).sum() / n**2 + kernel_product(y, y, self.kernel).sum() / m**2
         value = float(within - 2 * kernel_product(x, y, self.kernel).sum() / (n * m))
-        influence, variance = mmd_spread(x, y, self.kernel, self.seed)
-        each = tuple((self.scale * influence).tolist())
-        return Score(self.scale * max(value, 0.0), n, self.scale * variance**0.5, each)
+        spread = mmd_spread(x, y, self.kernel, self.seed, clusters=generated.clusters)
+        stderr = None if spread.variance is None else self.scale * spread.variance**0.5
+        each = tuple((self.scale * spread.influence).tolist())
+        return Score(self.scale * max(value, 0.0), n, stderr, each, clusters=spread.clusters)
 
     def kernel(self, a: Tensor, b: Tensor) -> Tensor:
         """exp(-|a-b|^2 / (2 sigma^2)) - 1 of the rows of [A,D] and [B,D]: [A,B]."""

@@ -41,10 +41,10 @@ class FeatureMean(SampleMetric[Rows]):
         x = batch.features[self.needs[0]]  # f32 [B,1]
         if x.shape[1] != 1:
             raise ValueError(f"{self.needs[0]} has {x.shape[1]} values per sample: the mean is of a feature of width 1")
-        return Rows(batch.index, {"score": x[:, 0].double()})  # f64 [B]
+        return Rows(batch.index, {"score": x[:, 0].double()}, batch.clusters)  # f64 [B]
 
     def score(self, *, generated: Rows) -> Score:
-        return mean_score(generated["score"])
+        return mean_score(generated["score"], generated.clusters)
 
 
 class Aesthetic(FeatureMean):

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
-from evalkit.metric import KeepsFeatures, Rows, SampleMetric, Score, standard_error
+from evalkit.metric import KeepsFeatures, Rows, SampleMetric, Score, with_error
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -77,7 +77,7 @@ class InceptionScore(KeepsFeatures, SampleMetric[Rows]):
         mean = float(np.mean(scores))
         if not enough:
             return Score(mean, n, details=details, note="no standard error: a split has fewer samples than classes")
-        return Score(mean, n, standard_error(influence), tuple(influence.tolist()), details)
+        return with_error(Score(mean, n, details=details), influence, generated.clusters)
 
 
 def split_score(logits: Tensor) -> tuple[float, Tensor, float]:

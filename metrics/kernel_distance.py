@@ -8,7 +8,7 @@ a subset is no larger than the smaller set, as in clean-fid and stylegan3 (which
 Standard error: of drawing other generated samples and other subsets, the reference held fixed. The variance of the full
 U-statistic (`evalkit.numerics.kernels.mmd_spread`) plus the observed variance of the subsets over their number: given
 the samples, they are independent draws whose mean is the full U-statistic. In simulation 0.9 to 1.1 times the true
-spread, also where both sets have the same distribution.
+spread, also where both sets have the same distribution. Samples of one prompt count as one cluster in it.
 """
 
 from __future__ import annotations
@@ -72,12 +72,12 @@ class KernelDistance(KeepsFeatures, ReferenceMetric[Rows]):
         across = subset_sums(x, y, of_x, of_y)
         values = within / (size * (size - 1)) - 2 * across / size**2
         std = float(values.std(correction=0))
-        influence, variance = mmd_spread(x, y, cubic, self.seed)
-        stderr = (variance + std**2 / self.subsets) ** 0.5
+        spread = mmd_spread(x, y, cubic, self.seed, clusters=generated.clusters)
+        stderr = None if spread.variance is None else (spread.variance + std**2 / self.subsets) ** 0.5
         share = torch.cat(of_x).bincount(minlength=n) * (n / (size * self.subsets))  # [N], 1 on average
-        influence = share * (influence - influence.mean())  # a sample that no subset drew moves nothing
+        influence = share * (spread.influence - spread.influence.mean())  # a sample that no subset drew moves nothing
         details = {"std": std, "subsets": float(self.subsets), "subset_size": float(size)}
-        return Score(float(values.mean()), n, stderr, tuple(influence.tolist()), details)
+        return Score(float(values.mean()), n, stderr, tuple(influence.tolist()), details, clusters=spread.clusters)
 
 
 def cubic(a: Tensor, b: Tensor) -> Tensor:

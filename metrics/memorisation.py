@@ -9,11 +9,10 @@ Standard errors are those of drawing other generated samples; training and held-
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from evalkit.metric import KeepsFeatures, ReferenceMetric, Rows, Score, mean_score
+from evalkit.metric import KeepsFeatures, ReferenceMetric, Rows, Score, mean_score, with_error
 from evalkit.numerics.blockwise import finite_mean
 from evalkit.numerics.neighbours import nearest_in, nearest_others
 
@@ -60,7 +59,7 @@ class AuthPct(_Training):
         known = training[self.features]  # f32 [M,D]
         distance, index = nearest_in(generated[self.features], known)  # f64 [N,1], i64 [N,1]
         authentic = nearest_others(known, 1)[0][index[:, 0], 0] < distance[:, 0]
-        return mean_score(100 * authentic.double())
+        return mean_score(100 * authentic.double(), generated.clusters)
 
 
 @dataclass(eq=False)
@@ -92,7 +91,7 @@ class NearestTraining(_Training):
         first = ratios.argsort(stable=True)[: self.top]
         columns = (generated.index[first], training.index[index[first, 0]], distance[first, 0])
         nearest = tuple(zip(*(column.tolist() for column in columns), strict=True))
-        return replace(mean_score((ratios < self.ratio).double()), nearest=nearest)
+        return replace(mean_score((ratios < self.ratio).double(), generated.clusters), nearest=nearest)
 
 
 @dataclass(frozen=True)
@@ -148,28 +147,33 @@ class DataCopying(_Training):
         return {"estimator": "mean z of Mann-Whitney tests in k-means cells", **values}
 
     def score(self, *, generated: Rows, reference: Rows, training: Rows) -> Score:
+        import torch
+
         if self._known is None or self._known[0] is not training:
             self._known = (training, partition(training[self.features], self.cells, self.components, self.seed))
         cells = self._known[1]
         (g, of_g), (held_out, of_held_out) = (cells.place(s[self.features]) for s in (generated, reference))
-        tests: list[tuple[int, float, float]] = []  # of each cell: held-out images, z, its standard error
+        tests: list[tuple[int, float]] = []  # of each cell: held-out images, z
+        influence = torch.zeros(len(g), dtype=torch.float64)
         for c in range(self.cells):
             mine, theirs, train = g[of_g == c], held_out[of_held_out == c], cells.x[cells.cell == c]
             if len(mine) <= self.more_than or len(theirs) == 0 or len(train) == 0:
                 continue
             distances = (nearest_in(images, train)[0][:, 0] for images in (mine, theirs))
-            tests.append((len(theirs), *mann_whitney(*distances)))
+            z, parts = mann_whitney(*distances)
+            tests.append((len(theirs), z))
+            influence[(of_g == c).cpu()] = len(g) * len(theirs) * parts.cpu()
         if not tests:
             note = f"no cell holds more than {self.more_than} samples, and held-out images: raise num_samples"
             return Score(None, len(g), note=note)
-        held_out_images = sum(w for w, _, _ in tests)
-        value = sum(w * z for w, z, _ in tests) / held_out_images
-        stderr = math.hypot(*(w * error for w, _, error in tests)) / held_out_images
-        return Score(value, len(g), stderr, details={"cells": float(len(tests)), "lowest": min(z for _, z, _ in tests)})
+        held_out_images = sum(w for w, _ in tests)
+        value = sum(w * z for w, z in tests) / held_out_images
+        details = {"cells": float(len(tests)), "lowest": min(z for _, z in tests)}
+        return with_error(Score(value, len(g), details=details), influence / held_out_images, generated.clusters)
 
 
-def mann_whitney(a: Tensor, b: Tensor) -> tuple[float, float]:
-    """The z-score of `a` being greater than `b`, f64 [m] and [n], and its standard error over draws of `a`, b fixed.
+def mann_whitney(a: Tensor, b: Tensor) -> tuple[float, Tensor]:
+    """The z-score of `a` being greater than `b`, f64 [m] and [n], and what each of `a` adds to it, less the mean: [m].
 
     U counts the pairs with a > b (a tie is half a pair): n times the sum over `a` of the share of `b` that is smaller.
     """
@@ -180,7 +184,7 @@ def mann_whitney(a: Tensor, b: Tensor) -> tuple[float, float]:
     smaller = (torch.searchsorted(b, a) + torch.searchsorted(b, a, right=True)).double() / (2 * n)  # [m]
     spread = (n * m * (n + m + 1) / 12) ** 0.5
     z = (n * float(smaller.sum()) - (n * m / 2 - 0.5)) / spread  # 0.5: the reference's continuity correction
-    return z, n * m**0.5 * float(smaller.std(correction=1)) / spread
+    return z, n * (smaller - smaller.mean()) / spread
 
 
 def partition(x: Tensor, cells: int, components: int, seed: int) -> _Cells:

@@ -16,7 +16,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from evalkit.metric import KeepsFeatures, ReferenceMetric, Rows, Score, mean_score, standard_error
+from evalkit.metric import KeepsFeatures, ReferenceMetric, Rows, Score, mean_score, standard_error, with_error
 from evalkit.numerics.balls import Meeting, meet
 from evalkit.numerics.spreads import coverage_influence, half_spread, halves, places_of
 
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor
 
+FEWEST = 10  # clusters: of fewer, halves tell little
 LEAST = 20  # times k: of fewer samples, halves are too few for recall's standard error
 
 
@@ -57,7 +58,7 @@ class _Neighbours(KeepsFeatures, ReferenceMetric[Rows]):
 
     def _meeting(self, generated: Rows, reference: Rows) -> tuple[Meeting, NDArray[np.int64]]:
         """The two sets in one another's balls, in one pass for all four metrics; the samples' clusters, i64 [N]."""
-        places = places_of(len(generated), None)
+        places = places_of(len(generated), generated.clusters)
         x, y = generated[self.features], reference[self.features]  # f32 [N,D], [M,D]
         return meet(x, y, self.k, closed=self.closed, parts=halves(places).to(x.device)), places
 
@@ -76,7 +77,7 @@ class Precision(_Neighbours):
     estimator = "share of generated samples in the reference's balls"
 
     def score(self, *, generated: Rows, reference: Rows) -> Score:
-        return mean_score((self._counts(generated, reference) > 0).double())
+        return mean_score((self._counts(generated, reference) > 0).double(), generated.clusters)
 
 
 @dataclass(eq=False)
@@ -91,7 +92,7 @@ class Density(_Neighbours):
     estimator = "mean number of the reference's balls that hold a generated sample, over k"
 
     def score(self, *, generated: Rows, reference: Rows) -> Score:
-        return mean_score(self._counts(generated, reference) / self.k)
+        return mean_score(self._counts(generated, reference) / self.k, generated.clusters)
 
 
 @dataclass(eq=False)
@@ -110,7 +111,7 @@ class Coverage(_Neighbours):
         assert held is not None, "the reference is not above `min_reference`"
         influence = coverage_influence(held, places)
         value = float((held.count > 0).double().mean())
-        return Score(value, len(generated), standard_error(influence), tuple(influence.tolist()))
+        return with_error(Score(value, len(generated)), influence, generated.clusters)
 
 
 class Recall(_Neighbours):
@@ -126,14 +127,19 @@ class Recall(_Neighbours):
     def score(self, *, generated: Rows, reference: Rows) -> Score:
         """The influences are those of radii that do not change (y that one ball alone holds), on the error's scale."""
         n = len(generated)
-        meeting, _ = self._meeting(generated, reference)
+        meeting, places = self._meeting(generated, reference)
         held, parts = meeting.y_in_x, meeting.parts
         assert held is not None, "the samples are not above `min_samples`"
         assert parts is not None
         value = float((held.balls > 0).double().mean())
-        if n < LEAST * self.k:
-            return Score(value, n, note=f"no standard error: N = {n} is below {LEAST * self.k}")
+        clusters = int(places.max()) + 1
+        if n < LEAST * self.k or clusters < FEWEST:
+            few = (
+                f"N = {n} is below {LEAST * self.k}" if n < LEAST * self.k else f"{clusters} prompts are below {FEWEST}"
+            )
+            return Score(value, n, note=f"no standard error: {few}", clusters=clusters)
         stderr = half_spread(parts.double().mean(0))
         each = held.only[held.only >= 0].bincount(minlength=n).double()
-        spread = standard_error(each)
-        return Score(value, n, stderr, tuple((each * (stderr / spread)).tolist()) if spread > 0 else None)
+        spread = standard_error(each, generated.clusters)
+        influence = tuple((each * (stderr / spread)).tolist()) if spread else None
+        return Score(value, n, stderr, influence, clusters=clusters)

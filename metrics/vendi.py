@@ -18,7 +18,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from evalkit.metric import KeepsFeatures, Rows, SampleMetric, Score, standard_error
+from evalkit.metric import KeepsFeatures, Rows, SampleMetric, Score, with_error
 from evalkit.numerics.blockwise import finite_mean
 
 if TYPE_CHECKING:
@@ -66,7 +66,7 @@ class Vendi(KeepsFeatures, SampleMetric[Rows]):
         value = vendi_of(values, self.order)
         shares = torch.cat([(rows @ vectors).square() @ slope(values, self.order) for rows in unit_rows(x)])  # [N]
         influence = value * (shares - shares.mean())
-        return Score(value, n, standard_error(influence), tuple(influence.tolist()))
+        return with_error(Score(value, n), influence, generated.clusters)
 
 
 def unit_rows(x: Tensor) -> Iterator[Tensor]:

@@ -11,8 +11,9 @@ from typing import Any
 
 from evalkit.cell import Cell
 from evalkit.errors import ConfigError, DataError, nearest
-from evalkit.results.compare import Influences
-from evalkit.results.csv_files import number, read_columns, read_heads
+from evalkit.metric import cluster_ids
+from evalkit.results.compare import Clusters, Influences
+from evalkit.results.csv_files import CLUSTER, cluster_id, number, read_columns, read_heads
 from evalkit.results.table import ResultTable
 
 log = logging.getLogger(__name__)
@@ -29,6 +30,7 @@ class EarlierRun:
 
     table: ResultTable
     influences: Influences
+    clusters: Clusters
 
     @property
     def pairing(self) -> Mapping[str, str]:
@@ -46,7 +48,7 @@ class EarlierRun:
         file = file / "results.json" if file.is_dir() else file
         try:
             table = ResultTable.load(file)
-            return cls(table, _read_influences(file.with_name("samples.csv"), table))
+            return cls(table, *_read_samples(file.with_name("samples.csv"), table))
         except (DataError, OSError) as error:
             raise ConfigError(f"{where}: {error}") from error
 
@@ -71,20 +73,31 @@ class EarlierRun:
         return str(name)
 
 
-def _read_influences(path: Path, table: ResultTable) -> dict[tuple[str, str], list[float]]:
-    """samples.csv's columns of metrics by (cell, metric); empty where there is no such file.
+def _read_samples(path: Path, table: ResultTable) -> tuple[dict[tuple[str, str], list[float]], dict[str, list[int]]]:
+    """samples.csv's columns of metrics by (cell, metric), and the samples' clusters; empty where there is no such file.
 
-    A column counts only if it is complete. It holds six digits, which is plenty for a standard error.
+    A column counts only if it is complete. It holds six digits, which is plenty for a standard error. A file without
+    clusters was written before there were any: they are those of the prompts.
     """
     if not path.is_file():
-        return {}
+        return {}, {}
     metrics = {row.metric for row in table.rows}
     names = {head: name for head in read_heads(path) if (name := head.removesuffix(".influence")) in metrics}
     influences: dict[tuple[str, str], list[float]] = {}
-    for line, (cell, *texts) in read_columns(path, ("cell", *names)):
+    clusters: dict[str, list[int]] = {}
+    prompts: dict[str, list[str]] = {}
+    told = next((head for head in (CLUSTER, "prompt") if head in read_heads(path)), "cell")
+    for line, (cell, asked, *texts) in read_columns(path, ("cell", told, *names)):
+        if told == CLUSTER:
+            ids = clusters.setdefault(cell, [])
+            ids.append(cluster_id(asked, len(ids), f"{path}:{line}: {CLUSTER}"))
+        elif told == "prompt":
+            prompts.setdefault(cell, []).append(asked)
         for name, text in zip(names.values(), texts, strict=True):
             value = number(text, f"{path}:{line}: {name}")
             if not math.isnan(value):
                 influences.setdefault((cell, name), []).append(value)
+    clusters |= {cell: cluster_ids(texts) for cell, texts in prompts.items()}
     counts = {(row.cell, row.metric): row.n for row in table.rows}
-    return {key: values for key, values in influences.items() if len(values) == counts.get(key)}
+    complete = {key: values for key, values in influences.items() if len(values) == counts.get(key)}
+    return complete, clusters

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import NormalDist, fmean
 
-from evalkit.results.stats import difference, stderr_of_mean
+from evalkit.metric import by_cluster, standard_error
+from evalkit.results.stats import Estimate, align, difference, effective_n, share_scale
 
 CONFIDENCE = 0.95  # of each bound by itself: one-sided
 POWER = 0.8  # with which `needed_n` samples decide
@@ -36,31 +37,23 @@ class Bounds:
     paired: bool = False
 
 
-@dataclass(frozen=True)
-class Estimate:
-    """A score: its value, standard error, number of samples, and influences where there are any."""
-
-    value: float
-    stderr: float | None
-    n: int
-    influence: Sequence[float] | None = None
-
-
 def score_bounds(score: Estimate) -> Bounds | None:
     """Bounds of a score; none where it has no standard error, or one of 0: where nothing varies, nothing is estimated.
 
-    Student's t with n - 1 degrees of freedom, corrected for the skewness of the influences where there are any: it
-    matters for a bound on one side. A share of the samples (precision, say) has the exact bounds of Clopper and Pearson
-    (1934): near 0 and 1 the others promise too much, and at 0 or 1 they have no width at all.
+    Student's t with G - 1 degrees of freedom, G the number of clusters, corrected for the skewness of what they add
+    where that is known: it matters for a bound on one side. A share of the samples (precision, say) has the exact
+    bounds of Clopper and Pearson (1934), of as many samples as it is worth (`effective_n`): near 0 and 1 the others
+    promise too much, and at 0 or 1 they have no width at all.
     """
-    scale = _share_scale(score)
+    scale = share_scale(score)
     if scale is not None:
-        low, high = _clopper_pearson(score.value / scale * score.n, score.n)
+        n = effective_n(score, scale)
+        low, high = _clopper_pearson(score.value / scale * n, n)
         return Bounds(score.value, low * scale, high * scale, score.stderr or 0.0, score.n, share=scale)
     if not score.stderr:
         return None
-    skewness = 0.0 if score.influence is None else _third_moment(score.influence) / score.n**2 / score.stderr**3
-    low, high = _skewed(score.value, score.stderr, skewness, score.n)
+    skewness = _third_of(score) / score.stderr**3
+    low, high = _skewed(score.value, score.stderr, skewness, score.groups)
     return Bounds(score.value, low, high, score.stderr, score.n)
 
 
@@ -72,7 +65,8 @@ def difference_bounds(
     Args:
         score, baseline: the two estimates.
         factor: of the baseline: a relative margin of 5 % is one of 1.05 or 0.95, and its uncertainty counts.
-        common: whether prompts and seeds are shared: influences are then taken sample by sample.
+        common: whether prompts and seeds are shared: influences are then taken sample by sample. Where prompts alone
+            are, they are taken prompt by prompt.
         same: whether both are the same cell: with the same value as well, the samples are, and nothing is uncertain.
 
     Of shares, one sample of each kind is added to each (Agresti and Caffo 2000; paired: Bonett and Price 2012):
@@ -80,25 +74,25 @@ def difference_bounds(
     """
     a, b = score, baseline
     value = a.value - factor * b.value
-    scale_a, scale_b = _share_scale(a), _share_scale(b)
+    scale_a, scale_b = share_scale(a), share_scale(b)
     if same and a.value == b.value and a.stderr is not None and b.stderr is not None:
         return Bounds(value, value, value, 0.0, score.n, paired=True)
     if scale_a is not None and scale_b is not None:
         a, b = _with_one_of_each(a, (scale_a, 0.0)), _with_one_of_each(b, (0.0, scale_b))
-    pairs: list[Sequence[float]] | None = None
     scaled = None if b.influence is None else [factor * each for each in b.influence]
-    if common and a.influence is not None and scaled is not None and len(a.influence) == len(scaled):
-        pairs = [a.influence, scaled]
-        third = _third_moment([x - y for x, y in zip(a.influence, scaled, strict=True)]) / len(scaled) ** 2
-    else:
-        parts = ((a.influence, a.n, 1), (scaled, b.n, -1))
-        third = sum(sign * _third_moment(each) / n**2 for each, n, sign in parts if each is not None)
     stderr_b = None if b.stderr is None else abs(factor) * b.stderr
-    gap = difference((a.value, a.stderr), (factor * b.value, stderr_b), pairs)
-    if gap.stderr is None or (not gap.paired and gap.stderr == 0):
+    b = replace(b, value=factor * b.value, stderr=stderr_b, influence=scaled)
+    pairs = align(a, b, same=common)
+    if pairs is not None:
+        third = _third_moment([x - y for x, y in zip(*pairs, strict=True)]) / len(pairs[0]) ** 2
+        groups = len(pairs[0]) - (score.n != a.n)  # without the sample that was added
+    else:
+        third, groups = _third_of(a) - _third_of(b), min(score.groups, baseline.groups)
+    gap = difference((a.value, a.stderr), (b.value, b.stderr), pairs)
+    if gap.stderr is None or (gap.stderr == 0 and not (gap.paired and gap.value == 0)):
         return None
     skewness = third / gap.stderr**3 if gap.stderr else 0.0
-    low, high = _skewed(gap.value, gap.stderr, skewness, min(score.n, baseline.n))
+    low, high = _skewed(gap.value, gap.stderr, skewness, groups)
     return Bounds(value, low, high, gap.stderr, score.n, paired=gap.paired)
 
 
@@ -147,8 +141,8 @@ def _skewed(value: float, stderr: float, skewness: float, n: int) -> tuple[float
 
     Args:
         value, stderr: of the estimate.
-        skewness: of the estimate itself: that of the samples by sqrt(n).
-        n: number of samples.
+        skewness: of the estimate itself: that of the clusters by sqrt(n).
+        n: number of clusters.
     """
     from scipy.special import stdtrit
 
@@ -162,13 +156,21 @@ def _skewed(value: float, stderr: float, skewness: float, n: int) -> tuple[float
     return value - stderr * hall(t), value - stderr * hall(-t)
 
 
+def _third_of(score: Estimate) -> float:
+    """The third central moment of a score, by what its clusters add to it; 0 where that is not known."""
+    if score.influence is None:
+        return 0.0
+    each = by_cluster(score.influence, score.clusters).tolist()
+    return _third_moment(each) / len(each) ** 2
+
+
 def _third_moment(values: Sequence[float]) -> float:
     """The third central moment."""
     mean = fmean(values)
     return math.fsum((value - mean) ** 3 for value in values) / len(values)
 
 
-def _clopper_pearson(count: float, n: int) -> tuple[float, float]:
+def _clopper_pearson(count: float, n: float) -> tuple[float, float]:
     """One-sided bounds each of the share of which `count` of n were seen."""
     from scipy.special import betaincinv
 
@@ -177,18 +179,9 @@ def _clopper_pearson(count: float, n: int) -> tuple[float, float]:
     return low, high
 
 
-def _share_scale(score: Estimate) -> float | None:
-    """1 (or 100, of percentages) where the score is the mean of samples that each count as 0 or that; else none."""
-    each = score.influence
-    if each is None or len(each) != score.n or score.n < 2:
-        return None
-    for scale in (1.0, 100.0):
-        if all(x in (0.0, scale) for x in each) and math.isclose(fmean(each), score.value, abs_tol=1e-6 * scale):
-            return scale
-    return None
-
-
 def _with_one_of_each(score: Estimate, added: tuple[float, float]) -> Estimate:
+    """The share with two samples more, each a cluster of its own."""
     assert score.influence is not None
     each = [*score.influence, *added]
-    return Estimate(fmean(each), stderr_of_mean(each), len(each), each)
+    ids = None if score.clusters is None else [*score.clusters, -1 - score.n, -2 - score.n]
+    return Estimate(fmean(each), standard_error(each, ids), len(each), each, ids)

@@ -8,10 +8,11 @@ from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime
 from typing import Any
 
-from evalkit.gate.bounds import Bounds, Estimate, difference_bounds, needed_n, score_bounds
+from evalkit.gate.bounds import Bounds, difference_bounds, needed_n, score_bounds
 from evalkit.gate.rules import IMAGE_SHARES, LINTED, Baseline, Gate, Rule, Waiver
 from evalkit.gate.verdict import WORST_FIRST, Result, Status, Verdict
-from evalkit.results.compare import Influences
+from evalkit.results.compare import Clusters, Influences, estimate
+from evalkit.results.stats import Estimate
 from evalkit.results.table import ResultTable, Row, protocol_difference
 
 
@@ -21,6 +22,7 @@ def judge(
     *,
     influences: Influences,
     pairing: Mapping[str, str],
+    clusters: Clusters | None = None,
     today: date | None = None,
 ) -> Verdict:
     """Judges every rule on every cell that it selects.
@@ -30,11 +32,12 @@ def judge(
         gates: from `make_gates`.
         influences: by (cell, metric), of the scores that have them.
         pairing: by cell the digest of its prompts and seed: cells that share it are compared sample by sample.
+        clusters: by cell, of its samples; cells that share some are compared prompt by prompt.
         today: the day on which waivers must still hold; none: today, UTC.
     """
     now = datetime.now(UTC)
     day = today or now.date()
-    run = _Scores(table, influences, pairing)
+    run = _Scores(table, influences, pairing, clusters or {})
     results: list[Result] = []
     notes: list[str] = []
     for gate in gates.values():
@@ -53,6 +56,7 @@ class _Scores:
     table: ResultTable
     influences: Influences
     pairing: Mapping[str, str]
+    clusters: Clusters
 
     def row(self, cell: str, metric: str) -> Row | None:
         if metric in IMAGE_SHARES:
@@ -60,8 +64,7 @@ class _Scores:
         return next((row for row in self.table.rows if row.cell == cell and row.metric == metric), None)
 
     def estimate(self, row: Row) -> Estimate:
-        assert row.value is not None
-        return Estimate(row.value, row.stderr, row.n, self.influences.get((row.cell, row.metric)))
+        return estimate(row, self.influences, self.clusters)
 
     def key(self, cell: str) -> Any:
         return self.table.run.get("cells", {}).get(cell)
@@ -125,7 +128,7 @@ def _against_limit(run: _Scores, result: Result, row: Row, limit: float) -> Resu
 
 def _against_baseline(run: _Scores, result: Result, row: Row, rule: Rule, baseline: Baseline) -> Result:
     earlier = baseline.earlier
-    other = run if earlier is None else _Scores(earlier.table, earlier.influences, earlier.pairing)
+    other = run if earlier is None else _Scores(earlier.table, earlier.influences, earlier.pairing, earlier.clusters)
     base = other.row(baseline.cell, rule.metric)
     unusable = _unusable(base, "the baseline's score")
     if unusable:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from evalkit.numerics.blockwise import finite_mean, full_float32, row_blocks
 
 if TYPE_CHECKING:
+    import numpy as np
     import torch
+    from numpy.typing import NDArray
     from torch import Tensor
 
 
@@ -75,12 +78,30 @@ def kernel_diagonal(x: Tensor, kernel: Kernel) -> Tensor:
         return torch.cat([kernel(rows, rows).diagonal().double() for rows in blocks])
 
 
-def mmd_spread(x: Tensor, y: Tensor, kernel: Kernel, seed: int, partners: int = 5000) -> tuple[Tensor, float]:
+@dataclass(frozen=True)
+class Spread:
+    """How an MMD varies over draws of x.
+
+    Attributes:
+        influence: f64 [N], how much each sample moves it, up to a constant.
+        variance: of the unbiased squared MMD; none of a single cluster.
+        clusters: their number.
+    """
+
+    influence: Tensor
+    variance: float | None
+    clusters: int
+
+
+def mmd_spread(
+    x: Tensor, y: Tensor, kernel: Kernel, seed: int, partners: int = 5000, clusters: Tensor | None = None
+) -> Spread:
     """How much each sample moves the unbiased squared MMD, and the MMD's variance over draws of x, y held fixed.
 
     Given y it is a U-statistic with the kernel h(x, x') = k(x, x') - g(x) - g(x'), g(x) the mean of k(x, y). Its
     variance is (4(N-2) z1 + 2 z2) / (N(N-1)), z1 and z2 those of E[h | x] and of h (Hoeffding 1948). z2 comes from the
-    pairs of up to 1,000 samples; z1 from the rows' means, less the z2/P that a mean over P partners adds.
+    pairs of up to 1,000 samples; z1 from the rows' means, less the z2/P that a mean over P partners adds. Where samples
+    come in clusters, a cluster takes the place of a sample, with the sums over it.
 
     Args:
         x: f32 [N,D], N of 4 or more.
@@ -88,25 +109,57 @@ def mmd_spread(x: Tensor, y: Tensor, kernel: Kernel, seed: int, partners: int = 
         kernel: see `kernel_product`.
         seed: of the drawing of partners, from each set where it is larger.
         partners: P: all pairs of 50,000 samples would cost many times what the score does.
-
-    Returns:
-        Influences f64 [N], up to a constant, and the variance.
+        clusters: i64 [N], which samples were drawn together; none: each by itself.
     """
     import numpy as np
     import torch
 
     rng, n = np.random.default_rng(seed), len(x)
-    mine, theirs = (torch.from_numpy(rng.permutation(len(s))[:partners]).to(s.device) for s in (x, y))
+    place = np.arange(n) if clusters is None else np.unique(clusters.cpu().numpy(), return_inverse=True)[1]  # i64 [N]
+    count = int(place.max()) + 1
+    place = np.arange(n) if count == n else place
+    order = np.argsort(np.argsort(rng.permutation(count))[place], kind="stable")  # cluster by cluster, at random
+    chosen, few = (_whole_clusters(place[order], most) for most in (partners, 1000))
+    enough = min(chosen[1], few[1]) >= 4  # clusters: of fewer the two parts of the variance cannot be told apart
+    mine = torch.from_numpy(order[: chosen[0]] if enough else rng.permutation(n)[:partners]).to(x.device)
+    theirs = torch.from_numpy(rng.permutation(len(y))[:partners]).to(y.device)
     p = len(mine)
     member = torch.zeros(n, dtype=torch.float64, device=x.device).index_fill_(0, mine, 1)
     inner = kernel_product(x, x[mine], kernel) if p < n else kernel_product(x, x, kernel)
     inner = (inner - member * kernel_diagonal(x, kernel)) / (p - member)  # f64 [N], a sample is not its own partner
     g = kernel_product(x, y[theirs], kernel) / len(theirs)
     means = inner - g - g[mine].mean()
-    few = mine[:1000]
+    if count < 2:
+        return Spread(2 * means, None, count)
+    of_cluster = _summed((means - means.mean()) * (count / n), torch.from_numpy(place).to(x.device))  # f64 [G]
+    if not enough:
+        return Spread(2 * means, 4 * float(of_cluster.var()) / count, count)
+    mine = mine[: few[0]]
     with full_float32():
-        some = x[few].to(dtype_of(x, y))
-        h = kernel(some, some).double() - g[few][:, None] - g[few][None, :]
-    z2 = float(h[~torch.eye(len(few), dtype=torch.bool, device=x.device)].var())
-    z1 = max(0.0, (float(means.var()) - z2 / p) / (1 - 2 / p))
-    return 2 * means, (4 * (n - 2) * z1 + 2 * z2) / (n * (n - 1))
+        some = x[mine].to(dtype_of(x, y))
+        h = kernel(some, some).double() - g[mine][:, None] - g[mine][None, :]
+    if count < n:  # of pairs of clusters, f64 [F,F]
+        places = torch.from_numpy(np.unique(place[order[: few[0]]], return_inverse=True)[1]).to(x.device)
+        h = _summed(_summed(h * (count / n) ** 2, places).T, places)
+    z2 = float(h[~torch.eye(len(h), dtype=torch.bool, device=x.device)].var())
+    z1 = max(0.0, (float(of_cluster.var()) - z2 / chosen[1]) / (1 - 2 / chosen[1]))
+    return Spread(2 * means, (4 * (count - 2) * z1 + 2 * z2) / (count * (count - 1)), count)
+
+
+def _whole_clusters(places: NDArray[np.int64], most: int) -> tuple[int, int]:
+    """How many of the first samples [N], which come cluster by cluster, are whole clusters, `most` at most; and those.
+
+    Returns:
+        Samples, clusters.
+    """
+    import numpy as np
+
+    ends = np.append(np.flatnonzero(np.diff(places)) + 1, len(places))
+    fitting = ends[ends <= most]
+    return (int(fitting[-1]), len(fitting)) if len(fitting) else (0, 0)
+
+
+def _summed(values: Tensor, place: Tensor) -> Tensor:
+    """f64 [N, ...] summed by place, i64 [N]: f64 [G, ...]."""
+    shape = (int(place.max()) + 1, *values.shape[1:])
+    return values.new_zeros(shape).index_add_(0, place, values)

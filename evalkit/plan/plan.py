@@ -20,7 +20,7 @@ from evalkit.data.source import Source
 from evalkit.errors import ConfigError, EvalkitError, nearest, whole_number
 from evalkit.extractors.base import Extractor
 from evalkit.gate import Gate, make_gates
-from evalkit.metric import Metric, PairMetric
+from evalkit.metric import Metric, PairMetric, cluster_ids
 from evalkit.models.base import ExistingImages
 from evalkit.plan.choose import Given, choose_metrics
 from evalkit.plan.grid import Grid, Missing, make_grid
@@ -95,6 +95,15 @@ class Plan:
             if not isinstance(images, str):
                 made[cell.name][kind] = images
         return made
+
+    def clusters(self, sources: Mapping[str, Source]) -> dict[str, list[int]]:
+        """By cell name its samples' clusters, which standard errors go by: the samples of one prompt, unless the
+        prompts are all that there are (`PromptSet.exhaustive`)."""
+        clusters = {}
+        for cell in self.cells:
+            prompts, texts = self.built[cell.key].prompts, sources[cell.name].prompts
+            clusters[cell.name] = cluster_ids(texts if prompts is None else prompts.asked(texts))
+        return clusters
 
     def generators(self, pool: ModelPool) -> dict[str, CellGenerator]:
         """By cell name: what made its samples, for metrics of models and walks; `pool` loads and frees the models."""

@@ -59,16 +59,22 @@ class PromptSet:
         prompts: the N prompts, N >= 1.
         samples_per_prompt: samples asked of each prompt when the run names no `num_samples`, >= 1.
         limit: only the first `limit` prompts are kept; none: all.
+        exhaustive: whether these prompts are all that there are, such as the classes of a data set, rather than a
+            sample of what could be asked. Standard errors then take the samples of one prompt to be independent, for
+            no other prompt could have been drawn; else they go by prompt. It changes no pixel.
     """
 
     prompts: tuple[Prompt, ...]
     samples_per_prompt: int = 1
     limit: int | None = None
+    exhaustive: bool = False
 
     def __post_init__(self) -> None:
         for name, value in (("samples_per_prompt", self.samples_per_prompt), ("limit", self.limit)):
             if value is not None:
                 whole_number(value, f"prompts: {name}")
+        if self.exhaustive and self.limit is not None and self.limit <= len(self.prompts):
+            object.__setattr__(self, "exhaustive", False)  # a part of all that there are is a sample again
         if self.limit is not None:
             object.__setattr__(self, "prompts", self.prompts[: self.limit])
         if not self.prompts:
@@ -88,6 +94,25 @@ class PromptSet:
         if sample < 0:
             raise IndexError(f"sample index {sample} is negative")
         return self.prompts[sample % len(self.prompts)]
+
+    def asked(self, texts: Sequence[str | None]) -> list[str | None]:
+        """What each sample was asked to show, as one text; none where samples that were asked for alike may differ.
+
+        A constant instruction with another image each time is another prompt each time. Samples without a text and an
+        image (a class alone), and those of an exhaustive set, have none: what they show was not drawn.
+
+        Args:
+            texts: by sample the text that the model was given, or none.
+        """
+        if self.exhaustive:
+            return [None] * len(texts)
+        keys: list[str | None] = []
+        for i, text in enumerate(texts):
+            p = self[i]
+            images = [getattr(p, name) for name in IMAGES]
+            more = [p.negative, p.class_id, *images] if any([p.negative, *images]) else []
+            keys.append("\x00".join(map(str, [text, *more])) if more and (text or any(images)) else text)
+        return keys
 
     def identity(self) -> dict[str, Any]:
         """All that can change a pixel: texts, negatives, class ids, images; categories and targets do not (JSON)."""
@@ -119,12 +144,16 @@ class InlinePrompts(PromptSet):
     """
 
     def __init__(
-        self, prompts: Sequence[str | Mapping[str, Any]], samples_per_prompt: int = 1, limit: int | None = None
+        self,
+        prompts: Sequence[str | Mapping[str, Any]],
+        samples_per_prompt: int = 1,
+        limit: int | None = None,
+        exhaustive: bool = False,
     ) -> None:
         if isinstance(prompts, str | Mapping):
             prompts = [prompts]
         made = tuple(_inline(item, f"prompts[{i}]") for i, item in enumerate(prompts or ()))
-        super().__init__(made, samples_per_prompt, limit)
+        super().__init__(made, samples_per_prompt, limit, exhaustive)
 
 
 class ClassPrompts(PromptSet):
@@ -136,13 +165,14 @@ class ClassPrompts(PromptSet):
         names: Sequence[str] | None = None,
         samples_per_prompt: int = 1,
         limit: int | None = None,
+        exhaustive: bool = True,
     ) -> None:
         count = num_classes if num_classes is not None else len(names or ())
         if names is not None and len(names) != count:
             raise ConfigError(f"prompts: {len(names)} names for num_classes={count}")
         labels = list(names) if names is not None else [None] * count
         made = tuple(Prompt(text=label, category=label, class_id=i) for i, label in enumerate(labels))
-        super().__init__(made, samples_per_prompt, limit)
+        super().__init__(made, samples_per_prompt, limit, exhaustive)
 
 
 class TextPrompts(PromptSet):
@@ -151,12 +181,14 @@ class TextPrompts(PromptSet):
     Args:
         path: a file, a pattern of several (`prompts/*.txt`), or a list of these; or a folder of .txt files, which are
             read by name.
-        samples_per_prompt, limit: as of `PromptSet`.
+        samples_per_prompt, limit, exhaustive: as of `PromptSet`.
     """
 
-    def __init__(self, path: Paths, samples_per_prompt: int = 1, limit: int | None = None) -> None:
+    def __init__(
+        self, path: Paths, samples_per_prompt: int = 1, limit: int | None = None, exhaustive: bool = False
+    ) -> None:
         made = [Prompt(text=text) for file in prompt_files(path, folders=True) for text in text_prompts(file)]
-        super().__init__(tuple(made), samples_per_prompt, limit)
+        super().__init__(tuple(made), samples_per_prompt, limit, exhaustive)
 
 
 class TablePrompts(PromptSet):
@@ -196,6 +228,7 @@ class TablePrompts(PromptSet):
         split: str | None = None,
         samples_per_prompt: int = 1,
         limit: int | None = None,
+        exhaustive: bool = False,
     ) -> None:
         for name, value, least in (("limit", limit, 1), ("caption_seed", caption_seed, 0)):
             if value is not None:
@@ -213,7 +246,7 @@ class TablePrompts(PromptSet):
         if not prompts:
             raise DataError(f"{file}: no prompts: the table has no rows")
         object.__setattr__(self, "caption_ids", tuple(ids))
-        super().__init__(tuple(prompts), samples_per_prompt, limit)
+        super().__init__(tuple(prompts), samples_per_prompt, limit, exhaustive)
 
     caption_ids: tuple[int | str, ...]
     _captions: Captions
@@ -247,6 +280,7 @@ class DatasetPrompts(PromptSet):
         revision: str | None = None,
         samples_per_prompt: int = 1,
         limit: int | None = None,
+        exhaustive: bool = False,
     ) -> None:
         from evalkit.data.containers.hf_dataset import load
 
@@ -260,17 +294,17 @@ class DatasetPrompts(PromptSet):
             _from_row(row, columns, f"dataset '{name}' row {i}", None)
             for i, row in enumerate(itertools.islice(table, limit))
         )
-        super().__init__(made, samples_per_prompt, limit)
+        super().__init__(made, samples_per_prompt, limit, exhaustive)
 
 
 class DigitsPrompts(PromptSet):
     """The 560 captions of the captioned digits; class id = digit, category = its word. All prefixes are balanced."""
 
-    def __init__(self, samples_per_prompt: int = 1, limit: int | None = None) -> None:
+    def __init__(self, samples_per_prompt: int = 1, limit: int | None = None, exhaustive: bool = True) -> None:
         from evalkit.digits.data import DIGIT_WORDS, PROMPTS
 
         made = tuple(Prompt(text=c.text, category=DIGIT_WORDS[c.digit], class_id=c.digit) for c in PROMPTS)
-        super().__init__(made, samples_per_prompt, limit)
+        super().__init__(made, samples_per_prompt, limit, exhaustive)
 
 
 def _columns(**names: str | None) -> dict[str, str]:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from evalkit.report.run_folder import Run
 from evalkit.results.render import format_value, signed
 from evalkit.results.side_by_side import SampleScores, Scale, make_scale
-from evalkit.results.stats import Difference, difference
+from evalkit.results.stats import Difference, Estimate, align, difference
 
 
 @dataclass(frozen=True)
@@ -103,15 +103,22 @@ def _map(scale: Scale, cells: Sequence[str], means: Means, samples: SampleScores
 
 
 def _difference(scale: Scale, cell: str, category: str, means: Means, samples: SampleScores) -> Difference:
-    """A cell's mean less the base's, with the error of paired samples where they share prompts and seeds."""
+    """A cell's mean less the base's, with the error of paired samples where they share prompts, or seeds as well."""
     assert scale.base is not None
-    scores = samples.scores.get(scale.metric, {})  # none where samples.csv is gone
-    of = samples.categories
-    paired = None
-    if cell in scale.paired and cell in scores and scale.base in scores and of[cell] == of[scale.base]:
-        places = [i for i, one in enumerate(of[cell]) if one == category]
-        paired = [[scores[one][i] for i in places] for one in (cell, scale.base)]
-    return difference(means[cell, category][:2], means[scale.base, category][:2], paired)
+    a, b = (_estimate(scale, one, category, means, samples) for one in (cell, scale.base))
+    paired = align(a, b, same=cell in scale.paired)
+    return difference((a.value, a.stderr), (b.value, b.stderr), paired, (a.groups, b.groups))
+
+
+def _estimate(scale: Scale, cell: str, category: str, means: Means, samples: SampleScores) -> Estimate:
+    """A cell's mean over a category, and what it rests on: the mean alone where samples.csv is gone."""
+    value, stderr, n = means[cell, category]
+    scores, of = samples.scores.get(scale.metric, {}).get(cell), samples.categories.get(cell, ())
+    if scores is None:
+        return Estimate(value, stderr, n)
+    places = [i for i, one in enumerate(of) if one == category]
+    ids = samples.clusters.get(cell)
+    return Estimate(value, stderr, n, [scores[i] for i in places], [ids[i] if ids else -1 - i for i in places])
 
 
 def _tile(difference: Difference, better: int, largest: float) -> Tile:

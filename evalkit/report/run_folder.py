@@ -12,7 +12,7 @@ from typing import TypeVar
 
 from evalkit.errors import DataError
 from evalkit.results import thumbnails
-from evalkit.results.csv_files import SAMPLE_HEADS, number, read_columns, read_heads
+from evalkit.results.csv_files import CLUSTER, SAMPLE_HEADS, cluster_id, number, read_columns, read_heads
 from evalkit.results.side_by_side import SampleScores
 from evalkit.results.table import ResultTable, read_results
 from evalkit.utils.files import sha256_file, sha256_json
@@ -133,21 +133,27 @@ def _read_lines(path: Path, heads: Sequence[str]) -> list[dict[str, str]]:
 
 
 def _read_samples(path: Path, cells: Mapping[str, str]) -> SampleScores:
-    metrics = [head for head in read_heads(path) if head not in SAMPLE_HEADS and not head.endswith(".influence")]
+    heads = read_heads(path)
+    metrics = [head for head in heads if head not in (*SAMPLE_HEADS, CLUSTER) and not head.endswith(".influence")]
+    known_clusters = [CLUSTER] if CLUSTER in heads else []  # a file of an earlier version has none
     counts: dict[str, int] = {}
     scores: dict[str, dict[str, array[float]]] = {metric: {} for metric in metrics}
     categories: dict[str, list[str]] = {}
+    clusters: dict[str, array[int]] = {}
     known: dict[str, str] = {}  # each category's text once: there may be a million samples
-    for line, (cell, index, _, _, category, *values) in read_columns(path, (*SAMPLE_HEADS, *metrics)):
+    for line, (cell, index, _, _, category, *values) in read_columns(path, (*SAMPLE_HEADS, *known_clusters, *metrics)):
         if cell not in cells:
             continue
         if int(index) != counts.get(cell, 0):
             raise ValueError(f"the samples of {cell} are not in order")
         counts[cell] = int(index) + 1
         categories.setdefault(cell, []).append(known.setdefault(category, category))
+        if known_clusters:
+            cluster = cluster_id(values.pop(0), int(index), f"line {line}: {CLUSTER}")
+            clusters.setdefault(cell, array("q")).append(cluster)
         for metric, value in zip(metrics, values, strict=True):
             scores[metric].setdefault(cell, array("d")).append(number(value, f"line {line}: {metric}"))
-    return SampleScores.of(counts, scores, categories)
+    return SampleScores.of(counts, scores, categories, clusters)
 
 
 def letters(number: int) -> str:

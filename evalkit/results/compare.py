@@ -6,15 +6,23 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Literal
 
-from evalkit.results.stats import CONFIDENCE, Difference, difference, holm
+from evalkit.results.stats import CONFIDENCE, Difference, Estimate, align, difference, holm
 from evalkit.results.table import Comparison, Row, finite, group
 
 Influences = Mapping[tuple[str, str], Sequence[float]]
 """By (cell, metric): one value per sample, in the order of their indices."""
 
+Clusters = Mapping[str, Sequence[int]]
+"""By cell: the samples' clusters (`evalkit.metric.cluster_ids`); of a cell that is not there each is its own."""
+
 
 def compare(
-    rows: Sequence[Row], *, baseline: str | None, influences: Influences, pairing: Mapping[str, str]
+    rows: Sequence[Row],
+    *,
+    baseline: str | None,
+    influences: Influences,
+    pairing: Mapping[str, str],
+    clusters: Clusters | None = None,
 ) -> tuple[list[Comparison], dict[str, list[str]]]:
     """Compares the cells, metric by metric; scores of different protocols are never compared.
 
@@ -23,16 +31,21 @@ def compare(
         baseline: the cell that the others are compared with; none: each metric's best cell.
         influences: of the scores that have them.
         pairing: by cell a digest of its prompts and seed; cells that share it are compared sample by sample.
+        clusters: of the cells' samples; cells that share some are compared prompt by prompt.
 
     Returns:
         The comparisons with the baseline (or the best), Holm-corrected within a metric; and by metric the cells that
         are the best or not significantly worse than it, among those of one protocol.
+
+        Which cell is the best the same data told, so verdicts against it allow for all pairs of cells that could have
+        been compared: of K equal cells, one is called worse in 5 % of runs at most. A mark as best needs no such
+        allowance, and has none: the truly best cell keeps it in 95 % of runs or more.
     """
 
-    def against(base: Row, rows: Sequence[Row]) -> list[Comparison]:
+    def against(base: Row, rows: Sequence[Row], pairs: int | None = None) -> list[Comparison]:
         others = [row for row in rows if row.cell != base.cell]
-        differences = [_difference(row, base, influences, pairing) for row in others]
-        corrected = holm([d.p for d in differences])
+        differences = [_difference(row, base, influences, pairing, clusters or {}) for row in others]
+        corrected = holm([d.p for d in differences], pairs)
         return [
             Comparison(
                 *(row.metric, row.cell, base.cell, d.value, d.stderr, d.paired, d.low, d.high, d.p),
@@ -47,25 +60,31 @@ def compare(
     for metric, scored in group(filter(finite, rows), lambda row: row.metric).items():
         for alike in group(scored, lambda row: row.protocol_hash).values():
             top = max(alike, key=lambda row: row.sign * (row.value or 0.0))
-            against_best = against(top, alike)
             if len(alike) > 1:
-                ties = [c.cell for c in against_best if c.verdict == "not distinguishable"]
+                ties = [c.cell for c in against(top, alike) if c.verdict == "not distinguishable"]
                 best.setdefault(metric, []).extend([top.cell, *ties])
             base = next((row for row in alike if row.cell == baseline), None)
             if baseline is None:
-                comparisons += against_best
+                comparisons += against(top, alike, len(alike) * (len(alike) - 1) // 2)
             elif base is not None:
                 comparisons += against(base, alike)
     return comparisons, best
 
 
-def _difference(row: Row, base: Row, influences: Influences, pairing: Mapping[str, str]) -> Difference:
+def estimate(row: Row, influences: Influences, clusters: Clusters) -> Estimate:
+    """What a row's score rests on."""
     assert row.value is not None
-    assert base.value is not None
-    a, b = influences.get((row.cell, row.metric)), influences.get((base.cell, base.metric))
-    common = pairing.get(row.cell) is not None and pairing.get(row.cell) == pairing.get(base.cell)
-    paired = [a, b] if common and a is not None and b is not None and len(a) == len(b) else None
-    return difference((row.value, row.stderr), (base.value, base.stderr), paired)
+    influence = influences.get((row.cell, row.metric))
+    return Estimate(row.value, row.stderr, row.n, influence, clusters.get(row.cell), row.clusters)
+
+
+def _difference(
+    row: Row, base: Row, influences: Influences, pairing: Mapping[str, str], clusters: Clusters
+) -> Difference:
+    a, b = (estimate(one, influences, clusters) for one in (row, base))
+    same = pairing.get(row.cell) is not None and pairing.get(row.cell) == pairing.get(base.cell)
+    counts = (a.groups, b.groups)
+    return difference((a.value, a.stderr), (b.value, b.stderr), align(a, b, same=same), counts)
 
 
 def _verdict(d: Difference, p: float | None, better: str) -> Literal["better", "worse", "not distinguishable", ""]:

@@ -19,6 +19,7 @@ from evalkit.utils.files import write_text
 from evalkit.utils.text import one_line
 
 SAMPLE_HEADS = ("cell", "index", "file", "prompt", "category")  # of samples.csv, before the metrics
+CLUSTER = "cluster"  # of samples.csv, after them: a cluster's id in hex; blank where a sample is its own
 _RUN = re.compile("'*[=+\\-@\t\r\n\uff1d\uff0b\uff0d\uff20]")  # the last four: their full-width forms
 _QUOTED = re.compile(f"'{_RUN.pattern}")
 
@@ -88,6 +89,24 @@ def number(text: str, where: str) -> float:
     if not math.isfinite(value):
         raise DataError(f"{where} is no number: {one_line(repr(text), 40)}")
     return value if text else math.nan
+
+
+def cluster_text(cluster: int) -> str:
+    """A sample's cluster (`evalkit.metric.cluster_ids`) as samples.csv has it."""
+    return f"{cluster:015x}" if cluster >= 0 else ""
+
+
+def cluster_id(text: str, index: int, where: str) -> int:
+    """The cluster of the sample at `index`, from samples.csv's text.
+
+    Raises:
+        DataError: it is none.
+    """
+    if not text:
+        return -1 - index
+    if not re.fullmatch("[0-9a-f]{15}", text):
+        raise DataError(f"{where} is no cluster's id of 15 hex digits: {one_line(repr(text), 40)}")
+    return int(text, 16)
 
 
 def _open(path: Path) -> Any:

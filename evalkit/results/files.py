@@ -8,8 +8,8 @@ from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 from evalkit.data.moments import Moments
-from evalkit.results.csv_files import SAMPLE_HEADS, write_csv
-from evalkit.results.stats import stderr_of_mean
+from evalkit.metric import standard_error
+from evalkit.results.csv_files import CLUSTER, SAMPLE_HEADS, cluster_text, write_csv
 from evalkit.results.table import ResultTable
 from evalkit.utils.files import write_text
 
@@ -25,32 +25,35 @@ def _write_samples(outcome: Outcome, out: Path) -> None:
     heads = [name if outcome.metrics[name].per_sample else f"{name}.influence" for name in names]
 
     def lines() -> Iterator[list[Any]]:
-        yield [*SAMPLE_HEADS, *heads]
+        yield [*SAMPLE_HEADS, CLUSTER, *heads]
         for cell in outcome.cells:
             source = outcome.sources[cell.name]
             columns = [outcome.scored[cell.name, name].score.influence for name in names]
+            ids = outcome.clusters_of(cell.name)
             for i, (prompt, category) in enumerate(zip(source.prompts, source.categories, strict=True)):
                 values = ("" if column is None else f"{column[i]:.6g}" for column in columns)
-                yield [cell.name, i, source.location(i), prompt, category, *values]
+                yield [cell.name, i, source.location(i), prompt, category, cluster_text(ids[i]), *values]
 
     write_csv(out / "samples.csv", lines())
 
 
 def _write_categories(outcome: Outcome, out: Path) -> None:
     """categories.csv: the mean of each metric of single samples over the prompts of a category, where there are any."""
-    lines: list[list[Any]] = [["cell", "metric", "category", "mean", "stderr", "n"]]
+    lines: list[list[Any]] = [["cell", "metric", "category", "mean", "stderr", "n", "clusters"]]
     for cell in outcome.cells:
         headings = outcome.sources[cell.name].categories
         for name, metric in outcome.metrics.items():
             each = outcome.scored[cell.name, name].score.influence
             if not metric.per_sample or each is None:
                 continue
-            groups: dict[str, list[float]] = {}
-            for heading, value in zip(headings, each, strict=True):
+            groups: dict[str, list[tuple[float, int]]] = {}
+            for heading, value, cluster in zip(headings, each, outcome.clusters_of(cell.name), strict=True):
                 if heading is not None:
-                    groups.setdefault(heading, []).append(value)
-            for heading, values in groups.items():
-                lines.append([cell.name, name, heading, fmean(values), stderr_of_mean(values), len(values)])
+                    groups.setdefault(heading, []).append((value, cluster))
+            for heading, members in groups.items():
+                values, ids = zip(*members, strict=True)
+                figures = (fmean(values), standard_error(values, ids), len(values), len(set(ids)))
+                lines.append([cell.name, name, heading, *figures])
     if len(lines) > 1:
         write_csv(out / "categories.csv", lines)
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
 from evalkit.cell import Cell
 from evalkit.data.source import Source
+from evalkit.metric import cluster_ids
+from evalkit.results.stats import Estimate, interval
 from evalkit.results.table import COSTS, FEW, Row
 from evalkit.samples.store import SampleSet
 from evalkit.utils.files import sha256_json
@@ -36,6 +38,7 @@ class Outcome:
         sources: each cell's images.
         scored: by (cell, metric).
         reference, training: what the samples were compared with, or none.
+        clusters: by cell its samples' clusters; of one that is not named: those of one prompt.
     """
 
     cells: Sequence[Cell]
@@ -44,6 +47,10 @@ class Outcome:
     scored: Mapping[tuple[str, str], Scored]
     reference: Source | Moments | None = None
     training: Source | Moments | None = None
+    clusters: Mapping[str, Sequence[int]] = field(default_factory=dict)
+
+    def clusters_of(self, cell: str) -> Sequence[int]:
+        return self.clusters.get(cell) or cluster_ids(self.sources[cell].prompts)
 
     @property
     def influences(self) -> dict[tuple[str, str], Sequence[float]]:
@@ -76,7 +83,24 @@ def make_rows(outcome: Outcome) -> list[Row]:
             score = result.score
             values = (score.value, score.stderr, score.n, metric.better, result.protocol, result.protocol_hash)
             few = score.value is not None and score.n < FEW and _of_distributions(metric)
-            rows.append(Row(*about, name, result.label, *values, dict(score.details), score.note, score.broken, few))
+            ends: tuple[float | None, float | None] = (None, None)
+            if score.value is not None:
+                ids = outcome.clusters_of(cell.name)
+                about_it = Estimate(score.value, score.stderr, score.n, score.influence, ids, score.clusters)
+                ends = interval(about_it) or ends
+            rows.append(
+                Row(
+                    *(*about, name, result.label, *values),
+                    details=dict(score.details),
+                    note=score.note,
+                    broken=score.broken,
+                    unsure=few,
+                    error=result.error,
+                    clusters=score.clusters,
+                    low=ends[0],
+                    high=ends[1],
+                )
+            )
         rows += _cost_rows(about, outcome.sources[cell.name])
     return rows
 

@@ -27,22 +27,30 @@ class SampleScores:
         counts: samples by cell.
         scores: by metric of single samples, then by cell: [N] in the order of the indices, NaN where there is none.
         categories: by cell: each sample's category, "" where it has none.
+        clusters: by cell: each sample's cluster (`evalkit.metric.cluster_ids`), of the cells that say so.
     """
 
     counts: Mapping[str, int] = field(default_factory=dict)
     scores: ByMetricAndCell = field(default_factory=dict)
     categories: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    clusters: Mapping[str, Sequence[int]] = field(default_factory=dict)
 
     @classmethod
     def of(
-        cls, counts: Mapping[str, int], scores: ByMetricAndCell, categories: Mapping[str, Sequence[str]] | None = None
+        cls,
+        counts: Mapping[str, int],
+        scores: ByMetricAndCell,
+        categories: Mapping[str, Sequence[str]] | None = None,
+        clusters: Mapping[str, Sequence[int]] | None = None,
     ) -> SampleScores:
         """Without the cells and metrics that have no value at all."""
         known = {
             metric: {cell: values for cell, values in by_cell.items() if not all(map(math.isnan, values))}
             for metric, by_cell in scores.items()
         }
-        return cls(counts, {metric: by_cell for metric, by_cell in known.items() if by_cell}, categories or {})
+        return cls(
+            counts, {metric: by_cell for metric, by_cell in known.items() if by_cell}, categories or {}, clusters or {}
+        )
 
 
 @dataclass(frozen=True)

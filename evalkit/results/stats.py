@@ -1,14 +1,51 @@
-"""Differences of scores: paired standard errors, confidence intervals, Holm's correction. Numbers in, numbers out."""
+"""Scores' intervals and differences, paired and by cluster; corrections of p-values. Numbers in, numbers out.
+
+What a score rests on, one value per cluster of samples, is made in one place: `evalkit.metric.by_cluster`.
+"""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from statistics import NormalDist
+from statistics import NormalDist, fmean
+from typing import TYPE_CHECKING
+
+from evalkit.metric import by_cluster
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 CONFIDENCE = 0.95
 REACH = NormalDist().inv_cdf(0.5 + CONFIDENCE / 2)  # 1.96: standard errors from a value to the ends of its interval
+NO_SPREAD = 1e-12  # of a value: a standard error below it is rounding
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A score and what it rests on.
+
+    Attributes:
+        value, stderr, n: the score, its standard error (or none), its number of samples.
+        influence: one value per sample, where there are any.
+        clusters: by sample its cluster (`evalkit.metric.cluster_ids`); none: each sample is its own.
+        count: the number of clusters behind `stderr`; none: as `clusters` says.
+    """
+
+    value: float
+    stderr: float | None
+    n: int
+    influence: Sequence[float] | None = None
+    clusters: Sequence[int] | None = None
+    count: int | None = None
+
+    @property
+    def groups(self) -> int:
+        """The number of clusters: of values that vary independently."""
+        if self.count is not None:
+            return self.count
+        return self.n if self.clusters is None else len(set(self.clusters))
 
 
 @dataclass(frozen=True)
@@ -18,8 +55,8 @@ class Difference:
     Attributes:
         value: the difference.
         stderr: its standard error, or none where a score has none.
-        paired: whether the samples' influences were paired: a common seed then cancels.
-        low, high: confidence interval at `CONFIDENCE`.
+        paired: whether the influences were paired, by common prompts or seeds: what both share then cancels.
+        low, high: confidence interval at `CONFIDENCE`; none where nothing varies: then nothing is estimated.
         p: two-sided, of no difference.
     """
 
@@ -32,33 +69,103 @@ class Difference:
 
 
 def difference(
-    a: tuple[float, float | None], b: tuple[float, float | None], paired: Sequence[Sequence[float]] | None = None
+    a: tuple[float, float | None],
+    b: tuple[float, float | None],
+    paired: Sequence[Sequence[float]] | None = None,
+    counts: tuple[int, int] | None = None,
 ) -> Difference:
     """`a` less `b`, each a value and its standard error (or none).
 
     Args:
         a, b: the scores.
-        paired: the influences of both, sample for sample with common prompt and seed: the standard error is then
-            std(influence_a - influence_b) / sqrt(N). None: the scores count as independent.
+        paired: the influences of both, sample for sample or cluster for cluster (`align`): the standard error is then
+            std(influence_a - influence_b) / sqrt(G). None: the scores count as independent.
+        counts: without `paired`, the number of clusters behind each; none: so many that the normal distribution holds.
 
-    The normal approximation: for N of 30 and more. What both are compared with (the reference) counts as fixed.
+    Student's t with G - 1 degrees of freedom, of the smaller count. What both are compared with (the reference) counts
+    as fixed. Where nothing varies there is no interval, and p is that of a permutation: 2 samples of 1 against 2 of 0
+    come about by chance in one of 3 cases (Fisher), however clear they look.
     """
     value = a[0] - b[0]
     if paired is not None:
-        stderr: float | None = stderr_of_mean([x - y for x, y in zip(*paired, strict=True)])
+        first, second = ([float(x) for x in side] for side in paired)
+        stderr: float | None = stderr_of_mean([x - y for x, y in zip(first, second, strict=True)])
+        constant = len(set(first)) == len(set(second)) == 1
+        sizes = (len(first), len(second) if constant else 0)
     else:
         stderr = None if a[1] is None or b[1] is None else math.hypot(a[1], b[1])
+        sizes = counts or (0, 0)
     if stderr is None:
         return Difference(value)
-    reach = REACH * stderr
-    return Difference(value, stderr, paired is not None, value - reach, value + reach, two_sided(value, stderr))
+    if stderr <= NO_SPREAD * abs(value):
+        return Difference(value, 0.0, paired is not None, p=1.0 if value == 0 else _by_permutation(*sizes))
+    degrees = min(filter(None, sizes), default=math.inf) - 1
+    reach = quantile(degrees) * stderr
+    return Difference(
+        value, stderr, paired is not None, value - reach, value + reach, two_sided(value, stderr, degrees)
+    )
 
 
-def two_sided(value: float, stderr: float) -> float:
-    """The p-value of a normal score at `value` where 0 is expected; a difference without any spread is certain."""
-    if stderr == 0:
-        return 1.0 if value == 0 else 0.0
-    return math.erfc(abs(value) / stderr / math.sqrt(2))
+def _by_permutation(first: int, second: int) -> float:
+    """Two-sided p where all of `first` values lie on one side of all of `second`; of 0: where all have one sign."""
+    if not second:
+        return min(1.0, 2.0 ** (1 - first))
+    log = math.lgamma(first + second + 1) - math.lgamma(first + 1) - math.lgamma(second + 1)
+    return min(1.0, (2 if first == second else 1) * math.exp(-log))  # of other sizes no arrangement is as extreme
+
+
+def align(a: Estimate, b: Estimate, *, same: bool) -> list[Sequence[float]] | None:
+    """The influences of two scores, cluster for cluster, as `difference` takes them; none where they share no cluster.
+
+    Args:
+        a, b: the scores.
+        same: whether sample i of both is of one prompt and seed: samples without a prompt are then paired as well.
+    """
+    if a.influence is None or b.influence is None:
+        return None
+    each = (a.influence, b.influence)
+    given = (a.clusters, b.clusters)
+    ids = [own or [-1 - i for i in range(len(values))] for values, own in zip(each, given, strict=True)]
+    if any(len(own) != len(values) for values, own in zip(each, ids, strict=True)):
+        return None
+    if same and list(ids[0]) == list(ids[1]):
+        return [by_cluster(values, own).tolist() for values, own in zip(each, ids, strict=True)]
+    if not same:  # samples without a prompt have nothing in common
+        ids[1] = [i if i >= 0 else i - len(ids[0]) for i in ids[1]]
+    union = set(ids[0]) | set(ids[1])
+    if len(union) == len(set(ids[0])) + len(set(ids[1])):
+        return None
+    return [_over(values, own, union).tolist() for values, own in zip(each, ids, strict=True)]
+
+
+def _over(influence: Sequence[float], clusters: Sequence[int], union: set[int]) -> NDArray[np.float64]:
+    """`by_cluster` over more clusters than a score has: those that it lacks add nothing to its mean."""
+    import numpy as np
+
+    every = np.array(sorted(union))
+    values = np.asarray(influence, dtype=np.float64)
+    mean = values.mean()
+    sums = np.bincount(np.searchsorted(every, clusters), values - mean, minlength=len(every))
+    whole: NDArray[np.float64] = mean + sums * (len(every) / len(values))
+    return whole
+
+
+def quantile(degrees: float) -> float:
+    """How many standard errors an interval at `CONFIDENCE` reaches to either side, by Student's t."""
+    if math.isinf(degrees):
+        return REACH
+    from scipy.special import stdtrit
+
+    return float(stdtrit(max(degrees, 1), 0.5 + CONFIDENCE / 2))
+
+
+def two_sided(value: float, stderr: float, degrees: float = math.inf) -> float:
+    """The p-value of a score at `value` where 0 is expected, by Student's t (of infinite degrees the normal)."""
+    if math.isinf(degrees):
+        return math.erfc(abs(value) / stderr / math.sqrt(2))
+    from scipy.special import stdtr
+
+    return 2 * float(stdtr(max(degrees, 1), -abs(value) / stderr))
 
 
 def stderr_of_mean(values: Sequence[float]) -> float | None:
@@ -70,12 +177,61 @@ def stderr_of_mean(values: Sequence[float]) -> float | None:
     return math.sqrt(math.fsum((value - mean) ** 2 for value in values) / (n - 1) / n)
 
 
-def holm(ps: Sequence[float | None]) -> list[float | None]:
-    """Holm's step-down correction (1979): p-values adjusted for the number of tests; none stays none."""
+def interval(score: Estimate) -> tuple[float, float] | None:
+    """A score's interval at `CONFIDENCE`; none without a standard error, or with one of 0: then nothing is estimated.
+
+    Student's t; of a share of the samples (precision, AuthPct, memorised) that of Wilson (1927), by the number of
+    independent samples that its standard error stands for: near 0 and 1 the other promises too much.
+    """
+    scale = share_scale(score)
+    if scale is None:
+        if not score.stderr:
+            return None
+        reach = quantile(score.groups - 1) * score.stderr
+        return score.value - reach, score.value + reach
+    n, z = effective_n(score, scale), REACH if score.groups >= score.n else quantile(score.groups - 1)
+    p = score.value / scale
+    middle = (p + z**2 / (2 * n)) / (1 + z**2 / n)
+    reach = z / (1 + z**2 / n) * math.sqrt(p * (1 - p) / n + z**2 / (4 * n**2))
+    return scale * max(middle - reach, 0.0), scale * min(middle + reach, 1.0)
+
+
+def share_scale(score: Estimate) -> float | None:
+    """1 (or 100, of percentages) where the score is the mean of samples that each count as 0 or that; else none."""
+    each = score.influence
+    if each is None or len(each) != score.n or score.n < 2:
+        return None
+    for scale in (1.0, 100.0):
+        if all(x in (0.0, scale) for x in each) and math.isclose(fmean(each), score.value, abs_tol=1e-6 * scale):
+            return scale
+    return None
+
+
+def effective_n(score: Estimate, scale: float) -> float:
+    """How many independent samples a share is as good as (Korn and Graubard 1998): p (1 - p) / stderr^2, N at most.
+
+    Where all samples agree, how alike those of a prompt are cannot be seen: then each prompt counts as one sample.
+    """
+    if score.groups >= score.n:
+        return score.n
+    p = score.value / scale
+    if p in (0.0, 1.0) or not score.stderr:
+        return score.groups
+    return max(1.0, min(score.n, p * (1 - p) * (scale / score.stderr) ** 2))
+
+
+def holm(ps: Sequence[float | None], tests: int | None = None) -> list[float | None]:
+    """Holm's step-down correction (1979): p-values adjusted for the number of tests; none stays none.
+
+    Args:
+        ps: the p-values.
+        tests: how many tests there are, where these are not all: the others count as if their p were larger.
+    """
     order = sorted((p, i) for i, p in enumerate(ps) if p is not None)
+    count = max(tests or 0, len(order))
     adjusted: list[float | None] = [None] * len(ps)
     highest = 0.0
     for rank, (p, i) in enumerate(order):
-        highest = max(highest, min(1.0, p * (len(order) - rank)))
+        highest = max(highest, min(1.0, p * (count - rank)))
         adjusted[i] = highest
     return adjusted

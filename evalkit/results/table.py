@@ -48,6 +48,10 @@ class Row:
         broken: whether there is no value because the metric could not compute one that is finite.
         unsure: whether it was measured on too little to be called the best of its column (`note` says on what): a score
             of distributions of fewer than `FEW` samples, a cost that was timed once or under load.
+        error: what the standard error goes by: "by prompt", where several samples are of one, or "by sample".
+        clusters: the number of prompts, or samples, behind it.
+        seeds: how many seeds' scores it is the mean of; their spread is among the details.
+        low, high: 95 % confidence interval of the value, where there is a standard error; of a share Wilson's.
     """
 
     cell: str
@@ -68,6 +72,11 @@ class Row:
     note: str | None = None
     broken: bool = False
     unsure: bool = False
+    error: str | None = None
+    clusters: int | None = None
+    low: float | None = None
+    high: float | None = None
+    seeds: int = 1
 
     @property
     def sign(self) -> int:

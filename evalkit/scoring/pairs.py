@@ -8,12 +8,15 @@ metrics that pair in the same way.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 from evalkit.errors import UnsuitedError
 from evalkit.features.feature_pass import FeaturePass, ImageSource, stacked
-from evalkit.metric import Batch, PairMetric, Score
+from evalkit.metric import Batch, PairMetric, Score, cluster_ids, with_error
 from evalkit.scoring.checks import Failures, guarded
 from evalkit.scoring.protocol import OWN, Own
 
@@ -76,6 +79,7 @@ def score_pairs(
     features: FeaturePass,
     own: Own,
     failed: Failures,
+    clusters: Sequence[int] | None = None,
 ) -> dict[str, Score]:
     """Scores a set by metrics of pairs.
 
@@ -85,11 +89,13 @@ def score_pairs(
         baseline: what they are compared with by metrics that pair with the baseline, or none.
         own: the images that the samples' own prompts name.
         failed: takes the metrics that cannot score, with the reason.
+        clusters: the samples' (`evalkit.metric.cluster_ids`); none: those of one prompt.
 
     Returns:
-        By metric that can score. The mean over the pairs and its standard error, std / sqrt(pairs), since pairs are
-        disjoint; for pairs with the baseline or a prompt's image also each sample's value.
+        By metric that can score. The mean over the pairs and its standard error, which allows for pairs that share a
+        cluster; for pairs with the baseline or a prompt's image also each sample's value.
     """
+    ids = clusters if clusters is not None else cluster_ids(source.prompts)
     scores: dict[str, Score] = {}
     ways: dict[tuple[Any, ...], dict[str, PairMetric]] = {}
     for name, metric in metrics.items():
@@ -105,17 +111,44 @@ def score_pairs(
         except UnsuitedError as error:
             failed |= dict.fromkeys(same, str(error))
         for name, values in values_by_metric.items():
-            scores[name] = _mean(values, len(source), within=formed[1] is source)
+            details = {"pairs": float(len(values))}
+            score = Score(fmean(values), len(source), details=details)
+            if formed[1] is source:
+                stderr, count = error_within([(ids[i], ids[j]) for i, j in formed[0]], values)
+                scores[name] = replace(score, stderr=stderr, clusters=count)
+            else:
+                scores[name] = with_error(score, values, ids)
     return scores
 
 
-def _mean(values: Sequence[float], n: int, within: bool) -> Score:
-    import numpy as np
+def error_within(pairs: Sequence[tuple[int, int]], values: Sequence[float]) -> tuple[float | None, int]:
+    """The standard error of the mean over disjoint pairs of one set, and the number of clusters behind it.
 
-    each = np.asarray(values)
-    stderr = float(each.std(ddof=1) / len(each) ** 0.5) if len(each) > 1 else None
-    influence = None if within else tuple(each.tolist())
-    return Score(float(each.mean()), n, stderr, influence, details={"pairs": float(len(each))})
+    Pairs that share a cluster vary together (Aronow, Samii and Assenova 2015): with x a pair's deviation from the mean,
+    the variance sums x x' over all such pairs. It is the sum over clusters of the squared sum of their pairs' x, less
+    the x^2 of the pairs of two clusters, which that counts twice.
+
+    Args:
+        pairs: by pair the clusters of its two samples.
+        values: of the pairs.
+
+    Returns:
+        The standard error, none of a single cluster or pair; the clusters. Where each sample is of a cluster of its own
+        it is std / sqrt(pairs), and each pair counts as one.
+    """
+    mean, n = fmean(values), len(values)
+    sums: dict[int, float] = {}
+    twice = 0.0
+    for (first, second), value in zip(pairs, values, strict=True):
+        for cluster in {first, second}:
+            sums[cluster] = sums.get(cluster, 0.0) + value - mean
+        twice += (value - mean) ** 2 * (first != second)
+    apart = len(sums) == sum(len(set(pair)) for pair in pairs)  # no two pairs share a cluster
+    count = n if apart else len(sums)
+    if count < 2:
+        return None, count
+    variance = max(math.fsum(total**2 for total in sums.values()) - twice, 0.0)
+    return math.sqrt(variance * count / (count - 1)) / n, count
 
 
 def _distances(

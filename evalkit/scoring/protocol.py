@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, get_args
 
@@ -86,6 +86,11 @@ def make_protocol(
     if isinstance(metric, PairMetric):
         protocol |= _describe_pairs(metric, against.baseline, own)
     return protocol
+
+
+def error_kind(clusters: Sequence[int]) -> str:
+    """What standard errors go by: "by prompt" where samples share clusters, else "by sample"."""
+    return "by prompt" if len(set(clusters)) < len(clusters) else "by sample"
 
 
 def _describe_pairs(metric: PairMetric, baseline: ImageSource | None, own: Own) -> dict[str, Any]:

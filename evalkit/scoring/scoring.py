@@ -6,7 +6,7 @@ and what they are compared with, the extractors' identities. Where all scores ar
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -31,13 +31,14 @@ from evalkit.metric import (
     Score,
     StateMetric,
     Sums,
-    standard_error,
+    cluster_ids,
     widest_of,
+    with_error,
 )
 from evalkit.scoring.cache import ScoreCache, code_digest, finite
 from evalkit.scoring.checks import Failures, guarded, select_moments
 from evalkit.scoring.pairs import score_pairs
-from evalkit.scoring.protocol import Against, Own, column_label, make_protocol
+from evalkit.scoring.protocol import Against, Own, column_label, error_kind, make_protocol
 from evalkit.utils.files import sha256_json
 
 if TYPE_CHECKING:
@@ -45,6 +46,7 @@ if TYPE_CHECKING:
 
 Columns = dict[str, "Tensor"]  # by name, [all samples, ...]
 
+FEW_CLUSTERS = 10  # below it a standard error is itself uncertain by a quarter and more
 HASH_DIGITS = 10  # hex digits of a protocol's digest that people see
 
 
@@ -75,6 +77,7 @@ class Scored:
         protocol: metric, constants, extractor identities, n, reference: all that must agree for scores to compare.
         protocol_hash: the first hex digits of the protocol's digest.
         label: the metric's title, with the extractor where that is not the one the title stands for ("FID [digits]").
+        error: what standard errors go by: "by prompt" or "by sample".
         cached: whether it was found in the score cache.
     """
 
@@ -82,6 +85,7 @@ class Scored:
     protocol: Mapping[str, Any]
     protocol_hash: str
     label: str
+    error: str = "by sample"
     cached: bool = False
 
 
@@ -93,6 +97,7 @@ def score_sources(
     against: Against,
     store: Store,
     generators: Mapping[str, KeyedGenerator] | None = None,
+    clusters: Mapping[str, Sequence[int]] | None = None,
     device: str = "auto",
     progress: Progress | None = None,
 ) -> dict[tuple[str, str], Scored]:
@@ -105,6 +110,8 @@ def score_sources(
         against: what the samples are compared with.
         store: where features and scores are kept.
         generators: by source: the models behind the samples, for metrics of models; none for images made elsewhere.
+        clusters: by source, its samples' clusters (`evalkit.metric.cluster_ids`), which standard errors go by; of one
+            that is not named: those of one prompt.
         device: auto, cpu, cuda or mps.
         progress: called as progress(source name, images done, images to do) while features are computed; none: a bar on
             the terminal.
@@ -125,7 +132,8 @@ def score_sources(
         run = _Run(metrics, features, against, ScoreCache(store.scores))
         results: dict[tuple[str, str], Scored] = {}
         for name, source in sources.items():
-            cell = _Cell(source, against.own.get(name, {}), (generators or {}).get(name))
+            ids = (clusters or {}).get(name) or cluster_ids(source.prompts)
+            cell = _Cell(source, against.own.get(name, {}), (generators or {}).get(name), ids)
             results |= {(name, metric): scored for metric, scored in run.score(cell).items()}
     return results
 
@@ -143,11 +151,12 @@ def reference_statistics(
 
 @dataclass(frozen=True)
 class _Cell:
-    """One source, and what belongs to it alone: its prompts' own images, the model behind it."""
+    """One source, and what belongs to it alone: its prompts' own images, the model behind it, its samples' clusters."""
 
     source: ImageSource
     own: Own
     generator: KeyedGenerator | None
+    clusters: Sequence[int]
 
 
 @dataclass(frozen=True)
@@ -165,6 +174,7 @@ class _Run:
         """All metrics of one source; only what is not cached is computed."""
         built = {name: metric for name, (_, metric) in self.metrics.items()}
         extractors, n = self.features.extractors, len(cell.source)
+        kind = error_kind(cell.clusters)
         protocols = {name: make_protocol(m, extractors, n, self.against, cell.own) for name, m in built.items()}
         keys = {name: self._key(cell, option, m, protocols[name]) for name, (option, m) in self.metrics.items()}
         cached = {name: score for name, key in keys.items() if (score := self.cache.find(key)) is not None}
@@ -173,7 +183,7 @@ class _Run:
             self.cache.keep(keys[name], scores[name])
         labels = {name: column_label(metric, extractors) for name, metric in built.items()}
         return {
-            name: Scored(scores[name], about, sha256_json(about)[:HASH_DIGITS], labels[name], name in cached)
+            name: Scored(scores[name], about, sha256_json(about)[:HASH_DIGITS], labels[name], kind, name in cached)
             for name, about in protocols.items()
         }
 
@@ -188,6 +198,7 @@ class _Run:
             "extractors": [extractor_id(self.features.extractors[name]) for name in names],
             "source": measured.key if measured else cell.source.digest,
             "prompts": sha256_json(list(cell.source.prompts)),
+            "clusters": sha256_json(list(cell.clusters)),
         }
 
     def _compute(self, cell: _Cell, metrics: Mapping[str, Metric]) -> dict[str, Score]:
@@ -198,15 +209,16 @@ class _Run:
         applying = {name: metric for name, metric in metrics.items() if name not in scores}
         pairs = {name: metric for name, metric in applying.items() if isinstance(metric, PairMetric)}
         failed: Failures = {}
-        scores |= score_pairs(pairs, source, self.against.baseline, self.features, cell.own, failed)
+        scores |= score_pairs(pairs, source, self.against.baseline, self.features, cell.own, failed, cell.clusters)
         for name, metric in applying.items():
             if isinstance(metric, ModelMetric):
                 with guarded(name, failed):
                     scores[name] = self._measure(cell, name, metric)
         merging = {name: metric for name, metric in applying.items() if isinstance(metric, StateMetric)}
-        scores |= self._score_states(source, merging, failed)
+        scores |= self._score_states(cell, merging, failed)
         scores |= {name: Score(None, n, note=reason, broken=True) for name, reason in failed.items()}
-        return {name: self._warn(source, metrics[name], finite(score)) for name, score in scores.items()}
+        told = {name: self._warn(source, metrics[name], finite(score)) for name, score in scores.items()}
+        return {name: finite(of_clusters(score, cell.clusters)) for name, score in told.items()}
 
     def _measure(self, cell: _Cell, name: str, metric: ModelMetric) -> Score:
         if cell.generator is None:
@@ -225,15 +237,20 @@ class _Run:
         note = f"{cut} different prompts are longer than the text encoder takes; they were cut, end token kept"
         return _noted(score, note) if cut else score
 
-    def _score_states(
-        self, source: ImageSource, metrics: Mapping[str, StateMetric[Any]], failed: Failures
-    ) -> dict[str, Score]:
+    def _score_states(self, cell: _Cell, metrics: Mapping[str, StateMetric[Any]], failed: Failures) -> dict[str, Score]:
         """The metrics that merge states: one pass over the features, and a second one where there are influences."""
         if not metrics:
             return {}
+        import torch
+
         self._observe_sides(metrics)
+        source, ids = cell.source, torch.tensor(cell.clusters)
         failed |= {name: reason for name, reason in self._side_failures.items() if name in metrics}
-        states = _observe(self.features, source, {n: m for n, m in metrics.items() if n not in failed}, failed)
+        observed = _observe(self.features, source, {n: m for n, m in metrics.items() if n not in failed}, failed)
+        states = {
+            name: replace(state, clusters=ids) if isinstance(state, Rows) else state for name, state in observed.items()
+        }
+        del observed  # each is freed once it is scored
         scores: dict[str, Score] = {}
         influences: dict[str, Callable[[Batch], Tensor]] = {}
         for name in list(states):
@@ -247,10 +264,10 @@ class _Run:
                 scores[name] = _noted(score, influence) if isinstance(influence, str) else score
                 if callable(influence):
                     influences[name] = influence
-        return scores | self._influenced(source, scores, influences)
+        return scores | self._influenced(cell, scores, influences)
 
     def _influenced(
-        self, source: ImageSource, scores: Mapping[str, Score], influences: Mapping[str, Callable[[Batch], Tensor]]
+        self, cell: _Cell, scores: Mapping[str, Score], influences: Mapping[str, Callable[[Batch], Tensor]]
     ) -> dict[str, Score]:
         """Standard errors from per-sample influences, on the stored features (the images are not read again)."""
         import torch
@@ -261,19 +278,16 @@ class _Run:
         addresses = [address for name in influences for address in self.metrics[name][1].needs]
         # in place: small tensors that stay would lie between the large ones that go, and memory would grow with N
         values = dict[str, torch.Tensor]()
-        for batch in self.features.batches(source, addresses):
+        for batch in self.features.batches(cell.source, addresses):
             for name, influence in influences.items():
                 with guarded(name, failed):
                     each = influence(batch)  # f64 [B] or [B,K]
                     if name not in values:
-                        values[name] = torch.empty((len(source), *each.shape[1:]), dtype=torch.float64)
+                        values[name] = torch.empty((len(cell.source), *each.shape[1:]), dtype=torch.float64)
                     values[name][batch.index] = each
         noted = {name: _noted(scores[name], f"no standard error: {why}") for name, why in failed.items()}
-        widest = {name: widest_of(each) for name, each in values.items() if name not in failed}
-        return noted | {
-            name: replace(scores[name], stderr=standard_error(each), influence=tuple(each.tolist()))
-            for name, each in widest.items()
-        }
+        widest = {name: widest_of(each, cell.clusters) for name, each in values.items() if name not in failed}
+        return noted | {name: with_error(scores[name], each, cell.clusters) for name, each in widest.items()}
 
     def _observe_sides(self, metrics: Mapping[str, Metric]) -> None:
         """The states of the reference and of the training set, each computed once per run."""
@@ -360,6 +374,34 @@ def _write(columns: Columns, total: int, index: Tensor, values: Mapping[str, Ten
         if name not in columns:
             columns[name] = value.new_empty(total, *value.shape[1:])
         columns[name][index] = value
+
+
+def of_clusters(score: Score, clusters: Sequence[int]) -> Score:
+    """The score with a standard error that allows for its samples' clusters, and a note where they are few.
+
+    A metric that says `Score.clusters` has allowed for them itself. Of another, where samples share clusters, the error
+    is formed of its influences; without any there is none: one that takes the samples to be independent would be wrong.
+
+    Args:
+        score: as the metric gave it.
+        clusters: of the samples, see `evalkit.metric.cluster_ids`.
+    """
+    count, n = len(set(clusters)), len(clusters)
+    if score.value is None:
+        return score
+    if score.clusters is None and count < n and score.influence is not None and len(score.influence) == n:
+        score = with_error(score, score.influence, clusters)
+    elif score.clusters is None and count < n and score.stderr is not None:
+        why = f"no standard error: the metric's own takes the {n} samples of {count} prompts to be independent"
+        score = _noted(replace(score, stderr=None), why)
+    behind = count if score.clusters is None else score.clusters
+    score = replace(score, clusters=behind)
+    if behind == 1 and n > 1 and score.influence is not None:
+        return _noted(score, "no standard error: all samples are of one prompt")
+    if score.stderr is not None and behind < FEW_CLUSTERS:
+        what = f"of {behind} {'prompts' if count < n else 'samples'} alone"
+        return _noted(score, f"a rough standard error, {what}: its intervals are those of t with {behind - 1} degrees")
+    return score
 
 
 def _noted(score: Score, note: str) -> Score:

@@ -15,9 +15,11 @@ from gate_fakes import CELLS, HALF, METRICS, fid, gate, judged, row, table
 
 from evalkit.errors import ConfigError
 from evalkit.gate import Verdict, judge, make_gates
-from evalkit.gate.bounds import Estimate, difference_bounds, needed_n, score_bounds
+from evalkit.gate.bounds import difference_bounds, needed_n, score_bounds
 from evalkit.gate.outputs import to_markdown
+from evalkit.metric import cluster_ids
 from evalkit.results import render
+from evalkit.results.stats import Estimate
 from evalkit.results.table import ResultTable, Row
 
 # ---- bounds
@@ -232,7 +234,7 @@ def write_run(folder: Path, *rows: Row, influences: dict[str, list[float]] | Non
             lines = csv.writer(file)
             lines.writerow(["cell", "index", "file", "prompt", "category", "fid.influence"])
             for name, values in influences.items():
-                lines.writerows([name, i, "f", 'a "b",\nc', None, f"{x:.6g}"] for i, x in enumerate(values))
+                lines.writerows([name, i, "f", f'{i} "b",\nc', None, f"{x:.6g}"] for i, x in enumerate(values))
     return str(folder / "results.json")
 
 
@@ -243,11 +245,14 @@ def against(path: str, **more: Any) -> dict[str, Any]:
 def test_an_earlier_run_is_paired_by_its_samples(tmp_path: Path) -> None:
     path = write_run(tmp_path, fid("a", 9.0), influences={"a": HALF}, pairing={"a": "p"})
     new = {("a", "fid"): [x + 0.1 * (-1) ** (i // 2) for i, x in enumerate(HALF)]}
-    (result,) = judged(against(path), fid("a", 9.95), influences=new, pairing={"a": "p"}).results
+    known = {"influences": new, "clusters": {"a": cluster_ids([f'{i} "b",\nc' for i in range(100)])}}
+    (result,) = judged(against(path), fid("a", 9.95), pairing={"a": "p"}, **known).results
     assert (result.status, result.paired, result.baseline) == ("pass", True, f"{path}: a")
     assert result.stderr == pytest.approx(0.01, rel=0.01)
     (result,) = judged(against(path), fid("a", 9.95), influences=new, pairing={"a": "other prompts"}).results
     assert (result.status, result.paired) == ("inconclusive", False)
+    (result,) = judged(against(path), fid("a", 9.95), pairing={"a": "another seed"}, **known).results
+    assert (result.status, result.paired) == ("pass", True)  # by the prompts that both have
 
 
 def test_an_earlier_run_without_its_samples_is_compared_unpaired(tmp_path: Path) -> None:

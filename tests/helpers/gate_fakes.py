@@ -40,5 +40,5 @@ def fid(name: str, value: float | None, stderr: float | None = 0.1, **more: Any)
 
 
 def judged(gates: dict[str, Any], *rows: Row, **more: Any) -> Verdict:
-    influences, pairing = more.pop("influences", {}), more.pop("pairing", {})
-    return judge(table(*rows, **more), gates, influences=influences, pairing=pairing, today=DAY)
+    known = {name: more.pop(name, {}) for name in ("influences", "pairing", "clusters")}
+    return judge(table(*rows, **more), gates, today=DAY, **known)

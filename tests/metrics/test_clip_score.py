@@ -22,7 +22,7 @@ from evalkit.metrics.clip_score import ClipScore, HesselClipScore, Hps, PickScor
 def batch(image: Tensor, text: Tensor, start: int = 0) -> Batch:
     n = len(image)
     features = {"clip_vit_b32/image": image, "clip_vit_b32/text": text}
-    return Batch(None, torch.arange(start, start + n), n, ["a text"] * n, features)
+    return Batch(None, torch.arange(start, start + n), n, [f"text {i}" for i in range(start, start + n)], features)
 
 
 def embeddings(n: int, d: int = 16, seed: int = 0) -> tuple[Tensor, Tensor]:

@@ -52,7 +52,7 @@ def test_winners_ties_and_the_next_with_its_interval(tmp_path: Path) -> None:
     assert recall.next is not None
     assert (run.keys[recall.best], recall.ties, run.keys[recall.next.cell]) == ("A", [], "B")
     assert recall.next.difference == "-0.1000"
-    assert recall.next.interval == "[-0.155, -0.0446]"  # 1.96 * hypot(0.02, 0.02)
+    assert recall.next.interval == "[-0.158, -0.0422]"  # t(0.975, 29) * hypot(0.02, 0.02)
     assert recall.next.verdict == "worse"
     said = headline(run.table, winners(run.table))
     assert [run.keys[cell] for cell in said.cells] == ["A"]
@@ -64,7 +64,7 @@ def test_the_best_is_held_against_the_baseline(tmp_path: Path) -> None:
     gaps = {winner.column.metric: winner.gap for winner in winners(run.table)}
     assert gaps["fid_x"] is not None
     assert (gaps["fid_x"].difference, gaps["fid_x"].verdict) == ("-5.00", "better")
-    assert gaps["fid_x"].interval == "[-7.77, -2.23]"
+    assert gaps["fid_x"].interval == "[-7.89, -2.11]"
     verdicts = headline(run.table, winners(run.table)).verdicts
     assert "FID" in verdicts["better"]
     assert "precision" in verdicts["worse"]

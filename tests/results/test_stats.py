@@ -18,9 +18,9 @@ def test_paired_by_hand() -> None:
     found = difference((3.0, 9.0), (2.0, 9.0), [[1.0, 2.0, 3.0, 6.0], [0.0, 1.0, 2.0, 1.0]])
     # The differences 1, 1, 1, 5 have variance 4, so the standard error is sqrt(4 / 4).
     assert (found.value, found.stderr, found.paired) == (1.0, 1.0, True)
-    assert found.low == pytest.approx(1 - 1.959964, abs=1e-6)
-    assert found.high == pytest.approx(1 + 1.959964, abs=1e-6)
-    assert found.p == pytest.approx(0.3173105, abs=1e-6)
+    assert found.low == pytest.approx(1 - 3.182446, abs=1e-6)  # t(0.975, 3)
+    assert found.high == pytest.approx(1 + 3.182446, abs=1e-6)
+    assert found.p == pytest.approx(0.3910022, abs=1e-6)
 
 
 def test_independent_scores_add_their_variances() -> None:
@@ -42,12 +42,21 @@ def test_pairing_takes_away_what_both_share() -> None:
     assert paired.stderr is not None
     assert alone.stderr is not None
     assert paired.stderr < 0.15 * alone.stderr
-    assert paired.p == pytest.approx(scipy_stats.ttest_rel(a, b).pvalue, rel=0.2)  # t of 399 against the normal
+    assert paired.p == pytest.approx(scipy_stats.ttest_rel(a, b).pvalue, rel=1e-6)
 
 
-def test_equal_sets_do_not_differ_and_constant_shifts_do() -> None:
+def test_without_any_spread_nothing_is_certain() -> None:
+    """Two samples of 1 against two of 0 come about by chance in 1 of 3 cases; all of two differ alike in 1 of 2."""
     assert difference((1.0, 1.0), (1.0, 1.0), [[1.0, 2.0], [1.0, 2.0]]).p == 1.0
-    assert difference((2.0, 1.0), (1.0, 1.0), [[2.0, 3.0], [1.0, 2.0]]).p == 0.0
+    found = difference((1.0, 0.0), (0.0, 0.0), [[1.0, 1.0], [0.0, 0.0]])
+    assert found.p == pytest.approx(scipy_stats.fisher_exact([[2, 0], [0, 2]]).pvalue) == pytest.approx(1 / 3)
+    assert (found.low, found.high) == (None, None)
+    unpaired = difference((1.0, 0.0), (0.0, 0.0), counts=(4, 6))
+    assert unpaired.p == pytest.approx(scipy_stats.fisher_exact([[4, 0], [0, 6]]).pvalue)
+    shift = difference((2.0, 1.0), (1.0, 1.0), [[2.0, 3.0], [1.0, 2.0]])
+    assert shift.p == pytest.approx(scipy_stats.binomtest(2, 2).pvalue)
+    many = difference((2.0, 1.0), (1.0, 1.0), [[i + 1.1 for i in range(40)], [i + 0.1 for i in range(40)]])
+    assert many.p == pytest.approx(scipy_stats.binomtest(40, 40).pvalue)
     assert two_sided(1.959964, 1.0) == pytest.approx(0.05, abs=1e-6)
 
 

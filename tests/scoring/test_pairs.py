@@ -63,8 +63,9 @@ def scores(
 
 
 def test_a_cell_with_the_baseline(tmp_path: Path) -> None:
-    a = MemorySource(random_images(70, 0), ["x"] * 70)
-    b = MemorySource([255 - image for image in a.images], ["x"] * 70)
+    prompts = [f"p{i}" for i in range(70)]
+    a = MemorySource(random_images(70, 0), prompts)
+    b = MemorySource([255 - image for image in a.images], prompts)
     found = scores(tmp_path, {"gap": PixelGap(), "features": FeatureGap()}, a=a, b=b)
     expected = [np.abs(255 - 2 * image.astype(float)).mean() for image in a.images]
     score = found["b", "gap"].score
@@ -149,7 +150,7 @@ def test_each_sample_with_the_image_that_its_prompt_names(tmp_path: Path, kind: 
     paths = write_images(tmp_path / "own", shown)
     prompts = InlinePrompts([{"text": "x", kind: path} for path in paths])
     own = {"a": {kind: prompt_images(prompts, kind, 5, "a")}}
-    a = MemorySource(random_images(5), ["x"] * 5)
+    a = MemorySource(random_images(5))
     found = scores(tmp_path, {"gap": PixelGap(kind), "features": FeatureGap(kind)}, None, own, a=a)
     expected = [np.abs(image.astype(float) - shown[i % 2]).mean() for i, image in enumerate(a.images)]
     score = found["a", "gap"].score
