@@ -42,7 +42,7 @@ def read_words(words: Iterable[str], reference: str | None, commands: Sequence[s
     """
     overrides, places = [], []
     for word in words:
-        if _OVERRIDE.match(word) and not Path(word).exists():
+        if _OVERRIDE.match(word) and not _exists(word):
             overrides.append(word)
         elif _is_place(word):
             places.append(word)
@@ -81,7 +81,14 @@ def place_name(place: str) -> str:
 
 def _is_place(word: str) -> bool:
     pattern = "/" in word and re.search(r"[*?]|\{[^{}]*\}", word)
-    return bool("://" in word or pattern or Path(word).expanduser().exists())
+    return bool("://" in word or pattern or _exists(word))
+
+
+def _exists(word: str) -> bool:
+    try:
+        return Path(word).expanduser().exists()
+    except (OSError, ValueError, RuntimeError):  # too long for a path, say: a long list of values
+        return False
 
 
 def _named(places: Sequence[str]) -> dict[str, str]:

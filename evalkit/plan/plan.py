@@ -35,6 +35,7 @@ from evalkit.scoring.checks import check_counts, check_models, check_moments, ch
 from evalkit.scoring.protocol import OWN, Own
 from evalkit.trackers.push import make_trackers
 from evalkit.utils.devices import pick_device
+from evalkit.utils.files import sha256_json
 
 if TYPE_CHECKING:
     from evalkit.prompts.sets import PromptSet
@@ -42,6 +43,8 @@ if TYPE_CHECKING:
     from evalkit.samples.engine import Engine
 
 log = logging.getLogger(__name__)
+
+MANY_SAMPLES = 10_000_000  # more are said before anything else is done: it may be a slip of the keyboard
 
 
 @dataclass(frozen=True)
@@ -130,6 +133,8 @@ def make_plan(config: RunConfig, *, choose: bool = False) -> Plan:
     if config.rescan and cache is not None:
         forget_scans(cache)
     grid = make_grid(config, missing)
+    if (samples := sum(cell.num_samples for cell in grid.cells)) > MANY_SAMPLES:
+        log.info("%s samples in %s cells", f"{samples:,}", f"{len(grid.cells):,}")
     sides = {side: _open_side(config, side, missing, cache) for side in ("reference", "training")}
     if choose:
         given = Given({c.name: c.num_samples for c in grid.cells}, sides["reference"], _prompted(config, grid, cache))
@@ -181,12 +186,18 @@ def check_calls(cells: Sequence[Cell], plan: Plan) -> None:
     Raises:
         ConfigError: a sampler, a setting or a prompt that a model does not take.
     """
+    looked_at: set[str] = set()  # seeds make cells of the same calls
     for cell in cells:
-        if SampleSet.missing(plan.store, cell):
-            built = plan.built[cell.key]
-            built.model.check_call(built.sampler, cell.call_settings)
-            prompts = built.prompts.prompts[: cell.num_samples] if built.prompts else ()
-            built.model.check_prompts(prompts, cell.call_settings)
+        built = plan.built[cell.key]
+        call = sha256_json(
+            [id(built.model), id(built.sampler), id(built.prompts), cell.num_samples, cell.call_settings]
+        )
+        if call in looked_at or not SampleSet.count_missing(plan.store, cell):
+            continue
+        looked_at.add(call)
+        built.model.check_call(built.sampler, cell.call_settings)
+        prompts = built.prompts.prompts[: cell.num_samples] if built.prompts else ()
+        built.model.check_prompts(prompts, cell.call_settings)
 
 
 def _check_values(config: RunConfig) -> None:

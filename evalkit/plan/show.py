@@ -15,20 +15,22 @@ if TYPE_CHECKING:
 def print_plan(plan: Plan) -> None:
     """Prints the cells, what of each is there and to make, and a line for each thing that is missing."""
     from rich.table import Table
+    from rich.text import Text
 
     from evalkit.samples.generate import bytes_per_image
 
-    view = Table(title=f"{plan.config.name}: {len(plan.cells)} cells", title_justify="left")
+    title = Text(f"{plan.config.name}: {len(plan.cells)} cells")  # a name may hold brackets, which are no markup
+    view = Table(title=title, title_justify="left")
     for head in ("cell", "key"):
         view.add_column(head, overflow="fold")
     for head in ("samples", "there", "to make", "about MB"):
         view.add_column(head, justify="right")
-    to_make = {c.key: sum(stop - start for start, stop in SampleSet.missing(plan.store, c)) for c in plan.generated}
+    to_make = {c.key: SampleSet.count_missing(plan.store, c) for c in plan.generated}
     size = {c.key: to_make[c.key] * bytes_per_image(c) / 1e6 for c in plan.generated}  # MB
     for cell in plan.cells:
         missing = to_make.get(cell.key, 0)
         numbers = (str(cell.num_samples), str(cell.num_samples - missing), str(missing))
-        view.add_row(cell.name, cell.key[:KEY_SHOWN], *numbers, f"{size.get(cell.key, 0):,.0f}")
+        view.add_row(Text(cell.name), cell.key[:KEY_SHOWN], *numbers, f"{size.get(cell.key, 0):,.0f}")
     console = make_console()
     console.print(view)
     names = ", ".join(plan.metrics) or "none"

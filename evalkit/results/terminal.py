@@ -48,7 +48,7 @@ def to_rich(table: ResultTable, *, costs: bool = False) -> rich.table.Table:
 
     heads, _ = table.grid
     title = f"{table.run.get('name', '')}: cost of the samples" if costs else str(table.run.get("name", ""))
-    view = Table(title=title, title_justify="left", header_style="bold", show_lines=False)
+    view = Table(title=Text(title), title_justify="left", header_style="bold", show_lines=False)  # brackets: no markup
     for head in heads:
         # a long setting's name takes a line for each of its words
         view.add_column(head.replace("_", "_\n"), overflow="fold", no_wrap=head == "model")

@@ -133,6 +133,14 @@ class SampleSet(FileImages):
         folder = store.sample_folder(cell)
         return [(start, stop) for start, stop, shard in _shards(folder, cell) if shard is None]
 
+    @classmethod
+    def count_missing(cls, store: Store, cell: Cell) -> int:
+        """How many samples are still to make; where none is there, no list of their shards is made for it."""
+        folder = store.sample_folder(cell)
+        if not folder.is_dir():
+            return cell.num_samples
+        return sum(stop - start for start, stop in cls.missing(store, cell))
+
     @functools.cached_property
     def sha256s(self) -> Sequence[str]:
         return [str(row["sha256"]) for row in self.rows]
