@@ -26,6 +26,7 @@ from evalkit.errors import (
     EXIT_TERMINATED,
     ConfigError,
     EvalkitError,
+    printable,
 )
 from evalkit.utils.files import disk_error
 from evalkit.utils.signals import Terminated, sigterm_is_ctrl_c
@@ -296,11 +297,18 @@ def _fail(message: object, exit_code: int) -> NoReturn:
     sys.exit(exit_code)
 
 
+class _OneLine(logging.Formatter):
+    """The message alone, which may hold names of files and others' words."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return super().format(record) if record.exc_info else printable(record.getMessage())
+
+
 def _set_up_logging() -> None:
     logger = logging.getLogger("evalkit")
     if not logger.handlers:
         handler = logging.StreamHandler()
-        handler.setFormatter(logging.Formatter("%(message)s"))
+        handler.setFormatter(_OneLine())
         logger.addHandler(handler)
         logger.setLevel(logging.INFO)
         logger.propagate = False

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable
 
 EXIT_DONE = 0
@@ -14,10 +15,31 @@ EXIT_INTERRUPTED = 130
 EXIT_TERMINATED = 143  # by SIGTERM
 
 
+# What a terminal obeys: CSI (colours, the cursor), OSC (titles, links, up to BEL or ST), and the short ones.
+_ESCAPES = re.compile(
+    r"(?:\x1b\[|\x9b)[0-?]*[ -/]*[@-~]|(?:\x1b[\]PX^_]|\x9d)[^\x07\x1b\x9c]*(?:\x07|\x1b\\|\x9c)?|\x1b[ -/]*[0-~]"
+)
+
+
+def printable(text: str) -> str:
+    """A text on one line, without what a terminal obeys: names of files and others' messages may hold anything.
+
+    Line breaks and other white space become spaces; terminal escapes, control characters, and characters that cannot be
+    seen (of which some turn the direction of writing) are dropped.
+    """
+    if text.isprintable():
+        return text
+    words = re.sub(r"\s*[^\S ]\s*", " ", _ESCAPES.sub("", text))
+    return "".join(letter for letter in words if letter.isprintable()).strip()
+
+
 class EvalkitError(Exception):
     """Something went wrong that the user can mend; printed as one line, without a traceback."""
 
     exit_code = EXIT_ERROR
+
+    def __str__(self) -> str:
+        return printable(super().__str__())
 
 
 class ConfigError(EvalkitError):

@@ -97,6 +97,20 @@ def test_by_checkpoint_and_what_else_is_told(tmp_path: Path) -> None:
     assert [c.settings["noise_seed"] for c in found] == [6, 7, 8]
 
 
+def test_by_lora(tmp_path: Path) -> None:
+    """As prompts of AUTOMATIC1111 name them; the prompts that CLIP score reads are then the same."""
+    tags = ["<lora:style:0.8>", "", "<lora:style:0.8>", "<lora:style:1><lora:add:0.5>"]
+    files = {f"{i}.png": a1111(image(i), f"a (red:1.2) fox{tag}", Steps=4) for i, tag in enumerate(tags)}
+    found = cells(write(tmp_path / "out", files), split_by="lora")
+    assert [(c.settings["lora"], c.num_samples) for c in found] == [
+        (None, 1),
+        ("add:0.5, style:1", 1),
+        ("style:0.8", 2),
+    ]
+    assert images_of(found[2]).prompts == ("a red fox",) * 2
+    assert images_of(found[2]).records[0].parameters["prompt"] == "a (red:1.2) fox<lora:style:0.8>"
+
+
 def test_comfyui_in_a_zip(tmp_path: Path) -> None:
     files = {}
     for i, (name, cfg) in enumerate([("euler", 1.5), ("euler", 8.0), ("heun", 8.0)]):

@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import logging
+from pathlib import Path
+
 import pytest
 
+from evalkit.cli import _OneLine
+from evalkit.data.open import open_images
+from evalkit.errors import DataError
 from evalkit.utils.text import one_line
 
 
@@ -24,6 +30,18 @@ from evalkit.utils.text import one_line
 def test_one_line(text: str, line: str) -> None:
     assert one_line(text) == line
     assert one_line(ValueError(text)) == (line or "ValueError")
+
+
+def test_errors_and_log_lines_are_printable(tmp_path: Path) -> None:
+    """An image's name may hold what a terminal obeys; spaces of a path stay as they are."""
+    error = DataError("a  b/\x1b[2J\x1b]0;owned\x07x\n\ry.png: broken\u202e")
+    assert str(error) == "a  b/x y.png: broken"
+    (tmp_path / "\x1b[31mred\x1b[0m.png").write_bytes(b"no image")
+    with pytest.raises(DataError) as caught:
+        open_images(tmp_path)
+    assert str(caught.value).startswith(f"{tmp_path}/red.png: not an image file")
+    record = logging.LogRecord("evalkit", logging.INFO, "", 1, "%s: left out", ("\x1b[31ma\nb",), None)
+    assert _OneLine().format(record) == "a b: left out"
 
 
 def test_long_texts_cost_little() -> None:
