@@ -161,7 +161,12 @@ def report(
     return functools.partial(write, [str(results), *(["--out", str(out)] if out else [])])
 
 
-# `evalkit verify STORE` goes here: a function like those above that returns a callable which returns the exit code.
+@app.command()
+def verify(store: Annotated[Path, typer.Argument(help="a store's folder")] = Path("runs")) -> Action:
+    """Read all that a store holds, compare it with its digests, and say how to fix what is wrong."""
+    from evalkit.results.verify import print_verification
+
+    return functools.partial(print_verification, store)
 
 
 def main() -> None:

@@ -19,7 +19,7 @@ from evalkit.data.records import FileRecord, Reader
 from evalkit.data.remote import Remote
 from evalkit.errors import DataError
 from evalkit.utils.code import module_digest
-from evalkit.utils.files import Stamp, atomic_path, sha256_bytes, writing
+from evalkit.utils.files import Stamp, atomic_path, read_file, sha256_bytes, writing
 
 if TYPE_CHECKING:
     from evalkit.data.containers.base import Container
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 
 INDEX = "scan4-"  # an index's name begins with it; the number is that of its layout
+INDEX_BYTES = 4 << 30  # of a million images: half a gigabyte
 CHECK_DIGITS = 16  # hex digits of a line's digest
 
 _SETTLED_NS = 2_000_000_000  # a file younger than this could change again within one tick of its mtime
@@ -134,15 +135,27 @@ def make_record(data: bytes, name: str, stamp: Stamp, *, decode: bool) -> FileRe
 
 def load_records(path: Path, place: str) -> dict[str, FileRecord]:
     """What `save_records` kept of the images at a place; lines that were altered are left out, and told of."""
-    records: dict[str, FileRecord] = {}
-    altered = 0
     try:
-        head, *lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
-    except (OSError, ValueError):
+        head, records, altered = read_index(path)
+    except (OSError, DataError):
         return {}  # none yet
     if head != _head(place):
         return {}  # of another version
-    for line in lines:
+    if altered:
+        log.warning("%s: %d lines are altered or cut short: these files are looked at anew", path, altered)
+    return records
+
+
+def read_index(path: Path) -> tuple[str, dict[str, FileRecord], int]:
+    """An index's first line, which is JSON and names the place, the records, and how many lines are altered.
+
+    Raises:
+        OSError, DataError: it cannot be read.
+    """
+    records: dict[str, FileRecord] = {}
+    altered = 0
+    head, *lines = read_file(path, INDEX_BYTES).decode("utf-8", "replace").split("\n")
+    for line in filter(None, lines):
         check, _, text = line.partition(" ")
         if check != _check(head, text):
             altered += 1
@@ -152,9 +165,7 @@ def load_records(path: Path, place: str) -> dict[str, FileRecord]:
         row["notes"] = tuple(row["notes"])
         row["format"], row["mode"] = sys.intern(row["format"]), sys.intern(row["mode"])
         records[name] = FileRecord(**row)
-    if altered:
-        log.warning("%s: %d lines are altered or cut short: these files are looked at anew", path, altered)
-    return records
+    return head, records, altered
 
 
 def save_records(path: Path, place: str, records: Mapping[str, FileRecord]) -> None:

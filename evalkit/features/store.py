@@ -8,9 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from evalkit.errors import DataError
 from evalkit.extractors.base import MAX_BATCH, Extractor
 from evalkit.utils.code import class_digest
 from evalkit.utils.files import atomic_path, sha256_bytes, sha256_json, writing
+from evalkit.utils.text import one_line
 
 if TYPE_CHECKING:
     import numpy as np
@@ -46,37 +48,61 @@ class Column:
 
     def load(self, chunk: range) -> tuple[NDArray[np.float32], dict[str, str]] | None:
         """Features f32 [rows,D] and metadata of a chunk; none where the file is missing, altered or another's."""
-        from safetensors import SafetensorError, safe_open
-
         file = self.file(chunk)
         if not file.is_file():
             return None
         try:
-            with safe_open(file, framework="np") as opened:
-                metadata = dict(opened.metadata() or {})
-                features: NDArray[np.float32] = opened.get_tensor("features")
-            check = metadata.pop("sha256", None)
-            whole = len(features) == len(chunk) and check == self._check(chunk, features, metadata)
-        except (OSError, SafetensorError, ValueError, TypeError):
-            whole = False
-        if not whole:
-            log.warning("%s: altered or cut short: these features are computed anew", file)
+            features, metadata = _open(file)
+        except DataError as error:
+            log.warning("%s: these features are computed anew", error)
             return None
-        return features, metadata
+        return (features, metadata) if len(features) == len(chunk) else None
 
     def save(self, chunk: range, features: NDArray[np.float32], **metadata: str) -> None:
         from safetensors.numpy import save
 
-        check = self._check(chunk, features, metadata)
+        check = _check(self.file(chunk), features, metadata)
         data = save({"features": features}, metadata={**metadata, "sha256": check})
         with writing(self.file(chunk)), atomic_path(self.file(chunk)) as temporary:
             temporary.write_bytes(data)
 
-    def _check(self, chunk: range, features: NDArray[np.float32], metadata: Mapping[str, str]) -> str:
-        """Digest of a chunk: its values and shape, what is said of it, and whose it is (files could be swapped)."""
-        place = [*self.folder.parts[-3:], chunk.start]
-        about = sha256_json([place, str(features.dtype), list(features.shape), dict(metadata)])
-        return sha256_bytes(about.encode() + features.tobytes())
+
+def _check(file: Path, features: NDArray[np.float32], metadata: Mapping[str, str]) -> str:
+    """Digest of a file: its values and shape, what is said of it, and its place (files could be swapped)."""
+    about = [file.parts[-4:], str(features.dtype), list(features.shape), dict(metadata)]
+    return sha256_bytes(sha256_json(about).encode() + features.tobytes())
+
+
+def _open(file: Path) -> tuple[NDArray[np.float32], dict[str, str]]:
+    """Features f32 [rows,D] and metadata of a file; DataError where it is not as it was written there."""
+    features, metadata, check = _content(file)
+    if check != _check(file, features, metadata):
+        raise DataError(f"{file}: altered, cut short, or another's")
+    return features, metadata
+
+
+def _content(file: Path) -> tuple[NDArray[np.float32], dict[str, str], str | None]:
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(file, framework="np") as opened:
+            metadata = dict(opened.metadata() or {})
+            return opened.get_tensor("features"), metadata, metadata.pop("sha256", None)
+    except (OSError, SafetensorError, ValueError, TypeError) as error:
+        raise DataError(f"{file}: altered or cut short ({one_line(error)})") from error
+
+
+def verify_file(file: Path) -> str | None:
+    """Reads a file of features; "old" where it is of evalkit 0.1.0, which nothing reads any more.
+
+    Raises:
+        DataError: it is not as it was written there.
+    """
+    features, _, check = _content(file)
+    if check == sha256_bytes(features.tobytes()):
+        return "old"
+    _open(file)
+    return None
 
 
 def blocks_of(chunk: range) -> list[range]:

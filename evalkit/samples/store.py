@@ -210,7 +210,7 @@ def shard_size(folder: Path, cell: Cell) -> int:
     """
     path = folder / "cell.json"
     try:
-        recorded = _read_cell(path)
+        recorded = read_cell(path)
         key, size, version = recorded["key"], int(recorded["shard_size"]), recorded["format"]
     except FileNotFoundError:
         if (folder / "shards").is_dir() and any(parse_shard(p.name) for p in (folder / "shards").iterdir()):
@@ -232,7 +232,7 @@ def shard_size(folder: Path, cell: Cell) -> int:
     return size
 
 
-def _read_cell(path: Path) -> dict[str, Any]:
+def read_cell(path: Path) -> dict[str, Any]:
     """A cell.json; those of evalkit 0.1.0 have no digest.
 
     Raises:

@@ -1,0 +1,233 @@
+"""`evalkit verify STORE`: reads all that a store holds, compares it with its digests, and says what is wrong.
+
+A run believes a file whose size, times and inode are those of the last look; this looks at every byte. Nothing is
+changed but leftovers of killed runs, which are removed.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from evalkit.data.scan import INDEX, read_index
+from evalkit.data.shard_format import METADATA, parse_shard
+from evalkit.errors import EXIT_DONE, EXIT_ERROR, DataError, EvalkitError, StoreError
+from evalkit.features.store import verify_file
+from evalkit.results import export, sheets, thumbnails
+from evalkit.results.table import ResultTable
+from evalkit.samples.store import read_cell, read_metadata
+from evalkit.scoring.cache import KEY_DIGITS, score_from
+from evalkit.utils.files import sha256_file, sha256_json, stamp_of_file, sweep
+from evalkit.utils.json_files import CHECK, read_checked, read_json
+
+_ANEW = "delete it, and the next run makes it again"
+
+
+@dataclass
+class Part:
+    """One kind of what a store holds.
+
+    Attributes:
+        name: of the kind.
+        files, size: how many were read, and their bytes.
+        old: files of an earlier evalkit, which nothing reads any more.
+        wrong: what is wrong, each with how to fix it.
+    """
+
+    name: str
+    files: int = 0
+    size: int = 0
+    old: int = 0
+    wrong: list[str] = field(default_factory=list)
+
+    def read(self, path: Path, check: Callable[[Path], Any], fix: str = _ANEW) -> Any:
+        """What `check` makes of a file; where it raises, that is what is wrong."""
+        self.files += 1
+        try:
+            self.size += path.stat().st_size
+            return check(path)
+        except (EvalkitError, OSError, LookupError, TypeError, ValueError, AttributeError) as error:
+            why = str(error).removeprefix(f"{path}: ") if isinstance(error, EvalkitError) else _said(error)
+            self.wrong.append(f"{path}: {why}" if "delete" in why else f"{path}: {why}: {fix}")
+            return None
+
+
+def verify(root: Path) -> list[Part]:
+    """Reads everything in a store.
+
+    Raises:
+        StoreError: there is no store.
+    """
+    if not any((root / name).is_dir() for name in ("samples", "features", "scores", "cache")):
+        raise StoreError(f"{root}: no store: none of samples, features, scores and cache is in it: check the path")
+    samples, metadata = _samples(root)
+    parts = [samples, metadata, _features(root), _scores(root), _scans(root), _lints(root)]
+    return [*parts, _exports(root), _results(root)]
+
+
+def print_verification(root: Path) -> int:
+    """Prints a table and what is wrong; returns the exit code."""
+    removed = _sweep(root)
+    parts = verify(root)
+    print(f"{'':10}{'files':>10}{'MB':>10}{'wrong':>8}")
+    for part in parts:
+        old = f"  ({part.old} of an earlier evalkit, not used any more)" if part.old else ""
+        print(f"{part.name:10}{part.files:>10,}{part.size / 1e6:>10.1f}{len(part.wrong):>8}{old}")
+    if removed:
+        print(f"{removed} leftovers of killed runs were removed")
+    wrong = [line for part in parts for line in part.wrong]
+    for line in wrong:
+        print(f"- {line}")
+    return EXIT_ERROR if wrong else EXIT_DONE
+
+
+def _said(error: Exception) -> str:
+    return (
+        f"{error.strerror}"
+        if isinstance(error, OSError) and error.strerror
+        else f"not what was written there ({error})"
+    )
+
+
+def _folders(path: Path) -> list[Path]:
+    """The folders in it; none where it is not there."""
+    return sorted(inner for inner in path.iterdir() if inner.is_dir()) if path.is_dir() else []
+
+
+def _files(folder: Path, pattern: str) -> list[Path]:
+    return [path for path in sorted(folder.glob(pattern)) if path.is_file() and not path.name.startswith(".")]
+
+
+def _sweep(root: Path) -> int:
+    folders = {path.parent for path in root.rglob(".tmp-*")}
+    before = sum(1 for folder in folders for _ in folder.glob(".tmp-*"))
+    for folder in folders:
+        sweep(folder)
+    return before - sum(1 for folder in folders for _ in folder.glob(".tmp-*"))
+
+
+def _samples(root: Path) -> tuple[Part, Part]:
+    images, metadata = Part("samples"), Part("metadata")
+    for folder in _folders(root / "samples"):
+        cell = folder / "cell.json"
+        about = metadata.read(cell, read_cell, f"put it back, or delete {folder} to make it again")
+        for shard in _folders(folder / "shards"):
+            parsed = parse_shard(shard.name)
+            if about is None or parsed is None:
+                continue
+            key, fix = str(about.get("key")), f"delete {shard}, and the next run makes it again"
+            rows = metadata.read(shard / METADATA, partial(_lines, key), fix)
+            count = parsed[1] or about.get("shard_size")
+            if rows is not None and len(rows) != count:
+                metadata.wrong.append(f"{shard / METADATA}: {len(rows)} lines for {count} samples: {fix}")
+            for row in rows or ():
+                images.read(shard / row["file_name"], partial(_same, row["sha256"]), fix)
+    return images, metadata
+
+
+def _lines(key: str, path: Path) -> list[dict[str, Any]]:
+    return read_metadata(path.parent, key)
+
+
+def _same(sha256: str, path: Path) -> None:
+    if sha256_file(path, anew=True) != sha256:
+        raise DataError("altered (its sha256 is not the recorded one)")
+
+
+def _features(root: Path) -> Part:
+    part = Part("features")
+    for path in _files(root / "features", "*/*/*/*.safetensors"):
+        part.old += part.read(path, verify_file) == "old"
+    return part
+
+
+def _scores(root: Path) -> Part:
+    part = Part("scores")
+
+    def check(path: Path) -> str | None:
+        data = read_json(path)
+        if CHECK in data or {"key", "score"} != set(data):
+            data = read_checked(path)
+            score_from(data["score"])
+        if sha256_json(data["key"])[:KEY_DIGITS] != path.stem:
+            raise DataError("the score of something else")
+        return None if CHECK in data else "old"
+
+    for path in _files(root / "scores", "*.json"):
+        part.old += part.read(path, check) == "old"
+    return part
+
+
+def _scans(root: Path) -> Part:
+    part = Part("scans")
+
+    def check(path: Path) -> None:
+        head, records, altered = read_index(path)
+        folder = Path(json.loads(head)["place"])
+        if altered:
+            raise DataError(f"{altered} lines are altered or cut short")
+        for name, record in records.items() if folder.is_dir() else ():
+            file = folder / name
+            if file.is_file() and stamp_of_file(file) == record.stamp and sha256_file(file, anew=True) != record.sha256:
+                raise DataError(f"{file} changed under its size, times and inode")
+
+    for path in _files(root / "cache", f"{INDEX}*.jsonl"):
+        part.read(path, check)
+    return part
+
+
+def _lints(root: Path) -> Part:
+    part = Part("lint")
+
+    def check(path: Path) -> str | None:
+        data = read_json(path)
+        if set(data) == {CHECK, "stamps", "measured"}:
+            return "old"
+        if not str(read_checked(path)["about"][0]).startswith(path.stem):
+            raise DataError("of other images")
+        return None
+
+    for path in _files(root / "lint", "*.json"):
+        part.old += part.read(path, check) == "old"
+    return part
+
+
+def _exports(root: Path) -> Part:
+    part = Part("exports")
+    for record in _files(root, f"*/export/{export.RECORD}"):
+        for title, entry in export.read_record(record).items():
+            path = record.parent / title
+            if "sha256" not in entry or "://" in title:
+                continue
+
+            def check(path: Path, sha256: str = entry["sha256"]) -> None:
+                if export.fingerprint(path)["sha256"] != sha256:
+                    raise DataError("altered since it was written")
+
+            part.read(path, check)
+            if path.is_dir():
+                files = export.files_of(path)
+                part.files += len(files) - 1
+                part.size += sum(file.stat().st_size for _, file in files)
+    return part
+
+
+def _results(root: Path) -> Part:
+    part = Part("results")
+
+    def sheet(path: Path) -> None:
+        if sheets.mark_of(path) is None:
+            raise DataError("no whole PNG")
+
+    fix = "give the run's command again, which writes it"
+    for path in _files(root, "*/results.json"):
+        part.read(path, ResultTable.load, fix)
+        for file in _files(path.parent, f"**/{thumbnails.NAME}"):
+            part.read(file, thumbnails.read_thumbnails, fix)
+        for file in _files(path.parent, "sheets/*.png"):
+            part.read(file, sheet, fix)
+    return part
