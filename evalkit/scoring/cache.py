@@ -84,8 +84,9 @@ def score_from(values: Mapping[str, Any]) -> Score:
             "details": {str(name): _number(value) for name, value in values["details"].items()},
         }
     )
-    if not isinstance(score.n, int) or score.n < 0 or not isinstance(score.note, str | None):
-        raise TypeError("n or note")
+    counts = (score.n, 0 if score.clusters is None else score.clusters)
+    if not all(isinstance(count, int) and count >= 0 for count in counts) or not isinstance(score.note, str | None):
+        raise TypeError("n, clusters or note")
     if not math.isfinite(_number(score.value)) or (score.stderr is not None and _number(score.stderr) < 0):
         raise ValueError("value or stderr")
     return score

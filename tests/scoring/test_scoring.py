@@ -203,6 +203,7 @@ def test_a_score_in_anothers_place_is_computed_anew(tmp_path: Path) -> None:
         {"details": {"a": []}},
         {"nearest": [[1]]},
         {"note": 3},
+        {"clusters": "x"},
         {"more": 1},
     ],
 )
