@@ -105,8 +105,8 @@ class Clip(NetworkExtractor):
             if not file.is_file():
                 raise ConfigError(f"{self.where}: there is no {file}; a CLIP folder holds it and {WEIGHTS_NAME}")
             try:
-                own: dict[str, Any] = read_json(file)["model_cfg"]
-            except (DataError, KeyError, TypeError) as error:
+                own: dict[str, Any] = dict(read_json(file)["model_cfg"])
+            except (DataError, KeyError, TypeError, ValueError) as error:
                 raise ConfigError(f"{self.where}: {file} is not JSON with a 'model_cfg'") from error
             return own
         spec = importlib.util.find_spec("open_clip")

@@ -79,8 +79,7 @@ class Run:
     @cached_property
     def categories(self) -> list[dict[str, str]] | str:
         """The lines of categories.csv, or why there are none."""
-        heads = ("cell", "metric", "category", "mean", "stderr", "n")
-        return self._read("categories.csv", lambda path: _read_lines(path, heads))
+        return self._read("categories.csv", _read_categories)
 
     @cached_property
     def nearest(self) -> list[dict[str, str]] | str:
@@ -130,6 +129,15 @@ def nearest_sheets(run: Run) -> list[tuple[str, str, Path]]:
 
 def _read_lines(path: Path, heads: Sequence[str]) -> list[dict[str, str]]:
     return [dict(zip(heads, line, strict=True)) for _, line in read_columns(path, heads)]
+
+
+def _read_categories(path: Path) -> list[dict[str, str]]:
+    lines = _read_lines(path, ("cell", "metric", "category", "mean", "stderr", "n"))
+    for line in lines:
+        number(line["stderr"], "stderr")
+        number(line["mean"] or "nothing", "mean")
+        int(line["n"])
+    return lines
 
 
 def _read_samples(path: Path, cells: Mapping[str, str]) -> SampleScores:

@@ -91,7 +91,8 @@ class Parquet(Table):
             self._loaded[group] = column
             while len(self._loaded) > _GROUPS:
                 self._loaded.pop(next(iter(self._loaded)))
-            value = column[row - self.starts[group]].as_py()
+            with _failures(self.place):  # a damaged group has fewer rows than the footer tells
+                value = column[row - self.starts[group]].as_py()
         if isinstance(value, list):
             if len(value) > 1:
                 raise DataError(
