@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 MEMBERS = 8  # points of a ball that are named
-CHUNK = 2**15  # pairs at a time
+CHUNK = 2**17  # pairs at a time
 USUAL = ((3, True), (5, False))  # k, closed: what the metrics' defaults ask for, made in the same pass
 
 
@@ -171,12 +171,14 @@ class _Counter:
 
         self.balls += point.bincount(minlength=len(self.balls))
         self.sums.index_add_(0, point, ball)
-        ball, order = ball.sort(stable=True)
+        open_ = (self.count < MEMBERS)[ball].nonzero()[:, 0]  # the others' points are not named
+        before = self.count.clone()
+        self.count += ball.bincount(minlength=len(self.count))
+        ball, order = ball[open_].sort(stable=True)
         found = ball.bincount(minlength=len(self.count))
-        place = self.count[ball] + torch.arange(len(ball), device=ball.device) - (found.cumsum(0) - found)[ball]
+        place = before[ball] + torch.arange(len(ball), device=ball.device) - (found.cumsum(0) - found)[ball]
         named = place < MEMBERS
-        self.members[ball[named], place[named]] = point[order[named]]
-        self.count += found
+        self.members[ball[named], place[named]] = point[open_[order[named]]]
 
     def held(self) -> Held:
         return Held(self.balls, self.count, self.members, self.sums.where(self.balls == 1, self.sums.new_tensor(-1)))

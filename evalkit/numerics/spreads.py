@@ -59,8 +59,8 @@ def coverage_influence(held: Held, places: NDArray[np.int64]) -> Tensor:
     J - Q + ..., a series that alternates as that of 1 - exp(-x) does; its Pade approximant is J^2 / (J + Q). In
     simulation 0.97 to 1.01 times the true spread, the jackknife alone 1.1 to 1.55 times.
 
-    Where most samples have copies, balls lose nothing without one of them: where the bootstrap's variance is more than
-    twice as large, it counts, on the slopes of the expected score.
+    Where most samples have copies, balls lose nothing without one of them: where the bootstrap's variance is four times
+    as large and more, it counts, on the slopes of the expected score.
 
     Args:
         held: the samples in the reference's balls.
@@ -93,7 +93,7 @@ def coverage_influence(held: Held, places: NDArray[np.int64]) -> Tensor:
         drawn[:clusters] = np.bincount(rng.integers(clusters, size=clusters), minlength=clusters) > 0
         values.append(drawn[of].any(1).mean())
     resampled = float(np.var(values, ddof=1))
-    base, wanted = (shares[1], resampled) if variance < resampled / 2 else (shares[0], variance)
+    base, wanted = (shares[1], resampled) if variance < resampled / 4 else (shares[0], variance)
     by_cluster = np.bincount(places, base, minlength=clusters)
     spread = clusters * np.var(by_cluster, ddof=1) if clusters > 1 else 0.0  # of a sum over clusters
     return torch.from_numpy(base * n * np.sqrt(wanted / spread) if spread > 0 else np.zeros(n))

@@ -1,6 +1,6 @@
 """Coverage of the stated 95 % intervals with one sample per prompt: `bench_errors.py [--images FOLDER_OR_ZIP]`.
 
-    python tests/bench/bench_errors.py [--images cifar10.zip] [--cache FEATURES.npz] [--draws 300] [--only fid recall]
+    python tests/bench/bench_errors.py [--images cifar10.zip] [--cache FEATURES.npz] [--draws 300] [--only fid knn]
 
 Two models and a reference: of images, one half as they are, the other half blurred (A) and with noise (B), as
 EfficientNet-Lite0 sees them (extra `efficientnet`; --cache keeps the features); without images, sparse synthetic

@@ -145,12 +145,12 @@ def run_one(name: str, side: int, args: argparse.Namespace) -> None:
     x, y = features(args.n, args.d, 1), features(args.m, args.d, 2)
     compute = PAIRS[name][side]
     compute(x[:100], y[:100])  # imports, and the first call of each kernel
-    before, began = resident(), time.perf_counter()
+    before, began, busy = resident(), time.perf_counter(), time.process_time()
     Path("/proc/self/clear_refs").write_text("5")  # the peak counts from here
     values = compute(x, y)
-    seconds = time.perf_counter() - began
+    seconds, cpu = time.perf_counter() - began, time.process_time() - busy
     peak = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
-    found = {"values": values, "seconds": seconds, "before": before, "peak": int(peak.split()[1]) / 1024}
+    found = {"values": values, "seconds": seconds, "cpu": cpu, "before": before, "peak": int(peak.split()[1]) / 1024}
     print(json.dumps(found))
 
 
@@ -178,11 +178,12 @@ def compare(name: str, args: argparse.Namespace) -> None:
     for who, found in zip(sides, best, strict=False):
         values = "  ".join(f"{key} {value:.6g}" for key, value in found["values"].items())
         memory = f"{found['peak'] - found['before']:8.0f} MiB, {found['peak']:.0f} in all"
-        print(f"{name:5} {who:15} {found['seconds']:8.2f} s {memory}   {values}", flush=True)
+        print(f"{name:5} {who:15} {found['seconds']:8.2f} s, CPU {found['cpu']:7.2f} s {memory}   {values}", flush=True)
     if len(best) == 2:
         ours, theirs = best
         largest = max(abs(ours["values"][key] - value) for key, value in theirs["values"].items())
-        print(f"      {theirs['seconds'] / ours['seconds']:.1f} times as fast, largest difference {largest:.1e}")
+        speed, work = (theirs[key] / ours[key] for key in ("seconds", "cpu"))
+        print(f"      {speed:.2f} times as fast, {work:.2f} by CPU time; largest difference {largest:.1e}")
 
 
 def main() -> None:
