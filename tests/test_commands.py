@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ from command import ROOT, environment, results, run_evalkit
 
 import evalkit
 from evalkit.data.codec import encode_png
-from evalkit.errors import EXIT_CONFIG, EXIT_DONE, EXIT_ERROR
+from evalkit.errors import EXIT_CONFIG, EXIT_DONE, EXIT_ERROR, ConfigError
 
 CHEAP = ("device=cpu", "report=false", "contact_sheet=0")
 
@@ -221,3 +222,18 @@ def test_overrides_and_options_in_any_order(tmp_path: Path) -> None:
     assert done.returncode == EXIT_DONE, done.stderr
     assert "a [b] [bold]c: 1 cells" in done.stdout
     assert [path.name for path in tmp_path.iterdir()] == ["mine"]
+
+
+def test_evaluate_takes_values_that_must_be_given_and_other_extractors(monkeypatch: pytest.MonkeyPatch) -> None:
+    """L5: `metric.frechet.features` was "not there", and no extractor could be chosen."""
+    import evalkit.api as api
+
+    monkeypatch.setattr(api, "make_plan", lambda config: config)
+    monkeypatch.setattr(api.pipeline, "run", lambda config, command: config)
+    settings = {"metric.frechet.features": "timm/features", "extractor.timm.model": "resnet18"}
+    config: Any = evalkit.evaluate("a", "digits", ["Frechet"], settings=settings)
+    assert config.metric["frechet"]["features"] == "timm/features"
+    assert config.extractor["timm"]["model"] == "resnet18"
+    assert (config.model["folder"]["path"], list(config.reference)) == ("a", ["digits"])
+    with pytest.raises(ConfigError, match=r"there is no 'metric\.frechet\.feature'.* Did you mean 'features'\?"):
+        evalkit.evaluate("a", "digits", ["frechet"], settings={"metric.frechet.feature": "x"})
