@@ -21,6 +21,7 @@ from evalkit.results.files import write
 from evalkit.results.latent_walk import write_walks
 from evalkit.results.made import made_before, made_now
 from evalkit.results.rows import Outcome, make_rows, notes, run_info
+from evalkit.results.seeds import pool_seeds
 from evalkit.results.table import COSTS, ResultTable
 from evalkit.samples.model_pool import ModelPool
 from evalkit.samples.store import SampleSet
@@ -52,6 +53,8 @@ def run(plan: Plan, *, command: str = "") -> ResultTable:
     findings = _lint(plan, sources, watch) if watch is not None else []
     seconds["lint"] = time.time() - started - seconds["generate"] - seconds["score"]
     outcome = Outcome(plan.cells, plan.metrics, sources, scored, plan.reference, plan.training, clusters)
+    if plan.config.seeds != "apart":
+        outcome = pool_seeds(outcome)
     about = run_info(outcome, plan.config, plan.store.root, baseline=plan.baseline, command=command, seconds=seconds)
     table = _table(plan, about, outcome)
     table = replace(table, lint=tuple(asdict(finding) for finding in findings))
@@ -59,7 +62,7 @@ def run(plan: Plan, *, command: str = "") -> ResultTable:
     table = replace(table, run={**table.run, "made": made})
     if plan.gates:
         influences, pairing = outcome.influences, outcome.pairing
-        verdict = judge(table, plan.gates, influences=influences, pairing=pairing, clusters=clusters)
+        verdict = judge(table, plan.gates, influences=influences, pairing=pairing, clusters=outcome.clusters)
         table = replace(table, gate=verdict.to_json())
         gate.write(verdict, plan.out)
     else:
@@ -113,7 +116,7 @@ def _save_stats(plan: Plan) -> None:
 def _table(plan: Plan, run: Mapping[str, object], outcome: Outcome) -> ResultTable:
     """The run's rows, those of earlier runs next to them, and all comparisons."""
     rows = make_rows(outcome)
-    taken = {cell.name for cell in plan.cells}
+    taken = {cell.name for cell in outcome.cells}
     for earlier in plan.earlier:
         rows += rename_apart(earlier.rows, taken, str(earlier.run.get("name", "earlier")))
     compared = [row for row in rows if not (row.unsure and row.metric in COSTS)]  # nothing is worse than such a cost
@@ -156,12 +159,14 @@ def _score(
     if watch is not None:
         sources = {name: watch.of(source) for name, source in sources.items()}
         reference = watch.of(reference) if reference and not isinstance(reference, Moments) else reference
+    baselines = {cell.name: sources[name] for cell in plan.cells if (name := plan.baseline_of(cell.seed)) is not None}
+    any_baseline = next(iter(baselines.values()), None)
     with pool:
         return score_sources(
             sources,
             metrics={name: (plan.config.metric[name], metric) for name, metric in plan.metrics.items()},
             extractors=plan.extractors,
-            against=Against(reference, plan.training, sources[plan.baseline] if plan.baseline else None, plan.own),
+            against=Against(reference, plan.training, any_baseline, plan.own, baselines),
             generators=plan.generators(pool),
             clusters=clusters,
             store=plan.store,

@@ -27,6 +27,8 @@ class RunConfig:
         batch_size: samples per generation batch; halved where the device runs out of memory.
         max_cells: a larger grid is refused before it is built.
         seed: the cells' seed, or `{sweep: [0, 1]}`.
+        seeds: what a sweep of seeds is: "pooled", replicates of a setting, which has one line with the mean over seeds,
+            their spread and a standard error by prompt; or "apart", one line per seed.
         device: auto, cpu, cuda or mps.
         dry_run: print the cells, what is there, what is to make and what is missing; make and fetch nothing. Exits
             with 2 where weights or images are missing.
@@ -54,6 +56,7 @@ class RunConfig:
     batch_size: int = 64
     max_cells: int = 10_000
     seed: Any = 0
+    seeds: str = "pooled"
     device: str = "auto"
     dry_run: bool = False
     selfcheck: bool = False

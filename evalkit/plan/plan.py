@@ -27,6 +27,7 @@ from evalkit.plan.grid import Grid, Missing, make_grid
 from evalkit.plan.results_folder import results_folder, with_name
 from evalkit.prompts.images import prompt_images
 from evalkit.results.latent_walk import Walk, check_walk, make_walk
+from evalkit.results.seeds import pool_cells
 from evalkit.results.table import ResultTable
 from evalkit.samples.cell_generator import CellGenerator
 from evalkit.samples.model_pool import BuiltCell, ModelPool
@@ -89,6 +90,18 @@ class Plan:
             return source
         return SampleSet.open(self.store, cell, self.built[cell.key])
 
+    @property
+    def shown(self) -> tuple[Cell, ...]:
+        """The cells as results show them: one per setting where seeds are pooled."""
+        return shown_cells(self.cells, self.config)
+
+    def baseline_of(self, seed: int) -> str | None:
+        """The name of the baseline's cell of a seed: where seeds are pooled, its own."""
+        if self.baseline is None or self.config.seeds == "apart":
+            return self.baseline
+        group = next(group for cell, group in pool_cells(self.cells) if cell.name == self.baseline)
+        return next((cell.name for cell in group if cell.seed == seed), group[0].name)
+
     def made_from(self) -> dict[str, dict[str, Source]]:
         """By cell and kind, one for each sample, the images that its prompts give to start from."""
         made: dict[str, dict[str, Source]] = {cell.name: {} for cell in self.cells}
@@ -111,6 +124,13 @@ class Plan:
     def generators(self, pool: ModelPool) -> dict[str, CellGenerator]:
         """By cell name: what made its samples, for metrics of models and walks; `pool` loads and frees the models."""
         return {cell.name: CellGenerator(cell, pool, self.config.device, self.extractors) for cell in self.generated}
+
+
+def shown_cells(cells: Sequence[Cell], config: RunConfig) -> tuple[Cell, ...]:
+    """One cell per setting, unless `seeds=apart`."""
+    if config.seeds not in ("pooled", "apart"):
+        raise ConfigError(f"seeds={config.seeds}: give pooled (one line per setting) or apart (one per seed)")
+    return tuple(cells if config.seeds == "apart" else (cell for cell, _ in pool_cells(cells)))
 
 
 def make_plan(config: RunConfig, *, choose: bool = False) -> Plan:
@@ -144,7 +164,8 @@ def make_plan(config: RunConfig, *, choose: bool = False) -> Plan:
     extractors = _build_extractors(config, metrics, missing)
     if not missing.any_of(*sides):
         check_counts(metrics, {cell.name: cell.num_samples for cell in grid.cells}, sides)
-    baseline = find_baseline(grid.cells, config.baseline)
+    shown = shown_cells(grid.cells, config)
+    baseline = find_baseline(shown, config.baseline)
     own: Mapping[str, Own] = {}
     if not missing.lines:  # these read the files
         check_moments(metrics, extractors, sides)
@@ -169,7 +190,7 @@ def make_plan(config: RunConfig, *, choose: bool = False) -> Plan:
         own=own,
         missing=tuple(missing.lines),
         earlier=tuple(ResultTable.load(Path(path).expanduser()) for path in config.add_results),
-        gates=make_gates(config.gate, grid.cells, metrics, lint=config.lint),
+        gates=make_gates(config.gate, shown, metrics, lint=config.lint),
         exports=exports,
         engine=next((_build_engine(name, option) for name, option in config.engine.items()), None),
         walk=make_walk(config.walk),

@@ -9,7 +9,7 @@ from typing import Any
 
 from evalkit.report.run_folder import Run, short
 from evalkit.results import render
-from evalkit.results.render import format_value
+from evalkit.results.render import format_value, spread_text
 from evalkit.results.table import MISSING, Column, Row, finite, group
 
 
@@ -113,7 +113,7 @@ def _score(column: Column, cell: str, best: set[str]) -> Score:
     row = column.rows.get(cell)
     if row is None or not finite(row):
         return Score(MISSING, "", None, "", False, short((row.note if row else None) or "no value", 200))
-    text, _, spread = format_value(row.value, row.stderr).partition(" ± ")
+    text, spread = format_value(row.value), spread_text(row)
     mark = "best" if cell in best else "tie" if cell in column.best else ""
     return Score(text, spread, row.value, mark, cell in column.odd, short(row.note or "", 200), row.unsure)
 

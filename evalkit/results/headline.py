@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from evalkit.results.render import format_value, signed
+from evalkit.results.render import format_value, score_text, signed
 from evalkit.results.table import Column, ResultTable, Row, finite
 
 
@@ -57,7 +57,7 @@ def winners(table: ResultTable) -> list[Winner]:
         behind = next((row for row in rows[1:] if row.cell not in column.best), None)
         base = next((row for row in rows[1:] if row.cell == table.run.get("baseline")), None)
         gaps = (_gap(table, behind, best) if behind else None, _gap(table, best, base) if base else None)
-        value = format_value(best.value, best.stderr)
+        value = score_text(best)
         best_cells.append(Winner(column, best.cell, value, ties, *gaps, len(column.odd)))
     return best_cells
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from evalkit.results import csv_files
-from evalkit.results.table import MISSING, UNSURE, Comparison, ResultTable
+from evalkit.results.table import MISSING, UNSURE, Comparison, ResultTable, Row
 from evalkit.utils.files import write_json, write_text
 
 
@@ -23,6 +23,34 @@ def format_value(value: float | None, stderr: float | None = None) -> str:
     return text if stderr is None else f"{text} ± {stderr:.{digits}f}"
 
 
+OFF_CENTRE = 0.2  # of its half width: how far a share's interval lies from its value before it stands in the table
+
+
+def spread_text(row: Row) -> str:
+    """How sure a score is: "± 0.021", its standard error; of a share near 0 or 1 its 95 % interval, "[0.964, 1.000]".
+
+    Nothing where no error is known: also where nothing varied, for then none was seen.
+    """
+    if row.value is None or row.stderr is None:
+        return ""
+    text, _, error = format_value(row.value, row.stderr).partition(" ± ")
+    if row.low is None or row.high is None:
+        return f"± {error}" if row.stderr else ""
+    half, centre = (row.high - row.low) / 2, (row.high + row.low) / 2
+    if abs(centre - row.value) <= OFF_CENTRE * half:
+        return f"± {error}"
+    digits = len(text.partition(".")[2])
+    return f"[{row.low:.{digits}f}, {row.high:.{digits}f}]"
+
+
+def score_text(row: Row) -> str:
+    """A score with how sure it is; of several seeds' mean also their spread."""
+    text = f"{format_value(row.value)} {spread_text(row)}".rstrip()
+    if row.seeds < 2 or row.value is None or "seed_sd" not in row.details:
+        return text
+    return f"{text} (seeds: {format_value(row.value, row.details['seed_sd']).partition(' ± ')[2]})"
+
+
 def table_lines(table: ResultTable, mark: tuple[str, str]) -> list[list[str]]:
     """The wide table's lines as text; best values stand between the two marks, values that stand apart get a dagger,
     those of too little a double one."""
@@ -32,7 +60,7 @@ def table_lines(table: ResultTable, mark: tuple[str, str]) -> list[list[str]]:
         line = list(lead)
         for column in table.columns:
             row = column.rows.get(cell)
-            text = format_value(row.value, row.stderr) if row else MISSING
+            text = score_text(row) if row else MISSING
             if cell in column.best:
                 text = f"{mark[0]}{text}{mark[1]}"
             marks = (" †" if cell in column.odd else "") + (f" {UNSURE}" if row is not None and row.unsure else "")
@@ -64,13 +92,14 @@ def _markdown(lines: Sequence[Sequence[str]]) -> str:
 def to_csv(table: ResultTable) -> str:
     """The wide table as CSV, with full precision, standard errors and protocol hashes."""
     heads, leading = table.grid
-    metric_heads = [h for c in table.columns for h in (c.metric, f"{c.metric}.stderr", f"{c.metric}.protocol")]
+    of_metric = ("", ".stderr", ".low", ".high", ".protocol")
+    metric_heads = [f"{column.metric}{name}" for column in table.columns for name in of_metric]
     lines: list[list[Any]] = [["cell", *heads, *metric_heads]]
     for cell, lead in zip(table.cells, leading, strict=True):
         line: list[Any] = [cell, *("" if value == MISSING else value for value in lead)]
         for column in table.columns:
             row = column.rows.get(cell)
-            line += [row.value, row.stderr, row.protocol_hash] if row else [None, None, None]
+            line += [row.value, row.stderr, row.low, row.high, row.protocol_hash] if row else [None] * len(of_metric)
         lines.append(line)
     return csv_files.to_csv(lines)
 

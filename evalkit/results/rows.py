@@ -38,6 +38,7 @@ class Outcome:
         sources: each cell's images.
         scored: by (cell, metric).
         reference, training: what the samples were compared with, or none.
+        seeds: by cell how many seeds it stands for, where several.
         clusters: by cell its samples' clusters; of one that is not named: those of one prompt.
     """
 
@@ -48,6 +49,7 @@ class Outcome:
     reference: Source | Moments | None = None
     training: Source | Moments | None = None
     clusters: Mapping[str, Sequence[int]] = field(default_factory=dict)
+    seeds: Mapping[str, int] = field(default_factory=dict)
 
     def clusters_of(self, cell: str) -> Sequence[int]:
         return self.clusters.get(cell) or cluster_ids(self.sources[cell].prompts)
@@ -67,7 +69,7 @@ class Outcome:
         digests = {}
         for cell in self.cells:
             source = self.sources[cell.name]
-            known = isinstance(source, SampleSet) or any(source.prompts)
+            known = getattr(source, "made_here", isinstance(source, SampleSet)) or any(source.prompts)
             parts = [cell.seed, len(source), list(source.prompts) if known else cell.name]
             digests[cell.name] = sha256_json(parts)[:10]
         return digests
@@ -99,6 +101,7 @@ def make_rows(outcome: Outcome) -> list[Row]:
                     clusters=score.clusters,
                     low=ends[0],
                     high=ends[1],
+                    seeds=outcome.seeds.get(cell.name, 1),
                 )
             )
         rows += _cost_rows(about, outcome.sources[cell.name])

@@ -283,7 +283,12 @@ class ResultTable:
         if len({row.prompts for row in rows if row.prompts}) > 1:
             add("prompts", [row.prompts for row in rows])
         add("seed", [row.seed for row in rows])
-        add("N", [max(row.n for row in rows) for rows in self.rows_by_cell.values()], True)
+        add("seeds", [row.seeds for row in rows], any(row.seeds > 1 for row in rows))
+        counts = [max(row.n for row in rows) for rows in self.rows_by_cell.values()]
+        prompts = [_prompts_behind(rows) for rows in self.rows_by_cell.values()]
+        if any(count is not None for count in prompts):
+            add("distinct prompts", prompts, True)
+        add("N", counts, True)
         return heads, lines
 
     def footnotes(self) -> list[str]:
@@ -352,6 +357,11 @@ def _take_protocols(rows: Iterable[Any], where: str | Path) -> dict[str, Any]:
             if protocols.setdefault(key, protocol) != protocol:
                 raise DataError(f"{where}: rows[{number}]: another row has the hash {key!r} for another protocol")
     return protocols
+
+
+def _prompts_behind(rows: Sequence[Row]) -> int | None:
+    """How many prompts a cell's standard errors go by; none where they go by sample."""
+    return max((row.clusters for row in rows if row.error == "by prompt" and row.clusters), default=None)
 
 
 def _setting(value: Any) -> str:

@@ -27,6 +27,7 @@ class Against:
         reference: the reference images, or their published statistics; needed where a metric compares with them.
         training: the images that the models were trained on, for metrics of memorisation.
         baseline: the source that metrics of pairs compare with, one of those that are scored.
+        baselines: by source, another baseline than that: of sets of several seeds, the one of the same seed.
         own: by source: the images that its samples' own prompts name.
     """
 
@@ -34,6 +35,7 @@ class Against:
     training: Side | None = None
     baseline: ImageSource | None = None
     own: Mapping[str, Own] = field(default_factory=dict)
+    baselines: Mapping[str, ImageSource] = field(default_factory=dict)
 
     @property
     def sides(self) -> dict[str, Side | None]:

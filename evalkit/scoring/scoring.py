@@ -132,6 +132,8 @@ def score_sources(
         run = _Run(metrics, features, against, ScoreCache(store.scores))
         results: dict[tuple[str, str], Scored] = {}
         for name, source in sources.items():
+            if name in against.baselines:
+                run = replace(run, against=replace(against, baseline=against.baselines[name]))
             ids = (clusters or {}).get(name) or cluster_ids(source.prompts)
             cell = _Cell(source, against.own.get(name, {}), (generators or {}).get(name), ids)
             results |= {(name, metric): scored for metric, scored in run.score(cell).items()}

@@ -18,7 +18,8 @@ from pathlib import Path
 
 import torch
 
-sys.path[:0] = [str(Path(__file__).resolve().parents[i]) for i in (2,)] + [str(Path(__file__).resolve().parents[1] / "helpers")]
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "helpers"))
 
 import cluster_simulation
 from coverage_simulation import CLIP_SCORE, FRECHET, HEADING, digits_clip_scores, digits_gan, simulate, synthetic

@@ -43,6 +43,7 @@ def test_two_seeds_are_compared_and_each_sample_is_kept(tmp_path: Path) -> None:
         tmp_path,
         "prompts=[digits]",
         "seed={sweep: [0, 1]}",
+        "seeds=apart",
         "metric=[fid_digits,precision_digits]",
         "baseline={seed: 0}",
     )
@@ -138,7 +139,7 @@ def test_a_metric_that_cannot_score_leaves_the_others_and_exits_with_1(tmp_path:
 def test_scores_of_distributions_of_few_samples_are_not_dressed_like_many(
     tmp_path: Path, count: int, few: bool
 ) -> None:
-    two = ("prompts=[digits]", "seed={sweep: [0, 1]}", "metric=[fid_digits,feature_diversity_digits]")
+    two = ("prompts=[digits]", "seed={sweep: [0, 1]}", "seeds=apart", "metric=[fid_digits,feature_diversity_digits]")
     table = run(tmp_path, *two, "metric.feature_diversity_digits.pairs=any", f"num_samples={count}")
     assert {row.unsure for row in table.rows if row.metric == "fid_digits"} == {few}
     assert not any(row.unsure for row in table.rows if row.metric == "feature_diversity_digits")
