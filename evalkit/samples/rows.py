@@ -93,7 +93,8 @@ def read_rows(text: str, key: str) -> list[dict[str, Any]]:
         checked += tail is not None
         if checked not in (0, number):
             raise DataError(f"line {number} is not as it was written")
-        _check_types(row, number)
+        if tail is None:  # what has its digest is what was written
+            _check_types(row, number)
         rows.append(row)
     return rows
 
