@@ -154,8 +154,8 @@ def read_index(path: Path) -> tuple[str, dict[str, FileRecord], int]:
     """
     records: dict[str, FileRecord] = {}
     altered = 0
-    head, *lines = read_file(path, INDEX_BYTES).decode("utf-8", "replace").split("\n")
-    for line in filter(None, lines):
+    head, *lines = read_file(path, INDEX_BYTES).decode("utf-8", "replace").removesuffix("\n").split("\n")
+    for line in lines:
         check, _, text = line.partition(" ")
         if check != _check(head, text):
             altered += 1
