@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from evalkit.cell import Cell
+from evalkit.data.png_parameters import plain_prompt
 from evalkit.lint.finding import Finding, locations
 from evalkit.samples.store import SampleSet, image_size
 
@@ -76,12 +77,20 @@ def check_prompts(name: str, source: Source, asked: Asked, others: Sequence[froz
     if isinstance(source, SampleSet):  # made from the set, in its order: nothing else can be wrong
         return findings
     expected = frozenset(asked.texts) or _related(shown, others)
-    missing = sorted(expected - shown.keys())
-    strange = [i for i, prompt in enumerate(prompts) if asked.texts and prompt is not None and prompt not in expected]
+    # Images of AUTOMATIC1111 and ComfyUI tell their prompts without the weights and LoRAs that the set may have.
+    plain = {text: plain_prompt(text) for text in expected}
+    missing = sorted(text for text in expected if not {text, plain[text]} & shown.keys())
+    right = expected.union(plain.values())
+    strange = [i for i, prompt in enumerate(prompts) if asked.texts and prompt is not None and prompt not in right]
     if missing:
         what = "of the set" if asked.texts else "that other cells show"
         quoted = ", ".join(f"'{_cut(text)}'" for text in missing[:2])
-        add("warning", len(missing), [], f"{len(missing)} of {len(expected)} prompts {what} have no image ({quoted})")
+        add(
+            "warning",
+            len(missing),
+            [],
+            f"{len(missing)} of {len(expected)} prompts {what} have no image ({quoted})",
+        )
     if strange:
         add("warning", len(strange), strange, f"{len(strange)} images show prompts that are not in the prompt set")
     _check_repeats(prompts, shown, add)

@@ -325,6 +325,24 @@ def test_texts_that_links_lead_to(nodes: dict[str, Any], prompt: str, negative: 
     assert (found["prompt"], found.get("negative_prompt")) == (prompt, negative)
 
 
+@settings(max_examples=150, deadline=None)
+@given(data=st.data())
+def test_no_graph_makes_it_fail(data: st.DataObject) -> None:
+    """Graphs of the right shape in which some parts are something else."""
+    odd = st.sampled_from(
+        [None, True, 3, 1e300, float("nan"), "", "x", [], ["6", 0], ["3", 0], [None, 1], {}, {"on": True}]
+    )
+
+    def spoilt(value: Any) -> Any:
+        if data.draw(st.integers(0, 7)) == 0:
+            return data.draw(odd)
+        return {name: spoilt(inner) for name, inner in value.items()} if isinstance(value, dict) else value
+
+    made = read_parameters({"prompt": json.dumps(spoilt(graph()))})
+    assert made is None or (isinstance(made["prompt"], str) and made["prompt"])
+    json.dumps(made, allow_nan=False)
+
+
 def test_hostile_graphs() -> None:
     chain = {str(i): {"inputs": {"text": [str(i + 1), 0], "conditioning": [str(i), 0]}} for i in range(5000)}
     chain["s"] = {"inputs": {"seed": ["s", 0], "positive": ["0", 0], "latent_image": ["s", 0]}}

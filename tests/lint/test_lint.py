@@ -286,6 +286,13 @@ def test_two_cells_of_the_same_images(clean: Path, tmp_path: Path) -> None:
             "warning",
         ),
         (["a", "b", "c", "x"], Asked(texts=("a", "b", "c")), "1 images show prompts that are not in", 1, "warning"),
+        (
+            ["a red fox"],
+            Asked(texts=("a (red:1.2) fox<lora:b:1>", "c")),
+            "1 of 2 prompts of the set have no",
+            1,
+            "warning",
+        ),
         (["a", "a", "b", "b", "c"], Asked(), "1 to 2 images per prompt: 1 of 3 prompts have not 2", 1, "warning"),
         ([None, None], Asked(count=5), "2 images for 5 prompts", 3, "note"),
     ],

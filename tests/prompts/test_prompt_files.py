@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from evalkit.config.build import build
 from evalkit.config.compose import compose, resolve
-from evalkit.errors import ConfigError, DataError
+from evalkit.errors import ConfigError, DataError, EvalkitError
 from evalkit.prompts.sets import InlinePrompts, Prompt, TablePrompts, TextPrompts
 
 # As captions_val2014.json: several captions per image, in no order, with spaces and line ends about them
@@ -234,3 +237,67 @@ def test_mlperfs_captions_stay_right(tmp_path: Path) -> None:
         '4\t5\t"""Hi"""\t480\n',
     )
     assert texts(file, text="caption") == ['A sign that says "STOP" on it.', "A dog.", "Two\nlines.", '"Hi"']
+
+
+CONTENTS: dict[str, str] = {
+    "p.csv": 'prompt,id\n"a, ""b""",1\nc,2\n',
+    "p.tsv": 'prompt\tid\n"a ""b"""\t1\n"c\nd"\t2\n',
+    "p.jsonl": '{"prompt": "a", "id": 1}\n{"prompt": "b", "id": 2}\n',
+    "p.json": json.dumps([{"prompt": "a", "id": 1}, {"prompt": "b", "id": 2}]),
+    "coco.json": json.dumps(COCO),
+    "karpathy.json": json.dumps(KARPATHY),
+    "p.txt": "a\nb\n",
+}
+
+
+def try_bytes(folder: Path, name: str, where: float, fresh: bytes, cut: int) -> None:
+    data = CONTENTS[name].encode()
+    at = int(where * len(data))
+    file = folder / name
+    file.write_bytes(data[:at] + fresh + data[at + cut :])
+    kind: Any = (
+        TextPrompts if name == "p.txt" else functools.partial(TablePrompts, class_id="id" if name[0] == "p" else None)
+    )
+    try:
+        for prompt in kind(file):
+            assert prompt.text
+            json.dumps([prompt.text, prompt.class_id], ensure_ascii=False).encode()
+    except EvalkitError as error:
+        message = str(error)
+    else:
+        message = ""
+    assert message.isprintable()
+
+
+FRESH = st.binary(max_size=6) | st.sampled_from(
+    [
+        b'"',
+        b"\t",
+        b"\r",
+        b"{",
+        b"[",
+        b"null",
+        b"1e999",
+        b"NaN",
+        b'"\\ud800"',
+        b"\xe2\x80\xa8",
+        b"[" * 5000,
+        b"9" * 5000,
+        b"-1",
+        b"{}",
+    ]
+)
+ANY = {"name": st.sampled_from(list(CONTENTS)), "where": st.floats(0, 1), "fresh": FRESH, "cut": st.integers(0, 9)}
+
+
+@settings(max_examples=250, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(**ANY)
+def test_no_bytes_make_it_fail(tmp_path: Path, name: str, where: float, fresh: bytes, cut: int) -> None:
+    try_bytes(tmp_path, name, where, fresh, cut)
+
+
+@pytest.mark.slow
+@settings(max_examples=20_000, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(**ANY)
+def test_no_bytes_make_it_fail_in_many_tries(tmp_path: Path, name: str, where: float, fresh: bytes, cut: int) -> None:
+    try_bytes(tmp_path, name, where, fresh, cut)
