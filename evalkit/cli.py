@@ -29,6 +29,7 @@ from evalkit.errors import (
     printable,
 )
 from evalkit.utils.files import disk_error
+from evalkit.utils.progress import LogHandler, stage
 from evalkit.utils.signals import Terminated, sigterm_is_ctrl_c
 
 if TYPE_CHECKING:
@@ -271,12 +272,13 @@ def _evaluate(config: RunConfig, choose: bool) -> int:
 
         right = [print_selfcheck(config.device), check_peers(config)]
         return EXIT_DONE if all(right) else EXIT_ERROR
-    from evalkit import pipeline
-    from evalkit.plan.plan import make_plan
-    from evalkit.plan.show import print_plan
-    from evalkit.results.terminal import print_results
-
-    plan = make_plan(config, choose=choose)
+    with stage("loading"):
+        from evalkit import pipeline
+        from evalkit.plan.plan import make_plan
+        from evalkit.plan.show import print_plan
+        from evalkit.results.terminal import print_results
+    with stage("planning"):
+        plan = make_plan(config, choose=choose)
     if config.dry_run:
         print_plan(plan)
         return EXIT_CONFIG if plan.missing else EXIT_DONE
@@ -312,7 +314,7 @@ class _OneLine(logging.Formatter):
 def _set_up_logging() -> None:
     logger = logging.getLogger("evalkit")
     if not logger.handlers:
-        handler = logging.StreamHandler()
+        handler = LogHandler()
         handler.setFormatter(_OneLine())
         logger.addHandler(handler)
         logger.setLevel(logging.INFO)

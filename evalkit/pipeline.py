@@ -27,6 +27,7 @@ from evalkit.samples.model_pool import ModelPool
 from evalkit.samples.store import SampleSet
 from evalkit.trackers.push import push
 from evalkit.utils.files import check_writable, writing
+from evalkit.utils.progress import stage
 
 if TYPE_CHECKING:
     from evalkit.scoring.scoring import Scored
@@ -40,11 +41,13 @@ def run(plan: Plan, *, command: str = "") -> ResultTable:
     pool = ModelPool(plan.built)
     _generate(plan, pool)
     seconds["generate"] = time.time() - started
-    sources = {cell.name: plan.open_source(cell) for cell in plan.cells}
+    with stage("looking through the samples"):
+        sources = {cell.name: plan.open_source(cell) for cell in plan.cells}
     clusters = plan.clusters(sources)
     watch = Watch(plan.store.root / "lint", rescan=plan.config.rescan) if plan.config.lint else None
     try:
-        scored = _score(plan, pool, sources, clusters, watch)
+        with stage("scoring"):
+            scored = _score(plan, pool, sources, clusters, watch)
     except DataError:
         if watch is not None:
             _lint(plan, sources, watch)  # names all files that are not as they should be; scoring stopped at the first
@@ -142,7 +145,8 @@ def _generate(plan: Plan, pool: ModelPool) -> None:
 
 def _lint(plan: Plan, sources: Mapping[str, Source], watch: Watch) -> list[Finding]:
     asked = asked_of(plan.prompts, plan.cells, sources)
-    return lint(sources, plan.reference, watch=watch, asked=asked, made_from=plan.made_from())
+    with stage("checking the images"):
+        return lint(sources, plan.reference, watch=watch, asked=asked, made_from=plan.made_from())
 
 
 def _score(

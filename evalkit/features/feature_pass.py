@@ -164,9 +164,13 @@ class FeaturePass:
     def _compute_images(self, source: ImageSource, missing: Mapping[range, Mapping[str, Mapping[str, Column]]]) -> None:
         import numpy as np
 
+        done, total = 0, sum(map(len, missing))
+        if self.progress is not None:
+            self.progress(
+                source.name, 0, total
+            )  # the clock starts here: a rate that leaves out the first block is none
         for name in dict.fromkeys(name for columns in missing.values() for name in columns):
             self._load(name)
-        done, total = 0, sum(map(len, missing))
         blocks = _read_ahead(source, [block for chunk in missing for block in blocks_of(chunk)])
         for chunk, by_extractor in missing.items():
             parts: dict[tuple[str, str], list[NDArray[np.float32]]] = {}

@@ -167,6 +167,7 @@ class _GridMaker:
             check_settings(sampler.variant.option, f"sampler.{sampler.variant.name}")
         self.seeds = _seeds(config.seed)
         self._models: dict[str, Model] = {}  # by option
+        self._without_sampler: set[str] = set()
         self._identities: dict[int, tuple[Mapping[str, Any], int | None]] = {}  # by the model's id()
 
     def cells_of(self, name: str, option: Option) -> Iterator[tuple[Cell, BuiltCell]]:
@@ -270,7 +271,8 @@ class _GridMaker:
         if made.made_by is not None:
             return [_SamplerVariant(Variant(made.made_by, {}, {}), None)]
         if not made.model.takes_sampler:
-            if self.samplers:
+            if self.samplers and name not in self._without_sampler:
+                self._without_sampler.add(name)  # told once, however many variants it has
                 log.info("%s takes no sampler: it has one cell, not one per sampler", name)
             return [None]
         if not self.samplers:

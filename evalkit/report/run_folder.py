@@ -16,6 +16,7 @@ from evalkit.results.csv_files import CLUSTER, SAMPLE_HEADS, cluster_id, number,
 from evalkit.results.side_by_side import SampleScores
 from evalkit.results.table import ResultTable, read_results
 from evalkit.utils.files import sha256_file, sha256_json
+from evalkit.utils.text import letters
 
 T = TypeVar("T")
 RESULTS = "results.json"
@@ -162,11 +163,6 @@ def _read_samples(path: Path, cells: Mapping[str, str]) -> SampleScores:
         for metric, value in zip(metrics, values, strict=True):
             scores[metric].setdefault(cell, array("d")).append(number(value, f"line {line}: {metric}"))
     return SampleScores.of(counts, scores, categories, clusters)
-
-
-def letters(number: int) -> str:
-    """0 is A, 25 is Z, 26 is AA."""
-    return (letters(number // 26 - 1) if number >= 26 else "") + chr(ord("A") + number % 26)
 
 
 def clean(text: str) -> str:

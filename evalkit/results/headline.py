@@ -111,3 +111,31 @@ def _verdicts(table: ResultTable, cells: Sequence[str], baseline: str | None) ->
         if comparison.cell == cells[0] and comparison.baseline == baseline and comparison.metric in labels:
             verdicts.setdefault(comparison.verdict, []).append(labels[comparison.metric])
     return {verdict: metrics for verdict, metrics in verdicts.items() if verdict and metrics}
+
+
+def sentences(table: ResultTable) -> list[str]:
+    """The first lines of a run's end: the best cells, by how much and how surely; one line per thing."""
+    best_cells = winners(table)
+    said, total = headline(table, best_cells), len(table.cells)
+    if total < 2:
+        return []
+    if not said.cells:
+        return [f"{total:,} cells; no metric ranks two of them surely under one protocol."]
+    names = [*said.cells[:3], *([f"{len(said.cells) - 3} more"] if len(said.cells) > 3 else [])]
+    who = names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
+    which = "the one metric" if said.total == 1 else f"{said.most} of {said.total} metrics"
+    are = "is" if len(names) == 1 else "are each"
+    lines = [f"{who} {are} the best, or not distinguishable from it, by {which} of quality that tell cells apart."]
+    first = next((w for w in best_cells if w.next is not None and not w.column.is_cost), None)
+    if first is not None and first.next is not None:
+        ties = f", with {len(first.ties)} not distinguishable from it" if first.ties else ""
+        sure = f", 95 % interval {first.next.interval}" if first.next.interval else ", without a standard error"
+        gap = f"next is {first.next.cell}, {first.next.difference}{sure}"
+        lines.append(f"{first.column.label}: {first.best} has {first.value}{ties}; {gap}.")
+    verdicts = [
+        f"{verdict} by {', '.join(metrics[:3])}{f' and {len(metrics) - 3} more' if len(metrics) > 3 else ''}"
+        for verdict, metrics in said.verdicts.items()
+    ]
+    if verdicts:
+        lines.append(f"Against the baseline {table.run.get('baseline')}: {'; '.join(verdicts)}.")
+    return lines

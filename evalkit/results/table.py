@@ -293,21 +293,31 @@ class ResultTable:
 
     def footnotes(self) -> list[str]:
         """What must be read with the table: protocols that differ, values that are missing, the run's notes."""
-        lines = self._few()
+        apart: dict[tuple[str, tuple[str, ...]], list[str]] = {}  # what differs, cells -> labels
+        noted: dict[tuple[str, str, tuple[str, ...]], list[str]] = {}  # mark, note, cells -> labels
         for column in self.columns:
             common = next((r for c, r in column.rows.items() if r.value is not None and c not in column.odd), None)
+            differing: dict[str, list[str]] = {}
             for cell in sorted(column.odd):
                 differs = protocol_difference(column.rows[cell].protocol, common.protocol if common else {})
-                lines.append(f"† {column.label} of {cell} is not comparable with the others: {differs}.")
-            cells_by_note: dict[tuple[str, str], list[str]] = {}
+                differing.setdefault(differs, []).append(cell)
+            for differs, cells in differing.items():
+                apart.setdefault((differs, tuple(cells)), []).append(column.label)
+            by_note: dict[tuple[str, str], list[str]] = {}
             for cell, row in column.rows.items():
-                if row.unsure and row.n < FEW and not column.is_cost:
-                    continue
-                if row.value is None:
-                    cells_by_note.setdefault((f"{MISSING} ", row.note or "no value"), []).append(cell)
-                elif row.note:
-                    cells_by_note.setdefault(("", row.note), []).append(cell)
-            lines += [f"{mark}{column.label}: {note} ({', '.join(c)})." for (mark, note), c in cells_by_note.items()]
+                mark = f"{MISSING} " if row.value is None else f"{UNSURE} " if row.unsure and column.is_cost else ""
+                note = row.note or ("no value" if row.value is None else "")
+                if note:
+                    by_note.setdefault((mark, note), []).append(cell)
+            for (mark, note), cells in by_note.items():
+                noted.setdefault((mark, note, tuple(cells)), []).append(column.label)
+        lines = self._few()
+        lines += [
+            f"† {', '.join(labels)} of {_some(cells)} {'is' if len(cells) == len(labels) == 1 else 'are'} "
+            f"not comparable with the others: {differs}."
+            for (differs, cells), labels in apart.items()
+        ]
+        lines += [f"{mark}{', '.join(ls)}: {note} ({_some(cells)})." for (mark, note, cells), ls in noted.items()]
         return [*lines, *self.notes]
 
     def _few(self) -> list[str]:
@@ -362,6 +372,11 @@ def _take_protocols(rows: Iterable[Any], where: str | Path) -> dict[str, Any]:
 def _prompts_behind(rows: Sequence[Row]) -> int | None:
     """How many prompts a cell's standard errors go by; none where they go by sample."""
     return max((row.clusters for row in rows if row.error == "by prompt" and row.clusters), default=None)
+
+
+def _some(cells: Sequence[str], most: int = 4) -> str:
+    more = f" and {len(cells) - most} more" if len(cells) > most else ""
+    return ", ".join(cells[:most]) + more
 
 
 def _setting(value: Any) -> str:

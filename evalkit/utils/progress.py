@@ -1,10 +1,12 @@
-"""Progress on the terminal: cell, images, images/s, time left. One log line per cell where there is no terminal."""
+"""Progress on the terminal: a spinner that names each stage, bars of images; lines in a log where there is none."""
 
 from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Mapping
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Self
 
 if TYPE_CHECKING:
@@ -14,6 +16,59 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 SHORTEST = 1e-3  # seconds: where all images came with the first call, the clock began too late to tell their rate
+
+
+SILENT = 10.0  # seconds after which a stage is named where there is no terminal
+
+_spinner: Any = None  # of the stage at work; one live display at a time
+
+
+@contextmanager
+def stage(name: str, *, live: bool | None = None, after: float = SILENT) -> Iterator[None]:
+    """Names a stage that is silent otherwise: by a spinner on a terminal, else by a line where it takes long.
+
+    Bars that open within it stand in the spinner's place.
+
+    Args:
+        name: such as "planning".
+        live: whether to draw; none: where stderr is a terminal.
+        after: seconds until the line where there is no terminal.
+    """
+    global _spinner
+    if not (sys.stderr.isatty() if live is None else live):
+        timer = threading.Timer(after, log.info, ("%s ...", name))
+        timer.daemon = True
+        timer.start()
+        try:
+            yield
+        finally:
+            timer.cancel()
+        return
+    from rich.console import Console
+    from rich.text import Text
+
+    outer, _spinner = _spinner, Console(stderr=True).status(Text(f"{name} ..."))
+    if outer is not None:
+        outer.stop()
+    _spinner.start()
+    try:
+        yield
+    finally:
+        _spinner.stop()
+        _spinner = outer
+        if outer is not None:
+            outer.start()
+
+
+class LogHandler(logging.StreamHandler[Any]):
+    """Writes to what is stderr at the time: above a spinner or a bar, where there is one."""
+
+    def __init__(self) -> None:
+        super().__init__(sys.stderr)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.stream = sys.stderr
+        super().emit(record)
 
 
 class Progress:
@@ -31,6 +86,8 @@ class Progress:
         self._tasks: dict[str, TaskID] = {}  # "": all cells
 
     def __enter__(self) -> Self:
+        if _spinner is not None and self._live:
+            _spinner.stop()
         self._bars.start()
         if len(self._totals) > 1:
             self._tasks[""] = self._bars.add_task(f"all {len(self._totals)} cells", total=sum(self._totals.values()))
@@ -38,6 +95,8 @@ class Progress:
 
     def __exit__(self, *error: object) -> None:
         self._bars.stop()
+        if _spinner is not None and self._live:
+            _spinner.start()
 
     def start(self, cell: str) -> None:
         """The clock of a cell starts here, so that loading its model counts as part of it."""

@@ -259,7 +259,7 @@ def test_progress(tmp_path: Path) -> None:
         tmp_path, {"matrix": MatrixExtractor()}, progress=lambda name, done, total: seen.append((name, done, total))
     )
     run.compute(MemorySource(random_images(30)), ["matrix/flat"])
-    assert seen == [("memory", 12, 30), ("memory", 24, 30), ("memory", 30, 30)]
+    assert seen == [("memory", 0, 30), ("memory", 12, 30), ("memory", 24, 30), ("memory", 30, 30)]
 
 
 def test_file_names_sort(tmp_path: Path) -> None:

@@ -22,8 +22,9 @@ from evalkit.errors import DataError
 from evalkit.report import write_report
 from evalkit.report.__main__ import main
 from evalkit.report.gallery import make_gallery
-from evalkit.report.run_folder import Run, letters, short
+from evalkit.report.run_folder import Run, short
 from evalkit.results.table import ResultTable
+from evalkit.utils.text import letters
 
 
 @pytest.fixture

@@ -1,0 +1,73 @@
+"""A silent stage is named: by a spinner on a terminal, by a line in a log where it takes long."""
+
+from __future__ import annotations
+
+import logging
+import os
+import pty
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from evalkit.utils.progress import stage
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def test_in_a_log_only_a_long_stage_is_told(caplog: pytest.LogCaptureFixture) -> None:
+    logger = logging.getLogger("evalkit")
+    logger.addHandler(caplog.handler)
+    caplog.set_level(logging.INFO, "evalkit")
+    try:
+        with stage("planning", live=False, after=5):
+            pass
+        with stage("scoring", live=False, after=0.01):
+            time.sleep(0.3)
+    finally:
+        logger.removeHandler(caplog.handler)
+    assert {record.getMessage() for record in caplog.records} == {"scoring ..."}
+
+
+SHOWN = """
+import logging, time
+from evalkit.utils.progress import LogHandler, Progress, stage
+logging.getLogger("evalkit").addHandler(LogHandler())
+with stage("planning"):
+    time.sleep(.3)
+    logging.getLogger("evalkit").warning("a line")
+    with Progress({"cell": 2}) as bars:
+        bars.advance("cell", 1)
+        time.sleep(.2)
+        bars.advance("cell", 1)
+    with stage("looking"):
+        time.sleep(.3)
+    time.sleep(.2)
+"""
+
+
+def test_on_a_terminal_a_spinner_names_the_stage_and_gives_way_to_bars() -> None:
+    leader, follower = pty.openpty()
+    environment = {**os.environ, "TERM": "xterm", "COLUMNS": "100"}
+    process = subprocess.Popen(
+        [sys.executable, "-c", SHOWN], stderr=follower, stdout=follower, cwd=ROOT, env=environment
+    )
+    os.close(follower)
+    data = b""
+    while True:
+        try:
+            part = os.read(leader, 65536)
+        except OSError:
+            break
+        data += part
+        if not part:
+            break
+    os.close(leader)
+    assert process.wait(30) == 0, data.decode()
+    text = data.decode()
+    places = [text.index(words) for words in ("planning ...", "a line", "cell: 2 images", "looking ...")]
+    assert places == sorted(places)
+    assert text.rindex("planning ...") > places[-1]  # it goes on after what stood in its place
+    assert text.endswith("\x1b[?25h\r\x1b[1A\x1b[2K") or "\x1b[?25h" in text[-40:]  # the cursor is back
