@@ -5,21 +5,24 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from evalkit import gate
 from evalkit.data.moments import Moments, write_moments
 from evalkit.data.source import Source
-from evalkit.errors import DataError
+from evalkit.errors import DataError, StoreError
 from evalkit.gate import judge
 from evalkit.lint import Finding, Watch, asked_of, lint
 from evalkit.metric import ReferenceMetric
 from evalkit.plan.plan import Plan, check_calls
+from evalkit.plan.results_folder import results_folder
 from evalkit.results.compare import compare, rename_apart
 from evalkit.results.files import write
 from evalkit.results.latent_walk import write_walks
 from evalkit.results.made import made_before, made_now
+from evalkit.results.publish import staged
 from evalkit.results.rows import Outcome, make_rows, notes, run_info
 from evalkit.results.seeds import pool_seeds
 from evalkit.results.table import COSTS, ResultTable
@@ -63,26 +66,33 @@ def run(plan: Plan, *, command: str = "") -> ResultTable:
     table = replace(table, lint=tuple(asdict(finding) for finding in findings))
     made = made_before(table, plan.out / "results.json") or made_now()
     table = replace(table, run={**table.run, "made": made})
+    verdict = None
     if plan.gates:
         influences, pairing = outcome.influences, outcome.pairing
         verdict = judge(table, plan.gates, influences=influences, pairing=pairing, clusters=outcome.clusters)
         table = replace(table, gate=verdict.to_json())
-        gate.write(verdict, plan.out)
-    else:
-        gate.remove(plan.out)
-    with writing(plan.out):
-        write(outcome, table, plan.config, plan.out)
-    _save_stats(plan)
-    if plan.walk.lines:
-        with pool:
-            write_walks(plan.walk, plan.generators(pool).values(), plan.out / "sheets", plan.config.batch_size)
-    if plan.config.report:
-        from evalkit.report import write_report
+    with stage("writing the results"), writing(plan.out), staged(plan.out, partial(_check_out, plan)) as folder:
+        if verdict is not None:
+            gate.write(verdict, folder)
+        write(outcome, table, plan.config, folder)
+        if plan.walk.lines:
+            with pool:
+                write_walks(plan.walk, plan.generators(pool).values(), folder / "sheets", plan.config.batch_size)
+        if plan.config.report:
+            from evalkit.report import write_report
 
-        write_report(plan.out)
+            write_report(folder)
+    _save_stats(plan)
     _export(plan, sources)
     push(plan.config.tracker, plan.out)  # only now: the local results are final
     return table
+
+
+def _check_out(plan: Plan) -> None:
+    """Raises StoreError where another configuration's results came into the folder while this run went on."""
+    if results_folder(plan.config, plan.extractors) != plan.out:
+        fix = "give another name=NAME; all is kept, and it takes seconds"
+        raise StoreError(f"{plan.out} took the results of another configuration while this run went on: {fix}")
 
 
 def _export(plan: Plan, sources: Mapping[str, Source]) -> None:

@@ -83,6 +83,8 @@ class GenerationStats:
         device: such as "cpu" or "cuda (NVIDIA H100)"; joined by " + " where shards were made on several.
         batch_size: images in the largest batch; of a service, requests at a time.
         blanked: images that a safety checker made black.
+        doubt: why the timings say little (one batch, a machine under load); none where they can be relied on.
+        stderrs: by attribute the standard error of a timing over its repeats, where there are enough.
     """
 
     latency_p50: float
@@ -93,6 +95,8 @@ class GenerationStats:
     device: str
     batch_size: int
     blanked: int
+    doubt: str | None = None
+    stderrs: Mapping[str, float | None] = field(default_factory=dict)
 
 
 class Source(Protocol):

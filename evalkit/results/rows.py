@@ -116,6 +116,7 @@ def _of_distributions(metric: Metric) -> bool:
 
 
 _About = tuple[str, str, str | None, str | None, dict[str, Any], int]  # a row's first fields: which cell it is of
+_TIMED = ("latency_p50", "latency_p95", "images_per_second")
 _UNKNOWN = {False: "these images were not made by evalkit", True: "the model does not tell"}
 
 
@@ -130,8 +131,13 @@ def _cost_rows(about: _About, source: Source) -> list[Row]:
             protocol |= {"device": stats.device, "batch_size": stats.batch_size}
         value = None if value is None else value * factor
         note = _UNKNOWN[stats is not None] if value is None else None
-        figures = (value, None, len(source), better, protocol, sha256_json(protocol)[:10])
-        rows.append(Row(*about, name, label, *figures, note=note))
+        stderr = stats.stderrs.get(name) if stats is not None else None
+        unsure = stats is not None and value is not None and name in _TIMED and stats.doubt is not None
+        if unsure and stats is not None:
+            note, stderr = stats.doubt, None
+        error = None if stderr is None else stderr * factor
+        figures = (value, error, len(source), better, protocol, sha256_json(protocol)[:10])
+        rows.append(Row(*about, name, label, *figures, note=note, unsure=unsure))
     return rows
 
 

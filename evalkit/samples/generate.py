@@ -124,7 +124,7 @@ def _batches(
     while start < spec.stop:
         count = min(batch_size, spec.stop - start)
         requests = [built.request(index, cell.seed) for index in range(start, start + count)]
-        began = time.perf_counter()
+        began, meter = time.perf_counter(), devices.LoadMeter()
         try:
             made = _generate(spec, built, requests)
         except Exception as error:
@@ -142,7 +142,7 @@ def _batches(
             batch_size = loaded.largest_batch = count // 2
             log.warning("%s: out of memory with %d images at a time; going on with %d", cell.name, count, batch_size)
             continue
-        about = {"warmup": loaded.fresh, "nfe": made.nfe}
+        about = {"warmup": loaded.fresh, "nfe": made.nfe, **meter.read()}
         timed = _timed(made, time.perf_counter() - began, count)
         loaded.fresh = False
         kinds = made.warnings or [()] * count

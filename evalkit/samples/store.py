@@ -11,9 +11,9 @@ of the versions the shortest that suffices is read, so that a set of N samples s
 
 A shard's folder opens as a Hugging Face imagefolder. Its metadata.jsonl has one line per image: file_name, index,
 prompt, negative_prompt, category, class_id, seed, sha256 (of the file), width, height, latency_s (of one image), batch
-(images made together), warmup, nfe, device, peak_memory_mb, warnings, check (of the line). Images that were asked for
-side by side (of a service) have a latency_s of their own, and clock_s: their share of the clock (none for those that an
-earlier run had fetched).
+(images made together), warmup, load (tasks per core), others (part of the machine that other processes took), nfe,
+device, peak_memory_mb, warnings, check (of the line). Images that were asked for side by side (of a service) have a
+latency_s of their own, and clock_s: their share of the clock (none for those that an earlier run had fetched).
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ from evalkit.cell import KEY_SHOWN, Cell
 from evalkit.data.shard_format import METADATA, parse_shard
 from evalkit.data.source import FileImages, GenerationStats, Headers, kinds_of
 from evalkit.errors import DataError, StoreError
+from evalkit.samples import costs
 from evalkit.samples.rows import Row, check_asked, read_rows
 from evalkit.utils.files import writing
 from evalkit.utils.json_files import read_checked, read_json, write_checked
@@ -174,7 +175,10 @@ class SampleSet(FileImages):
         clock = [float(s) for row in timed if (s := row.get("clock_s", row["latency_s"])) is not None] or latencies
         evaluations = [float(row["nfe"]) for row in self.rows if row["nfe"] is not None]
         peaks = [float(row["peak_memory_mb"]) for row in self.rows if row["peak_memory_mb"] is not None]
+        batches = costs.repeats(timed)
         return GenerationStats(
+            doubt=costs.doubt(self.rows),
+            stderrs={"latency_p50": costs.median_stderr(batches), "images_per_second": costs.rate_stderr(batches)},
             latency_p50=float(np.percentile(latencies, 50)),
             latency_p95=float(np.percentile(latencies, 95)),
             images_per_second=len(clock) / max(sum(clock), 1e-9),

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import gc
+import os
 import sys
 import threading
+import time
 from typing import Self
 
 from evalkit.errors import ConfigError, nearest
@@ -73,6 +75,42 @@ def free_memory() -> None:
         torch.cuda.empty_cache()
     if torch.backends.mps.is_available():
         torch.mps.empty_cache()
+
+
+class LoadMeter:
+    """How busy the machine was since it was made, and by how much with the work of others."""
+
+    def __init__(self) -> None:
+        import psutil
+
+        self._process = psutil.Process()
+        self._began, self._busy, self._own = time.perf_counter(), _busy_seconds(), self._own_seconds()
+
+    def read(self) -> dict[str, float]:
+        """load: tasks that ran or waited in the last minute, per core; others: part of all cores' time that they took.
+
+        Nothing where the system does not tell.
+        """
+        cores = os.cpu_count() or 1
+        seconds = max(time.perf_counter() - self._began, 1e-3)
+        others = _busy_seconds() - self._busy - (self._own_seconds() - self._own)
+        try:
+            load = os.getloadavg()[0] / cores
+        except (OSError, AttributeError):  # Windows
+            return {}
+        return {"load": round(load, 2), "others": round(min(max(others / seconds / cores, 0.0), 1.0), 3)}
+
+    def _own_seconds(self) -> float:
+        times = self._process.cpu_times()
+        return float(times.user + times.system)
+
+
+def _busy_seconds() -> float:
+    """CPU seconds of all cores that were not idle, since the machine was started."""
+    import psutil
+
+    times = psutil.cpu_times()
+    return float(sum(times[:4]) - times.idle if len(times) > 3 else times.user + times.system)
 
 
 class MemoryMeter:

@@ -147,4 +147,16 @@ def test_scores_of_distributions_of_few_samples_are_not_dressed_like_many(
     for name in ("table.md", "report.html"):
         text = (tmp_path / "t" / name).read_text()
         assert (f"Warning: N = {count}: FID [digits]" in text) is few
-        assert ("‡" in text.replace("‡ measured", "")) is few
+
+
+def test_a_cost_of_one_batch_is_told_and_never_best(tmp_path: Path) -> None:
+    table = run(tmp_path, "prompts=[digits]", "seed={sweep: [0, 1]}", "metric=[fid_digits]", "batch_size=256")
+    timed = [row for row in table.rows if row.metric == "images_per_second"]
+    assert [row.unsure for row in timed] == [True, True]  # the first batch also warmed up, and there is but one each
+    assert all(str(row.note).startswith(("timed on one batch", "timed on the batch that also")) for row in timed)
+    assert "images_per_second" not in table.best
+    text = (tmp_path / "t" / "table.md").read_text()
+    assert "‡ latency p50 [ms], latency p95 [ms], images/s: timed on" in text
+    many = run(tmp_path, "metric=[fid_digits]", "batch_size=8", name="many")
+    row = next(row for row in many.rows if row.metric == "images_per_second")
+    assert row.stderr is not None or row.unsure  # of 16 repeats; or the machine was busy, which is told

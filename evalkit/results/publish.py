@@ -1,0 +1,80 @@
+"""A run's files appear together: they are made in a folder of their own, and put in place under a lock.
+
+Two runs that write into one folder at once never mix their files. results.json goes first and comes back last: a kill
+in between leaves a folder without one, which everybody reads as unfinished, and the same command finishes it.
+"""
+
+from __future__ import annotations
+
+import filecmp
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from evalkit.errors import StoreError
+from evalkit.utils.files import sweep, temporary_path
+
+RESULTS = "results.json"
+LOCK = ".lock"
+LONGEST = 120.0  # seconds that another run may take to put its files in place
+_KEPT = ("thumbnails.json", "report.html", "overview.png", "reference.png", "sheets/*.png", "nearest/*.png")
+_OPTIONAL = ("junit.xml", "gate.md", "categories.csv", "nearest.csv")  # of an earlier run they would lie about this one
+
+
+@contextmanager
+def staged(out: Path, check: Callable[[], None] = lambda: None) -> Iterator[Path]:
+    """A folder that takes a run's files, which come into `out` together where no error ends it.
+
+    What is slow to make (sheets, pictures, the report) is there already as `out` has it, to be left where it is right.
+
+    Args:
+        out: the run's folder.
+        check: called before anything is put there, while no other run can: raises where it must not be.
+
+    Raises:
+        StoreError: another run holds the folder, and does not let go of it.
+    """
+    from filelock import FileLock, Timeout
+
+    out.mkdir(parents=True, exist_ok=True)
+    sweep(out)
+    with temporary_path(out / "results") as folder:
+        folder.mkdir()
+        for path in (path for pattern in _KEPT for path in out.glob(pattern) if path.is_file()):
+            _link(path, folder / path.relative_to(out))
+        yield folder
+        try:
+            with FileLock(out / LOCK, timeout=LONGEST):
+                check()
+                _put(folder, out)
+        except Timeout:
+            what = "another run is writing its results there: wait for it, or give out=FOLDER"
+            raise StoreError(f"{out}: {what}") from None
+
+
+def _link(path: Path, to: Path) -> None:
+    to.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        os.link(path, to)  # files are replaced, never changed in place
+    except OSError:
+        shutil.copy2(path, to)
+
+
+def _put(folder: Path, out: Path) -> None:
+    names = [path.relative_to(folder) for path in sorted(folder.rglob("*")) if path.is_file()]
+    changed = [name for name in names if not _same(folder / name, out / name)]
+    stale = [out / name for name in _OPTIONAL if not (folder / name).exists() and (out / name).exists()]
+    if not changed and not stale:
+        return
+    (out / RESULTS).unlink(missing_ok=True)
+    for path in stale:
+        path.unlink()
+    for name in [*(name for name in changed if str(name) != RESULTS), Path(RESULTS)]:
+        (out / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).replace(out / name)
+
+
+def _same(one: Path, other: Path) -> bool:
+    return other.is_file() and (one.samefile(other) or filecmp.cmp(one, other, shallow=False))
