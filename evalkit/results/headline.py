@@ -120,7 +120,9 @@ def sentences(table: ResultTable) -> list[str]:
     if total < 2:
         return []
     if not said.cells:
-        return [f"{total:,} cells; no metric ranks two of them surely under one protocol."]
+        ranked = any(not winner.column.is_cost for winner in best_cells)
+        why = "tells the best from the others" if ranked else "ranks two of them surely under one protocol"
+        return [f"{total:,} cells; no metric {why}."]
     names = [*said.cells[:3], *([f"{len(said.cells) - 3} more"] if len(said.cells) > 3 else [])]
     who = names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
     which = "the one metric" if said.total == 1 else f"{said.most} of {said.total} metrics"
