@@ -19,14 +19,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Point:
-    """A point, the half-lengths of its bars (0: none), its label and its tooltip."""
+    """A point, its label and its tooltip; the lengths of its bars, below and above, along x and y (none: no bar)."""
 
     x: float
     y: float
-    across: float
-    up: float
     text: str
     tip: str
+    across: tuple[float, float] | None = None
+    up: tuple[float, float] | None = None
 
 
 @dataclass(frozen=True)
@@ -108,7 +108,10 @@ def _line(axes: Axes, spec: FigureSpec, line: Line, tips: dict[str, str]) -> Non
         gid = f"tip-{len(tips)}"
         tips[gid] = point.tip
         if point.up or point.across:
-            bars = {"yerr": point.up or None, "xerr": point.across or None}
+            bars = {
+                "yerr": point.up and [[end] for end in point.up],
+                "xerr": point.across and [[end] for end in point.across],
+            }
             axes.errorbar(point.x, point.y, **bars, fmt="none", ecolor=colour, elinewidth=1, capsize=0, alpha=0.75)  # type: ignore[arg-type]
         faint = spec.ends and point.x > 0
         size = 3.0 if faint else 4.5 if spec.small else 6.0

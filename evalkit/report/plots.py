@@ -1,4 +1,4 @@
-"""The report's plots, those that the run's data allow. Bars are 95 % intervals: 1.96 standard errors to each side."""
+"""The report's plots, those that the run's data allow. Bars are 95 % intervals: those of the rows, by Student's t."""
 
 from __future__ import annotations
 
@@ -79,12 +79,11 @@ class _Maker:
     def point(self, cell: str, x: Row | float, y: Row, text: str = "") -> Point:
         """A cell's point; x is a score or a setting's value."""
         across = x.value or 0.0 if isinstance(x, Row) else x
-        spread = REACH * x.stderr if isinstance(x, Row) and x.stderr is not None else 0.0
         tip = f"{self.run.keys[cell]}  {short(cell)}: {y.label} {format_value(y.value, y.stderr)}"
         if isinstance(x, Row):
             tip += f", {x.label} {format_value(x.value, x.stderr)}"
-        up = REACH * y.stderr if y.stderr is not None else 0.0
-        return Point(across, y.value or 0.0, spread, up, text or self.run.keys[cell], tip)
+        spread = bar(x) if isinstance(x, Row) else None
+        return Point(across, y.value or 0.0, text or self.run.keys[cell], tip, spread, bar(y))
 
     # -- quality against cost, metric against metric
 
@@ -234,10 +233,10 @@ class _Maker:
 
     def _subsets(self, number: int, cell: str, row: Row, by_n: Sequence[tuple[int, float]]) -> Line:
         key = self.run.keys[cell]
-        end = Point(0.0, row.value or 0.0, 0.0, 0.0, key, f"{key}  {short(cell)}: {format_value(row.value)} at ∞")
-        dots = [Point(1 / n, v, 0.0, 0.0, "", f"{key}  {short(cell)}: {format_value(v)} at N = {n}") for n, v in by_n]
+        end = Point(0.0, row.value or 0.0, key, f"{key}  {short(cell)}: {format_value(row.value)} at ∞")
+        dots = [Point(1 / n, v, "", f"{key}  {short(cell)}: {format_value(v)} at N = {n}") for n, v in by_n]
         slope = row.details.get("slope")
-        fit = (end, Point(1 / by_n[0][0], end.y + slope / by_n[0][0], 0, 0, "", "")) if slope is not None else ()
+        fit = (end, Point(1 / by_n[0][0], end.y + slope / by_n[0][0], "", "")) if slope is not None else ()
         return Line(number, (end, *dots), False, fit)
 
 
@@ -252,6 +251,15 @@ def pareto(points: Sequence[tuple[Row, Row]]) -> list[int]:
     """The indices of the points that no other beats in one score while being as good in the other."""
     values = [(x.sign * (x.value or 0.0), y.sign * (y.value or 0.0)) for x, y in points]
     return [i for i, (x, y) in enumerate(values) if not any(a >= x and b >= y and (a > x or b > y) for a, b in values)]
+
+
+def bar(row: Row) -> tuple[float, float] | None:
+    """How far a score's interval reaches below and above it; of a row of before there were intervals 1.96 errors."""
+    if row.value is None:
+        return None
+    if row.low is not None and row.high is not None:
+        return max(row.value - row.low, 0.0), max(row.high - row.value, 0.0)
+    return (REACH * row.stderr,) * 2 if row.stderr else None
 
 
 def wide(values: Sequence[float], factor: float = 20) -> bool:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 
 import pytest
-from gate_simulation import Scenario, frechet_scenarios, mean_scenarios, share_scenarios, simulate
+from gate_simulation import Scenario, frechet_scenarios, mean_scenarios, prompt_scenarios, share_scenarios, simulate
 
 DRAWS = 1500
 FRECHET_DRAWS = 300
@@ -30,6 +30,14 @@ def test_a_mean_at_the_margin_passes_five_times_in_a_hundred(scenario: Scenario)
     better, worse = simulate(scenario, 200, -5.0), simulate(scenario, 200, 5.0)
     assert better["pass"] >= 190, better
     assert worse["fail"] >= 190, worse
+
+
+@pytest.mark.parametrize("per_prompt", [1, 4, 8])
+def test_several_samples_of_a_prompt_pass_no_more_often(per_prompt: int) -> None:
+    for scenario in prompt_scenarios(240 // per_prompt, per_prompt):
+        check(scenario, DRAWS)
+        assert simulate(scenario, 200, -6.0)["pass"] >= 190
+        assert simulate(scenario, 200, 6.0)["fail"] >= 190
 
 
 @pytest.mark.parametrize("n", [30, 400])

@@ -25,6 +25,8 @@ if __name__ == "__main__":
 from gate_fakes import cell, row
 
 from evalkit.gate import judge, make_gates
+from evalkit.metric import by_cluster
+from evalkit.results.stats import stderr_of_mean
 from evalkit.results.table import ResultTable
 
 Each = NDArray[np.float64]
@@ -45,6 +47,7 @@ class Scenario:
         draw: one set of scores; its second argument moves the truth away from the margin, in standard errors: above 0
             to the worse.
         paired: whether the cells share prompts and seeds.
+        per_prompt: samples of each prompt, one after the other: the cluster of sample i is i // per_prompt.
     """
 
     name: str
@@ -53,6 +56,7 @@ class Scenario:
     rule: Mapping[str, Any]
     draw: Draw
     paired: bool = True
+    per_prompt: int = 1
 
 
 def simulate(scenario: Scenario, draws: int, beyond: float = 0.0) -> Counter[str]:
@@ -64,11 +68,14 @@ def simulate(scenario: Scenario, draws: int, beyond: float = 0.0) -> Counter[str
     pairing = dict.fromkeys(names, "common") if scenario.paired else {name: name for name in names}
     rng = np.random.default_rng([*scenario.name.encode(), scenario.n, round(10 + beyond)])
     found: Counter[str] = Counter()
+    prompts = scenario.n // scenario.per_prompt
+    clusters = {name: [i // scenario.per_prompt for i in range(scenario.n)] for name in names}
+    known: dict[str, Any] = {} if scenario.per_prompt == 1 else {"clusters": clusters}
     for _ in range(draws):
         drawn = scenario.draw(rng, beyond)
-        rows = [row(name, "m", *drawn[name][:2], scenario.n, scenario.better) for name in names]
+        rows = [row(name, "m", *drawn[name][:2], scenario.n, scenario.better, clusters=prompts) for name in names]
         influences = {(name, "m"): each.tolist() for name, (_, _, each) in drawn.items() if each is not None}
-        found[judge(ResultTable({}, rows), gates, influences=influences, pairing=pairing).status] += 1
+        found[judge(ResultTable({}, rows), gates, influences=influences, pairing=pairing, **known).status] += 1
     return found
 
 
@@ -109,6 +116,33 @@ def mean_scenarios(n: int) -> Iterator[Scenario]:
     yield Scenario("  of skewed differences", n, "higher", half, skewed)
     yield Scenario("  margin 5 %", n, "higher", part, relative)
     yield Scenario("  unpaired", n, "higher", half, unpaired, paired=False)
+
+
+def prompt_scenarios(prompts: int, per_prompt: int) -> Iterator[Scenario]:
+    """CLIP-like scores of several samples per prompt: half of what varies is the prompt's.
+
+    Counted as independent samples, 8 of each prompt passed 16 % of what stood at the margin (`min`; paired likewise).
+    """
+    n = prompts * per_prompt
+    wide = math.sqrt((0.5 + 0.5 / per_prompt) / prompts)  # the standard error of the mean, in standard deviations
+
+    def spread(rng: np.random.Generator, sd: float) -> Each:
+        return sd * math.sqrt(0.5) * (np.repeat(rng.normal(size=prompts), per_prompt) + rng.normal(size=n))
+
+    def scored(each: Each) -> Drawn:
+        return float(each.mean()), stderr_of_mean(by_cluster(each, np.arange(n) // per_prompt).tolist()), each
+
+    def absolute(rng: np.random.Generator, beyond: float) -> dict[str, Drawn]:
+        return {"new": scored(30 - beyond * 5 * wide + spread(rng, 5))}
+
+    def paired(rng: np.random.Generator, beyond: float) -> dict[str, Drawn]:
+        old = 30 + spread(rng, 5)
+        return {"old": scored(old), "new": scored(old - 0.5 - beyond * 0.8 * wide + spread(rng, 0.8))}
+
+    text = f"mean, {per_prompt} per prompt"
+    yield Scenario(f"{text}, min", n, "higher", {"min": 30}, absolute, per_prompt=per_prompt)
+    half = {"no_worse_than": {"baseline": "old", "margin": 0.5}}
+    yield Scenario(f"{text}, no worse than", n, "higher", half, paired, per_prompt=per_prompt)
 
 
 def share_scenarios(n: int) -> Iterator[Scenario]:
@@ -203,6 +237,9 @@ def main() -> None:
     print(f"{draws} draws; 4 standard errors to either side\n{HEADING}")
     for n in (20, 60, 560):
         for scenario in (*mean_scenarios(n), *share_scenarios(n)):
+            print(line(scenario, draws), flush=True)
+    for per_prompt in (1, 4, 8):
+        for scenario in prompt_scenarios(240 // per_prompt, per_prompt):
             print(line(scenario, draws), flush=True)
     for d, n in ((8, 16), (8, 40), (8, 200), (32, 128), (32, 560)):
         for scenario in frechet_scenarios(d, n, draws):

@@ -53,6 +53,22 @@ def test_holm_is_within_a_metric() -> None:
     assert min(corrected) == pytest.approx(min(1.0, 9 * min(raw)))
 
 
+@pytest.mark.parametrize("count", [3, 10, 20])
+def test_of_equal_cells_hardly_ever_is_one_worse_than_the_best(count: int) -> None:
+    """The best is picked from the same data: of 10 equal cells 16 % of runs called one worse, of 20 24 %."""
+    rng = np.random.default_rng(count)
+    draws, false, lost = 400, 0, 0
+    for _ in range(draws):
+        values = {f"c{i}": value for i, value in enumerate(rng.normal(size=count))}
+        rows = [row(cell, "clip", value, stderr=1.0, better="higher") for cell, value in values.items()]
+        found, best = compare(rows, baseline=None, influences={}, pairing={})
+        false += any(c.verdict == "worse" for c in found)
+        lost += "c0" not in best["clip"]  # of equal cells any may be the truly best
+    most = draws * 0.05 + 3 * (draws * 0.05 * 0.95) ** 0.5
+    assert false <= most
+    assert lost <= most
+
+
 def test_without_standard_errors_there_is_no_verdict_but_still_a_best() -> None:
     rows = [row("a", value=3.0), row("b", value=2.0)]
     found, best = compare(rows, baseline="a", influences={}, pairing={})

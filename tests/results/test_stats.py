@@ -11,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats as scipy_stats
 
-from evalkit.results.stats import difference, holm, two_sided
+from evalkit.metric import by_cluster
+from evalkit.results.stats import Estimate, difference, holm, interval, stderr_of_mean, two_sided
 
 
 def test_paired_by_hand() -> None:
@@ -73,3 +74,27 @@ def test_holm_properties(ps: list[float]) -> None:
     order = sorted(range(len(ps)), key=lambda i: ps[i])
     assert all(adjusted[i] <= adjusted[j] for i, j in itertools.pairwise(order))  # type: ignore[operator]
     assert not any(math.isnan(a) for a in adjusted if a is not None)
+
+
+@pytest.mark.parametrize(("ones", "n"), [(0, 40), (1, 40), (99, 100), (100, 100), (300, 560)])
+def test_the_interval_of_a_share_is_wilsons(ones: int, n: int) -> None:
+    each = [1.0] * ones + [0.0] * (n - ones)
+    share = Estimate(ones / n, stderr_of_mean(each), n, each)
+    expected = scipy_stats.binomtest(ones, n).proportion_ci(method="wilson")
+    assert interval(share) == pytest.approx((expected.low, expected.high), abs=1e-9)
+    if ones:  # of zeros alone nothing tells a share from a percentage
+        percent = Estimate(100 * ones / n, 0.0, n, [100 * x for x in each])
+        assert interval(percent) == pytest.approx((100 * expected.low, 100 * expected.high), abs=1e-7)
+
+
+def test_a_share_over_prompts_rests_on_as_many_samples_as_its_error_says() -> None:
+    """Four equal samples of each of 25 prompts are no more than 25; where all agree, too."""
+    each = [float(i // 4 < 20) for i in range(100)]
+    ids = [i // 4 for i in range(100)]
+    clustered = Estimate(0.8, stderr_of_mean(by_cluster(each, ids).tolist()), 100, each, ids)
+    found, alone = interval(clustered), scipy_stats.binomtest(20, 25).proportion_ci(method="wilson")
+    assert found is not None
+    assert found == pytest.approx((alone.low, alone.high), abs=0.02)  # here t of 24 degrees, there the normal
+    certain = interval(Estimate(1.0, 0.0, 100, [1.0] * 100, ids))
+    assert certain is not None
+    assert certain[0] == pytest.approx(25 / (25 + scipy_stats.t.ppf(0.975, 24) ** 2))
