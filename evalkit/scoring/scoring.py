@@ -14,14 +14,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from evalkit.data.moments import Moments
-from evalkit.errors import DataError, UnsuitedError
+from evalkit.errors import DataError
 from evalkit.extractors.base import Extractor
 from evalkit.features.feature_pass import FeaturePass, ImageSource, Progress, parse
 from evalkit.features.store import extractor_id
 from evalkit.metric import (
     Batch,
     Generator,
-    KeepsFeatures,
     Metric,
     ModelMetric,
     PairMetric,
@@ -39,12 +38,11 @@ from evalkit.scoring.cache import ScoreCache, code_digest, finite
 from evalkit.scoring.checks import Failures, guarded, select_moments
 from evalkit.scoring.pairs import score_pairs
 from evalkit.scoring.protocol import Against, Own, column_label, error_kind, make_protocol
+from evalkit.scoring.states import observe
 from evalkit.utils.files import sha256_json
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-Columns = dict[str, "Tensor"]  # by name, [all samples, ...]
 
 FEW_CLUSTERS = 10  # below it a standard error is itself uncertain by a quarter and more
 HASH_DIGITS = 10  # hex digits of a protocol's digest that people see
@@ -145,7 +143,7 @@ def reference_statistics(
 ) -> tuple[Tensor, Tensor, int]:
     """Mean f64 [D], covariance f64 [D,D] and n of the reference's features, for a metric that `gives_moments`."""
     failed: Failures = {}
-    states = _observe(FeaturePass(features, extractors), reference, {name: metric}, failed)
+    states = observe(FeaturePass(features, extractors), reference, {name: metric}, failed)
     if failed:
         raise DataError(f"metric '{name}': {failed[name]}")
     return metric.to_moments(states[name])
@@ -248,7 +246,7 @@ class _Run:
         self._observe_sides(metrics)
         source, ids = cell.source, torch.tensor(cell.clusters)
         failed |= {name: reason for name, reason in self._side_failures.items() if name in metrics}
-        observed = _observe(self.features, source, {n: m for n, m in metrics.items() if n not in failed}, failed)
+        observed = observe(self.features, source, {n: m for n, m in metrics.items() if n not in failed}, failed)
         states = {
             name: replace(state, clusters=ids) if isinstance(state, Rows) else state for name, state in observed.items()
         }
@@ -303,7 +301,7 @@ class _Run:
                 continue
             assert given is not None, f"{', '.join(pending)}: no {side}"  # check_counts refuses it in one line
             if not isinstance(given, Moments):
-                states = _observe(self.features, given, pending, self._side_failures)
+                states = observe(self.features, given, pending, self._side_failures)
                 self._side_states.update({(side, name): state for name, state in states.items()})
                 continue
             for name, metric in pending.items():
@@ -311,71 +309,6 @@ class _Run:
                 mean, cov = torch.from_numpy(chosen.mean), torch.from_numpy(chosen.cov)
                 with guarded(name, self._side_failures):
                     self._side_states[side, name] = metric.from_moments(mean=mean, cov=cov, n=chosen.n)
-
-
-def _observe(
-    features: FeaturePass, source: ImageSource, metrics: Mapping[str, StateMetric[Any]], failed: Failures
-) -> dict[str, Sums | Rows]:
-    """The states by metric, of all metrics but those that cannot take these images, which go into `failed`.
-
-    Raises:
-        DataError: an image cannot be read.
-    """
-    left = dict(metrics)
-    while left:
-        try:
-            return _states(features, source, left, failed)
-        except UnsuitedError as error:
-            hit = {name for name, metric in left.items() if _needs(metric, error.extractor)}
-            if not hit:
-                raise
-            failed |= dict.fromkeys(hit, str(error))
-            left = {name: metric for name, metric in left.items() if name not in failed}
-    return {}
-
-
-def _needs(metric: Metric, extractor: str | None) -> bool:
-    """Whether a metric needs an extractor's features; none: whether it needs bare pixels."""
-    return not metric.needs if extractor is None else extractor in {a.partition("/")[0] for a in metric.needs}
-
-
-def _states(
-    features: FeaturePass, source: ImageSource, metrics: Mapping[str, StateMetric[Any]], failed: Failures
-) -> dict[str, Sums | Rows]:
-    """The states by metric. Metrics that keep the features of one address share one tensor of them."""
-    import torch
-
-    addresses = [address for metric in metrics.values() for address in metric.needs]
-    features.compute(source, addresses)
-    keeping = {name: metric for name, metric in metrics.items() if isinstance(metric, KeepsFeatures)}
-    addresses_kept = {address for metric in keeping.values() for address in metric.needs}
-    shared, columns, sums = Columns(), dict[str, Columns](), dict[str, Sums]()
-    pixels = any(not metric.needs for metric in metrics.values())
-    for batch in features.batches(source, addresses, images=pixels):
-        _write(shared, len(source), batch.index, {address: batch.features[address] for address in addresses_kept})
-        for name, metric in metrics.items():
-            if name in keeping or name in failed:
-                continue
-            with guarded(name, failed):
-                state = metric.observe(batch)
-                if isinstance(state, Rows):
-                    if not torch.equal(state.index, batch.index):
-                        fix = "give one row per sample, in the batch's order"
-                        raise ValueError(f"{len(state)} rows for a batch of {len(batch.index)}: {fix}")
-                    _write(columns.setdefault(name, {}), len(source), state.index, state.values)
-                else:
-                    sums[name] = sums[name] + state if name in sums else state
-    columns |= {name: {address: shared[address] for address in metric.needs} for name, metric in keeping.items()}
-    states = sums | {name: Rows(torch.arange(len(source)), values) for name, values in columns.items()}
-    return {name: state for name, state in states.items() if name not in failed}
-
-
-def _write(columns: Columns, total: int, index: Tensor, values: Mapping[str, Tensor]) -> None:
-    """Writes a batch's rows, i64 [B], where they stay: to join batches with `+` would hold all rows twice."""
-    for name, value in values.items():
-        if name not in columns:
-            columns[name] = value.new_empty(total, *value.shape[1:])
-        columns[name][index] = value
 
 
 def of_clusters(score: Score, clusters: Sequence[int]) -> Score:
