@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from pathlib import Path
 from typing import Any
@@ -135,6 +136,17 @@ def test_limits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(parquet, "MAX_GROUP_BYTES", 100)
     with pytest.raises(DataError, match=r"row group 0 holds .* with smaller ones \(row_group_size=1000\)"):
         PathOpener(write(tmp_path / "b.parquet", {"image": list(pngs(3).values())})).check()
+
+
+def test_no_byte_of_a_footer_ends_the_process(tmp_path: Path) -> None:
+    """pyarrow 25 aborts, where it should raise, when it is asked for a column whose levels are counted wrongly."""
+    path = write(tmp_path / "a.parquet", {"image": [{"bytes": data, "path": n} for n, data in pngs(2).items()]})
+    data = path.read_bytes()
+    footer = len(data) - 8 - int.from_bytes(data[-8:-4], "little")
+    for at in range(footer, len(data)):
+        path.write_bytes(data[:at] + bytes([data[at] ^ 0x10]) + data[at + 1 :])
+        with contextlib.suppress(DataError, ConfigError):
+            parquet.Parquet(path)
 
 
 def test_a_table_that_is_cut_short_or_changed(tmp_path: Path) -> None:
