@@ -327,8 +327,7 @@ def test_a_full_disk_names_the_file_and_what_fixes_it(tmp_path: Path, monkeypatc
     )
     assert done.returncode == EXIT_ERROR
     line = done.stderr.splitlines()[-1]
-    sheet = "runs/small/sheets/digits_dcgan.png"
-    assert line.startswith(f"evalkit: cannot write to {sheet}: No space left on device: free some space, then run")
+    assert line.startswith("evalkit: cannot write to runs/small: No space left on device: free some space, then run")
 
 
 def test_a_broken_image_is_named_and_can_be_skipped(folders: Path, tmp_path: Path) -> None:

@@ -121,7 +121,9 @@ def announce(verdict: Verdict) -> None:
             with Path(summary).open("a", encoding="utf-8") as file:
                 file.write(to_markdown(verdict))
         except OSError as error:  # the verdict stands whatever becomes of the summary
-            console.print(f"  note: {summary}: {error.strerror or error}: no summary written", markup=False)
+            console.print(
+                f"  note: {summary}: {error.strerror or error}: no summary written", markup=False, soft_wrap=True
+            )
 
 
 def to_annotations(verdict: Verdict) -> list[str]:

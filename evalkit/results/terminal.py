@@ -8,6 +8,7 @@ import shutil
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -26,6 +27,7 @@ MOST_LINES = 80  # of all that is printed, whatever the grid
 MOST_NOTES = 10
 MOST_COMPARED = 12  # lines of the comparison with the baseline
 _FRAME = 6  # lines of the comparison next to its rows: title, rules, heading, how many more
+_TABLE_FRAME = 4  # lines of a table next to its rows: rules and one line of headings at least
 _LEADING = (40, 24, 16, 10)  # most characters of a leading column, tried in turn; longer ones take several lines
 
 
@@ -85,12 +87,15 @@ def _fitting(table: ResultTable, width: int, room: int, console: Any) -> Iterato
     limits = [len(cells), *(n for n in (60, 50, 40, 32, 25, 20, 16, 12, 10, 8, 6, 5, 4, 3) if n < len(cells))]
     for shown_blocks in range(len(blocks), 0, -1):
         for limit in limits:
+            last = shown_blocks == 1 and limit == limits[-1]
+            if shown_blocks * (min(limit, len(cells)) + _TABLE_FRAME) > room and not last:
+                continue  # not worth drawing: of 1,000 cells x 40 metrics that took half a minute
             chosen = _choose(table, limit)
             views = [layout.view(block, chosen) for block in blocks[:shown_blocks]]
             left_out = _left_out(table, len(cells) - len(chosen), layout.scores_of(blocks[shown_blocks:]))
             titles = [block.title for block in blocks[:shown_blocks]]
             lines = sum(len(console.render_lines(view, pad=False)) for view in views) + bool(left_out)
-            if lines + sum(map(bool, titles)) <= room or (shown_blocks == 1 and limit == limits[-1]):
+            if lines + sum(map(bool, titles)) <= room or last:
                 for title, view in zip(titles, views, strict=True):
                     yield from [Text(title, style="italic"), view] if title else [view]
                 yield from [Text(left_out)] if left_out else []
@@ -158,7 +163,9 @@ class _Layout:
             while waiting or (leading and not blocks):
                 room = self.width - 1 - (sum(self.caps) + 3 * len(self.caps) if leading else 0) - 3 - len(self._key(0))
                 taken = next(
-                    n for n in count(1) if sum(map(self.score_width, waiting[: n + 1])) > room or n >= len(waiting)
+                    n
+                    for n in count(1)
+                    if sum(self.score_widths[i] for i in waiting[: n + 1]) > room or n >= len(waiting)
                 )
                 blocks.append(_Block(title, leading, waiting[:taken]))
                 waiting, leading, title = waiting[taken:], False, ""
@@ -168,10 +175,15 @@ class _Layout:
     def scores_of(blocks: Sequence[_Block]) -> list[int]:
         return [number for block in blocks for number in block.scores]
 
-    def score_width(self, number: int) -> int:
-        """Characters that a score's column takes, with its frame."""
-        texts = (plain(line[len(self.heads) + number]) for line in self.lines)
-        return max(_longest(self.table.columns[number].title), *map(len, texts), 1) + 3
+    @cached_property
+    def score_widths(self) -> list[int]:
+        """By score the characters that its column takes, with its frame."""
+        columns = zip(*(line[len(self.heads) :] for line in self.lines), strict=True)
+        texts = list(columns) or [()] * len(self.table.columns)
+        return [
+            max(_longest(column.title), *(len(plain(text)) for text in of), 1) + 3
+            for column, of in zip(self.table.columns, texts, strict=True)
+        ]
 
     def _key(self, number: int) -> str:
         return letters(number).rjust(len(letters(max(len(self.lines) - 1, 0))))
@@ -187,7 +199,7 @@ class _Layout:
             # a long setting's name takes a line for each of its words
             view.add_column(Text(head.replace("_", "_\n")), overflow="fold", width=cap)
         for number in block.scores:  # "[digits]" is no markup
-            width = self.score_width(number) - 3
+            width = self.score_widths[number] - 3
             view.add_column(Text(self.table.columns[number].title), justify="right", overflow="fold", width=width)
         previous = None
         for number in chosen:

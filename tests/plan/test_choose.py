@@ -56,7 +56,7 @@ class Long(MemorySource):
         ((INCEPTION, CLIP), Given(MANY, Long(random_images(8)), True), list(METRICS)),
         ((INCEPTION,), Given(MANY, Long(random_images(8)), True), list(METRICS[:-1])),
         ((INCEPTION, CLIP), Given(MANY, None, False), ["is", "vendi"]),
-        ((INCEPTION, CLIP), Given({"cell": 5}, None, True), ["vendi", "clip_score"]),  # IS wants a sample per split
+        ((INCEPTION, CLIP), Given({"cell": 5}, None, True), ["is", "vendi", "clip_score"]),
         ((CLIP,), Given(MANY, None, True), ["clip_score"]),
         ((LITE,), Given(MANY, Long(random_images(8)), False), ["fid", "kid", "precision", "recall", "vendi"]),
         ((), Given(MANY, Long(random_images(8)), True), []),

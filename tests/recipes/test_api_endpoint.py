@@ -52,9 +52,14 @@ def test_the_recipe(tmp_path: Path) -> None:
         done = run_evalkit(*overrides, cwd=tmp_path, IMAGES_API_KEY=KEY)
         assert done.returncode == 0, done.stderr
         assert sorted(service.delivered.values()) == [1] * 40
-    rows = {row["metric"]: row for row in results(tmp_path / "runs" / "api_endpoint")["rows"]}
+    document = results(tmp_path / "runs" / "api_endpoint")
+    rows = {row["metric"]: row for row in document["rows"]}
     assert rows["clip_score_digits"]["value"] > 80  # real digits, as the captions say
-    assert rows["latency_p50"]["protocol"] == {"metric": "latency_p50", "device": "service", "batch_size": 3}
+    assert document["protocols"][rows["latency_p50"]["protocol_hash"]] == {
+        "metric": "latency_p50",
+        "device": "service",
+        "batch_size": 3,
+    }
     assert rows["latency_p95"]["value"] > 0
     assert rows["nfe"]["note"] == "the model does not tell"
     assert "images had from the service only after a failed request" in done.stdout
