@@ -132,7 +132,7 @@ def run(
     return functools.partial(_run, words or [], reference, folder, config_name, show)
 
 
-@app.command()
+@app.command(short_help="List metrics, models, samplers or extractors, and what is here.")
 def ls(
     what: Annotated[str, typer.Argument(help="metrics, models, samplers or extractors", autocompletion=_listed)],
     config_dir: Annotated[str | None, typer.Option("--config-dir", "-cd")] = None,
@@ -143,7 +143,7 @@ def ls(
     return functools.partial(print_catalogue, what, config_dir)
 
 
-@app.command()
+@app.command(short_help="Write a config, a gate and a CI workflow to start from.")
 def init(folder: Annotated[Path, typer.Argument(help="where to; by default here")] = Path()) -> Action:
     """Write a config folder, prompts, a gate and a CI workflow to start from; nothing is overwritten."""
     from evalkit.config.starter import write_starter
@@ -162,7 +162,7 @@ def report(
     return functools.partial(write, [str(results), *(["--out", str(out)] if out else [])])
 
 
-@app.command()
+@app.command(short_help="Check a store against its digests.")
 def verify(store: Annotated[Path, typer.Argument(help="a store's folder")] = Path("runs")) -> Action:
     """Read all that a store holds, compare it with its digests, and say how to fix what is wrong."""
     from evalkit.results.verify import print_verification

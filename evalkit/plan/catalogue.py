@@ -18,6 +18,7 @@ from evalkit.metric import Metric, PairMetric, ReferenceMetric
 from evalkit.models.base import Model
 from evalkit.plan.choose import weights_place
 
+_NARROW = 20  # characters of the columns in the middle, on a terminal
 _GIVEN = "yours to give"  # of an option that wants a file or a name from the user
 _ARROW = {"lower": "↓", "higher": "↑"}
 Line = tuple[str, ...]
@@ -48,12 +49,18 @@ def print_catalogue(what: str, config_dir: str | None = None) -> int:
     lines = [(option, *line_of(catalogue, option, file), headline(file)) for option, file in files.items()]
     widest = [max(map(len, column)) for column in zip(heads, *(line[:-1] for line in lines), strict=True)]
     columns = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
+    if columns is not None:  # on a terminal the last column, in words, gets what room there is
+        widest[1:] = [min(width, _NARROW) for width in widest[1:]]
     for line in [(*heads, "what it is"), *lines]:
-        text = "  ".join([*(part.ljust(width) for part, width in zip(line, widest, strict=False)), line[-1]])
-        print(text if columns is None or len(text) <= columns else f"{text[: columns - 1]}…")
+        parts = [_cut(part, width).ljust(width) for part, width in zip(line, widest, strict=False)]
+        print(_cut("  ".join([*parts, line[-1]]), columns))
     for extractors, place in catalogue.missing():
         print(f"{extractors}: put {place}")
     return EXIT_DONE
+
+
+def _cut(text: str, width: int | None) -> str:
+    return text if width is None or len(text) <= width else f"{text[: width - 1]}…"
 
 
 class Catalogue:
@@ -76,7 +83,7 @@ class Catalogue:
         needs = ["prompts"] if metric.needs_prompts else []
         kind = type(metric) if given else metric
         if issubclass(kind, PairMetric):
-            needs.append({"prompt": "several samples per prompt"}.get(metric.pairs, f"{metric.pairs} images"))
+            needs.append({"prompt": "samples per prompt"}.get(metric.pairs, f"{metric.pairs} images"))
         if issubclass(kind, ReferenceMetric):
             needs += list(getattr(metric, "sides", ("reference",)))
         extractors = list(dict.fromkeys(address.partition("/")[0] for address in metric.needs))
