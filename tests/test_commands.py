@@ -180,6 +180,7 @@ WRONG_VALUES = [
     ("num_samples=${nope}", "num_samples: Interpolation key 'nope' not found"),
     ("+foo=1", "foo: no such key."),
     ("experiment=tab", "tab.yaml, line 2, column 6: this is no YAML: "),
+    ("experiment=deep", "a YAML file is nested too deeply"),
 ]
 
 
@@ -188,6 +189,7 @@ def test_a_dry_run_refuses_what_the_run_refuses(override: str, message: str, tmp
     (tmp_path / "file").write_text("")
     (tmp_path / "mine" / "experiment").mkdir(parents=True)
     (tmp_path / "mine" / "experiment" / "tab.yaml").write_text("# @package _global_\nname:\tx\n")
+    (tmp_path / "mine" / "experiment" / "deep.yaml").write_text("name: " + "[" * 5000)
     others = LDM[1:] if override.startswith("experiment") else LDM
     assert message in refusal(*others, override, "--config-dir", "mine", cwd=tmp_path)
 

@@ -82,6 +82,8 @@ def compose(
         config = _compose(given, config_dir, config_name)
     except (HydraException, OmegaConfBaseException, ValueError, YAMLError) as error:
         raise explain(error, overrides, config_dir) from error
+    except RecursionError:
+        raise ConfigError("a YAML file is nested too deeply: look for a run of opening brackets") from None
     if folders:
         models: dict[str, Any] = OmegaConf.to_container(config.model)  # type: ignore[assignment]
         template = models.pop("folder")

@@ -138,6 +138,14 @@ def test_limits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         PathOpener(write(tmp_path / "b.parquet", {"image": list(pngs(3).values())})).check()
 
 
+def test_a_column_with_fewer_rows_than_the_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write(tmp_path / "a.parquet", {"image": list(pngs(3).values()), "text": ["a", "b", "c"]})
+    table = parquet.Parquet(path)
+    monkeypatch.setattr(table, "starts", [0, 4])
+    with pytest.raises(DataError, match=r"column 'text' has 3 rows, the table 4: write the table again"):
+        table.values("text")
+
+
 def test_no_byte_of_a_footer_ends_the_process(tmp_path: Path) -> None:
     """pyarrow 25 aborts, where it should raise, when it is asked for a column whose levels are counted wrongly."""
     path = write(tmp_path / "a.parquet", {"image": [{"bytes": data, "path": n} for n, data in pngs(2).items()]})

@@ -14,6 +14,7 @@ from model_calls import ROOT, Saved, make, sampler_config
 
 from evalkit.errors import ConfigError, DataError, EvalkitError
 from evalkit.models.base import Request
+from evalkit.models.diffusers.checkpoint import Checkpoint
 from evalkit.models.diffusers.model import DiffusersModel
 
 # ------------------------------------------------------------------------------------------------- files, identity
@@ -60,6 +61,14 @@ def test_broken_files_are_named(copy: Callable[[str], Path]) -> None:
     (folder / "unet" / "config.json").write_text("{")
     with pytest.raises(DataError, match=r"unet/config.json: not JSON"):
         DiffusersModel(str(folder)).check()
+
+
+@pytest.mark.parametrize("name", ["../../etc", "a/b", "s" * 5000, "é" * 300, ""])
+def test_parts_are_named_as_arguments_are(tmp_path: Path, name: str) -> None:
+    index = {"_class_name": "DDPMPipeline", name: ["diffusers", "UNet2DModel"]}
+    (tmp_path / "model_index.json").write_text(json.dumps(index))
+    with pytest.raises(ConfigError, match="is no name of a pipeline's part"):
+        Checkpoint(tmp_path).components()
 
 
 def test_pickled_weights_are_refused(copy: Callable[[str], Path]) -> None:

@@ -120,6 +120,10 @@ class Parquet(Table):
     def values(self, column: str) -> list[Any]:
         with _failures(self.place), _open(self.place) as file:
             values: list[Any] = file.read(columns=[column], use_threads=False).column(0).to_pylist()
+        if len(values) != len(self):
+            raise DataError(
+                f"{self.place}: column '{column}' has {len(values)} rows, the table {len(self)}: {self.remedy}"
+            )
         return values
 
 

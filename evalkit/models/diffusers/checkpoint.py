@@ -14,6 +14,7 @@ from evalkit.utils import json_files
 from evalkit.utils.files import sha256_file, sha256_json
 from evalkit.utils.text import one_line
 
+_LONGEST_NAME = 100  # characters of a component's name
 INDEX = "model_index.json"
 # diffusers' models are saved under the first name, those of transformers under the second.
 _STEMS = ("diffusion_pytorch_model", "model")
@@ -84,6 +85,8 @@ class Checkpoint:
             named = isinstance(value, list) and len(value) == 2 and all(isinstance(v, str) for v in value)
             if name.startswith("_") or not named or name in self.leave_out:
                 continue
+            if not name.isidentifier() or len(name) > _LONGEST_NAME:  # it names a folder, and an argument
+                raise ConfigError(f"{self.folder / INDEX}: {name[:40]!r} is no name of a pipeline's part")
             own = self.folder / name
             parts.append(Component(name, value[0], value[1], own if own.is_dir() else self.folder))
         return parts
