@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from evalkit.utils.lazy import lazy
 
 __version__ = "0.1.0"
+
+# ONNX Runtime 1.31 sends its use to Microsoft unless it is told not to before it is imported, by whomever.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 # In a checkout `configs/` and `metrics/` lie next to this folder; in the wheel, inside it. With the repo's root on the
 # package's path, `evalkit.configs` and `evalkit.metrics` name the same modules either way.

@@ -52,7 +52,7 @@ def test_all_readers_are_fuzzed(targets: dict[str, Target]) -> None:
 
 
 @pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize("examples", [24, pytest.param(2000, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("examples", [12, pytest.param(2000, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("name", NAMES)
 def test_no_reader_raises_anything_but_one_line(
     name: str, examples: int, targets: dict[str, Target], tmp_path: Path

@@ -286,6 +286,7 @@ def run_one(target: Target, name: str, data: bytes, folder: Path) -> str | None:
 def fuzz(target: Target, folder: Path, seed: int, examples: int) -> Outcome:
     """Gives a target so many mutated inputs; failures name the seed and number that make the input again."""
     outcome = Outcome()
+    sys.dont_write_bytecode = True  # what a library compiles when it is first imported is no misdeed of a reader
     for name, data in target.seeds.items():
         path = folder / name
         path.parent.mkdir(parents=True, exist_ok=True)

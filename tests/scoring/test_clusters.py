@@ -207,6 +207,7 @@ def test_diversity_and_distances_know_prompts(tmp_path: Path) -> None:
     assert distance.stderr == pytest.approx(standard_error(distance.influence or (), cluster_ids(prompts)))
 
 
+@pytest.mark.slow
 def test_recall_and_coverage_take_prompts_as_wholes() -> None:
     y = torch.randn(400, 4, generator=torch.Generator().manual_seed(0))
     sides = {"reference": Rows(torch.arange(400), {"x/y": y})}
