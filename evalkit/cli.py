@@ -246,7 +246,7 @@ def _run(
     words: Sequence[str], reference: str | None, config_dir: str | None, config_name: str, show: _Show | None
 ) -> int:
     """Composes the configuration and runs it, or prints it; returns the exit code."""
-    from evalkit.config.compose import compose, group_options, resolve
+    from evalkit.config.compose import compose, group_options, print_config, resolve
     from evalkit.config.overrides import METRICS, leaves_metrics_open
     from evalkit.config.words import read_words
 
@@ -255,8 +255,6 @@ def _run(
     overrides = [*read.overrides, *([f"metric=[{','.join(METRICS)}]"] if choose else [])]
     config = compose(overrides, config_dir, folders=read.folders, reference=read.reference, config_name=config_name)
     if show is not None:
-        from evalkit.config.compose import print_config
-
         print_config(config, show.package, resolved=show.resolved)
         return EXIT_DONE
     run_config = resolve(config)

@@ -27,8 +27,8 @@ from yaml import YAMLError
 from evalkit.config.build import accepted_keys
 from evalkit.config.environment import environment_as_text, refuse_environment
 from evalkit.config.listing import option_files
-from evalkit.config.overrides import SINGLE, choose_folder, complete
-from evalkit.config.schema import CONFIG_MODULE, FOLDERS, GROUPS, RULES, RunConfig
+from evalkit.config.overrides import choose_folder, complete
+from evalkit.config.schema import CONFIG_MODULE, FOLDERS, GROUPS, RULES, SINGLE, RunConfig
 from evalkit.config.words import is_statistics
 from evalkit.errors import ConfigError, nearest
 from evalkit.utils.text import one_line
@@ -129,7 +129,7 @@ def _explain_null(error: ValueError, overrides: Sequence[str]) -> ConfigError:
     if "Config group override" not in str(error) or not nulls:
         return ConfigError(f"the configuration cannot be composed: {one_line(error)}")
     group = nulls[0].partition("=")[0]
-    out = f"~{group}" if group in SINGLE else f"{group}=[]"
+    out = f"~{group}" if group.partition("@")[0] in SINGLE else f"{group}=[]"
     return ConfigError(f"{nulls[0]}: a group cannot be null: {out} leaves it out")
 
 

@@ -8,10 +8,8 @@ from dataclasses import fields
 from importlib.metadata import entry_points
 from pathlib import Path
 
-from evalkit.config.schema import CONFIG_MODULE, FOLDERS, GROUPS, RunConfig
+from evalkit.config.schema import CONFIG_MODULE, FOLDERS, GROUPS, SINGLE, RunConfig
 from evalkit.utils.files import PKG_SCHEME, resolve_path
-
-_SINGLE = ("experiment", "engine", "reference", "training")
 
 
 def option_files(group: str, config_dir: str | None = None) -> dict[str, Path]:
@@ -47,5 +45,5 @@ def _words(incomplete: str, commands: Sequence[str]) -> Iterator[str]:
         yield from (f"{name}=" for name in ("experiment", *(field.name for field in fields(RunConfig))))
     elif group in (*GROUPS, "experiment"):
         before = value[: max(value.rfind("["), value.rfind(",")) + 1]  # of a list what is typed already
-        start = before if before or group in _SINGLE else "["
+        start = before if before or group in SINGLE else "["
         yield from (f"{group}={start}{name}" for name in option_files(group))

@@ -6,10 +6,8 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from evalkit.config.schema import GROUPS
+from evalkit.config.schema import GROUPS, SINGLE
 
-DEMO = "digits"  # the experiment of a command line that names no model
-SINGLE = ("experiment", "engine", "reference", "training", "reference@training")  # groups of one option
 # What a run that names no metric computes of these, as far as its images, its reference and the weights allow.
 METRICS = ("fid", "kid", "precision", "recall", "is", "vendi", "clip_score")
 _WORD = re.compile(r"[A-Za-z0-9_][\w-]*")

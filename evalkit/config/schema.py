@@ -11,6 +11,7 @@ GROUPS = (
     *("model", "sampler", "prompts", "metric", "reference", "training", "extractor", "engine"),
     *("gate", "tracker", "export"),
 )
+SINGLE = ("experiment", "engine", "reference", "training")  # groups of one option, not of a list
 RULES = ("gate",)  # groups whose options are rules, not objects to build: they have no `_target_`
 FOLDERS = {"training": "reference"}  # groups whose options are another group's
 

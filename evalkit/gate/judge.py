@@ -12,8 +12,9 @@ from evalkit.gate.bounds import Bounds, difference_bounds, needed_n, score_bound
 from evalkit.gate.rules import IMAGE_SHARES, LINTED, Baseline, Gate, Rule, Waiver
 from evalkit.gate.verdict import WORST_FIRST, Result, Status, Verdict
 from evalkit.results.compare import Clusters, Influences, estimate
+from evalkit.results.protocols import protocol_difference
 from evalkit.results.stats import Estimate
-from evalkit.results.table import ResultTable, Row, protocol_difference
+from evalkit.results.table import ResultTable, Row
 
 
 def judge(

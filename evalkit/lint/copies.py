@@ -6,7 +6,6 @@ What was found is stored by the content of both sides, so that a finished run de
 from __future__ import annotations
 
 import contextlib
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,12 +14,13 @@ from typing import TYPE_CHECKING
 from evalkit.errors import DataError
 from evalkit.lint.cache import NAME_DIGITS
 from evalkit.lint.finding import Finding, locations
-from evalkit.utils.files import sha256_json, write_json
+from evalkit.utils.code import module_digest
+from evalkit.utils.files import sha256_json
+from evalkit.utils.json_files import read_checked, write_checked
 
 if TYPE_CHECKING:
     from evalkit.data.source import Source
 
-VERSION = 1
 SAME = 2.0  # levels (r.m.s.): a copy, at most saved again without visible loss
 MOST = 0.5
 _EFFECT = "nothing was made of the prompt: metrics of pairs and FID look better than the model is; CLIP score falls"
@@ -68,7 +68,8 @@ def check_copies(name: str, source: Source, made_from: Mapping[str, Source], cac
 def _find(source: Source, images: Source, cache: Path) -> Copies | None:
     """What is known of both sides, else measured; none where an image cannot be read, which the run says itself."""
     try:
-        key = sha256_json([VERSION, source.digest, images.digest])
+        code = module_digest("evalkit.data.codec", "evalkit.lint.copies", "evalkit.lint.pixels")
+        key = sha256_json([code, source.digest, images.digest])
         path = cache / f"{key[:NAME_DIGITS]}.json"
         known = _load(path, key)
         if known is not None:
@@ -77,16 +78,15 @@ def _find(source: Source, images: Source, cache: Path) -> Copies | None:
     except (DataError, OSError):
         return None
     with contextlib.suppress(OSError):
-        write_json(path, {"key": key, "copies": vars(copies), "check": sha256_json([key, vars(copies)])})
+        write_checked(path, {"about": [key], "copies": vars(copies)})
     return copies
 
 
 def _load(path: Path, key: str) -> Copies | None:
     try:
-        data = json.loads(path.read_bytes())
-        copies = Copies(**data["copies"])
-        return copies if data["check"] == sha256_json([key, vars(copies)]) else None
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        data = read_checked(path)
+        return Copies(**data["copies"]) if data["about"] == [key] else None
+    except (OSError, DataError, LookupError, TypeError):
         return None
 
 

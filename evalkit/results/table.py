@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from evalkit.cell import setting_name
 from evalkit.errors import ConfigError, DataError
+from evalkit.results.protocols import protocol_difference, take_protocols
 from evalkit.utils import schema
 from evalkit.utils.json_files import read_json
 from evalkit.utils.text import one_line
@@ -220,7 +220,7 @@ class ResultTable:
             "schema": SCHEMA,
             "run": dict(self.run),
             "notes": list(self.notes),
-            "protocols": _take_protocols(rows, "the table"),
+            "protocols": take_protocols(rows, "the table"),
             "rows": rows,
             "comparisons": [asdict(comparison) for comparison in self.comparisons],
             "best": {metric: list(cells) for metric, cells in self.best.items()},
@@ -350,23 +350,12 @@ def read_results(path: Path) -> dict[str, Any]:
     if data["schema"] == 1:
         rows = data.get("rows")
         if isinstance(rows, list):
-            data |= {"schema": SCHEMA, "protocols": _take_protocols(rows, path)}
+            data |= {"schema": SCHEMA, "protocols": take_protocols(rows, path)}
     elif data["schema"] != SCHEMA:
         version = one_line(repr(data["schema"]), 40)
         raise DataError(f"{path}: schema {version} is not known here (known: 1, {SCHEMA}); use a matching evalkit")
     schema.check(data, "results", path)
     return data
-
-
-def _take_protocols(rows: Iterable[Any], where: str | Path) -> dict[str, Any]:
-    """The rows' protocols by their hashes; they are taken out of the rows."""
-    protocols: dict[str, Any] = {}
-    for number, row in enumerate(rows):
-        if isinstance(row, dict) and isinstance(key := row.get("protocol_hash"), str) and "protocol" in row:
-            protocol = row.pop("protocol")
-            if protocols.setdefault(key, protocol) != protocol:
-                raise DataError(f"{where}: rows[{number}]: another row has the hash {key!r} for another protocol")
-    return protocols
 
 
 def _prompts_behind(rows: Sequence[Row]) -> int | None:
@@ -383,25 +372,3 @@ def _setting(value: Any) -> str:
     if value is None:
         return MISSING
     return f"{value:g}" if isinstance(value, float) else str(value)
-
-
-def protocol_difference(a: Mapping[str, Any], b: Mapping[str, Any]) -> str:
-    """What differs between two protocols, in one line."""
-    flat_a, flat_b = dict(_flat(a)), dict(_flat(b))
-    pairs = {name: (flat_a.get(name), flat_b.get(name)) for name in dict.fromkeys([*flat_a, *flat_b])}
-    texts = [f"{name} is {_short(one)}, not {_short(other)}" for name, (one, other) in pairs.items() if one != other]
-    return "; ".join(texts) or "the protocols differ"
-
-
-def _short(value: Any) -> str:
-    """A digest by its first digits."""
-    text = str(value)
-    return f"{text[:10]}..." if re.fullmatch(r"[0-9a-f]{40,}", text) else text
-
-
-def _flat(node: Any, path: str = "") -> Iterable[tuple[str, Any]]:
-    if isinstance(node, Mapping):
-        for key, value in node.items():
-            yield from _flat(value, f"{path}.{key}" if path else str(key))
-    else:
-        yield path, node

@@ -25,7 +25,10 @@ log = logging.getLogger(__name__)
 KEY_DIGITS = 32  # hex digits of a key's digest, in the file's name
 
 # What every score depends on besides its metric: how files become pixels, how pairs and standard errors are formed.
-_SHARED = ("evalkit.data.codec", "evalkit.data.center_crop", "evalkit.scoring.pairs", "evalkit.scoring.scoring")
+_SHARED = (
+    *("evalkit.data.codec", "evalkit.data.center_crop"),
+    *("evalkit.scoring.pairs", "evalkit.scoring.scoring", "evalkit.scoring.states"),
+)
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from fake_services import FakeService, pixels_of
+import pytest
+from fake_services import KEY, FakeService, pixels_of
 
 from evalkit.cell import Cell
 from evalkit.config.schema import RunConfig
@@ -30,6 +31,14 @@ WORKFLOW = {
     "9": {"class_type": "SaveImage", "inputs": {"filename_prefix": "seed {{seed}}"}},
 }
 Ask = Callable[..., tuple[Cell, SampleSet]]
+
+
+def reach_the_loopback(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The key in the environment, no proxy in between, and no garbage collection per model."""
+    monkeypatch.setenv("TEST_IMAGES_KEY", KEY)
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    monkeypatch.setattr("evalkit.utils.devices.free_memory", lambda: None)
 
 
 def option(kind: str, service: FakeService, folder: Path, **changes: Any) -> dict[str, Any]:

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from fake_services import KEY, RETRY_AFTER, SHORT, FakeService, serving
 from hydra.utils import get_class
-from service_calls import PROMPTS, all_text, cell_of, expected, make, option, pixels
+from service_calls import PROMPTS, all_text, cell_of, expected, make, option, pixels, reach_the_loopback
 
 from evalkit.config.build import locate
 from evalkit.errors import ConfigError, EvalkitError, ServiceError
@@ -31,10 +31,7 @@ KINDS = ("openai", "webui", "comfy")
 
 @pytest.fixture(autouse=True)
 def _surroundings(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("TEST_IMAGES_KEY", KEY)
-    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-    monkeypatch.setenv("no_proxy", "127.0.0.1")
-    monkeypatch.setattr("evalkit.utils.devices.free_memory", lambda: None)  # a full garbage collection per model
+    reach_the_loopback(monkeypatch)
 
 
 @pytest.fixture

@@ -17,7 +17,7 @@ from fake_services import KEY, FakeService, pixels_of, png_of, serving
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from raw_service import answer, answering, as_json, dripping
-from service_calls import QUICK, cell_of, expected, make, option, pixels
+from service_calls import QUICK, cell_of, expected, make, option, pixels, reach_the_loopback
 
 from evalkit.config.build import build
 from evalkit.errors import EvalkitError, ServiceError
@@ -33,10 +33,7 @@ DEEP = "[" * 200_000
 
 @pytest.fixture(autouse=True)
 def _surroundings(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("TEST_IMAGES_KEY", KEY)
-    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-    monkeypatch.setenv("no_proxy", "127.0.0.1")
-    monkeypatch.setattr("evalkit.utils.devices.free_memory", lambda: None)  # a full garbage collection per model
+    reach_the_loopback(monkeypatch)
 
 
 def client_of(url: str, **options: Any) -> Client:

@@ -11,10 +11,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 from command import run_evalkit
+from fakes import random_images
 from leftovers import left_by_the_dead
 from PIL import Image
 
+from evalkit.data.arrays import ArrayImages
 from evalkit.errors import EXIT_CONFIG, EXIT_ERROR, StoreError
+from evalkit.lint.copies import check_copies
 from evalkit.results.verify import print_verification, verify
 
 
@@ -41,6 +44,17 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def store(whole: Path, tmp_path: Path) -> Path:
     shutil.copytree(whole, tmp_path / "runs")
     return tmp_path / "runs"
+
+
+def test_what_a_lint_of_sources_keeps_is_whole(store: Path) -> None:
+    """Samples compared with the images that they were made from: its files lie among the lint's."""
+    images = ArrayImages("sixteen", np.stack(random_images(16)))
+    check_copies("cell", images, {"source": images}, store / "lint")
+    (file,) = (path for path in (store / "lint").glob("*.json") if '"copies"' in path.read_text("utf-8"))
+    assert not [fault for part in verify(store) for fault in part.wrong]
+    file.write_text(file.read_text("utf-8").replace('"looked": 16', '"looked": 15'), encoding="utf-8")
+    assert check_copies("cell", images, {"source": images}, store / "lint")[0].of == 16  # measured again
+    assert not [fault for part in verify(store) for fault in part.wrong]
 
 
 def test_a_whole_store(store: Path, capsys: pytest.CaptureFixture[str]) -> None:
