@@ -17,8 +17,8 @@ PACKAGE = ROOT / "evalkit"
 
 # In the order in which data flows: each may import what stands to its right only (and modules of its own).
 FOLDERS = [
-    *("plan", "report", "gate", "trackers", "results", "lint", "samples", "scoring", "models", "features", "prompts"),
-    *("extractors", "data", "config", "digits", "numerics", "utils"),
+    *("work", "plan", "report", "gate", "trackers", "results", "lint", "samples", "scoring", "models", "features"),
+    *("prompts", "extractors", "data", "config", "digits", "engines", "numerics", "utils"),
 ]
 LEFT = ["__init__", "cli", "api", "selfcheck", "pipeline"]  # modules at the root that no folder imports
 RIGHT = ["cell", "metric", "errors"]  # modules at the root that any folder may import
