@@ -109,7 +109,7 @@ class Extractor(ABC):
             layers: which layers.
 
         Returns:
-            By layer, f32 [B,D] on the CPU: B images, or B prompts for a text layer.
+            By layer, f32 [B,D], on the CPU or on the device: B images, or B prompts for a text layer.
         """
 
     def embed(self, images: Tensor, layer: str) -> Tensor:

@@ -138,17 +138,15 @@ class FeaturePass:
     def extract(
         self, source: ImageSource, images: Sequence[NDArray[np.uint8]], addresses: Sequence[str]
     ) -> dict[str, Tensor]:
-        """Features of some images that are not stored: by address, f32 [B,D]."""
-        import torch
-
+        """Features of some images that are not stored: by address, f32 [B,D], where the extractor leaves them."""
         layers: dict[str, list[str]] = {}  # by extractor
         for address in addresses:
             name, layer = parse(address, self.extractors, "a metric of pairs")
             layers.setdefault(name, []).append(layer)
         return {
-            f"{name}/{layer}": torch.from_numpy(values)
+            f"{name}/{layer}": values
             for name, needed in layers.items()
-            for layer, values in _run(self._load(name), source, images, [], needed).items()
+            for layer, values in _features(self._load(name), source, images, [], needed).items()
         }
 
     def _compute_texts(
@@ -271,6 +269,18 @@ def _run(
     prompts: Sequence[str],
     layers: Sequence[str],
 ) -> dict[str, NDArray[np.float32]]:
+    """`_features`, on the CPU."""
+    found = _features(extractor, source, images, prompts, layers)
+    return {layer: values.cpu().numpy() for layer, values in found.items()}
+
+
+def _features(
+    extractor: Extractor,
+    source: ImageSource,
+    images: Sequence[NDArray[np.uint8]],
+    prompts: Sequence[str],
+    layers: Sequence[str],
+) -> dict[str, Tensor]:
     """One extractor over images or texts in its own fixed batches: by layer, f32 [B,D], checked to be finite."""
     import torch
 
@@ -294,7 +304,7 @@ def _run(
         if not bool(torch.isfinite(values).all()):
             what = f"values that are not finite for {source.name}, layer '{layer}'"
             raise UnsuitedError(f"extractor '{extractor.name}' gave {what}: are its weights right?", extractor.name)
-    return {layer: values.numpy() for layer, values in joined.items()}
+    return joined
 
 
 def stacked(source: ImageSource, images: Sequence[NDArray[np.uint8]]) -> Tensor:
