@@ -6,12 +6,13 @@ whatever it writes is written whole, and by the first one alone.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 Tell = Callable[[str, int], None]
-"""Called by a unit as it goes on: tell(what people call the thing, images just done)."""
+"""Called by a unit as it goes on: tell(what people call the thing, images just done); with 0 as it begins."""
 
 Run = Callable[[Any, Tell], None]
 """Runs one unit in a worker, and writes its outcome into the store."""
@@ -35,8 +36,9 @@ class Work:
 
     Attributes:
         stage: what people call the stage ("generating").
-        units: in the order in which they are best started.
-        totals: by name as `Tell` gives it, images to do: for progress.
+        units: all of the stage, done or not, in the order in which they are best started and the same in every process
+            (stripes are cut by it): an engine asks `done` first, and leaves out what is there.
+        totals: by name as `Tell` gives it, images to do: for progress. Empty: units are counted instead.
         open: called once in each worker process, for all stages of the run; can be pickled, some 100 bytes. It reads
             the plan from the store, refuses (EvalkitError) what does not fit, and returns what runs a unit.
         done: which of some units have their outcome in the store; one listing for all of them.
@@ -80,6 +82,20 @@ class Engine(Protocol):
         """Ends the workers; called once, whatever happened."""
 
 
+def missing(work: Work) -> list[Any]:
+    """The units whose outcome is not in the store, in their order; by one listing."""
+    done = work.done(work.units) if work.units else set()
+    return [unit for unit in work.units if unit.key not in done]
+
+
+BESIDE = "EVALKIT_BESIDE"  # set in a worker: how many of a run's workers are at work on its machine, itself included
+
+
+def beside() -> int:
+    """How many workers of this run are at work on this machine while the unit in hand runs: 1 where it is alone."""
+    return int(os.environ.get(BESIDE, "1"))
+
+
 class InProcess:
     """One unit after another in this process: a loaded model stays loaded from unit to unit."""
 
@@ -92,11 +108,12 @@ class InProcess:
     def map(self, work: Work) -> None:
         from evalkit.utils.progress import Progress
 
-        if not work.units:
+        units = missing(work)
+        if not units:
             return
         self._run = self._run or work.open()
         with Progress(work.totals) as shown:
-            for unit in work.units:
+            for unit in units:
                 self._run(unit, shown.advance)
 
     def close(self) -> None:
