@@ -1,4 +1,4 @@
-"""Images that are in memory, or in an .npy or .npz."""
+"""Images that are in memory, in an .npy or .npz, or on their way into files."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from evalkit.data.npz import Npz, conversion, failures
 from evalkit.data.remote import Place, Remote
-from evalkit.data.source import WithoutRecords, check_count
+from evalkit.data.source import Headers, WithoutRecords, check_count, content_digest
 from evalkit.errors import DataError
 from evalkit.utils.files import check_file
 
@@ -98,11 +98,10 @@ class ArrayImages(WithoutRecords):
 
     @functools.cached_property
     def digest(self) -> str:
-        import numpy as np
+        return _pixel_digest(self.pixels)
 
-        state = hashlib.sha256(f"u8 {list(self.pixels.shape)}".encode())
-        state.update(np.ascontiguousarray(self.pixels).data)
-        return state.hexdigest()
+    def chunk_digest(self, chunk: range) -> str:
+        return _pixel_digest(self.pixels[chunk.start : chunk.stop])
 
     def read(self, indices: range) -> list[NDArray[np.uint8]]:
         return [self.pixels[i] for i in indices]
@@ -130,6 +129,57 @@ class ArrayImages(WithoutRecords):
     @property
     def categories(self) -> Sequence[str | None]:
         return self.classes or [None] * len(self)
+
+
+@dataclass(frozen=True, eq=False)
+class InHand(WithoutRecords):
+    """Images of files that were just written: the same chunk as the files, without reading them back.
+
+    Attributes:
+        name: what messages call them.
+        images: u8 [H,W,3] each.
+        sha256s: of their files.
+        prompts: one text per image, or none.
+        warnings: counted, as in `Source`.
+    """
+
+    name: str
+    images: Sequence[NDArray[np.uint8]]
+    sha256s: Sequence[str]
+    prompts: Sequence[str | None]
+    warnings: Mapping[str, int] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    @functools.cached_property
+    def digest(self) -> str:
+        return content_digest(self.sha256s)
+
+    @property
+    def chunks(self) -> Sequence[range]:
+        return [range(len(self))]
+
+    def chunk_digest(self, chunk: range) -> str:
+        return content_digest(self.sha256s[chunk.start : chunk.stop])
+
+    def read(self, indices: range) -> list[NDArray[np.uint8]]:
+        return [self.images[i] for i in indices]
+
+    def location(self, index: int) -> str:
+        return f"{self.name}[{index}]"
+
+    def headers(self) -> Headers:
+        sizes = [(image.shape[1], image.shape[0]) for image in self.images]
+        return Headers(sizes=sizes, sha256s=self.sha256s)
+
+
+def _pixel_digest(pixels: NDArray[np.uint8]) -> str:
+    import numpy as np
+
+    state = hashlib.sha256(f"u8 {list(pixels.shape)}".encode())
+    state.update(np.ascontiguousarray(pixels).data)
+    return state.hexdigest()
 
 
 def _check_images(path: Place, array: str, pixels: NDArray[Any]) -> None:

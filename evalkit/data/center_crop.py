@@ -62,7 +62,13 @@ class CenterCropped(WithoutRecords):
 
     @functools.cached_property
     def digest(self) -> str:
-        return sha256_json({"source": self.source.digest, "size": self.size, "fit": "shorter side lanczos, middle"})
+        return self._digest(self.source.digest)
+
+    def chunk_digest(self, chunk: range) -> str:
+        return self._digest(self.source.chunk_digest(chunk))
+
+    def _digest(self, digest: str) -> str:
+        return sha256_json({"source": digest, "size": self.size, "fit": "shorter side lanczos, middle"})
 
     def read(self, indices: range) -> list[NDArray[np.uint8]]:
         return [fit(image, self.size) for image in self.source.read(indices)]

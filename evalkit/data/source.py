@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 # Below this many bytes of a file, or pixels of an image, decoding is mostly Python and threads only wait for the GIL
 # (32x32 PNGs: 20 % slower).
 THREADED_FROM = 16_384
+CHUNK = 256  # images in a chunk of a source that is not made in shards
 GREY_MODES = frozenset({"1", "L", "LA", "La", "I"})
 
 
@@ -112,6 +113,13 @@ class Source(Protocol):
     def digest(self) -> str:
         """sha256 of the content; cheap the second time; no torch."""
 
+    @property
+    def chunks(self) -> Sequence[range]:
+        """The parts, in order, whose features are computed and stored together: shards, else `CHUNK` images each."""
+
+    def chunk_digest(self, chunk: range) -> str:
+        """sha256 of a chunk's content: the same for the same images wherever they lie, whatever else the set holds."""
+
     def read(self, indices: range) -> list[NDArray[np.uint8]]:
         """Images u8 [H,W,3], verified against what was recorded of them; `DataError` names the file that is not."""
 
@@ -147,6 +155,10 @@ class WithoutRecords:
         raise NotImplementedError
 
     @property
+    def chunks(self) -> Sequence[range]:
+        return chunks_of(len(self))
+
+    @property
     def categories(self) -> Sequence[str | None]:
         return [None] * len(self)
 
@@ -178,6 +190,9 @@ class FileImages(WithoutRecords, ABC):
     def digest(self) -> str:
         return content_digest(self.sha256s)
 
+    def chunk_digest(self, chunk: range) -> str:
+        return content_digest(self.sha256s[chunk.start : chunk.stop])
+
     def read(self, indices: range) -> list[NDArray[np.uint8]]:
         return read_verified([(self.files[i], self.sha256s[i]) for i in indices], self.remedy)
 
@@ -194,6 +209,11 @@ def kinds_of(mode: str, notes: tuple[str, ...]) -> frozenset[str]:
     elif mode in ("P", "PA"):
         kinds.add("palette")
     return frozenset(kinds)
+
+
+def chunks_of(count: int) -> list[range]:
+    """`count` images in chunks of `CHUNK`."""
+    return [range(start, min(start + CHUNK, count)) for start in range(0, count, CHUNK)]
 
 
 def content_digest(sha256s: Iterable[str]) -> str:

@@ -103,8 +103,14 @@ class StoredImages(WithoutRecords):
 
     @functools.cached_property
     def digest(self) -> str:
-        digest = content_digest(image.record.sha256 for image in self.images)
-        if self.conversion is None or all(image.record.profile is None for image in self.images):
+        return self._digest(self.images)
+
+    def chunk_digest(self, chunk: range) -> str:
+        return self._digest(self.images[chunk.start : chunk.stop])
+
+    def _digest(self, images: Sequence[StoredImage]) -> str:
+        digest = content_digest(image.record.sha256 for image in images)
+        if self.conversion is None or all(image.record.profile is None for image in images):
             return digest
         return sha256_json({"source": digest, "profiles": self.conversion})
 

@@ -45,6 +45,13 @@ class WatchedSource(WithoutRecords):
         return self.source.digest
 
     @property
+    def chunks(self) -> Sequence[range]:
+        return self.source.chunks
+
+    def chunk_digest(self, chunk: range) -> str:
+        return self.source.chunk_digest(chunk)
+
+    @property
     def prompts(self) -> Sequence[str | None]:
         return self.source.prompts
 

@@ -60,6 +60,19 @@ class Seeds:
         return content_digest([part.digest for part in self.parts])
 
     @property
+    def chunks(self) -> Sequence[range]:
+        shifted: list[range] = []
+        start = 0
+        for part in self.parts:
+            shifted += [range(start + chunk.start, start + chunk.stop) for chunk in part.chunks]
+            start += len(part)
+        return shifted
+
+    def chunk_digest(self, chunk: range) -> str:
+        part, start = self._at(chunk.start)
+        return part.chunk_digest(range(start, start + len(chunk)))
+
+    @property
     def made_here(self) -> bool:
         return all(isinstance(part, SampleSet) for part in self.parts)
 

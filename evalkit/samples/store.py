@@ -87,12 +87,14 @@ class SampleSet(FileImages):
         name: the cell's.
         files: the images in the order of their indices.
         rows: their lines of metadata.jsonl.
+        shards: the indices of each shard's images; none: as a source that is not made in shards.
     """
 
     remedy = "delete this shard's folder, and the next run makes it again"
     name: str
     files: tuple[Path, ...]
     rows: tuple[Mapping[str, Any], ...]
+    shards: tuple[range, ...] = ()
 
     @classmethod
     def open(cls, store: Store, cell: Cell, built: BuiltCell | None = None) -> SampleSet:
@@ -113,7 +115,8 @@ class SampleSet(FileImages):
         folder = store.sample_folder(cell)
         files: list[Path] = []
         rows: list[Mapping[str, Any]] = []
-        for start, stop, shard in _shards(folder, cell):
+        shards = _shards(folder, cell)
+        for start, stop, shard in shards:
             assert shard is not None  # nothing is missing
             lines = read_metadata(shard, cell.key)
             if [row["index"] for row in lines[: stop - start]] != list(range(start, stop)):
@@ -122,7 +125,11 @@ class SampleSet(FileImages):
                 _check_asked(shard, lines[: stop - start], cell, built)
             rows += lines[: stop - start]
             files += [shard / str(row["file_name"]) for row in lines[: stop - start]]
-        return cls(cell.name, tuple(files), tuple(rows))
+        return cls(cell.name, tuple(files), tuple(rows), tuple(range(start, stop) for start, stop, _ in shards))
+
+    @property
+    def chunks(self) -> Sequence[range]:
+        return self.shards or super().chunks
 
     @staticmethod
     def missing(store: Store, cell: Cell) -> list[tuple[int, int]]:

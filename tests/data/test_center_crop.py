@@ -37,6 +37,8 @@ def test_as_a_source() -> None:
     assert (len(found), list(found.prompts), found.location(2)) == (3, ["a", "b", "c"], "set[2]")
     assert len({plain.digest, found.digest, CenterCropped(plain, 5).digest, found.head(2).digest}) == 4
     assert found.digest == CenterCropped(ArrayImages("elsewhere", pixels), 4).digest
+    digests = {source.chunk_digest(range(3)) for source in (plain, found, CenterCropped(plain, 5))}
+    assert len(digests) == 3
     for wrong in (0, 2.5, True):
         with pytest.raises(ConfigError, match=r"size=.*: give a whole number >= 1"):
             CenterCropped(plain, wrong)  # type: ignore[arg-type]

@@ -108,6 +108,8 @@ def test_conversion_is_told_by_digest_identity_and_protocol(wide: Path) -> None:
     changed = [(a != b).any() for a, b in zip(as_they_are.read(range(4)), converted.read(range(4)), strict=True)]
     assert changed == [True, True, True, False]
     assert converted.take([3]).digest == as_they_are.take([3]).digest  # the same pixels
+    assert converted.chunk_digest(range(4)) == converted.digest != as_they_are.chunk_digest(range(4))
+    assert converted.chunk_digest(range(3, 4)) == as_they_are.chunk_digest(range(3, 4))
     assert FolderModel(wide, profiles="srgb").identity() != FolderModel(wide).identity()
 
     def protocol(how: str) -> object:

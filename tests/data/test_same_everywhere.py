@@ -12,10 +12,14 @@ import fsspec
 import pytest
 from hostile import image, write_tar, write_zip
 
+from evalkit.data import source as source_module
+from evalkit.data.arrays import InHand
 from evalkit.data.codec import encode_png
 from evalkit.data.open import open_images
 from evalkit.data.records import ReadOptions
+from evalkit.data.source import content_digest
 from evalkit.errors import EvalkitError
+from evalkit.utils.files import sha256_bytes
 
 IMAGES = {f"{i:03d}.png": encode_png(image(i)) for i in range(3)}
 NESTED = {f"0000{i // 2}/img{i:08d}.png": encode_png(image(i)) for i in range(3)}
@@ -124,6 +128,26 @@ def test_a_set_is_the_same_wherever_it_lies(tmp_path: Path, name: str) -> None:
         assert list(source.prompts) == prompts, kind
         assert list(source.categories) == classes, kind
     assert len(digests) == 1
+
+
+def test_a_chunk_is_the_same_wherever_it_lies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also in memory on its way into a file, whatever else the set holds, and in a set that grew."""
+    monkeypatch.setattr(source_module, "CHUNK", 2)
+    places = {kind: write(tmp_path / "set", IMAGES) for kind, write in KINDS.items()}
+    places["parquet"] = write_parquet(tmp_path / "set.parquet", IMAGES, NONE, NONE)
+    sha256s = [sha256_bytes(data) for data in IMAGES.values()]
+    expected = [content_digest(sha256s[:2]), content_digest(sha256s[2:])]
+    for kind, place in places.items():
+        source = open_images(place)
+        assert list(source.chunks) == [range(2), range(2, 3)], kind
+        assert [source.chunk_digest(chunk) for chunk in source.chunks] == expected, kind
+        last = source.take([2])
+        assert [last.chunk_digest(chunk) for chunk in last.chunks] == expected[1:], kind
+    in_hand = InHand("shard", [image(0), image(1)], sha256s[:2], [None, None])
+    assert [in_hand.chunk_digest(chunk) for chunk in in_hand.chunks] == expected[:1]
+    assert in_hand.digest == open_images(places["zip"]).head(2).digest
+    longer = open_images(write_folder(tmp_path / "longer", IMAGES | {"003.png": encode_png(image(3))}))
+    assert longer.chunk_digest(longer.chunks[0]) == expected[0] != longer.chunk_digest(longer.chunks[1])
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -8,13 +8,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from fakes import MemorySource, random_images
 
 from evalkit.config.compose import compose, resolve
 from evalkit.errors import ConfigError
 from evalkit.metric import Score, cluster_ids
 from evalkit.pipeline import run
 from evalkit.plan.plan import make_plan
-from evalkit.results.seeds import pool_scores
+from evalkit.results.seeds import Seeds, pool_scores
 from evalkit.results.table import ResultTable
 
 
@@ -66,6 +67,16 @@ def table(tmp_path: Path, *more: str) -> ResultTable:
         "report=false",
     ]
     return run(make_plan(resolve(compose([*overrides, *more]))))
+
+
+def test_chunks_are_the_seeds_own() -> None:
+    a, b = (MemorySource(random_images(count, seed=count)) for count in (300, 20))
+    seeds = Seeds("s", [a, b])
+    assert list(seeds.chunks) == [range(256), range(256, 300), range(300, 320)]
+    assert [seeds.chunk_digest(chunk) for chunk in seeds.chunks[1:]] == [
+        a.chunk_digest(range(256, 300)),
+        b.chunk_digest(range(20)),
+    ]
 
 
 def test_a_run_of_three_seeds_has_one_line_per_setting(tmp_path: Path) -> None:

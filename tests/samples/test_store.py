@@ -82,6 +82,17 @@ def test_the_digest_is_that_of_the_files_wherever_they_are(made: tuple[Store, An
     assert open_images(tmp_path / "copy").digest == samples.digest
 
 
+def test_a_chunk_is_a_shard(made: tuple[Store, Any, SampleSet]) -> None:
+    store, cell, samples = made
+    assert list(samples.chunks) == [range(8), range(8, 12)]
+    head = SampleSet.open(store, replace(cell, num_samples=10))
+    assert list(head.chunks) == [range(8), range(8, 10)]
+    first, last = (samples.chunk_digest(chunk) for chunk in samples.chunks)
+    assert head.chunk_digest(head.chunks[0]) == first
+    assert last not in {first, head.chunk_digest(head.chunks[1])}
+    assert open_images(samples.files[0].parent).digest == first
+
+
 def test_an_altered_image_is_never_scored(made: tuple[Store, Any, SampleSet]) -> None:
     _, _, samples = made
     path = samples.files[9]
