@@ -68,6 +68,10 @@ class StoreError(EvalkitError):
     """The store cannot be written or holds something that does not belong there."""
 
 
+class ReadOnlyError(StoreError):
+    """The store takes nothing: it is read-only, or these keys may only read."""
+
+
 class ServiceError(EvalkitError):
     """A service refuses a request, or failed it as often as was allowed."""
 

@@ -8,44 +8,24 @@ URLs are written into results.
 
 from __future__ import annotations
 
-import functools
 import io
 import os
-import re
 import threading
-import time
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO, TypeVar, cast
-from urllib.parse import parse_qsl, urlsplit
 
-from evalkit.errors import ConfigError, DataError, EvalkitError, ServiceError, nearest
+from evalkit.errors import ConfigError, DataError
 from evalkit.utils.files import Stamp, open_file, resolve_path, sha256_json, stamp_of_file
+from evalkit.utils.urls import LOCAL, URL, filesystem, persist, refuse_keys, scheme_of, whole_hint
 
 BLOCK = 4 << 20  # bytes of a block
 BLOCKS = 8  # kept of a file
 OPEN_FILES = 4  # kept open, so that at most OPEN_FILES * BLOCKS * BLOCK bytes are in memory
-WAITS = (0.5, 2.0)  # seconds before the second and the third try
-
-_URL = re.compile(r"([a-z][a-z0-9+.-]*)(?:://|::)")
-_LOCAL = ("file", "local")
 _UNPACKING = ("zip", "tar", "libarchive")
 _READ_ONLY = ("http", "https")
-_KEYS = re.compile(r"sig$|signature|token|key|secret|credential|passw|^auth", re.IGNORECASE)
-_QUERY = re.compile(r"(https?://[^\s'\"?]+)\?[^\s'\"]*")  # a server may redirect to a URL that is signed
-_PACKAGES = {
-    **dict.fromkeys(("s3", "s3a"), "s3fs"),
-    **dict.fromkeys(("gs", "gcs"), "gcsfs"),
-    **dict.fromkeys(("abfs", "az", "adl"), "adlfs"),
-    **dict.fromkeys(("http", "https"), "aiohttp"),
-    **dict.fromkeys(("sftp", "ssh"), "paramiko"),
-    "hf": "huggingface-hub",
-    "webdav": "webdav4",
-    "smb": "smbprotocol",
-    "oss": "ossfs",
-}
 _CHANGES = ("ETag", "etag", "mtime", "LastModified", "last_modified", "Last-Modified", "updated", "created", "blob_id")
 
 T = TypeVar("T")
@@ -66,7 +46,7 @@ class Remote:
     @property
     def name(self) -> str:
         inner = self.url.rpartition("::")[2].partition("://")[2]
-        return PurePosixPath(inner.partition("?")[0] if _scheme(self.url) in _READ_ONLY else inner).name
+        return PurePosixPath(inner.partition("?")[0] if scheme_of(self.url) in _READ_ONLY else inner).name
 
     @property
     def suffix(self) -> str:
@@ -131,18 +111,18 @@ class Remote:
 
     def check_writable(self) -> None:
         """Raises ConfigError where the URL's kind takes no files, or its package is missing. Nothing is written."""
-        scheme = _scheme(self.url)
+        scheme = scheme_of(self.url)
         if scheme in _READ_ONLY:
             raise ConfigError(f"{self.url}: {scheme}:// takes no files: give a folder, or s3://, gs://, hf:// ...")
-        _filesystem(self.url)
+        filesystem(self.url)
 
     def remove(self) -> None:
         """Removes a file or a folder, if it is there."""
         self._call(lambda fs, path: fs.rm(path, recursive=True) if fs.exists(path) else None)
 
     def _call(self, action: Callable[[Any, str], T], name: str = "") -> T:
-        fs, path = _filesystem(self.url)
-        return _persist(name or self.url, lambda: action(fs, path))
+        fs, path = filesystem(self.url)
+        return persist(name or self.url, lambda: action(fs, path))
 
 
 Place = Path | Remote
@@ -170,18 +150,12 @@ def find_place(path: str | os.PathLike[str]) -> Place:
         ConfigError: the URL holds a password or a key, or unpacks an archive (give its own URL).
     """
     text = os.fspath(path)
-    match = _URL.match(text)
+    match = URL.match(text)
     if match is None or text.startswith("pkg://"):
         return resolve_path(text)
-    if match[1] in _LOCAL:
+    if match[1] in LOCAL:
         return resolve_path(text.partition("://")[2])
-    parts = urlsplit(text.rpartition("::")[2])
-    if parts.password or any(_KEYS.search(name) for name, _ in parse_qsl(parts.query, keep_blank_values=True)):
-        where = f"{parts.scheme}://{parts.hostname or ''}{parts.path}"
-        raise ConfigError(
-            f"{where}: the URL holds a key, which would be written into the results: give it in the environment, or in "
-            "fsspec's configuration (docs/formats.md)"
-        )
+    refuse_keys(text)
     if match[1] in _UNPACKING:
         raise ConfigError(f"{text}: give the archive's own URL ({text.rpartition('::')[2]}): it is read in place")
     return Remote(text)
@@ -231,7 +205,7 @@ class _Shared:
         self._file: Any = None
         about = remote._call(lambda fs, path: fs.info(path))
         if about.get("size") is None:
-            raise DataError(f"{self.url}: the server does not tell its size: {_whole(self.url)}")
+            raise DataError(f"{self.url}: the server does not tell its size: {whole_hint(self.url)}")
         self.stamp = _stamp(about)
         self.size = self.stamp[0]
 
@@ -240,12 +214,12 @@ class _Shared:
         if not count:
             return b""
         with self._lock:
-            return _persist(self.url, lambda: self._read(start, count))
+            return persist(self.url, lambda: self._read(start, count))
 
     def _read(self, start: int, count: int) -> bytes:
         try:
             if self._file is None:
-                fs, path = _filesystem(self.url)
+                fs, path = filesystem(self.url)
                 about = {"block_size": BLOCK, "cache_type": "blockcache", "cache_options": {"maxblocks": BLOCKS}}
                 self._file = fs.open(path, "rb", **about)
             self._file.seek(start)
@@ -273,73 +247,6 @@ def _shared(remote: Remote) -> _Shared:
         while len(_OPEN) > OPEN_FILES:
             _OPEN.popitem(last=False)
     return shared
-
-
-@functools.lru_cache(maxsize=64)
-def _filesystem(url: str) -> tuple[Any, str]:
-    """fsspec's file system and the path in it."""
-    import fsspec
-
-    try:
-        fs, path = fsspec.core.url_to_fs(url)
-    except Exception as error:  # whatever building a client raises: no credentials, no package, no such protocol
-        raise _explain(url, error) from error
-    return fs, str(path)
-
-
-def _persist(url: str, action: Callable[[], T]) -> T:
-    """What `action` returns; failures that may pass are tried again."""
-    for wait in (*WAITS, None):
-        try:
-            return action()
-        except EvalkitError:
-            raise
-        except Exception as error:  # file systems raise whatever their clients do
-            explained = _explain(url, error)
-            status = getattr(error, "status", getattr(error.__cause__, "status", None))
-            # A server that refused gives the same answer again.
-            final = isinstance(status, int) and 400 <= status < 500 and status not in (408, 425, 429)
-            if wait is None or not isinstance(explained, ServiceError) or final:
-                raise explained from error
-            time.sleep(wait)
-    raise AssertionError
-
-
-def _explain(url: str, error: Exception) -> EvalkitError:
-    scheme, reason = _scheme(url), _QUERY.sub(r"\1", " ".join(str(error).split()))[:200] or type(error).__name__
-    if isinstance(error, EvalkitError):
-        return error
-    if isinstance(error, ImportError):
-        package = _PACKAGES.get(scheme)
-        how = f"pip install {package}" if package else reason
-        return ConfigError(f"{url}: {scheme}:// needs a package that is not installed: {how}")
-    if isinstance(error, ValueError) and "rotocol not known" in reason:
-        from fsspec.registry import known_implementations
-
-        return ConfigError(f"{url}: no such protocol. {nearest(scheme, known_implementations)}")
-    hidden = error.__cause__  # fsspec says of a server that does not answer that the file is not there
-    absent = isinstance(hidden, FileNotFoundError | KeyError) or getattr(hidden, "status", None) in (404, 410)
-    if isinstance(error, FileNotFoundError) and isinstance(hidden, Exception) and not absent:
-        return _explain(url, hidden)
-    if isinstance(error, FileNotFoundError | NotADirectoryError):
-        return ConfigError(f"{url}: nothing is there (no such file, folder or bucket): check the URL")
-    if isinstance(error, IsADirectoryError):
-        return ConfigError(f"{url}: is a folder, not a file: check the URL")
-    if isinstance(error, PermissionError) or "Credentials" in type(error).__name__:
-        return ConfigError(f"{url}: access is refused: {reason}: check the keys in the environment")
-    if isinstance(error, ValueError) and ("range requests" in reason or "streaming HTTP" in reason):
-        return DataError(f"{url}: the server cannot give parts of a file: {_whole(url)}")
-    return ServiceError(f"{url}: cannot be read or written: {reason}: run again when it can; what is finished is kept")
-
-
-def _whole(url: str) -> str:
-    return f"download it, or give simplecache::{url.rpartition('::')[2]}, which does so"
-
-
-def _scheme(url: str) -> str:
-    """The last one of a chain such as simplecache::s3://...: what is asked over the network."""
-    match = _URL.match(url.rpartition("::")[2])
-    return match[1] if match else url.partition("::")[0]
 
 
 def _stamp(info: Mapping[str, Any]) -> Stamp:

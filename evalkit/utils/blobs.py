@@ -1,7 +1,7 @@
 """Five verbs that a store is written with, whatever it lies on: a folder, a bucket, memory.
 
-Keys are relative posix paths. What is put is there whole or not at all, and `put_new` never replaces: of several
-writers of one key exactly one is told True, and all readers see what that one wrote.
+Keys are relative posix paths, data is one byte at least. What is put is there whole or not at all, and `put_new` never
+replaces: of several writers of one key exactly one is told True, and all readers see what that one wrote.
 """
 
 from __future__ import annotations
@@ -9,12 +9,20 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-from collections.abc import Iterator
+import secrets
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol, TypeVar
 
-from evalkit.utils.files import atomic_path, temporary_path, writing
+from evalkit.errors import ConfigError, EvalkitError, ReadOnlyError, StoreError
+from evalkit.utils.files import atomic_path, resolve_path, temporary_path, writing
+from evalkit.utils.urls import LOCAL, URL, open_filesystem, persist, refuse_keys, scheme_of
+
+WAITS = (0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0)  # seconds before further tries: a store that is busy is so for a minute
+SCHEMES = ("s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "memory")  # that refuse to replace when they are told to
+
+T = TypeVar("T")
 
 
 class Blobs(Protocol):
@@ -28,14 +36,20 @@ class Blobs(Protocol):
         """Writes a key that is not there yet; false where it is there, and what is there stays.
 
         Raises:
-            StoreError: the place cannot be written.
+            StoreError: the place cannot be written (`ReadOnlyError`: it takes nothing).
         """
 
     def put(self, key: str, data: bytes) -> None:
         """Writes a key over what is there: for what may be lost or made again. StoreError as of `put_new`."""
 
     def get(self, key: str, start: int | None = None, stop: int | None = None) -> bytes:
-        """The bytes [start, stop) of a key, or all. FileNotFoundError: it is not there; OSError: it cannot be read."""
+        """The bytes [start, stop) of a key, or all. One request, and none for the size.
+
+        Raises:
+            FileNotFoundError: it is not there.
+            OSError: it cannot be read, or is shorter than `stop`: give it from a listing, and a cut body is known.
+            StoreError: the place cannot be reached.
+        """
 
     def list(self, prefix: str = "") -> Iterator[tuple[str, int]]:
         """Keys that begin with a prefix, and their sizes; in no order. One listing, however many there are."""
@@ -63,6 +77,8 @@ class LocalBlobs:
     def put_new(self, key: str, data: bytes) -> bool:
         path = self._path(key)
         with writing(path):
+            if path.exists():
+                return False
             path.parent.mkdir(parents=True, exist_ok=True)
             with temporary_path(path) as temporary:
                 with temporary.open("xb") as file:
@@ -89,7 +105,8 @@ class LocalBlobs:
     def get(self, key: str, start: int | None = None, stop: int | None = None) -> bytes:
         with self._path(key).open("rb") as file:
             file.seek(start or 0)
-            return file.read(-1 if stop is None else stop - (start or 0))
+            data = file.read(-1 if stop is None else stop - (start or 0))
+        return _whole(data, start, stop, str(self._path(key)))
 
     def list(self, prefix: str = "") -> Iterator[tuple[str, int]]:
         folder, _, stem = prefix.rpartition("/")
@@ -112,3 +129,177 @@ class LocalBlobs:
 
     def below(self, prefix: str) -> LocalBlobs:
         return LocalBlobs(self.root / prefix)
+
+
+@dataclass(frozen=True)
+class FsspecBlobs:
+    """Objects below a URL (s3://, gs://, az://, memory://); errors are the file system's: see PersistentBlobs."""
+
+    url: str
+
+    @property
+    def where(self) -> str:
+        return self.url
+
+    def put_new(self, key: str, data: bytes) -> bool:
+        fs, path = self._at(key)
+        try:
+            fs.pipe_file(path, data, mode="create")
+        except FileExistsError:
+            return False
+        return True
+
+    def put(self, key: str, data: bytes) -> None:
+        fs, path = self._at(key)
+        fs.pipe_file(path, data)
+
+    def get(self, key: str, start: int | None = None, stop: int | None = None) -> bytes:
+        fs, path = self._at(key)
+        return bytes(fs.cat_file(path, start=start or 0, end=stop))  # without bounds s3fs asks for the size first
+
+    def list(self, prefix: str = "") -> Iterator[tuple[str, int]]:
+        folder, _, stem = prefix.rpartition("/")
+        fs, path = self._at(folder)
+        start = len(path) - len(folder) if folder else len(path) + 1
+        try:
+            there = fs.find(path, detail=True, **({"prefix": stem} if stem else {}))
+        except FileNotFoundError:
+            return
+        for name, about in there.items():
+            key = str(name)[start:]
+            if about["type"] == "file" and key.startswith(prefix) and key:
+                yield key, int(about["size"] or 0)
+
+    def delete(self, key: str) -> None:
+        fs, path = self._at(key)
+        with contextlib.suppress(FileNotFoundError, KeyError):
+            fs.rm_file(path)
+
+    def below(self, prefix: str) -> FsspecBlobs:
+        return FsspecBlobs(f"{self.url}/{prefix.strip('/')}")
+
+    def _at(self, key: str) -> tuple[Any, str]:
+        fs, path = _opened(self.url)
+        return fs, f"{path.rstrip('/')}/{key}" if key else path.rstrip("/")
+
+
+@dataclass(frozen=True)
+class PersistentBlobs:
+    """Another's keys, for a place behind a network: what may pass (503, time-outs, a cut body) is tried again.
+
+    An answer that was lost ends right: a key that an earlier try wrote after all is known by its content.
+    """
+
+    blobs: Blobs
+
+    @property
+    def where(self) -> str:
+        return self.blobs.where
+
+    def put_new(self, key: str, data: bytes) -> bool:
+        tries = 0
+
+        def put() -> bool:
+            nonlocal tries
+            tries += 1
+            return self.blobs.put_new(key, data)
+
+        return self._persist(key, put, writes=True) or (tries > 1 and self.get(key) == data)
+
+    def put(self, key: str, data: bytes) -> None:
+        self._persist(key, lambda: self.blobs.put(key, data), writes=True)
+
+    def get(self, key: str, start: int | None = None, stop: int | None = None) -> bytes:
+        where = f"{self.where}/{key}"
+        return self._persist(key, lambda: _whole(self.blobs.get(key, start, stop), start, stop, where))
+
+    def list(self, prefix: str = "") -> Iterator[tuple[str, int]]:
+        return iter(self._persist(prefix, lambda: [*self.blobs.list(prefix)]))
+
+    def delete(self, key: str) -> None:
+        self._persist(key, lambda: self.blobs.delete(key), writes=True)
+
+    def below(self, prefix: str) -> PersistentBlobs:
+        return PersistentBlobs(self.blobs.below(prefix))
+
+    def _persist(self, key: str, action: Callable[[], T], *, writes: bool = False) -> T:
+        where = f"{self.where}/{key}"
+        try:
+            return persist(where, action, WAITS)
+        except EvalkitError as error:
+            cause = error.__cause__
+            if isinstance(cause, FileNotFoundError) and isinstance(error, ConfigError) and not writes:
+                raise FileNotFoundError(errno.ENOENT, "no such key", where) from error
+            if isinstance(cause, _CutError):
+                raise cause from None
+            kind = ReadOnlyError if writes and isinstance(cause, PermissionError) else StoreError
+            raise kind(str(error)) from error
+
+
+class _CutError(OSError):
+    """Fewer bytes than there are."""
+
+
+def _whole(data: bytes, start: int | None, stop: int | None, where: str) -> bytes:
+    if stop is not None and len(data) != stop - (start or 0):
+        raise _CutError(errno.EIO, f"cut short: {len(data)} bytes of {stop - (start or 0)}", where)
+    return data
+
+
+def _opened(url: str) -> tuple[Any, str]:
+    """The file system of a store: it asks anew what is there, and leaves trying again to `persist`."""
+    options: dict[str, Any] = {"use_listings_cache": False}
+    s3 = scheme_of(url) in ("s3", "s3a")
+    if s3:
+        options["config_kwargs"] = {"retries": {"mode": "standard", "total_max_attempts": 1}}
+    fs, path = open_filesystem(url, **options)
+    if s3:
+        fs.retries = 1
+    return fs, path
+
+
+def open_blobs(place: str | os.PathLike[str]) -> LocalBlobs | PersistentBlobs:
+    """The blobs of a folder or a URL; nothing is asked of either.
+
+    Raises:
+        ConfigError: a URL with a key in it, of a kind that no store may lie on, or whose package is missing.
+    """
+    text = os.fspath(place)
+    match = URL.match(text)
+    if match is None or text.startswith("pkg://"):
+        return LocalBlobs(resolve_path(text))
+    if match[1] in LOCAL:
+        return LocalBlobs(resolve_path(text.partition("://")[2]))
+    refuse_keys(text)
+    if match[1] not in SCHEMES:
+        raise ConfigError(f"store={text}: a store is a folder, or a URL of {', '.join(SCHEMES)}")
+    _opened(text)
+    return PersistentBlobs(FsspecBlobs(text.rstrip("/")))
+
+
+def is_url(place: str | os.PathLike[str]) -> bool:
+    """Whether `open_blobs` takes a place for a URL of objects, not for a folder."""
+    match = URL.match(os.fspath(place))
+    return match is not None and match[1] not in (*LOCAL, "pkg")
+
+
+def probe(blobs: Blobs) -> None:
+    """Writes a key twice and reads it: before anything is made, whether what is made can be put there safely.
+
+    Raises:
+        StoreError: it cannot be written, or replaces what it was told not to.
+    """
+    key = f"probe-{secrets.token_hex(8)}"
+    blobs.put_new(key, b"first")
+    try:
+        again = blobs.put_new(key, b"second")
+        if again or blobs.get(key) != b"first":
+            raise StoreError(
+                f"{blobs.where}: replaces a key that it is told not to (If-None-Match): two workers could mix their "
+                "shards: use another store"
+            )
+    except OSError as error:
+        raise StoreError(f"{blobs.where}: what was just written cannot be read: {error}") from error
+    finally:
+        with contextlib.suppress(EvalkitError):
+            blobs.delete(key)

@@ -22,7 +22,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from evalkit.errors import ConfigError, DataError, StoreError
+from evalkit.errors import ConfigError, DataError, ReadOnlyError, StoreError
 
 PKG_SCHEME = "pkg://"
 MAX_FILE_BYTES = 512 << 20  # of a file that is read whole; an image of the most pixels is 256 MiB
@@ -296,7 +296,8 @@ def disk_error(error: OSError, path: Path, doing: str = "write to") -> StoreErro
     named = error.filename
     place = path if named is None or ".tmp-" in os.fsdecode(named) else os.fsdecode(named)
     fix = _FIXES.get(error.errno or 0, f"fix this, {_ELSEWHERE}")
-    return StoreError(f"cannot {doing} {place}: {error.strerror or error}: {fix}")
+    kind = ReadOnlyError if error.errno in READ_ONLY else StoreError
+    return kind(f"cannot {doing} {place}: {error.strerror or error}: {fix}")
 
 
 def check_writable(folder: Path) -> None:

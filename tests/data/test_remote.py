@@ -28,6 +28,7 @@ from evalkit.data.reference import StatsReference
 from evalkit.data.remote import Remote, find_place
 from evalkit.errors import ConfigError, DataError, EvalkitError, ServiceError
 from evalkit.results.export import Export, FolderExport, NpzExport, ParquetExport, Set, WebDatasetExport, write_exports
+from evalkit.utils import urls
 
 pytest.importorskip("aiohttp")
 NAMES = itertools.count()
@@ -42,7 +43,7 @@ FILES = pngs(5) | {
 @pytest.fixture(autouse=True)
 def nothing_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     remote._OPEN.clear()
-    monkeypatch.setattr(remote, "WAITS", (0.01, 0.01))
+    monkeypatch.setattr(urls, "WAITS", (0.01, 0.01))
     for name in ("NO_PROXY", "no_proxy"):
         monkeypatch.setenv(name, "127.0.0.1")
 
@@ -233,7 +234,7 @@ def test_names_and_what_a_server_says() -> None:
     }
     assert {url: Remote(url).name for url in names} == names
     assert kind_of(Remote("https://h/a.tar?x=1")) == ".tar"
-    said = remote._explain("hf://x", OSError("404, url='https://cdn.host/a?X-Amz-Signature=secret&b=1' gone"))
+    said = urls.explain("hf://x", OSError("404, url='https://cdn.host/a?X-Amz-Signature=secret&b=1' gone"))
     assert "https://cdn.host/a' gone" in str(said)
     assert "secret" not in str(said)
 
