@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from evalkit.data.source import Source
     from evalkit.data.split import Part
+    from evalkit.models.device_images import DeviceImages
     from evalkit.prompts.sets import Prompt
 
 Conditioning = Literal["text", "class", "none"]
@@ -89,21 +90,34 @@ class SideBySide:
     together: int
 
 
-@dataclass(frozen=True)
 class Generated:
     """What a model made of some requests, in their order.
 
-    Attributes:
-        images: u8 [B,H,W,3].
+    Args:
+        images: u8 [B,H,W,3]; or those of a device that may still be at work on them.
         nfe: network evaluations per sample (guidance counts twice), or none where there is no network.
         warnings: one list per sample: "blanked" (a safety checker's black image), "prompt_truncated", ...
         timing: of samples that were not made as one batch; none: a sample's latency is the batch's by its samples.
     """
 
-    images: NDArray[np.uint8]
-    nfe: float | None
-    warnings: Sequence[Sequence[str]] = ()
-    timing: SideBySide | None = None
+    def __init__(
+        self,
+        images: NDArray[np.uint8] | DeviceImages,
+        nfe: float | None,
+        warnings: Sequence[Sequence[str]] = (),
+        timing: SideBySide | None = None,
+    ) -> None:
+        self._images, self.nfe, self.warnings, self.timing = images, nfe, warnings, timing
+
+    @property
+    def images(self) -> NDArray[np.uint8]:
+        """u8 [B,H,W,3] on the host; waits for the device. DataError: a value was NaN or infinite."""
+        return self._images.fetch() if hasattr(self._images, "fetch") else self._images
+
+    @property
+    def pending(self) -> torch.cuda.Event | None:
+        """What is recorded once the images are on the host, of a CUDA device; none: they are there."""
+        return getattr(self._images, "done", None)
 
 
 class Model(ABC):

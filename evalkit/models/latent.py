@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from evalkit.errors import ConfigError, DataError, nearest
 from evalkit.models.base import Generated, Model, Request, Sampler, Settings
+from evalkit.models.device_images import DeviceImages, Rounded
 
 if TYPE_CHECKING:
     import numpy as np
@@ -39,7 +40,8 @@ class LatentModel(Model):
         """The images of given latents, with the class, prompt and later noise of their requests.
 
         Returns:
-            [B,3,H,W], 0 to 255; not rounded, and not clamped, where the model does not do so itself.
+            [B,3,H,W], 0 to 255, on whichever device; not rounded, and not clamped, where the model does not do so
+            itself.
         """
 
     def settled(self, request: Request) -> Request:
@@ -49,11 +51,21 @@ class LatentModel(Model):
 
 def to_pixels(images: Tensor) -> NDArray[np.uint8]:
     """What `render` gives as u8 [B,H,W,3]: halves are rounded up, what lies beyond is clamped."""
+    pixels: NDArray[np.uint8] = _whole(images).cpu().numpy()
+    return pixels
+
+
+def _whole(images: Tensor) -> Tensor:
+    """[B,3,H,W], 0 to 255 -> u8 [B,H,W,3], where the images are."""
     import torch
 
-    whole = (images.cpu().double() + 0.5).floor().clamp(0, 255).to(torch.uint8)
-    pixels: NDArray[np.uint8] = whole.permute(0, 2, 3, 1).contiguous().numpy()
-    return pixels
+    whole = (in_double(images) + 0.5).floor_().clamp_(0, 255).to(torch.uint8)
+    return whole.permute(0, 2, 3, 1).contiguous()
+
+
+def in_double(x: Tensor) -> Tensor:
+    """In float64, where the tensor is; Metal has none, so it is brought to the CPU from there."""
+    return x.cpu().double() if x.device.type == "mps" else x.double()
 
 
 class GanModel(LatentModel):
@@ -124,8 +136,9 @@ class GanModel(LatentModel):
         self.check_call(sampler, settings)
         space = self.spaces[0]
         latents = self.latents(requests, space=space, sampler=sampler, settings=settings)
-        images = self.render(latents, requests, space=space, sampler=sampler, settings=settings)
-        return Generated(to_pixels(images), 1.0, [[] for _ in requests])
+        output = self._output(latents, self._labels(requests), space=space, settings=settings)
+        images, bad = self._scaled(output, len(requests))
+        return Generated(DeviceImages(Rounded(_whole(images), bad), _complaint), 1.0, [[] for _ in requests])
 
     def latents(
         self, requests: Sequence[Request], *, space: str, sampler: Sampler | None, settings: Settings
@@ -139,7 +152,10 @@ class GanModel(LatentModel):
         self, latents: Tensor, requests: Sequence[Request], *, space: str, sampler: Sampler | None, settings: Settings
     ) -> Tensor:
         output = self._output(latents, self._labels(requests), space=space, settings=settings)
-        return self._scaled(output, len(requests))
+        images, bad = self._scaled(output, len(requests))
+        if bad.any():
+            raise DataError(_complaint(int(bad.sum()), len(bad)))
+        return images
 
     def settled(self, request: Request) -> Request:
         if self.num_classes is None or request.class_id is not None:
@@ -165,17 +181,20 @@ class GanModel(LatentModel):
         labels = torch.tensor([request.class_among(total, "the generator") for request in requests])
         return torch.nn.functional.one_hot(labels, total).float() if self.class_input == "one_hot" else labels
 
-    def _scaled(self, output: Any, count: int) -> Tensor:
-        """The generator's [B,C,H,W] as f64 [B,3,H,W] on the CPU, 0 to 255."""
+    def _scaled(self, output: Any, count: int) -> tuple[Tensor, Tensor]:
+        """The generator's [B,C,H,W] as f64 [B,3,H,W], 0 to 255, where it is; bool [B]: not all values are finite."""
         import torch
 
         if not isinstance(output, torch.Tensor):
             raise DataError(f"the generator gave a {type(output).__name__}, not a tensor [B,3,H,W]")
         if output.ndim != 4 or output.shape[0] != count or output.shape[1] not in (1, 3):
             raise DataError(f"the generator gave {list(output.shape)} for {count} latents, not [{count},3,H,W]")
-        x = output.detach().cpu().double()
-        bad = int((~x.isfinite()).reshape(count, -1).any(1).sum())
-        if bad:
-            raise DataError(f"the generator's output holds NaN or infinite values in {bad} of {count} images")
+        x = in_double(output.detach())
+        bad = ~x.isfinite().flatten(1).all(1)
         low, high = self.output_range
-        return ((x - low) / (high - low) * 255).expand(-1, 3, -1, -1)
+        span = x.new_full((1,), high - low)  # of a plain number, CUDA takes the reciprocal: another last bit
+        return ((x - low) / span * 255).expand(-1, 3, -1, -1), bad
+
+
+def _complaint(bad: int, count: int) -> str:
+    return f"the generator's output holds NaN or infinite values in {bad} of {count} images"

@@ -16,9 +16,10 @@ from evalkit.data.open import PathOpener
 from evalkit.data.records import ReadOptions
 from evalkit.errors import ConfigError, DataError, nearest
 from evalkit.models.base import Generated, Model, Request, Sampler, Settings
+from evalkit.models.device_images import rounded
 from evalkit.models.diffusers import compat
 from evalkit.models.diffusers.networks import Network
-from evalkit.models.diffusers.sampling import mark_infinities, to_uint8
+from evalkit.models.diffusers.sampling import mark_infinities, sent_home
 from evalkit.models.hub import WeightsLocation
 from evalkit.utils.files import resolve_path
 
@@ -193,8 +194,8 @@ class VaeReconstruction(Model):
         x = torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).to(self._device)  # NHWC -> NCHW, u8
         with torch.inference_mode():
             y = self._reconstruct((x.float() / 127.5 - 1).to(self._vae.dtype), requests)
-        pixels = (mark_infinities(y.float()) / 2 + 0.5).clamp(0, 1).permute(0, 2, 3, 1).cpu().numpy()  # NCHW -> NHWC
-        return Generated(to_uint8(pixels, str(self)), nfe=1.0)
+            made = rounded((mark_infinities(y.float()) / 2 + 0.5).clamp(0, 1))
+        return Generated(sent_home(made, str(self)), nfe=1.0)
 
     def _read(self, requests: Sequence[Request]) -> list[NDArray[np.uint8]]:
         if self.images is not None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, get_args
 
 from evalkit.errors import ConfigError, nearest, whole_number
 from evalkit.models.base import Conditioning, Generated, Request, Sampler, Settings
+from evalkit.models.device_images import Rounded, joined, rounded
 from evalkit.models.diffusers import compat, condition_images
 from evalkit.models.diffusers.adapters import Loras
 from evalkit.models.diffusers.checkpoint import INDEX, Checkpoint
@@ -27,17 +28,15 @@ from evalkit.models.diffusers.sampling import (
     denoisers,
     give_own_noise,
     quiet,
-    to_uint8,
-    watch_infinities,
+    round_on_device,
+    sent_home,
+    to_rounded,
 )
 from evalkit.models.hub import WeightsLocation
 from evalkit.utils import devices
 from evalkit.utils.text import one_line
 
 if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-
     from evalkit.prompts.sets import Prompt
 
 DTYPES = ("float32", "float16", "bfloat16", "auto")
@@ -170,7 +169,7 @@ class DiffusersModel(NoiseModel):
             pipe.to(device)
             pipe.set_progress_bar_config(disable=True)
             self.efficiency.apply(pipe, device, self.who)
-        watch_infinities(pipe)
+        round_on_device(pipe)
         self._pipe, self._own_scheduler = pipe, pipe.scheduler
 
     def _pipeline_class(self, checkpoint: Checkpoint) -> Any:
@@ -258,7 +257,6 @@ class DiffusersModel(NoiseModel):
 
     def generate(self, requests: Sequence[Request], *, sampler: Sampler | None, settings: Settings) -> Generated:
         """Makes one image per request; its noise comes from the request's own generator, on the CPU."""
-        import numpy as np
         import torch
 
         if self._pipe is None:
@@ -266,24 +264,27 @@ class DiffusersModel(NoiseModel):
         settings = self.loras.set(self._pipe, settings)
         scheduler_class = type(self._own_scheduler)
         counter = Evaluations(denoisers(self._pipe))
-        images: dict[int, tuple[NDArray[np.uint8], list[str]]] = {}  # and their warnings
+        parts: list[Rounded] = []
+        order: list[int] = []
+        warned: dict[int, list[str]] = {}
         try:
             with quiet(), torch.no_grad():
                 alone = self.efficiency.alone or self._inputs(type(self._pipe)).alone(_flat(settings))
                 for indices in [[i] for i in range(len(requests))] if alone else alike(requests, settings):
                     scheduler, flat = self._plan(type(self._pipe), self._own_scheduler, sampler, settings)
                     self._refuse_without_effect(flat)
-                    part = self._run([requests[i] for i in indices], scheduler, flat)
-                    images |= zip(indices, zip(*part, strict=True), strict=True)
+                    part, warnings = self._run([requests[i] for i in indices], scheduler, flat)
+                    parts.append(part)
+                    order += indices
+                    warned |= zip(indices, warnings, strict=True)
         except (ValueError, NotImplementedError, TypeError) as error:
             by = sampler.scheduler if sampler and sampler.scheduler else scheduler_class.__name__
             raise ConfigError(f"{self.who} with {by}: {one_line(error)}") from error
         finally:
             counter.close()
             self._pipe.scheduler = self._own_scheduler
-        made = [images[i] for i in range(len(requests))]
-        pixels = np.stack([image for image, _ in made])
-        return Generated(pixels, counter.samples / len(requests), [warnings for _, warnings in made])
+        images = sent_home(joined(parts, order), self.who)
+        return Generated(images, counter.samples / len(requests), [warned[i] for i in range(len(requests))])
 
     def _refuse_without_effect(self, flat: Mapping[str, Any]) -> None:
         transformer = getattr(self._pipe, "transformer", None)
@@ -296,8 +297,8 @@ class DiffusersModel(NoiseModel):
 
     def _run(
         self, requests: Sequence[Request], scheduler: Any, flat: dict[str, Any]
-    ) -> tuple[NDArray[np.uint8], list[list[str]]]:
-        """Images u8 [B,H,W,3] and warnings of requests that are alike in having a negative prompt or none."""
+    ) -> tuple[Rounded, list[list[str]]]:
+        """Images and warnings of requests that are alike in having a negative prompt or none."""
         pipe = self._pipe
         generators = [request.generator() for request in requests]
         classes = class_ids(pipe, requests, self.classes, self.who) if self.conditioning == "class" else None
@@ -305,8 +306,8 @@ class DiffusersModel(NoiseModel):
             steps = flat.get("num_inference_steps", _LOOPED[type(pipe).__name__])
             eta = flat.get("eta")
             asked: Any = {"classes": classes, "eta": eta, "swap": self.swap}
-            array = denoise(pipe.unet, scheduler, steps=steps, generators=generators, **asked)
-            return to_uint8(array, self.who), [[] for _ in requests]
+            images = denoise(pipe.unet, scheduler, steps=steps, generators=generators, **asked)
+            return rounded(images), [[] for _ in requests]
         give_own_noise(scheduler, generators)
         pipe.scheduler = scheduler
         takes = inspect.signature(type(pipe).__call__).parameters
@@ -322,7 +323,7 @@ class DiffusersModel(NoiseModel):
         output = pipe(**call)
         if not hasattr(output, "images"):
             raise ConfigError(f"{self.who}: {type(pipe).__name__} makes no images")
-        made = tuple(output.images.shape[1:3])
+        made = tuple(output.images.shape[1:3])  # [B,H,W,3]
         asked = tuple(flat.get(side, own) for side, own in zip(("height", "width"), made, strict=True))
         if made != asked:  # FLUX rounds sizes, Stable Diffusion drops a height without a width; neither says so
             raise ConfigError(
@@ -330,7 +331,7 @@ class DiffusersModel(NoiseModel):
             )
         for names, blanked in zip(warned, getattr(output, "nsfw_content_detected", None) or [], strict=False):
             names += ["blanked"] if blanked else []
-        return to_uint8(output.images, self.who), warned
+        return to_rounded(output.images, self.who), warned
 
 
 def _flat(settings: Settings) -> dict[str, Any]:

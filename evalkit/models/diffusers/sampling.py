@@ -11,12 +11,11 @@ from typing import TYPE_CHECKING, Any
 
 from evalkit.errors import ConfigError, DataError, nearest
 from evalkit.models.base import Request, Sampler, Settings
+from evalkit.models.device_images import DeviceImages, Rounded, rounded
 from evalkit.utils.text import one_line
 
 if TYPE_CHECKING:
-    import numpy as np
     import torch
-    from numpy.typing import NDArray
 
 # These draw noise from a generator of their own, one for the whole batch: an image would depend on its neighbours.
 _GLOBAL_NOISE = {"DPMSolverSDEScheduler": "dpmpp_sde", "CosineDPMSolverMultistepScheduler": "dpmpp_2m"}
@@ -169,7 +168,7 @@ def denoise(
     classes: Sequence[int] | None = None,
     eta: float | None = None,
     swap: Callable[[torch.Tensor], torch.Tensor] | None = None,
-) -> NDArray[np.float32]:
+) -> torch.Tensor:
     """The sampling loop of a `UNet2DModel` in pixel space, for every scheduler.
 
     Bit-equal to diffusers' DDPMPipeline with DDPMScheduler and to its DDIMPipeline with DDIMScheduler; those two work
@@ -185,7 +184,7 @@ def denoise(
         swap: takes the first noise [B,C,H,W] and gives the one to begin with (evalkit/models/diffusers/noise.py).
 
     Returns:
-        f32 [B,H,W,C] in [0,1].
+        [B,C,H,W] in [0,1], where the UNet is and in its dtype; NaN for what was infinite.
     """
     import torch
     from diffusers.utils.torch_utils import randn_tensor
@@ -209,9 +208,7 @@ def denoise(
         if guess.shape[1] == 2 * x.shape[1] and "DDPM" not in type(scheduler).__name__:
             guess = guess[:, : x.shape[1]]  # the other half is a learned variance, which DDPM alone uses
         x = scheduler.step(guess, t, x, **extra).prev_sample
-    x = mark_infinities(x)
-    pixels: NDArray[np.float32] = (x / 2 + 0.5).clamp(0, 1).permute(0, 2, 3, 1).float().cpu().numpy()
-    return pixels
+    return (mark_infinities(x) / 2 + 0.5).clamp(0, 1)
 
 
 def mark_infinities(x: torch.Tensor) -> torch.Tensor:
@@ -221,40 +218,58 @@ def mark_infinities(x: torch.Tensor) -> torch.Tensor:
     return x.where(x.isfinite(), torch.nan)
 
 
-def watch_infinities(pipe: Any) -> None:
-    """Marks the infinite values of what a pipeline's VAE gives, before its image processor clamps them."""
+def round_on_device(pipe: Any) -> None:
+    """Lets a pipeline that is asked for "np" round its images where they are, and hand them out as `Rounded`.
+
+    The infinite values of what its VAE gives are marked before its image processor clamps them. A processor of another
+    kind than diffusers' usual one hands out NumPy arrays as ever (`to_rounded` takes both).
+    """
     import torch
+    from diffusers.image_processor import VaeImageProcessor
 
     processor: Any = getattr(pipe, "image_processor", None)
     postprocess = getattr(processor, "postprocess", None)
     if postprocess is None:
         return
+    usual = type(processor).postprocess is VaeImageProcessor.postprocess
 
-    def marked(image: Any, *args: Any, **kwargs: Any) -> Any:
-        return postprocess(mark_infinities(image) if isinstance(image, torch.Tensor) else image, *args, **kwargs)
+    def marked(image: Any, output_type: str = "pil", *args: Any, **kwargs: Any) -> Any:
+        if not isinstance(image, torch.Tensor):
+            return postprocess(image, output_type, *args, **kwargs)
+        image = mark_infinities(image)
+        if usual and output_type == "np" and image.ndim == 4 and image.shape[1] in (1, 3):
+            return rounded(postprocess(image, "pt", *args, **kwargs))
+        return postprocess(image, output_type, *args, **kwargs)
 
     processor.postprocess = marked
 
 
-def to_uint8(images: Any, who: str) -> NDArray[np.uint8]:
-    """Pixels [B,H,W,C] in [0,1] as u8 [B,H,W,3], rounded as diffusers' PIL output is; grey is repeated.
+def to_rounded(images: Any, who: str) -> Rounded:
+    """What a pipeline gave for "np" as u8: `Rounded` as it is, or pixels [B,H,W,C] in [0,1].
 
     Raises:
-        DataError: a value is NaN or infinite.
+        DataError: another shape.
     """
     import numpy as np
+    import torch
 
-    images = np.asarray(images, dtype=np.float32)
-    if not np.isfinite(images).all():
-        bad = int((~np.isfinite(images)).reshape(len(images), -1).any(1).sum())
-        raise DataError(
-            f"{who}: {bad} of {len(images)} images hold NaN or infinite values; "
+    if isinstance(images, Rounded):
+        return images
+    array = np.asarray(images, dtype=np.float32)
+    if array.ndim != 4 or array.shape[-1] not in (1, 3):
+        raise DataError(f"{who}: the pipeline's output has the shape {array.shape}; [B,H,W,3] is needed")
+    return rounded(torch.from_numpy(array).permute(0, 3, 1, 2))
+
+
+def sent_home(images: Rounded, who: str) -> DeviceImages:
+    """The batch on its way to the host. DataError: a value is NaN or infinite (see DeviceImages)."""
+    return DeviceImages(
+        images,
+        lambda bad, total: (
+            f"{who}: {bad} of {total} images hold NaN or infinite values; "
             "float16 overflows in some models: try dtype: bfloat16 or float32"
-        )
-    if images.ndim != 4 or images.shape[-1] not in (1, 3):
-        raise DataError(f"{who}: the pipeline's output has the shape {images.shape}; [B,H,W,3] is needed")
-    pixels: NDArray[np.uint8] = (images * 255).round().clip(0, 255).astype(np.uint8)
-    return np.repeat(pixels, 3, axis=-1) if pixels.shape[-1] == 1 else pixels
+        ),
+    )
 
 
 def cut_prompts(pipeline: Any, prompts: Sequence[str], max_sequence_length: int | None) -> list[str | None]:

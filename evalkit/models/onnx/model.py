@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from evalkit.errors import ConfigError, nearest
 from evalkit.models.base import Conditioning, Generated, Model, Request, Sampler, Settings
+from evalkit.models.device_images import rounded
 from evalkit.models.diffusers.checkpoint import read_json
-from evalkit.models.diffusers.sampling import build_scheduler, denoise, scheduler_class, to_uint8
+from evalkit.models.diffusers.sampling import build_scheduler, denoise, scheduler_class, sent_home
 from evalkit.models.latent import GanModel
 from evalkit.models.onnx.session import OnnxFile
 from evalkit.utils.files import resolve_path, sha256_json
@@ -163,8 +164,9 @@ class OnnxDenoiser(Model):
         classes = [request.class_among(total, str(self.file.path)) for request in requests] if total else None
         generators = [request.generator() for request in requests]
         unet = _Denoiser(self)
-        array = denoise(unet, scheduler, steps=steps, generators=generators, classes=classes, eta=settings.get("eta"))
-        return Generated(to_uint8(array, f"model '{self.file.path}'"), float(unet.calls), [[] for _ in requests])
+        images = denoise(unet, scheduler, steps=steps, generators=generators, classes=classes, eta=settings.get("eta"))
+        sent = sent_home(rounded(images), f"model '{self.file.path}'")
+        return Generated(sent, float(unet.calls), [[] for _ in requests])
 
 
 class _Denoiser:
