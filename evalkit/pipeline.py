@@ -16,7 +16,7 @@ from evalkit.errors import DataError, StoreError
 from evalkit.gate import judge
 from evalkit.lint import Finding, Watch, asked_of, lint
 from evalkit.metric import ReferenceMetric
-from evalkit.plan.plan import Plan, check_calls
+from evalkit.plan.plan import Plan
 from evalkit.plan.results_folder import results_folder
 from evalkit.results.compare import compare, rename_apart
 from evalkit.results.files import write
@@ -26,13 +26,14 @@ from evalkit.results.publish import staged
 from evalkit.results.rows import Outcome, make_rows, notes, run_info
 from evalkit.results.seeds import pool_seeds
 from evalkit.results.table import COSTS, ResultTable
-from evalkit.samples.model_pool import ModelPool
-from evalkit.samples.store import SampleSet
 from evalkit.trackers.push import push
 from evalkit.utils.files import check_writable, writing
 from evalkit.utils.progress import stage
+from evalkit.work.stages import make_samples
+from evalkit.work.worker import Worker
 
 if TYPE_CHECKING:
+    from evalkit.samples.model_pool import ModelPool
     from evalkit.scoring.scoring import Scored
 
 
@@ -41,8 +42,12 @@ def run(plan: Plan, *, command: str = "") -> ResultTable:
     started = time.time()
     seconds: dict[str, float] = {}
     check_writable(plan.out)  # the store may be read-only where all is there
-    pool = ModelPool(plan.built)
-    _generate(plan, pool)
+    worker = Worker(plan)
+    pool = worker.pool
+    try:
+        make_samples(plan, worker)
+    finally:
+        plan.engine.close()
     seconds["generate"] = time.time() - started
     with stage("looking through the samples"):
         sources = {cell.name: plan.open_source(cell) for cell in plan.cells}
@@ -140,17 +145,6 @@ def _table(plan: Plan, run: Mapping[str, object], outcome: Outcome) -> ResultTab
     unsure = {(row.metric, row.cell) for row in rows if row.unsure}
     best = {metric: [cell for cell in cells if (metric, cell) not in unsure] for metric, cells in best.items()}
     return ResultTable(run, tuple(rows), tuple(notes(outcome.sources)), tuple(comparisons), best)
-
-
-def _generate(plan: Plan, pool: ModelPool) -> None:
-    incomplete = [cell for cell in plan.generated if SampleSet.missing(plan.store, cell)]
-    if not incomplete:
-        return
-    from evalkit.samples.generate import generate_cells
-
-    check_calls(incomplete, plan)
-    size, device = plan.config.batch_size, plan.config.device
-    generate_cells(incomplete, plan.store, batch_size=size, device=device, engine=plan.engine, pool=pool)
 
 
 def _lint(plan: Plan, sources: Mapping[str, Source], watch: Watch) -> list[Finding]:

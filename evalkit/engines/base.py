@@ -64,10 +64,13 @@ class Engine(Protocol):
         in_process: whether `Work.open` is called in this very process (the driver's own plan serves), and units run in
             the order given, one at a time.
         leads: whether this process goes on to the table and the report; of several processes of one command, one does.
+        many: whether other processes work on the same run. Where none does, samples alone are made by units: the
+            driver's own code path does the rest, in one pass over each set.
     """
 
     in_process: bool
     leads: bool
+    many: bool
 
     def map(self, work: Work) -> None:
         """Returns when all units are done.
@@ -101,6 +104,7 @@ class InProcess:
 
     in_process = True
     leads = True
+    many = False
 
     def __init__(self) -> None:
         self._run: Run | None = None

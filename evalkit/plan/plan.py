@@ -17,6 +17,7 @@ from evalkit.data.moments import Moments
 from evalkit.data.reference import Reference
 from evalkit.data.scan import forget_scans
 from evalkit.data.source import Source
+from evalkit.engines.base import Engine, InProcess
 from evalkit.errors import ConfigError, EvalkitError, nearest, whole_number
 from evalkit.extractors.base import Extractor
 from evalkit.gate import Gate, make_gates
@@ -41,7 +42,6 @@ from evalkit.utils.files import sha256_json
 if TYPE_CHECKING:
     from evalkit.prompts.sets import PromptSet
     from evalkit.results.export import Export
-    from evalkit.samples.engine import Engine
 
 log = logging.getLogger(__name__)
 
@@ -68,7 +68,7 @@ class Plan:
     earlier: tuple[ResultTable, ...] = ()  # results of earlier runs, to stand in the table
     gates: Mapping[str, Gate] = field(default_factory=dict)
     exports: Mapping[str, Export] = field(default_factory=dict)
-    engine: Engine | None = None  # runs the shards; none: this process
+    engine: Engine = field(default_factory=InProcess)  # runs the units of work
     walk: Walk = field(default_factory=Walk)
 
     @property
@@ -192,7 +192,7 @@ def make_plan(config: RunConfig, *, choose: bool = False) -> Plan:
         earlier=tuple(ResultTable.load(Path(path).expanduser()) for path in config.add_results),
         gates=make_gates(config.gate, shown, metrics, lint=config.lint),
         exports=exports,
-        engine=next((_build_engine(name, option) for name, option in config.engine.items()), None),
+        engine=next((_build_engine(name, option) for name, option in config.engine.items()), InProcess()),
         walk=make_walk(config.walk),
     )
     check_walk(plan.walk, plan.generators(ModelPool(plan.built)).values())
@@ -275,7 +275,7 @@ def _build_exports(config: RunConfig) -> dict[str, Export]:
 def _build_engine(name: str, option: Mapping[str, Any]) -> Engine:
     where = f"engine.{name}"
     if not callable(getattr(factory_of(option, where, object), "map", None)):  # Engine is a protocol: no base class
-        raise ConfigError(f"{where}: {option['_target_']} has no map(fn, items): see evalkit.samples.engine.Engine")
+        raise ConfigError(f"{where}: {option['_target_']} has no map(work): see evalkit.engines.base.Engine")
     engine: Engine = build(option, where)
     return engine
 

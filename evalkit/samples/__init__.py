@@ -5,12 +5,8 @@ from typing import TYPE_CHECKING
 from evalkit.utils.lazy import lazy
 
 if TYPE_CHECKING:
-    from evalkit.samples.engine import Engine as Engine
-    from evalkit.samples.engine import LocalEngine as LocalEngine
     from evalkit.samples.generate import generate_cells as generate_cells
     from evalkit.samples.store import SampleSet as SampleSet
     from evalkit.samples.store import Store as Store
 else:
-    __all__, __getattr__ = lazy(
-        __name__, engine="Engine LocalEngine", generate="generate_cells", store="SampleSet Store"
-    )
+    __all__, __getattr__ = lazy(__name__, generate="generate_cells", store="SampleSet Store")

@@ -9,20 +9,19 @@ from __future__ import annotations
 import functools
 import logging
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+from evalkit.engines.base import Engine, InProcess, Run, Tell, Work
 from evalkit.errors import EvalkitError, StoreError, whole_number
 from evalkit.models.base import Generated, Request
 from evalkit.models.services.cache import FetchedImages
-from evalkit.samples.engine import Engine, LocalEngine
 from evalkit.samples.model_pool import BuiltCell, LoadedModel, ModelPool
 from evalkit.samples.store import SampleSet, Store, check_whole, image_size, prepare_folder, shard_name
 from evalkit.samples.writer import ShardWriter
 from evalkit.utils import devices
 from evalkit.utils.files import check_writable, sha256_json, sweep
-from evalkit.utils.progress import Progress
 
 if TYPE_CHECKING:
     import numpy as np
@@ -33,21 +32,30 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-OnImages = Callable[[str, int], None]  # cell, images just made
-
 _BLOCK = 4096  # what the smallest file takes on a disk
 _PNG_SHARE = 0.6  # of the pixels' bytes: photographs take 0.5 to 0.7
 
 
 @dataclass(frozen=True)
 class ShardSpec:
-    """The samples [start, stop) of a cell, within one shard. Can be pickled."""
+    """The samples [start, stop) of a cell, within one shard. Can be pickled.
+
+    A `Unit` of its own where cells are made without a plan (`generate_cells`); a plan's units are smaller.
+    """
 
     cell: Cell
     start: int
     stop: int
     batch_size: int
     device: str
+
+    @property
+    def key(self) -> str:
+        return f"{self.cell.key}/{self.start}-{self.stop}"
+
+    @property
+    def label(self) -> str:
+        return f"samples {self.start} to {self.stop - 1} of {self.cell.name}"
 
 
 @dataclass(frozen=True)
@@ -65,9 +73,7 @@ class ShardResult:
 _WORKER = ModelPool()  # of a process that is sent shards one by one: its model stays loaded from shard to shard
 
 
-def run_shard(
-    spec: ShardSpec, store: Store, on_images: OnImages | None = None, pool: ModelPool | None = None
-) -> ShardResult:
+def run_shard(spec: ShardSpec, store: Store, tell: Tell | None = None, pool: ModelPool | None = None) -> ShardResult:
     """Makes one shard, or finds it made. Safe to run twice, even at the same time: the first to finish counts.
 
     Images are made in the batches [start, start + batch_size), ... and written while the next are made. On leaving
@@ -76,7 +82,7 @@ def run_shard(
     Args:
         spec: what to make.
         store: where to.
-        on_images: called after each batch.
+        tell: called with the cell's name and the images of each batch.
         pool: holds the cell's model and prompts; none, in a worker process: they are built from the cell's options.
 
     Raises:
@@ -84,7 +90,7 @@ def run_shard(
         ConfigError: weights or prompts are not those that the cell was planned with.
         EvalkitError: the device's memory does not hold one image.
     """
-    report = on_images or (lambda name, count: None)
+    report = tell or (lambda name, count: None)
     pool = pool or _WORKER
     cell = spec.cell
     folder = store.sample_folder(cell)
@@ -203,7 +209,6 @@ def generate_cells(
     batch_size: int,
     device: str = "auto",
     engine: Engine | None = None,
-    progress: Progress | None = None,
     pool: ModelPool | None = None,
 ) -> None:
     """Makes all samples that are missing, cells of one model after another so that each model is loaded once.
@@ -212,9 +217,8 @@ def generate_cells(
         cells: which cells.
         store: where to.
         batch_size: images at a time, >= 1.
-        device: auto, cpu, cuda or mps.
-        engine: who runs the shards; none: this process.
-        progress: how to show it; none: bars on a terminal, else one log line per cell.
+        device: auto, cpu, cuda or mps; auto is settled where the images are made.
+        engine: who runs the shards, and shows how far they are; none: this process.
         pool: holds the cells' models and prompts (a plan's); none: they are built from the cells' options.
 
     Raises:
@@ -222,24 +226,48 @@ def generate_cells(
         StoreError: the store cannot be written, or the disk is too small (before the first sample).
     """
     whole_number(batch_size, "batch_size")
-    missing = {cell.key: SampleSet.missing(store, cell) for cell in cells}
-    todo = _by_model([cell for cell in cells if missing[cell.key]])
-    if not todo:
-        return
-    check_writable(store.root)
-    counts = {cell.key: sum(stop - start for start, stop in missing[cell.key]) for cell in todo}
-    check_space(store, todo, counts)
-    device = devices.pick_device(device)
-    specs = [ShardSpec(cell, start, stop, batch_size, device) for cell in todo for start, stop in missing[cell.key]]
-    engine = engine or LocalEngine()
-    # The extractors need the memory of the models: leaving the pools frees it.
-    with pool or ModelPool() as own, _WORKER, progress or Progress({c.name: counts[c.key] for c in todo}) as shown:
-        work = functools.partial(run_shard, store=store)
-        if engine.in_process:
-            work = functools.partial(work, on_images=shown.advance, pool=own)
-        for result in engine.map(work, specs):
-            if not engine.in_process:
-                shown.advance(result.cell, result.count)
+    shards = missing_shards(cells, store)
+    specs = [ShardSpec(cell, start, stop, batch_size, device) for cell, start, stop in shards]
+    engine = engine or InProcess()
+    with pool or ModelPool() as own, _WORKER:  # the extractors need the memory of the models: leaving frees it
+        begin = functools.partial(_begin, store, own if engine.in_process else None)
+        engine.map(Work("generating", specs, totals(shards), begin, functools.partial(_done, store)))
+
+
+def _begin(store: Store, pool: ModelPool | None) -> Run:
+    """What runs specs in a worker."""
+
+    def run(spec: ShardSpec, tell: Tell) -> None:
+        run_shard(replace(spec, device=devices.pick_device(spec.device)), store, tell, pool)
+
+    return run
+
+
+def _done(store: Store, specs: Sequence[ShardSpec]) -> set[str]:
+    cells = {spec.cell.key: spec.cell for spec in specs}
+    missing = {(cell.key, start) for cell in cells.values() for start, _ in SampleSet.missing(store, cell)}
+    return {spec.key for spec in specs if (spec.cell.key, spec.start) not in missing}
+
+
+def missing_shards(cells: Sequence[Cell], store: Store) -> list[tuple[Cell, int, int]]:
+    """(cell, start, stop) of all shards to make, those of one model one after another.
+
+    Raises:
+        StoreError: the store cannot be written, or the disk is too small for them.
+    """
+    missing = [(cell, *shard) for cell in _by_model(cells) for shard in SampleSet.missing(store, cell)]
+    if missing:
+        check_writable(store.root)
+        check_space(store, missing)
+    return missing
+
+
+def totals(shards: Sequence[tuple[Cell, int, int]]) -> dict[str, int]:
+    """By cell's name the images of some shards."""
+    counts: dict[str, int] = {}
+    for cell, start, stop in shards:
+        counts[cell.name] = counts.get(cell.name, 0) + stop - start
+    return counts
 
 
 def _by_model(cells: Sequence[Cell]) -> list[Cell]:
@@ -250,9 +278,9 @@ def _by_model(cells: Sequence[Cell]) -> list[Cell]:
     return [cell for group in groups.values() for cell in group]
 
 
-def check_space(store: Store, cells: Sequence[Cell], counts: Mapping[str, int]) -> None:
-    """Raises StoreError where the disk cannot hold the samples to make (an estimate; `counts` is by cell key)."""
-    needed = sum(counts[cell.key] * bytes_per_image(cell) for cell in cells)
+def check_space(store: Store, shards: Sequence[tuple[Cell, int, int]]) -> None:
+    """Raises StoreError where the disk cannot hold the samples of some shards (an estimate)."""
+    needed = sum((stop - start) * bytes_per_image(cell) for cell, start, stop in shards)
     free = store.free_bytes()
     if needed > free:
         raise StoreError(

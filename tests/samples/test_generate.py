@@ -23,9 +23,9 @@ import pytest
 from fake_models import make_cell, make_noise
 from PIL import Image
 
+from evalkit.engines.base import InProcess, Work
 from evalkit.errors import ConfigError, EvalkitError, StoreError
 from evalkit.samples import generate, writer
-from evalkit.samples.engine import LocalEngine
 from evalkit.samples.generate import ShardSpec, generate_cells, run_shard
 from evalkit.samples.model_pool import ModelPool
 from evalkit.samples.store import SampleSet, Store, shard_name
@@ -446,27 +446,25 @@ def test_the_first_to_arrive_wins(store: Store, monkeypatch: pytest.MonkeyPatch)
 
 def test_any_engine_will_do(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     small_shards(monkeypatch)
+    counted: list[tuple[str, int]] = []
 
-    class Twice(LocalEngine):
+    class Twice(InProcess):
         """Pickles everything, goes backwards, and runs everything twice."""
 
         in_process = False
 
-        def map(self, fn: Any, items: Any) -> Any:
-            fn = pickle.loads(pickle.dumps(fn))
-            for item in list(items)[::-1]:
-                fn(pickle.loads(pickle.dumps(item)))
-                yield fn(item)
-
-    counted: list[tuple[str, int]] = []
-
-    class Counting(Progress):
-        def advance(self, cell: str, count: int) -> None:
-            counted.append((cell, count))
+        def map(self, work: Work) -> None:
+            assert work.done(work.units) == set()
+            run = pickle.loads(pickle.dumps(work.open))()
+            for unit in list(work.units)[::-1]:
+                for _ in range(2):
+                    run(pickle.loads(pickle.dumps(unit)), lambda cell, count: counted.append((cell, count)))
+            assert work.done(work.units) == {unit.key for unit in work.units}
 
     cell = make_cell(20)
-    found = make(cell, store, engine=Twice(), progress=Counting({}))[0]
-    assert counted == [("noise-contrast_200", 4), ("noise-contrast_200", 8), ("noise-contrast_200", 8)]
+    found = make(cell, store, engine=Twice())[0]
+    name = "noise-contrast_200"
+    assert counted == [(name, 0), (name, 4), (name, 4), *[(name, 0), (name, 8), (name, 8)] * 2]
     assert found.digest == make(cell, Store(store.root / "other"))[0].digest
 
 
