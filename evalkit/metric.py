@@ -11,7 +11,7 @@ import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, Protocol, Self, TypeVar
 
 if TYPE_CHECKING:
     import numpy as np
@@ -41,6 +41,12 @@ class Batch:
     prompts: Sequence[str | None]
     features: Mapping[str, Tensor]
 
+    def to(self, device: str) -> Batch:
+        """With the images and features on a device; the indices stay where they are."""
+        images = None if self.images is None else self.images.to(device)
+        features = {address: value.to(device) for address, value in self.features.items()}
+        return replace(self, images=images, features=features)
+
     @property
     def clusters(self) -> Tensor:
         """i64 [B], the samples' clusters: those of one text are one (see `cluster_ids`)."""
@@ -62,6 +68,9 @@ class Sums:
 
     def __getitem__(self, name: str) -> Tensor:
         return self.values[name]
+
+    def to(self, device: str) -> Self:
+        return replace(self, values={name: value.to(device) for name, value in self.values.items()})
 
 
 @dataclass(frozen=True)
@@ -92,6 +101,10 @@ class Rows:
 
     def __len__(self) -> int:
         return len(self.index)
+
+    def to(self, device: str) -> Self:
+        """With the values on a device; index and clusters stay where they are."""
+        return replace(self, values={name: value.to(device) for name, value in self.values.items()})
 
 
 State = TypeVar("State", bound=Sums | Rows)
@@ -222,6 +235,8 @@ class Metric(ABC):
             scores of an instance with others are labelled with them ("FID [digits]").
         min_samples: a smaller set is refused before any work is done.
         needs_prompts: no score, and a note, for samples that were not asked for by text.
+        on_device: whether `observe`, `score`, `influence` and `distance` take tensors on the run's device, and leave
+            what they make there; `Rows.index` and `Rows.clusters` stay on the CPU. Others are given tensors on the CPU.
     """
 
     title: str
@@ -230,6 +245,7 @@ class Metric(ABC):
     needs: tuple[str, ...] = ()
     min_samples: int = 2
     needs_prompts: bool = False
+    on_device: ClassVar[bool] = False
 
     def constants(self) -> dict[str, Any]:
         """The estimator and its constants, as they stand in the protocol (JSON values)."""

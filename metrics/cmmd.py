@@ -38,6 +38,7 @@ class Cmmd(ReferenceMetric[Rows]):
     title = "CMMD"
     better = "lower"
     needs = (features,)
+    on_device = True
     min_samples = 4
 
     def __post_init__(self) -> None:

@@ -34,6 +34,7 @@ class FeatureDistance(PairMetric):
     seed: int = 2020
 
     title = "feature distance"
+    on_device = True
     better: Better = field(default="lower", init=False)
 
     def __post_init__(self) -> None:

@@ -48,7 +48,7 @@ class FrechetInfinity(KeepsFeatures, ReferenceMetric[Rows | Sums]):
 
     better = "lower"
     needs = (features,)
-    takes_moments = True
+    takes_moments = on_device = True
 
     def __post_init__(self) -> None:
         self.needs = (self.features,)
@@ -78,7 +78,8 @@ class FrechetInfinity(KeepsFeatures, ReferenceMetric[Rows | Sums]):
         x = generated[self.features]  # f32 [N,D]
         total, dimension = x.shape
         finite_mean(x)  # before subsets of it tell another row
-        target = fit(reference[self.features]) if isinstance(reference, Rows) else reference
+        given = fit(reference[self.features]) if isinstance(reference, Rows) else reference
+        target = Sums({name: value.to(x.device) for name, value in given.values.items()})
         smallest = self.min_size or min(5000, max(total // 10, 2))
         sizes = np.linspace(smallest, total, self.sizes).astype(np.int64)
         rng = np.random.default_rng(self.seed)
@@ -107,7 +108,7 @@ def fit(x: Tensor) -> Sums:
     finite_mean(x)
     n, parts = len(x), torch.split(x, BLOCK)
     mean = torch.stack([part.double().sum(0) for part in parts]).sum(0) / n  # f64 [D]
-    cov = torch.zeros(x.shape[1], x.shape[1], dtype=torch.float64)
+    cov = torch.zeros(x.shape[1], x.shape[1], dtype=torch.float64, device=x.device)
     for part in parts:
         y = part.double() - mean
         cov += y.T @ y

@@ -36,7 +36,7 @@ class FrechetDistance(ReferenceMetric[Sums]):
 
     better = "lower"
     needs = (features,)
-    takes_moments = gives_moments = True
+    takes_moments = gives_moments = on_device = True
 
     def __post_init__(self) -> None:
         self.needs = (self.features,)
@@ -51,7 +51,7 @@ class FrechetDistance(ReferenceMetric[Sums]):
 
     def score(self, *, generated: Sums, reference: Sums) -> Score:
         mean1, cov1 = moments(generated, self.ddof)
-        mean2, cov2 = moments(reference, self.ddof)
+        mean2, cov2 = (part.to(mean1.device) for part in moments(reference, self.ddof))
         n1, n2 = int(generated["n"]), int(reference["n"])
         spread = (mean1 - mean2).square().sum() + cov1.trace() + cov2.trace()
         value = float(spread - 2 * root_trace(cov1, cov2, n1 - 1, n2 - 1))
@@ -72,7 +72,7 @@ class FrechetDistance(ReferenceMetric[Sums]):
         if n < 2 * dimension:
             return f"no standard error: N = {n} is below 2 d = {2 * dimension}"
         mean1, cov1 = moments(generated, self.ddof)
-        mean2, cov2 = moments(reference, self.ddof)
+        mean2, cov2 = (part.to(mean1.device) for part in moments(reference, self.ddof))
         trace = float(cov1.trace())
         seen = Seen.of(cov1, cov2, int(reference["n"]) - 1)
         overlap, shift = float(seen.values.sqrt().sum()), mean1 - mean2
@@ -82,7 +82,7 @@ class FrechetDistance(ReferenceMetric[Sums]):
         def influence(batch: Batch) -> Tensor:
             import torch
 
-            y = batch.features[self.features].double() - mean1  # f64 [B,D]
+            y = batch.features[self.features].to(mean1.device).double() - mean1  # f64 [B,D]
             along, length = y @ shift, y.square().sum(1)  # f64 [B] each
             slope, change = seen.without(y, share)
             delta = 2 * along + length - slope - (trace - overlap)

@@ -44,6 +44,7 @@ class InceptionScore(KeepsFeatures, SampleMetric[Rows]):
     title = "IS"
     better = "higher"
     needs = (features,)
+    on_device = True
 
     def __post_init__(self) -> None:
         if self.splits < 1 or (self.split_size is not None and self.split_size < 2):
@@ -72,7 +73,9 @@ class InceptionScore(KeepsFeatures, SampleMetric[Rows]):
             value, each, classes = split_score(logits[part])
             scores.append(value)
             enough &= len(each) >= classes
-            influence[order[part]] = each * (n / (len(each) * len(parts)))  # in the order of the samples' indices
+            influence[order[part]] = (
+                each * (n / (len(each) * len(parts)))
+            ).cpu()  # in the order of the samples' indices
         details = {"std": float(np.std(scores)), "splits": float(len(parts))}
         mean = float(np.mean(scores))
         if not enough:

@@ -44,6 +44,7 @@ class KernelDistance(KeepsFeatures, ReferenceMetric[Rows]):
     title = "KID"
     better = "lower"
     needs = (features,)
+    on_device = True
 
     def __post_init__(self) -> None:
         if self.subsets < 1 or self.subset_size < 2:

@@ -29,6 +29,7 @@ class Lpips(PairMetric):
     title = "LPIPS"
     better: Better = field(default="lower", init=False)
     needs = (features,)
+    on_device = True
 
     def __post_init__(self) -> None:
         self.needs = (self.features,)

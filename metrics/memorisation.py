@@ -17,6 +17,8 @@ from evalkit.numerics.blockwise import finite_mean
 from evalkit.numerics.neighbours import nearest_in, nearest_others
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
     from torch import Tensor
 
 STARTS = 10  # of k-means, as in dgm-eval; the best is kept
@@ -35,6 +37,7 @@ class _Training(KeepsFeatures, ReferenceMetric[Rows]):
     features: str = "inception/pool3"
 
     needs = (features,)
+    on_device = True
     sides: ClassVar[tuple[str, ...]] = ("training",)
 
     def __post_init__(self) -> None:
@@ -88,8 +91,9 @@ class NearestTraining(_Training):
     def score(self, *, generated: Rows, training: Rows) -> Score:
         distance, index = nearest_in(generated[self.features], training[self.features], k=2)  # f64, i64 [N,2]
         ratios = distance[:, 0] / distance[:, 1].clamp(min=1e-300)  # 0 where both are 0
-        first = ratios.argsort(stable=True)[: self.top]
-        columns = (generated.index[first], training.index[index[first, 0]], distance[first, 0])
+        first = ratios.argsort(stable=True)[: self.top].cpu()
+        index, distance = index[:, 0].cpu()[first], distance[:, 0].cpu()[first]  # `Rows.index` may lie elsewhere
+        columns = (generated.index.cpu()[first], training.index.cpu()[index], distance)
         nearest = tuple(zip(*(column.tolist() for column in columns), strict=True))
         return replace(mean_score((ratios < self.ratio).double(), generated.clusters), nearest=nearest)
 
@@ -191,7 +195,6 @@ def partition(x: Tensor, cells: int, components: int, seed: int) -> _Cells:
     """Principal components of the training features f32 [M,D] where D exceeds their number, and k-means on them."""
     import numpy as np
     import torch
-    from scipy.cluster.vq import kmeans2
 
     mean = finite_mean(x)
     axes = torch.eye(x.shape[1], dtype=torch.float64, device=x.device)
@@ -201,10 +204,25 @@ def partition(x: Tensor, cells: int, components: int, seed: int) -> _Cells:
     projected = project(x, mean, axes)
     data = projected.cpu().numpy()
     rngs = (np.random.default_rng([seed, start]) for start in range(STARTS))
-    runs = (kmeans2(data, cells, iter=STEPS, minit="++", seed=rng) for rng in rngs)
+    runs = (_clustered(data, cells, rng) for rng in rngs)
     best, _ = min(runs, key=lambda run: float(np.square(data - run[0][run[1]]).sum()))
     centres = torch.from_numpy(best).to(x.device)
     return _Cells(mean, axes, centres, projected, nearest_in(projected, centres)[1][:, 0])
+
+
+def _clustered(data: NDArray[np.float64], cells: int, rng: np.random.Generator) -> tuple[Any, Any]:
+    """`STEPS` steps of k-means on [M,C], the centres and each row's cell; it ends where a further step changes none."""
+    import numpy as np
+    from scipy.cluster.vq import kmeans2
+
+    few = 5  # divides STEPS
+    centres, cell = kmeans2(data, cells, iter=few, minit="++", seed=rng)
+    for _ in range(STEPS // few - 1):
+        before = centres
+        centres, cell = kmeans2(data, before, iter=few, minit="matrix")
+        if np.array_equal(before, centres):
+            break
+    return centres, cell
 
 
 def project(x: Tensor, mean: Tensor, axes: Tensor) -> Tensor:

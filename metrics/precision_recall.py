@@ -45,6 +45,7 @@ class _Neighbours(KeepsFeatures, ReferenceMetric[Rows]):
 
     better = "higher"
     needs = (features,)
+    on_device = True
     estimator: ClassVar[str]
 
     def __post_init__(self) -> None:

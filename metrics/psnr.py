@@ -31,6 +31,7 @@ class Psnr(PairMetric):
 
     title = "PSNR"
     better = "higher"
+    on_device = True
 
     def constants(self) -> dict[str, Any]:
         return {"estimator": "mean of min(psnr, cap)", "data_range": 255, "cap_db": self.cap}

@@ -34,6 +34,7 @@ class Ssim(PairMetric):
 
     title = "SSIM"
     better = "higher"
+    on_device = True
 
     def constants(self) -> dict[str, Any]:
         return {"estimator": "ssim, gaussian window", "kernel": KERNEL, "sigma": SIGMA, "data_range": 255}
@@ -67,6 +68,7 @@ class MsSsim(PairMetric):
     seed: int = 2020
 
     title = "MS-SSIM"
+    on_device = True
     better: Better = field(default="higher", init=False)
 
     def __post_init__(self) -> None:

@@ -45,6 +45,7 @@ class Vendi(KeepsFeatures, SampleMetric[Rows]):
     title = "Vendi"
     better = "higher"
     needs = (features,)
+    on_device = True
 
     def __post_init__(self) -> None:
         if not self.order >= 0:
@@ -142,7 +143,7 @@ def entropy_without(squares: Tensor, eigenvalues: Tensor, n: int) -> Tensor:
 
     kept = eigenvalues > floor(eigenvalues)
     values, share = eigenvalues[kept], squares[:, kept] / n  # f64 [K], [B,K]
-    steps = torch.linspace(*LOG_RANGE, NODES, dtype=values.dtype)
+    steps = torch.linspace(*LOG_RANGE, NODES, dtype=values.dtype, device=values.device)
     nodes = values.max() * steps.exp()  # f64 [T]
     inverse = 1 / (values[:, None] + nodes)  # f64 [K,T]
     first, second = share @ inverse, share @ inverse.square()  # f64 [B,T]

@@ -118,7 +118,7 @@ class Lpips(NetworkExtractor):
             x = bilinear(x, self.resize)
         self._check_size(tuple(x.shape[2:]))
         with exact_float32():
-            return self.network(x).cpu()  # type: ignore[no-any-return]
+            return self.network(x)  # type: ignore[no-any-return]
 
     def _check_size(self, size: tuple[int, ...]) -> None:
         if min(size) < SMALLEST[self.net]:

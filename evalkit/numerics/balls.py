@@ -10,7 +10,7 @@ import weakref
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from evalkit.numerics.blockwise import full_float32
+from evalkit.numerics.blockwise import full_float32, room
 from evalkit.numerics.distances import MANY, Block, Distances
 from evalkit.numerics.neighbours import EQUAL, nearest_others
 
@@ -193,8 +193,7 @@ def _collect(block: Block, of_x: _Side, of_y: _Side, shares: _Parts | None) -> N
         i, j, squares, unsure = _pairs(block, outer, of_x, of_y)
     squares[unsure] = block.exact(i[unsure], j[unsure])
     i, j = i + block.rows.start, j + block.columns.start
-    for start in range(0, len(i), CHUNK):
-        part = slice(start, start + CHUNK)
+    for part in _chunks(i):
         points, near = (i[part], j[part]), squares[part]
         for kind, counter in of_y.counters.items():
             inside = _inside(near, of_y.radii(kind)[points[1]], kind[1])
@@ -219,15 +218,19 @@ def _pairs(
     i, j = close.nonzero(as_tuple=True)
     squares = block.squares[i, j].double()
     unsure = []
-    for start in range(0, len(i), CHUNK):
-        part = slice(start, start + CHUNK)
+    for part in _chunks(i):
         margin = block.margin(i[part], j[part])
         near = torch.zeros_like(margin, dtype=torch.bool)
         for side, points, offset in ((of_x, i[part], block.rows.start), (of_y, j[part], block.columns.start)):
             for k in {kind[0] for kind in side.counters}:
                 near |= (squares[part] - side.squares[points + offset, k - 1]).abs() <= margin
-        unsure.append(near.nonzero()[:, 0] + start)
+        unsure.append(near.nonzero()[:, 0] + part.start)
     return i, j, squares, torch.cat(unsure) if unsure else i
+
+
+def _chunks(pairs: Tensor) -> list[slice]:
+    step = room(pairs) * CHUNK
+    return [slice(start, start + step) for start in range(0, len(pairs), step)]
 
 
 def _inside(squares: Tensor, radii: Tensor, closed: bool) -> Tensor:

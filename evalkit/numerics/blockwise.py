@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 BLOCK_BYTES = 16 * 2**20  # the most of a block of features, and of a block of distances
+ON_CUDA = 16  # times as much: smaller products leave a GPU waiting for Python
 
 
 @contextmanager
@@ -26,9 +27,14 @@ def full_float32() -> Iterator[None]:
         torch.set_float32_matmul_precision(before)
 
 
-def row_blocks(n: int, width: int) -> list[slice]:
-    """Blocks of rows: neither a block of f32 features nor a square of f32 distances exceeds `BLOCK_BYTES`."""
-    numbers = BLOCK_BYTES // 4
+def room(x: Tensor) -> int:
+    """How many times as much may be worked on at a time where a tensor lies."""
+    return ON_CUDA if x.is_cuda else 1
+
+
+def row_blocks(x: Tensor) -> list[slice]:
+    """Blocks of rows of [N,D]: neither a block of f32 features nor a square of f32 distances exceeds `BLOCK_BYTES`."""
+    (n, width), numbers = x.shape, room(x) * BLOCK_BYTES // 4
     step = max(1, min(int(numbers**0.5), numbers // max(width, 1)))
     return [slice(start, min(start + step, n)) for start in range(0, n, step)]
 

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
 
-from evalkit.numerics.blockwise import finite_mean, row_blocks
+from evalkit.numerics.blockwise import finite_mean, room, row_blocks
 
 if TYPE_CHECKING:
     import torch
@@ -40,7 +40,8 @@ class Distances:
         self.x, self.y, self.dtype = x, y, dtype or torch.float32
         centre = finite_mean(x)  # f64 [D]
         self.centre = centre if y is x else (centre + finite_mean(y)) / 2
-        largest = max(float(side.abs().max()) for s in {id(x): x, id(y): y}.values() for side in torch.split(s, 4096))
+        ends = [end for side in {id(x): x, id(y): y}.values() for end in torch.aminmax(side)]
+        largest = max(abs(float(end)) for end in ends)
         self.scale = 2.0 ** -torch.tensor(largest).frexp().exponent.item() if not 1e-9 < largest < 1e9 else 1.0
         self.unsure = ROUNDING * torch.finfo(self.dtype).eps
 
@@ -54,8 +55,8 @@ class Distances:
 
     def blocks(self) -> Iterator[Block]:
         """All blocks; where y is x, those on and above the diagonal alone."""
-        columns = row_blocks(len(self.y), self.y.shape[1])
-        for part in row_blocks(len(self.x), self.x.shape[1]):
+        columns = row_blocks(self.y)
+        for part in row_blocks(self.x):
             a = self.rows(self.x, part)
             for other in columns:
                 if self.x is self.y and other.start < part.start:
@@ -79,7 +80,7 @@ class Distances:
     def _differences(self, i: Tensor, j: Tensor) -> Tensor:
         import torch
 
-        step = max(1, PAIR_BYTES // (8 * max(self.x.shape[1], 1)))
+        step = max(1, room(self.x) * PAIR_BYTES // (8 * max(self.x.shape[1], 1)))
         squares = torch.empty(len(i), dtype=torch.float64, device=self.x.device)
         for start in range(0, len(i), step):
             part = slice(start, start + step)

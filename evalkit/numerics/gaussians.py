@@ -85,10 +85,10 @@ def _factor(cov: Tensor, rank: int) -> Tensor:
         whole, failed = torch.linalg.cholesky_ex(cov)
         if not failed:
             return whole
-    packed, order, found, _ = lapack.dpstrf(cov.numpy(), lower=1, tol=0.0)  # S[order,order] = L L'; order from 1
+    packed, order, found, _ = lapack.dpstrf(cov.cpu().numpy(), lower=1, tol=0.0)  # S[order,order] = L L', from 1 on
     factor = torch.empty(len(cov), min(rank, found), dtype=cov.dtype)
     factor[torch.from_numpy(order).long() - 1] = torch.from_numpy(packed)[:, : factor.shape[1]].tril()
-    return factor
+    return factor.to(cov.device)
 
 
 @dataclass(frozen=True)
@@ -130,7 +130,7 @@ class Seen:
         top = float(self.values[-1])
         kept = self.values > top * len(self.values) * torch.finfo(self.values.dtype).eps  # rounding alone elsewhere
         values = self.values.where(kept, torch.ones_like(self.values))
-        steps = torch.linspace(*LOG_RANGE, NODES, dtype=values.dtype)
+        steps = torch.linspace(*LOG_RANGE, NODES, dtype=values.dtype, device=values.device)
         nodes = top * steps.exp()  # f64 [T]
         table = torch.cat([values.rsqrt()[:, None], 1 / (values[:, None] + nodes)], 1)  # f64 [K,1+T]
         sums = (y @ self.basis).square_() @ table.mul_(kept[:, None])  # f64 [B,1+T]
@@ -154,5 +154,8 @@ def _eigen(matrix: Tensor) -> tuple[Tensor, Tensor]:
     import torch
     from scipy.linalg import eigh
 
+    if matrix.is_cuda:
+        whole: tuple[Tensor, Tensor] = torch.linalg.eigh(matrix)
+        return whole
     values, vectors = eigh(matrix.numpy().T, driver="evd", overwrite_a=True, check_finite=False)
     return torch.from_numpy(values), torch.from_numpy(vectors)

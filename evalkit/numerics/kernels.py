@@ -54,8 +54,8 @@ def kernel_product(x: Tensor, y: Tensor, kernel: Kernel, weights: Tensor | None 
     halved, dtype = x is y and weights is None, dtype_of(x, y)
     weights = None if weights is None else weights.to(dtype)
     with full_float32():
-        for rows in row_blocks(len(x), x.shape[1]):
-            for columns in row_blocks(len(y), y.shape[1]):
+        for rows in row_blocks(x):
+            for columns in row_blocks(y):
                 if halved and columns.start < rows.start:
                     continue
                 block = kernel(x[rows].to(dtype), y[columns].to(dtype))  # [A,B]
@@ -131,7 +131,7 @@ def mmd_spread(
     means = inner - g - g[mine].mean()
     if count < 2:
         return Spread(2 * means, None, count)
-    of_cluster = _summed((means - means.mean()) * (count / n), torch.from_numpy(place).to(x.device))  # f64 [G]
+    of_cluster = _summed((means - means.mean()) * (count / n), torch.from_numpy(place))  # f64 [G]
     if not enough:
         return Spread(2 * means, 4 * float(of_cluster.var()) / count, count)
     mine = mine[: few[0]]
@@ -139,9 +139,9 @@ def mmd_spread(
         some = x[mine].to(dtype_of(x, y))
         h = kernel(some, some).double() - g[mine][:, None] - g[mine][None, :]
     if count < n:  # of pairs of clusters, f64 [F,F]
-        places = torch.from_numpy(np.unique(place[order[: few[0]]], return_inverse=True)[1]).to(x.device)
+        places = torch.from_numpy(np.unique(place[order[: few[0]]], return_inverse=True)[1])
         h = _summed(_summed(h * (count / n) ** 2, places).T, places)
-    z2 = float(h[~torch.eye(len(h), dtype=torch.bool, device=x.device)].var())
+    z2 = float(h[~torch.eye(len(h), dtype=torch.bool, device=h.device)].var())
     z1 = max(0.0, (float(of_cluster.var()) - z2 / chosen[1]) / (1 - 2 / chosen[1]))
     return Spread(2 * means, (4 * (count - 2) * z1 + 2 * z2) / (count * (count - 1)), count)
 
@@ -160,6 +160,7 @@ def _whole_clusters(places: NDArray[np.int64], most: int) -> tuple[int, int]:
 
 
 def _summed(values: Tensor, place: Tensor) -> Tensor:
-    """f64 [N, ...] summed by place, i64 [N]: f64 [G, ...]."""
+    """f64 [N, ...] summed by place, i64 [N]: f64 [G, ...]; on the CPU, since a GPU adds in another order each time."""
     shape = (int(place.max()) + 1, *values.shape[1:])
+    values = values.cpu()
     return values.new_zeros(shape).index_add_(0, place, values)

@@ -4,8 +4,8 @@ Neighbours' distances are those of float64, and a copy of an image is at distanc
 out by its index, not by its value. Candidates are picked by float32; where the next one after them could be nearer by
 rounding, the row's distances are made again in float64.
 
-Work space: about six blocks of `BLOCK_BYTES`, 100 MiB, next to the features themselves (never copied as a whole) and
-a few numbers per row. Tensors may be on any device; the results are on the same.
+Work space: about six blocks of `BLOCK_BYTES`, 100 MiB (16 times as much on a GPU), next to the features themselves
+(never copied as a whole) and a few numbers per row. Tensors may be on any device; the results are on the same.
 """
 
 from __future__ import annotations
@@ -176,5 +176,6 @@ class _Best:
 
 
 def _nearest_of(squares: Tensor, width: int) -> tuple[Tensor, Tensor]:
+    squares = squares.contiguous()  # of a transposed view topk takes six times as long
     best = squares.topk(min(width, squares.shape[1]), dim=1, largest=False)
     return best.values, best.indices

@@ -9,7 +9,10 @@ metrics that pair in the same way.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+import os
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from dataclasses import replace
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
@@ -19,12 +22,20 @@ from evalkit.features.feature_pass import FeaturePass, ImageSource, stacked
 from evalkit.metric import Batch, PairMetric, Score, cluster_ids, with_error
 from evalkit.scoring.checks import Failures, guarded
 from evalkit.scoring.protocol import OWN, Own
+from evalkit.utils import devices
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
     from torch import Tensor
+
+    Images = Sequence[NDArray[np.uint8]]  # u8 [H,W,3] each
 
 BLOCK = 32  # pairs at a time, fewer where features are wide:
 BLOCK_VALUES = 64_000_000  # LPIPS-VGG at 512 px has 28 million values per image
+DEVICE_VALUES = 4 * BLOCK_VALUES  # on CUDA: 1 GB per side
+BLOCKS_AHEAD = 2  # that are decoded while the network works,
+READERS = min(16, os.cpu_count() or 1)  # by so many threads
 
 
 def form_pairs(
@@ -161,47 +172,97 @@ def _distances(
 ) -> dict[str, list[float]]:
     addresses = list(dict.fromkeys(address for metric in metrics.values() for address in metric.needs))
     resize = next(iter(metrics.values())).resize_own
+    device = devices.for_scores(features.device)
     values: dict[str, list[float]] = {name: [] for name in metrics}
-    start, size = 0, 1  # the first pair shows how wide the features are
-    while start < len(pairs):
-        block = pairs[start : start + size]
-        first = _batch(source, [i for i, _ in block], addresses, features)
-        second = _batch(other, [j for _, j in block], addresses, features, _size(first) if resize else None)
-        if _size(first) != _size(second):
-            sizes = " and ".join("{1}x{0}".format(*_size(batch)) for batch in (first, second))
-            fix = "resize one of them to the other"
-            raise UnsuitedError(f"{source.name} and {other.name}: images of {sizes} cannot be paired: {fix}")
-        for name in [name for name in values if name not in failed]:
-            with guarded(name, failed):
-                values[name] += metrics[name].distance(first, second).tolist()
-        values = {name: each for name, each in values.items() if name not in failed}
-        if not values:
-            break
-        start += len(block)
-        width = sum(value.shape[1] for value in first.features.values())
-        size = max(1, min(BLOCK, BLOCK_VALUES // max(width, 1)))
-        if features.progress is not None:
-            features.progress(f"{source.name} (pairs)", start, len(pairs))
+    done, size = 0, 1  # the first pair shows how wide the features are
+    with ThreadPoolExecutor(READERS, thread_name_prefix="decode") as pool:
+        while done < len(pairs) and values:
+            part = pairs[done : done + 1] if done == 0 else pairs[done:]
+            for block, images in _read_ahead(pool, source, other, part, size):
+                first = _batch(source, [i for i, _ in block], images[0], addresses, features)
+                theirs = _resized(images[1], _size(first)) if resize else images[1]
+                second = _batch(other, [j for _, j in block], theirs, addresses, features)
+                if _size(first) != _size(second):
+                    sizes = " and ".join("{1}x{0}".format(*_size(batch)) for batch in (first, second))
+                    fix = "resize one of them to the other"
+                    raise UnsuitedError(f"{source.name} and {other.name}: images of {sizes} cannot be paired: {fix}")
+                _measure(metrics, values, (first, second), device, failed)
+                values = {name: each for name, each in values.items() if name not in failed}
+                if not values:
+                    break
+                done += len(block)
+                if features.progress is not None:
+                    features.progress(f"{source.name} (pairs)", done, len(pairs))
+            most = BLOCK_VALUES if device == "cpu" else DEVICE_VALUES
+            size = max(1, min(BLOCK, most // max(sum(value.shape[1] for value in first.features.values()), 1)))
     return values
 
 
-def _batch(
-    source: ImageSource,
-    indices: Sequence[int],
-    addresses: Sequence[str],
-    features: FeaturePass,
-    size: tuple[int, int] | None = None,
-) -> Batch:
-    """The images and features at some indices; with `size` (height, width) other images are resized to it."""
+def _measure(
+    metrics: Mapping[str, PairMetric],
+    values: Mapping[str, list[float]],
+    pair: tuple[Batch, Batch],
+    device: str,
+    failed: Failures,
+) -> None:
+    """Adds a block's distances to the values of each metric: all that comes back from the device."""
+    for on_device, where in ((True, device), (False, "cpu")):
+        chosen = [name for name in values if metrics[name].on_device == on_device]
+        if not chosen:
+            continue
+        first, second = (batch.to(where) for batch in pair)
+        for name in chosen:
+            with guarded(name, failed):
+                values[name].extend(metrics[name].distance(first, second).tolist())
+
+
+def _read_ahead(
+    pool: Executor, source: ImageSource, other: ImageSource, pairs: Sequence[tuple[int, int]], size: int
+) -> Iterator[tuple[Sequence[tuple[int, int]], tuple[Images, Images]]]:
+    """Blocks of pairs and their decoded images, in order; a few blocks are read ahead."""
+    waiting: deque[tuple[Sequence[tuple[int, int]], list[list[Future[Images]]]]] = deque()
+    try:
+        for start in range(0, len(pairs), size):
+            block = pairs[start : start + size]
+            sides = ((source, [i for i, _ in block]), (other, [j for _, j in block]))
+            waiting.append((block, [[pool.submit(of.read, part) for part in _runs(where)] for of, where in sides]))
+            if len(waiting) > BLOCKS_AHEAD:
+                yield _arrived(*waiting.popleft())
+        while waiting:
+            yield _arrived(*waiting.popleft())
+    finally:
+        for _, sides_read in waiting:
+            for future in (future for side in sides_read for future in side):
+                future.cancel()
+
+
+def _arrived(
+    block: Sequence[tuple[int, int]], sides: Sequence[Sequence[Future[Images]]]
+) -> tuple[Sequence[tuple[int, int]], tuple[Images, Images]]:
+    first, second = ([image for future in side for image in future.result()] for side in sides)
+    return block, (first, second)
+
+
+def _runs(indices: Sequence[int]) -> list[range]:
+    """Consecutive indices as one range, others one by one."""
+    whole = range(indices[0], indices[0] + len(indices))
+    return [whole] if list(indices) == list(whole) else [range(i, i + 1) for i in indices]
+
+
+def _resized(images: Images, size: tuple[int, int]) -> Images:
+    """Images at a size (height, width); one of that size stays as it is."""
     import numpy as np
-    import torch
     from PIL import Image
 
-    block = range(indices[0], indices[0] + len(indices))
-    whole = list(indices) == list(block)
-    images = source.read(block) if whole else [source.read(range(i, i + 1))[0] for i in indices]
-    if size is not None:  # one of that size stays as it is
-        images = [np.asarray(Image.fromarray(x).resize(size[::-1], Image.Resampling.LANCZOS)) for x in images]
+    return [np.asarray(Image.fromarray(x).resize(size[::-1], Image.Resampling.LANCZOS)) for x in images]
+
+
+def _batch(
+    source: ImageSource, indices: Sequence[int], images: Images, addresses: Sequence[str], features: FeaturePass
+) -> Batch:
+    """The images and features at some indices."""
+    import torch
+
     extracted: dict[str, Tensor] = features.extract(source, images, addresses)
     prompts = [source.prompts[i] for i in indices]
     return Batch(stacked(source, images), torch.tensor(list(indices)), len(source), prompts, extracted)

@@ -6,6 +6,7 @@ and what they are compared with, the extractors' identities. Where all scores ar
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
@@ -39,10 +40,13 @@ from evalkit.scoring.checks import Failures, guarded, select_moments
 from evalkit.scoring.pairs import score_pairs
 from evalkit.scoring.protocol import Against, Own, column_label, error_kind, make_protocol
 from evalkit.scoring.states import observe
+from evalkit.utils import devices
 from evalkit.utils.files import sha256_json
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+log = logging.getLogger(__name__)
 
 FEW_CLUSTERS = 10  # below it a standard error is itself uncertain by a quarter and more
 HASH_DIGITS = 10  # hex digits of a protocol's digest that people see
@@ -146,7 +150,8 @@ def reference_statistics(
     states = observe(FeaturePass(features, extractors), reference, {name: metric}, failed)
     if failed:
         raise DataError(f"metric '{name}': {failed[name]}")
-    return metric.to_moments(states[name])
+    mean, cov, n = metric.to_moments(states[name])
+    return mean.cpu(), cov.cpu(), n
 
 
 @dataclass(frozen=True)
@@ -259,8 +264,7 @@ class _Run:
             sides = metric.sides if isinstance(metric, ReferenceMetric) else ()
             given = {"generated": states.pop(name), **{side: self._side_states[side, name] for side in sides}}
             with guarded(name, failed):
-                score = metric.score(**given)
-                influence = metric.influence(**given) if isinstance(metric, ReferenceMetric) else None
+                score, influence = _scored(metric, given)
                 scores[name] = _noted(score, influence) if isinstance(influence, str) else score
                 if callable(influence):
                     influences[name] = influence
@@ -278,10 +282,12 @@ class _Run:
         addresses = [address for name in influences for address in self.metrics[name][1].needs]
         # in place: small tensors that stay would lie between the large ones that go, and memory would grow with N
         values = dict[str, torch.Tensor]()
+        device = devices.for_scores(self.features.device)
         for batch in self.features.batches(cell.source, addresses):
+            moved = batch.to(device)
             for name, influence in influences.items():
                 with guarded(name, failed):
-                    each = influence(batch)  # f64 [B] or [B,K]
+                    each = influence(moved if self.metrics[name][1].on_device else batch).cpu()  # f64 [B] or [B,K]
                     if name not in values:
                         values[name] = torch.empty((len(cell.source), *each.shape[1:]), dtype=torch.float64)
                     values[name][batch.index] = each
@@ -309,6 +315,21 @@ class _Run:
                 mean, cov = torch.from_numpy(chosen.mean), torch.from_numpy(chosen.cov)
                 with guarded(name, self._side_failures):
                     self._side_states[side, name] = metric.from_moments(mean=mean, cov=cov, n=chosen.n)
+
+
+def _scored(
+    metric: SampleMetric[Any] | ReferenceMetric[Any], states: Mapping[str, Sums | Rows]
+) -> tuple[Score, Callable[[Batch], Tensor] | str | None]:
+    """The score of states by side, and `influence`; on the CPU where the device has too little memory."""
+    try:
+        return metric.score(**states), metric.influence(**states) if isinstance(metric, ReferenceMetric) else None
+    except Exception as error:
+        if not metric.on_device or not devices.is_out_of_memory(error):
+            raise
+    devices.free_memory()
+    log.warning("%s: the device has too little memory for it: scored on the CPU", metric.title)
+    states = {side: state.to("cpu") for side, state in states.items()}
+    return metric.score(**states), metric.influence(**states) if isinstance(metric, ReferenceMetric) else None
 
 
 def of_clusters(score: Score, clusters: Sequence[int]) -> Score:

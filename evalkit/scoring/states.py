@@ -9,6 +9,7 @@ from evalkit.errors import UnsuitedError
 from evalkit.features.feature_pass import FeaturePass, ImageSource
 from evalkit.metric import KeepsFeatures, Metric, Rows, StateMetric, Sums
 from evalkit.scoring.checks import Failures, guarded
+from evalkit.utils import devices
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -45,7 +46,7 @@ def _needs(metric: Metric, extractor: str | None) -> bool:
 def _one_pass(
     features: FeaturePass, source: ImageSource, metrics: Mapping[str, StateMetric[Any]], failed: Failures
 ) -> dict[str, Sums | Rows]:
-    """The states by metric. Metrics that keep the features of one address share one tensor of them."""
+    """The states by metric. Metrics that keep the features of one address share one tensor of them per device."""
     import torch
 
     addresses = [address for metric in metrics.values() for address in metric.needs]
@@ -54,13 +55,15 @@ def _one_pass(
     addresses_kept = {address for metric in keeping.values() for address in metric.needs}
     shared, columns, sums = Columns(), dict[str, Columns](), dict[str, Sums]()
     pixels = any(not metric.needs for metric in metrics.values())
+    device = devices.for_scores(features.device)
     for batch in features.batches(source, addresses, images=pixels):
         _write(shared, len(source), batch.index, {address: batch.features[address] for address in addresses_kept})
+        moved = batch.to(device) if any(m.on_device for n, m in metrics.items() if n not in keeping) else batch
         for name, metric in metrics.items():
             if name in keeping or name in failed:
                 continue
             with guarded(name, failed):
-                state = metric.observe(batch)
+                state = metric.observe(moved if metric.on_device else batch)
                 if isinstance(state, Rows):
                     if not torch.equal(state.index, batch.index):
                         fix = "give one row per sample, in the batch's order"
@@ -68,7 +71,11 @@ def _one_pass(
                     _write(columns.setdefault(name, {}), len(source), state.index, state.values)
                 else:
                     sums[name] = sums[name] + state if name in sums else state
-    columns |= {name: {address: shared[address] for address in metric.needs} for name, metric in keeping.items()}
+    there = {a: shared[a].to(device) for m in keeping.values() if m.on_device for a in m.needs}
+    columns |= {
+        name: {address: (there if metric.on_device else shared)[address] for address in metric.needs}
+        for name, metric in keeping.items()
+    }
     states = sums | {name: Rows(torch.arange(len(source)), values) for name, values in columns.items()}
     return {name: state for name, state in states.items() if name not in failed}
 

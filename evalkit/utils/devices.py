@@ -41,6 +41,12 @@ def pick_device(device: str) -> str:
     return device
 
 
+def for_scores(device: str) -> str:
+    """Where scores are computed in a run on `device`: there, if it is CUDA; MPS has no float64."""
+    picked = pick_device(device)
+    return picked if picked.startswith("cuda") else "cpu"
+
+
 def synchronize(device: str) -> None:
     """Waits until the device has done all that it was given."""
     if device != "cpu":
