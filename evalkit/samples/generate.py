@@ -7,30 +7,23 @@ killed and started again, and returns at once where its shard is there.
 from __future__ import annotations
 
 import functools
-import logging
-import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from evalkit.engines.base import Engine, InProcess, Run, Tell, Work
-from evalkit.errors import EvalkitError, StoreError, whole_number
-from evalkit.models.base import Generated, Request
+from evalkit.errors import StoreError, whole_number
 from evalkit.models.services.cache import FetchedImages
-from evalkit.samples.model_pool import BuiltCell, LoadedModel, ModelPool
+from evalkit.samples.batches import Batch, batches
+from evalkit.samples.model_pool import BuiltCell, ModelPool
 from evalkit.samples.store import SampleSet, Store, check_whole, image_size, prepare_folder, shard_name
 from evalkit.samples.writer import ShardWriter
 from evalkit.utils import devices
 from evalkit.utils.files import check_writable, sha256_json, sweep
 
 if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-
     from evalkit.cell import Cell
-    from evalkit.prompts.sets import PromptSet
-
-log = logging.getLogger(__name__)
 
 _BLOCK = 4096  # what the smallest file takes on a disk
 _PNG_SHARE = 0.6  # of the pixels' bytes: photographs take 0.5 to 0.7
@@ -79,6 +72,10 @@ def run_shard(spec: ShardSpec, store: Store, tell: Tell | None = None, pool: Mod
     Images are made in the batches [start, start + batch_size), ... and written while the next are made. On leaving
     early, for whatever reason, nothing of the shard stays behind; what a kill leaves is swept by the next call.
 
+    On an accelerator, with a pool that is entered as a context, this returns as soon as the device has been given all
+    of the shard: the shard is fetched, encoded and committed while the next one is made (`ModelPool.behind`), and an
+    error of that is raised by the next call, or on leaving the pool.
+
     Args:
         spec: what to make.
         store: where to.
@@ -105,101 +102,47 @@ def run_shard(spec: ShardSpec, store: Store, tell: Tell | None = None, pool: Mod
         return ShardResult(cell.name, count, False)
     sweep(final.parent)
     report(cell.name, 0)  # a progress bar's clock starts before the model is loaded
-    with pool.lock, devices.MemoryMeter(spec.device) as meter, ShardWriter(final, cell.key) as writer:
-        loaded = pool.load(cell, spec.device)
+    with pool.lock, ExitStack() as stack:
+        meter = stack.enter_context(devices.MemoryMeter(spec.device))
+        writer = stack.enter_context(ShardWriter(final, cell.key, pool.encoder(spec.device)))
+        loaded, built = pool.load(cell, spec.device), pool.built(cell)
         loaded.model.keep_in(folder)
         remote = loaded.model.remote
-        about = {"device": "service" if remote else devices.label(spec.device)}
-        for rows, images in _batches(spec, pool.built(cell), loaded):
-            peak = {"peak_memory_mb": None if remote else meter.peak_mb()}
-            for row, image in zip(rows, images, strict=True):
-                writer.add(row | about | peak, image)
-            report(cell.name, len(rows))
-        made = writer.commit()
-        FetchedImages(folder).remove(spec.start, spec.stop)
-    return ShardResult(cell.name, count, made)
+        name = "service" if remote else devices.label(spec.device)
+
+        def about() -> dict[str, Any]:
+            return {"device": name, "peak_memory_mb": None if remote else meter.peak_mb()}
+
+        behind = pool.behind if devices.is_accelerator(spec.device) and not remote else None
+        begun: list[Batch] = []
+        for batch in batches(cell, range(spec.start, spec.stop), spec.batch_size, built, loaded, about):
+            begun.append(batch)
+            if behind is None:
+                _write(begun, writer, built)
+            report(cell.name, len(batch.requests))
+        if behind is not None:
+            behind.wait()
+        rest = stack.pop_all()
+
+    def finish() -> bool:
+        with rest:
+            _write(begun, writer, built)
+            made = writer.commit()
+            FetchedImages(folder).remove(spec.start, spec.stop)
+        return made
+
+    if behind is None:
+        return ShardResult(cell.name, count, finish())
+    behind.hand(finish)
+    return ShardResult(cell.name, count, True)
 
 
-def _batches(
-    spec: ShardSpec, built: BuiltCell, loaded: LoadedModel
-) -> Iterator[tuple[list[dict[str, Any]], NDArray[np.uint8]]]:
-    """Metadata and images u8 [B,H,W,3], batch by batch; running out of memory halves the batches that follow."""
-    cell = spec.cell
-    batch_size = min(spec.batch_size, loaded.largest_batch or spec.batch_size)
-    start = spec.start
-    while start < spec.stop:
-        count = min(batch_size, spec.stop - start)
-        requests = [built.request(index, cell.seed) for index in range(start, start + count)]
-        began, meter = time.perf_counter(), devices.LoadMeter()
-        try:
-            made = _generate(spec, built, requests)
-        except Exception as error:
-            if not devices.is_out_of_memory(error):
-                error.add_note(f"while making samples {start} to {start + count - 1} of {cell.name}")
-                raise
-            if count == 1:
-                raise EvalkitError(
-                    f"{cell.name}: {spec.device} is out of memory for a single image: use a smaller dtype or image, "
-                    "the model's vae_tiling or attention_slicing, or another device"
-                ) from error
-            made = None
-        if made is None:  # after the except block, which holds the failed batch's tensors
-            devices.free_memory()
-            batch_size = loaded.largest_batch = count // 2
-            log.warning("%s: out of memory with %d images at a time; going on with %d", cell.name, count, batch_size)
-            continue
-        about = {"warmup": loaded.fresh, "nfe": made.nfe, **meter.read()}
-        timed = _timed(made, time.perf_counter() - began, count)
-        loaded.fresh = False
-        kinds = made.warnings or [()] * count
-        rows = [
-            _row(request, built.prompts, list(warnings)) | times | about
-            for request, warnings, times in zip(requests, kinds, timed, strict=True)
-        ]
-        yield rows, made.images
-        start += count
-
-
-def _timed(made: Generated, seconds: float, count: int) -> list[dict[str, Any]]:
-    """What the lines of metadata.jsonl say of the time that a batch took."""
-    side = made.timing
-    if side is None:
-        return [{"latency_s": round(seconds / count, 6), "batch": count}] * count
-    share = round(seconds / max(count - sum(side.kept), 1), 6)  # of the clock: latencies overlap
-    return [
-        {"latency_s": latency, "clock_s": None if kept else share, "batch": side.together}
-        for latency, kept in zip(side.latencies, side.kept, strict=True)
-    ]
-
-
-def _generate(spec: ShardSpec, built: BuiltCell, requests: Sequence[Request]) -> Generated:
-    """One batch, done by the time it returns; checked to be u8 [B,H,W,3]."""
-    model = built.model
-    made = model.generate(requests, sampler=built.sampler, settings=spec.cell.call_settings)
-    devices.synchronize(spec.device)
-    shape = tuple(made.images.shape)
-    if str(made.images.dtype) != "uint8" or len(shape) != 4 or shape[0] != len(requests) or shape[3] != 3:
-        raise TypeError(
-            f"{type(model).__name__}.generate returned {made.images.dtype} {list(shape)} where uint8 "
-            f"[{len(requests)},H,W,3] is needed"
-        )
-    if made.warnings and len(made.warnings) != len(requests):
-        raise TypeError(f"{type(model).__name__}.generate returned {len(made.warnings)} lists of warnings")
-    return made
-
-
-def _row(request: Request, prompts: PromptSet | None, warnings: list[str]) -> dict[str, Any]:
-    """A line of metadata.jsonl, but for what only the batch and the file tell."""
-    return {
-        "file_name": f"{request.index:06d}.png",
-        "index": request.index,
-        "prompt": request.prompt,
-        "negative_prompt": request.negative_prompt,
-        "category": prompts[request.index].category if prompts is not None else None,
-        "class_id": request.class_id,
-        "seed": request.seed,
-        "warnings": warnings,
-    }
+def _write(begun: list[Batch], writer: ShardWriter, built: BuiltCell) -> None:
+    """Hands the batches to the writer, as they are done, and forgets them."""
+    while begun:
+        rows, images = begun.pop(0).fetch(built.prompts)
+        for row, image in zip(rows, images, strict=True):
+            writer.add(row, image)
 
 
 def generate_cells(

@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, Self
 
 from evalkit.config.build import build
+from evalkit.data.codec import encode_png
+from evalkit.data.encoders import Encoders
 from evalkit.errors import ConfigError
 from evalkit.models.base import Model, Request, Sampler
 from evalkit.prompts.sets import PromptSet
+from evalkit.samples.behind import Behind
 from evalkit.utils import devices
 from evalkit.utils.files import sha256_json
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
     from evalkit.cell import Cell
 
 
@@ -47,7 +53,10 @@ class LoadedModel:
 
 
 class ModelPool:
-    """Cells' built objects, and the one model among them that is loaded. Leaving it as a context frees the model.
+    """Cells' built objects, and the one model among them that is loaded.
+
+    As a context it lets a shard be written while the next one is made (`behind`); leaving it waits for the last one,
+    raises what went wrong there, and frees the model.
 
     Args:
         built: a plan's objects by cell key. A cell that is not among them (a worker process is sent cells without their
@@ -59,12 +68,25 @@ class ModelPool:
         self._cells = dict(built or {})
         self._objects: dict[str, Any] = {}  # built here, by option and identity
         self._loaded: LoadedModel | None = None
+        self.behind: Behind | None = None
+        self._encoders = Encoders()
 
     def __enter__(self) -> Self:
+        self.behind = Behind()
         return self
 
-    def __exit__(self, *error: object) -> None:
-        self.unload()
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        behind, self.behind = self.behind, None
+        try:
+            if behind is not None:
+                behind.close(error)
+        finally:
+            self._encoders.close()
+            self.unload()
+
+    def encoder(self, device: str) -> Callable[[NDArray[np.uint8]], bytes]:
+        """What turns images u8 [H,W,3] that `device` made into PNGs: in processes, so that no accelerator waits."""
+        return self._encoders if devices.is_accelerator(device) else encode_png
 
     def built(self, cell: Cell) -> BuiltCell:
         """A cell's objects.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import os
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
@@ -32,10 +32,15 @@ class ShardWriter:
             made = writer.commit()
 
     Leaving it without `commit`, for whatever reason, removes all that was written.
+
+    Args:
+        final: the folder's name.
+        key: of the cell.
+        encode: u8 [H,W,3] -> PNG; called in threads.
     """
 
-    def __init__(self, final: Path, key: str) -> None:
-        self.final = final
+    def __init__(self, final: Path, key: str, encode: Callable[[NDArray[np.uint8]], bytes] = codec.encode_png) -> None:
+        self.final, self._encode = final, encode
         self.key = key
         self._stack = ExitStack()
         self._pool = ThreadPoolExecutor(WORKERS, thread_name_prefix="evalkit-write")
@@ -68,7 +73,7 @@ class ShardWriter:
             self._waiting.popleft().result()  # a full disk is known at once, not after the last batch
 
     def _write(self, line: dict[str, Any], pixels: NDArray[np.uint8]) -> None:
-        data = codec.encode_png(pixels)
+        data = self._encode(pixels)
         line["sha256"] = sha256_bytes(data)
         with writing(self.final):
             _write_synced(self.folder / str(line["file_name"]), data)

@@ -7,9 +7,12 @@ import os
 import sys
 import threading
 import time
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 from evalkit.errors import ConfigError, nearest
+
+if TYPE_CHECKING:
+    import torch
 
 DEVICES = ("auto", "cpu", "cuda", "mps")
 _SAMPLING_SECONDS = 0.05
@@ -53,6 +56,23 @@ def synchronize(device: str) -> None:
         import torch
 
         torch.cuda.synchronize(device) if device.startswith("cuda") else torch.mps.synchronize()
+
+
+def is_accelerator(device: str) -> bool:
+    """Whether the device works on while this process does something else."""
+    return device != "cpu"
+
+
+def mark(device: str) -> torch.cuda.Event | None:
+    """On CUDA an event at the end of all that the device was given so far, by which to take times; else none."""
+    if not device.startswith("cuda"):
+        return None
+    import torch
+
+    with torch.cuda.device(device):
+        event = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
+        event.record()
+    return event
 
 
 def label(device: str) -> str:

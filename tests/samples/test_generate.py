@@ -25,7 +25,7 @@ from PIL import Image
 
 from evalkit.engines.base import InProcess, Work
 from evalkit.errors import ConfigError, EvalkitError, StoreError
-from evalkit.samples import generate, writer
+from evalkit.samples import batches, generate, writer
 from evalkit.samples.generate import ShardSpec, generate_cells, run_shard
 from evalkit.samples.model_pool import ModelPool
 from evalkit.samples.store import SampleSet, Store, shard_name
@@ -96,7 +96,7 @@ def test_the_format_opens_with_json_and_pillow_alone(store: Store) -> None:
 def test_stats(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     """By a clock on which the k-th batch takes 0.4 k seconds; the first is left out."""
     clock = accumulate(seconds for k in range(1, 6) for seconds in (7.0, 0.4 * k))
-    monkeypatch.setattr(generate, "time", SimpleNamespace(perf_counter=lambda: next(clock), monotonic=time.monotonic))
+    monkeypatch.setattr(batches, "time", SimpleNamespace(perf_counter=lambda: next(clock), monotonic=time.monotonic))
     stats = make(make_cell(20), store, batch_size=4)[0].stats()
     assert (stats.latency_p50, stats.latency_p95) == pytest.approx((0.35, 0.5))
     assert stats.images_per_second == pytest.approx(16 / (0.8 + 1.2 + 1.6 + 2.0))
