@@ -32,6 +32,7 @@ from evalkit.models.diffusers.sampling import (
     sent_home,
     to_rounded,
 )
+from evalkit.models.diffusers.slices import decode_in_slices
 from evalkit.models.hub import WeightsLocation
 from evalkit.utils import devices
 from evalkit.utils.text import one_line
@@ -170,6 +171,7 @@ class DiffusersModel(NoiseModel):
             pipe.set_progress_bar_config(disable=True)
             self.efficiency.apply(pipe, device, self.who)
         round_on_device(pipe)
+        decode_in_slices(getattr(pipe, "vae", None))
         self._pipe, self._own_scheduler = pipe, pipe.scheduler
 
     def _pipeline_class(self, checkpoint: Checkpoint) -> Any:
