@@ -119,7 +119,7 @@ def _save_stats(plan: Plan) -> None:
     folder = plan.config.save_stats
     if folder is None or plan.reference is None or isinstance(plan.reference, Moments):
         return
-    from evalkit.scoring.scoring import reference_statistics
+    from evalkit.scoring.sources import reference_statistics
 
     for name, metric in plan.metrics.items():
         if not isinstance(metric, ReferenceMetric) or not metric.gives_moments:

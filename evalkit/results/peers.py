@@ -118,7 +118,7 @@ def _by_evalkit(
     """The value of each metric, and the weights file."""
     from evalkit.samples.store import Store
     from evalkit.scoring.protocol import Against
-    from evalkit.scoring.scoring import score_sources
+    from evalkit.scoring.sources import score_sources
 
     config = resolve(compose(["~experiment", f"metric=[{','.join(TOLERANCES)}]"]))
     options = {name: dict(config.metric[name]) for name in TOLERANCES}

@@ -40,6 +40,10 @@ class ScoreCache:
     def _file(self, key: Mapping[str, Any]) -> Path:
         return self.folder / f"{sha256_json(key)[:KEY_DIGITS]}.json"
 
+    def has(self, key: Mapping[str, Any]) -> bool:
+        """Whether there is a file of a score, be it one that cannot be believed."""
+        return self._file(key).is_file()
+
     def find(self, key: Mapping[str, Any]) -> Score | None:
         """The cached score; none where there is none. One that cannot be believed is named in a line, and none too."""
         file = self._file(key)

@@ -7,17 +7,13 @@ and what they are compared with, the extractors' identities. Where all scores ar
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from evalkit.data.moments import Moments
-from evalkit.errors import DataError
-from evalkit.extractors.base import Extractor
-from evalkit.features.feature_pass import FeaturePass, ImageSource, Progress, parse
+from evalkit.features.feature_pass import FeaturePass, ImageSource
 from evalkit.features.store import extractor_id
 from evalkit.metric import (
     Batch,
@@ -31,7 +27,6 @@ from evalkit.metric import (
     Score,
     StateMetric,
     Sums,
-    cluster_ids,
     widest_of,
     with_error,
 )
@@ -50,15 +45,6 @@ log = logging.getLogger(__name__)
 
 FEW_CLUSTERS = 10  # below it a standard error is itself uncertain by a quarter and more
 HASH_DIGITS = 10  # hex digits of a protocol's digest that people see
-
-
-class Store(Protocol):
-    """The folders of `evalkit.samples.store.Store` that scoring uses."""
-
-    @property
-    def features(self) -> Path: ...
-    @property
-    def scores(self) -> Path: ...
 
 
 class KeyedGenerator(Generator, Protocol):
@@ -91,71 +77,8 @@ class Scored:
     cached: bool = False
 
 
-def score_sources(
-    sources: Mapping[str, ImageSource],
-    *,
-    metrics: Mapping[str, tuple[Mapping[str, Any], Metric]],
-    extractors: Mapping[str, Extractor],
-    against: Against,
-    store: Store,
-    generators: Mapping[str, KeyedGenerator] | None = None,
-    clusters: Mapping[str, Sequence[int]] | None = None,
-    device: str = "auto",
-    progress: Progress | None = None,
-) -> dict[tuple[str, str], Scored]:
-    """Scores each source by each metric; `evalkit.scoring.checks` says before any work what would fail here.
-
-    Args:
-        sources: sets of images by name (cells).
-        metrics: by name: the plain YAML option, and the metric built from it.
-        extractors: by name; those that the metrics' addresses name must be there.
-        against: what the samples are compared with.
-        store: where features and scores are kept.
-        generators: by source: the models behind the samples, for metrics of models; none for images made elsewhere.
-        clusters: by source, its samples' clusters (`evalkit.metric.cluster_ids`), which standard errors go by; of one
-            that is not named: those of one prompt.
-        device: auto, cpu, cuda or mps.
-        progress: called as progress(source name, images done, images to do) while features are computed; none: a bar on
-            the terminal.
-
-    Returns:
-        By (source name, metric name). A score that does not apply (no prompts) has no value, and a note; so has one
-        that its metric could not compute, which is `broken`.
-
-    Raises:
-        ConfigError: no such extractor or layer, missing weights.
-        DataError, StoreError: an image cannot be read; the store cannot be written.
-    """
-    for name, (_, metric) in metrics.items():
-        for address in metric.needs:
-            parse(address, extractors, f"metric '{name}'")
-    with _shown(progress) as shown:
-        features = FeaturePass(store.features, extractors, device, shown)
-        run = _Run(metrics, features, against, ScoreCache(store.scores))
-        results: dict[tuple[str, str], Scored] = {}
-        for name, source in sources.items():
-            if name in against.baselines:
-                run = replace(run, against=replace(against, baseline=against.baselines[name]))
-            ids = (clusters or {}).get(name) or cluster_ids(source.prompts)
-            cell = _Cell(source, against.own.get(name, {}), (generators or {}).get(name), ids)
-            results |= {(name, metric): scored for metric, scored in run.score(cell).items()}
-    return results
-
-
-def reference_statistics(
-    name: str, metric: ReferenceMetric[Any], extractors: Mapping[str, Extractor], reference: ImageSource, features: Path
-) -> tuple[Tensor, Tensor, int]:
-    """Mean f64 [D], covariance f64 [D,D] and n of the reference's features, for a metric that `gives_moments`."""
-    failed: Failures = {}
-    states = observe(FeaturePass(features, extractors), reference, {name: metric}, failed)
-    if failed:
-        raise DataError(f"metric '{name}': {failed[name]}")
-    mean, cov, n = metric.to_moments(states[name])
-    return mean.cpu(), cov.cpu(), n
-
-
 @dataclass(frozen=True)
-class _Cell:
+class ToScore:
     """One source, and what belongs to it alone: its prompts' own images, the model behind it, its samples' clusters."""
 
     source: ImageSource
@@ -165,8 +88,8 @@ class _Cell:
 
 
 @dataclass(frozen=True)
-class _Run:
-    """One call of `score_sources`: keeps the states of the sides from source to source."""
+class Scorer:
+    """What does not change from source to source, and the states of the sides."""
 
     metrics: Mapping[str, tuple[Mapping[str, Any], Metric]]
     features: FeaturePass
@@ -175,24 +98,31 @@ class _Run:
     _side_states: dict[tuple[str, str], Sums | Rows] = field(default_factory=dict)  # (side, metric) -> state
     _side_failures: Failures = field(default_factory=dict)  # of metrics that cannot take a side
 
-    def score(self, cell: _Cell) -> dict[str, Scored]:
-        """All metrics of one source; only what is not cached is computed."""
-        built = {name: metric for name, (_, metric) in self.metrics.items()}
+    def keys(self, cell: ToScore) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
+        """By metric the protocol of its score of a source, and what the score is cached by."""
         extractors, n = self.features.extractors, len(cell.source)
-        kind = error_kind(cell.clusters)
-        protocols = {name: make_protocol(m, extractors, n, self.against, cell.own) for name, m in built.items()}
-        keys = {name: self._key(cell, option, m, protocols[name]) for name, (option, m) in self.metrics.items()}
-        cached = {name: score for name, key in keys.items() if (score := self.cache.find(key)) is not None}
-        scores = cached | self._compute(cell, {name: m for name, m in built.items() if name not in cached})
-        for name in scores.keys() - cached.keys():
+        metrics = self.metrics.items()
+        protocols = {name: make_protocol(m, extractors, n, self.against, cell.own) for name, (_, m) in metrics}
+        return protocols, {name: self._key(cell, option, m, protocols[name]) for name, (option, m) in metrics}
+
+    def score(self, cell: ToScore, only: Collection[str] | None, known: Mapping[str, Score]) -> dict[str, Scored]:
+        """All metrics of one source, or some; only what is neither cached nor known is computed."""
+        protocols, keys = self.keys(cell)
+        metrics = {name: metric for name, (_, metric) in self.metrics.items() if only is None or name in only}
+        cached = {name: score for name in metrics if (score := self.cache.find(keys[name])) is not None}
+        there = {name: score for name, score in known.items() if name in metrics} | cached
+        scores = there | self._compute(cell, {name: m for name, m in metrics.items() if name not in there})
+        for name in scores.keys() - there.keys():
             self.cache.keep(keys[name], scores[name])
-        labels = {name: column_label(metric, extractors) for name, metric in built.items()}
+        kind = error_kind(cell.clusters)
+        labels = {name: column_label(metric, self.features.extractors) for name, metric in metrics.items()}
+        hashes = {name: sha256_json(protocols[name])[:HASH_DIGITS] for name in metrics}
         return {
-            name: Scored(scores[name], about, sha256_json(about)[:HASH_DIGITS], labels[name], kind, name in cached)
-            for name, about in protocols.items()
+            name: Scored(scores[name], protocols[name], hashes[name], labels[name], kind, name in cached)
+            for name in metrics
         }
 
-    def _key(self, cell: _Cell, option: Mapping[str, Any], metric: Metric, protocol: Any) -> dict[str, Any]:
+    def _key(self, cell: ToScore, option: Mapping[str, Any], metric: Metric, protocol: Any) -> dict[str, Any]:
         """All that a score depends on, as JSON."""
         names = dict.fromkeys(address.partition("/")[0] for address in metric.needs)
         measured = cell.generator if isinstance(metric, ModelMetric) else None
@@ -206,7 +136,7 @@ class _Run:
             "clusters": sha256_json(list(cell.clusters)),
         }
 
-    def _compute(self, cell: _Cell, metrics: Mapping[str, Metric]) -> dict[str, Score]:
+    def _compute(self, cell: ToScore, metrics: Mapping[str, Metric]) -> dict[str, Score]:
         source, n = cell.source, len(cell.source)
         absent = sum(text is None for text in source.prompts)
         lacking = Score(None, n, note=f"{'the' if absent == n else f'{absent} of {n}'} samples have no prompt")
@@ -225,7 +155,7 @@ class _Run:
         told = {name: self._warn(source, metrics[name], finite(score)) for name, score in scores.items()}
         return {name: finite(of_clusters(score, cell.clusters)) for name, score in told.items()}
 
-    def _measure(self, cell: _Cell, name: str, metric: ModelMetric) -> Score:
+    def _measure(self, cell: ToScore, name: str, metric: ModelMetric) -> Score:
         if cell.generator is None:
             return Score(
                 None, len(cell.source), note="these images were not made by evalkit: there is no model to measure"
@@ -242,7 +172,9 @@ class _Run:
         note = f"{cut} different prompts are longer than the text encoder takes; they were cut, end token kept"
         return _noted(score, note) if cut else score
 
-    def _score_states(self, cell: _Cell, metrics: Mapping[str, StateMetric[Any]], failed: Failures) -> dict[str, Score]:
+    def _score_states(
+        self, cell: ToScore, metrics: Mapping[str, StateMetric[Any]], failed: Failures
+    ) -> dict[str, Score]:
         """The metrics that merge states: one pass over the features, and a second one where there are influences."""
         if not metrics:
             return {}
@@ -271,7 +203,7 @@ class _Run:
         return scores | self._influenced(cell, scores, influences)
 
     def _influenced(
-        self, cell: _Cell, scores: Mapping[str, Score], influences: Mapping[str, Callable[[Batch], Tensor]]
+        self, cell: ToScore, scores: Mapping[str, Score], influences: Mapping[str, Callable[[Batch], Tensor]]
     ) -> dict[str, Score]:
         """Standard errors from per-sample influences, on the stored features (the images are not read again)."""
         import torch
@@ -362,28 +294,3 @@ def of_clusters(score: Score, clusters: Sequence[int]) -> Score:
 
 def _noted(score: Score, note: str) -> Score:
     return replace(score, note="; ".join(filter(None, (score.note, note))))
-
-
-@contextmanager
-def _shown(progress: Progress | None) -> Iterator[Progress]:
-    """The given callback; or one bar per source on the terminal (a log line where there is none)."""
-    from evalkit.utils.progress import Progress as Bars
-
-    if progress is not None:
-        yield progress
-        return
-    with ExitStack() as stack:
-        bars: Bars | None = None
-        shown = 0
-
-        def show(name: str, done: int, total: int) -> None:
-            nonlocal bars, shown
-            if bars is None:
-                bars, shown = stack.enter_context(Bars({f"features of {name}": total})), 0
-            bars.advance(f"features of {name}", done - shown)
-            shown = done
-            if done >= total:
-                stack.pop_all().close()  # one live display at a time
-                bars = None
-
-        yield show

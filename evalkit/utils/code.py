@@ -53,6 +53,14 @@ def module_digest(*modules: str) -> str:
 
 
 @functools.cache
+def package_digest(package: str) -> str:
+    """Digest of all modules of an imported package, wherever they lie."""
+    root = Path(str(sys.modules[package].__file__)).parent
+    files = sorted(root.rglob("*.py"))
+    return sha256_json({path.relative_to(root).as_posix(): sha256_bytes(path.read_bytes()) for path in files})
+
+
+@functools.cache
 def _digest(kinds: tuple[type, ...], modules: tuple[str, ...]) -> str:
     start = dict.fromkeys(modules)
     sources: dict[str, str] = {}

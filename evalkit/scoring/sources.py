@@ -1,0 +1,178 @@
+"""Sources x metrics -> scores: all of them in one call, or one source after another."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from evalkit.errors import DataError
+from evalkit.extractors.base import Extractor
+from evalkit.features.feature_pass import FeaturePass, ImageSource, Progress, parse
+from evalkit.metric import Metric, ReferenceMetric, Score, cluster_ids
+from evalkit.scoring.cache import ScoreCache
+from evalkit.scoring.checks import Failures
+from evalkit.scoring.protocol import Against
+from evalkit.scoring.scoring import KeyedGenerator, Scored, Scorer, ToScore
+from evalkit.scoring.states import observe
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+class Store(Protocol):
+    """The folders of `evalkit.samples.store.Store` that scoring uses."""
+
+    @property
+    def features(self) -> Path: ...
+    @property
+    def scores(self) -> Path: ...
+
+
+def score_sources(
+    sources: Mapping[str, ImageSource],
+    *,
+    metrics: Mapping[str, tuple[Mapping[str, Any], Metric]],
+    extractors: Mapping[str, Extractor],
+    against: Against,
+    store: Store,
+    generators: Mapping[str, KeyedGenerator] | None = None,
+    clusters: Mapping[str, Sequence[int]] | None = None,
+    device: str = "auto",
+    progress: Progress | None = None,
+    valueless: Mapping[tuple[str, str], Score] | None = None,
+) -> dict[tuple[str, str], Scored]:
+    """Scores each source by each metric; `evalkit.scoring.checks` says before any work what would fail here.
+
+    Args:
+        sources: sets of images by name (cells).
+        metrics: by name: the plain YAML option, and the metric built from it.
+        extractors: by name; those that the metrics' addresses name must be there.
+        against: what the samples are compared with.
+        store: where features and scores are kept.
+        generators: by source: the models behind the samples, for metrics of models; none for images made elsewhere.
+        clusters: by source, its samples' clusters (`evalkit.metric.cluster_ids`), which standard errors go by; of one
+            that is not named: those of one prompt.
+        device: auto, cpu, cuda or mps.
+        progress: called as progress(source name, images done, images to do) while features are computed; none: a bar on
+            the terminal.
+        valueless: by (source name, metric name): scores that another process found to have no value.
+
+    Returns:
+        By (source name, metric name). A score that does not apply (no prompts) has no value, and a note; so has one
+        that its metric could not compute, which is `broken`.
+
+    Raises:
+        ConfigError: no such extractor or layer, missing weights.
+        DataError, StoreError: an image cannot be read; the store cannot be written.
+    """
+    with _shown(progress) as shown:
+        scoring = Scoring(
+            sources,
+            metrics=metrics,
+            extractors=extractors,
+            against=against,
+            store=store,
+            generators=generators,
+            clusters=clusters,
+            device=device,
+            progress=shown,
+        )
+        results: dict[tuple[str, str], Scored] = {}
+        for name in sources:
+            known = {metric: score for (of, metric), score in (valueless or {}).items() if of == name}
+            results |= {(name, metric): scored for metric, scored in scoring.score(name, known=known).items()}
+    return results
+
+
+class Scoring:
+    """Scores sources one by one, and keeps the states of what they are compared with. Arguments: see `score_sources`.
+
+    Sources, generators and clusters are asked for by name when they are needed. `progress`: none shows nothing.
+    """
+
+    def __init__(
+        self,
+        sources: Mapping[str, ImageSource],
+        *,
+        metrics: Mapping[str, tuple[Mapping[str, Any], Metric]],
+        extractors: Mapping[str, Extractor],
+        against: Against,
+        store: Store,
+        generators: Mapping[str, KeyedGenerator] | None = None,
+        clusters: Mapping[str, Sequence[int]] | None = None,
+        device: str = "auto",
+        progress: Progress | None = None,
+    ) -> None:
+        for name, (_, metric) in metrics.items():
+            for address in metric.needs:
+                parse(address, extractors, f"metric '{name}'")
+        self.features = FeaturePass(store.features, extractors, device, progress)
+        self._sources, self._generators, self._clusters = sources, generators or {}, clusters or {}
+        self._scorer = Scorer(metrics, self.features, against, ScoreCache(store.scores))
+
+    def uncached(self, name: str) -> list[str]:
+        """The metrics whose scores of a source are not cached. Whether those that are can be believed is seen later."""
+        scorer, cell = self._of(name)
+        _, keys = scorer.keys(cell)
+        return [metric for metric, key in keys.items() if not scorer.cache.has(key)]
+
+    def score(
+        self, name: str, only: Collection[str] | None = None, known: Mapping[str, Score] | None = None
+    ) -> dict[str, Scored]:
+        """Scores of a source, by metric; what is cached is not computed.
+
+        Args:
+            name: of the source.
+            only: the metrics to compute, cached or not; none: all.
+            known: by metric: scores that another process found to have no value.
+        """
+        scorer, cell = self._of(name)
+        return scorer.score(cell, only, known or {})
+
+    def _of(self, name: str) -> tuple[Scorer, ToScore]:
+        source, against = self._sources[name], self._scorer.against
+        ids = self._clusters.get(name) or cluster_ids(source.prompts)
+        cell = ToScore(source, against.own.get(name, {}), self._generators.get(name), ids)
+        if name not in against.baselines:
+            return self._scorer, cell
+        return replace(self._scorer, against=replace(against, baseline=against.baselines[name])), cell
+
+
+def reference_statistics(
+    name: str, metric: ReferenceMetric[Any], extractors: Mapping[str, Extractor], reference: ImageSource, features: Path
+) -> tuple[Tensor, Tensor, int]:
+    """Mean f64 [D], covariance f64 [D,D] and n of the reference's features, for a metric that `gives_moments`."""
+    failed: Failures = {}
+    states = observe(FeaturePass(features, extractors), reference, {name: metric}, failed)
+    if failed:
+        raise DataError(f"metric '{name}': {failed[name]}")
+    mean, cov, n = metric.to_moments(states[name])
+    return mean.cpu(), cov.cpu(), n
+
+
+@contextmanager
+def _shown(progress: Progress | None) -> Iterator[Progress]:
+    """The given callback; or one bar per source on the terminal (a log line where there is none)."""
+    from evalkit.utils.progress import Progress as Bars
+
+    if progress is not None:
+        yield progress
+        return
+    with ExitStack() as stack:
+        bars: Bars | None = None
+        shown = 0
+
+        def show(name: str, done: int, total: int) -> None:
+            nonlocal bars, shown
+            if bars is None:
+                bars, shown = stack.enter_context(Bars({f"features of {name}": total})), 0
+            bars.advance(f"features of {name}", done - shown)
+            shown = done
+            if done >= total:
+                stack.pop_all().close()  # one live display at a time
+                bars = None
+
+        yield show

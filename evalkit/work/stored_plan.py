@@ -1,0 +1,182 @@
+"""A plan in the store, from which any process makes the same plan again: what a worker is told is (store, key) alone.
+
+`plans/<key>.json` holds the configuration, the working folder, the cells' keys, and what the code and its libraries
+are. Below `plans/<key>/left/` units leave word of what they could not give (`Leftovers`).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import platform
+import socket
+import sys
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, replace
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from evalkit.config.schema import RunConfig
+from evalkit.errors import ConfigError, StoreError
+from evalkit.features.store import extractor_id
+from evalkit.plan.plan import Plan, make_plan
+from evalkit.scoring.cache import code_digest
+from evalkit.utils.blobs import Blobs, open_blobs
+from evalkit.utils.code import package_digest
+from evalkit.utils.files import sha256_bytes, sha256_json
+
+KEY_DIGITS = 20  # hex digits of a plan's digest
+VERSIONS = ("evalkit", "torch", "diffusers", "transformers", "numpy", "scipy", "pillow", "open-clip-torch", "timm")
+# What the driver alone does: a worker builds and checks none of it.
+_DRIVERS: dict[str, Any] = {
+    **{"engine": {}, "gate": {}, "tracker": {}, "export": {}, "add_results": [], "save_stats": None},
+    **{"rescan": False, "report": False, "walk": RunConfig().walk},
+}
+
+
+def store_plan(plan: Plan) -> str:
+    """Puts a plan into its store, once; returns its key.
+
+    Raises:
+        StoreError: the store cannot be written.
+    """
+    about = _about(plan)
+    key = sha256_json(about)[:KEY_DIGITS]
+    here = {"folder": str(Path.cwd()), "path": [folder for folder in sys.path if Path(folder or ".").is_dir()]}
+    text = json.dumps(about | here, ensure_ascii=False, default=str)
+    _plans(_where(plan)).put_new(f"{key}.json", text.encode("utf-8", "surrogatepass"))
+    return key
+
+
+def open_plan(store: str, key: str) -> Plan:
+    """The plan that another process stored, made again here and found to be the same.
+
+    This process goes to the folder that the plan was made in, where there is one.
+
+    Args:
+        store: the store's folder or URL.
+        key: of the plan.
+
+    Raises:
+        StoreError: the store is not seen from here, or cannot be written.
+        ConfigError: cells, code or libraries are other ones here; or whatever `make_plan` refuses.
+    """
+    where = f"{store} as {socket.gethostname()} sees it"
+    fix = "a store must be a folder that all machines share under one path, or a URL (store=s3://BUCKET/PREFIX)"
+    plans = _plans(store)
+    try:
+        stored = json.loads(plans.get(f"{key}.json").decode("utf-8", "surrogatepass"))
+    except (OSError, ValueError) as error:
+        raise StoreError(f"{where} holds no plan {key} ({type(error).__name__}): {fix}") from error
+    _probe(plans, where)
+    if Path(stored["folder"]).is_dir():
+        os.chdir(stored["folder"])
+    sys.path += [folder for folder in stored["path"] if folder not in sys.path and Path(folder or ".").is_dir()]
+    _compare("libraries", stored["versions"], _versions(), "install the same on all machines")
+    if stored["code"] != package_digest("evalkit"):
+        raise ConfigError(
+            f"{socket.gethostname()}: evalkit's code is not the driver's: install the same on all machines"
+        )
+    plan = make_plan(RunConfig(**stored["config"]))
+    about = _about(plan)
+    for part, fix in (
+        ("cells", "weights, prompts or files are other ones here: give all machines the same"),
+        ("metrics", "a metric's code is another one here: install the same on all machines"),
+        ("extractors", "an extractor's code or weights are other ones here: give all machines the same"),
+    ):
+        _compare(part, stored[part], about[part], fix)
+    return plan
+
+
+def _about(plan: Plan) -> dict[str, Any]:
+    """What makes two plans the same plan, as JSON."""
+    config = replace(plan.config, store=_where(plan), **_DRIVERS)
+    return {
+        "config": json.loads(json.dumps(asdict(config), default=str)),
+        "cells": {cell.name: cell.key for cell in plan.cells},
+        "metrics": {name: code_digest(metric) for name, metric in plan.metrics.items()},
+        "extractors": {name: extractor_id(extractor) for name, extractor in plan.extractors.items()},
+        "versions": _versions(),
+        "code": package_digest("evalkit"),
+    }
+
+
+def _where(plan: Plan) -> str:
+    return str(plan.store.root.absolute())
+
+
+def _plans(store: str) -> Blobs:
+    return open_blobs(store).below("plans")
+
+
+def _probe(plans: Blobs, where: str) -> None:
+    """Raises StoreError where this process cannot write what it then reads."""
+    key = f"probe-{socket.gethostname()}-{os.getpid()}"
+    word = key.encode()
+    plans.put(key, word)
+    try:
+        if plans.get(key) != word:
+            raise StoreError(f"{where} does not give back what is written there: use another store")
+    except OSError as error:
+        raise StoreError(f"{where} cannot be read ({type(error).__name__}): use another store") from error
+    finally:
+        with contextlib.suppress(StoreError):
+            plans.delete(key)
+
+
+def _compare(what: str, there: Mapping[str, Any], here: Mapping[str, Any], fix: str) -> None:
+    for name in dict.fromkeys([*there, *here]):
+        if there.get(name) != here.get(name):
+            values = f"the driver has {str(there.get(name))[:20]}, {socket.gethostname()} {str(here.get(name))[:20]}"
+            raise ConfigError(f"{what}: of {name} {values}: {fix}")
+
+
+def _versions() -> dict[str, str]:
+    """Of Python and the libraries that values come from; builds of one release for other devices are one."""
+    versions = {"python": ".".join(platform.python_version_tuple()[:2])}
+    for package in VERSIONS:
+        with contextlib.suppress(PackageNotFoundError):
+            versions[package] = version(package).partition("+")[0]
+    return versions
+
+
+@dataclass(frozen=True)
+class Leftovers:
+    """What units of a plan could not give: scores without a value, images that an extractor cannot take.
+
+    It is no result, and the next run tries again: the process that leads a run sweeps it first.
+    """
+
+    blobs: Blobs
+
+    @classmethod
+    def of(cls, plan: Plan, key: str) -> Leftovers:
+        return cls(_plans(_where(plan)).below(f"{key}/left"))
+
+    def leave(self, unit: str, word: Mapping[str, Any]) -> None:
+        """Writes what a unit, by its key, has to say (JSON)."""
+        self.blobs.put(_name(unit), json.dumps({"unit": unit, **word}, ensure_ascii=False).encode())
+
+    def of_units(self, units: Iterable[str]) -> set[str]:
+        """The units, by their keys, that left word; by one listing."""
+        there = {name for name, _ in self.blobs.list()}
+        return {unit for unit in units if _name(unit) in there} if there else set()
+
+    def read(self, unit: str) -> dict[str, Any]:
+        """What a unit had to say; nothing where it left no word."""
+        try:
+            word: dict[str, Any] = json.loads(self.blobs.get(_name(unit)))
+        except (OSError, ValueError):
+            return {}
+        return word
+
+    def sweep(self) -> None:
+        """Forgets it all."""
+        for name, _ in list(self.blobs.list()):
+            self.blobs.delete(name)
+
+
+def _name(unit: str) -> str:
+    return f"{sha256_bytes(unit.encode())[:KEY_DIGITS]}.json"
