@@ -101,7 +101,13 @@ class ArrayImages(WithoutRecords):
         return _pixel_digest(self.pixels)
 
     def chunk_digest(self, chunk: range) -> str:
-        return _pixel_digest(self.pixels[chunk.start : chunk.stop])
+        if chunk not in self._digests:  # asked for by each layer of features
+            self._digests[chunk] = _pixel_digest(self.pixels[chunk.start : chunk.stop])
+        return self._digests[chunk]
+
+    @functools.cached_property
+    def _digests(self) -> dict[range, str]:
+        return {}
 
     def read(self, indices: range) -> list[NDArray[np.uint8]]:
         return [self.pixels[i] for i in indices]

@@ -8,7 +8,8 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from evalkit.errors import ConfigError, nearest
-from evalkit.numerics.blockwise import full_float32
+from evalkit.numerics.precision import float32_arithmetic
+from evalkit.utils.devices import DEVICES
 
 if TYPE_CHECKING:
     import numpy as np
@@ -19,7 +20,9 @@ if TYPE_CHECKING:
 
     Images = Sequence[NDArray[np.uint8]]  # each u8 [H,W,3], of any sizes
 
-MAX_BATCH = 64  # the feature pass decodes blocks of 64 images; an extractor cuts each into its own batches
+MAX_BATCH = 256  # images in a chunk, which no batch crosses
+BatchSize = int | Mapping[str, int]
+"""Images in a batch: a number, or one per kind of device, with one for "cpu", which others take that are not named."""
 
 DECODER = "uint8 RGB as decoded by the sample reader"
 
@@ -31,11 +34,11 @@ class Extractor(ABC):
     others from the images alone.
 
     `batch_size` is the extractor's own and constant: features never depend on the run's batch size, and a resumed
-    pass forms the same batches as an uninterrupted one, so that it gives the same bits.
+    pass forms the same batches as an uninterrupted one, so that it gives the same bits on the same kind of device.
 
     Attributes:
         name: how the extractor is called in labels ("inception").
-        batch_size: images in one forward pass, 1 to 64.
+        batch_size: images in one forward pass, 1 to 256; by kind of device where it is a mapping.
         text_layers: the layers that need prompts.
         joint_layers: the layers that need images and prompts, one prompt per image. They are asked for in calls of
             their own: `images` and `prompts` of equal length B. Their features belong to the images and the prompts
@@ -47,11 +50,33 @@ class Extractor(ABC):
     text_layers: frozenset[str] = frozenset()
     joint_layers: frozenset[str] = frozenset()
 
-    def __init__(self, name: str, batch_size: int) -> None:
-        if not 1 <= batch_size <= MAX_BATCH:
-            raise ConfigError(f"extractor.{name}.batch_size={batch_size}: must be 1 to {MAX_BATCH}")
+    def __init__(self, name: str, batch_size: BatchSize) -> None:
+        sizes = {"cpu": batch_size} if isinstance(batch_size, int) else dict(batch_size)
+        if "cpu" not in sizes or not sizes.keys() <= set(DEVICES):
+            known = f"cpu, and what differs on {', '.join(DEVICES[2:])}"
+            raise ConfigError(f"extractor.{name}.batch_size={sizes}: give a number, or one per kind of device: {known}")
+        for size in sizes.values():
+            if not 1 <= size <= MAX_BATCH:
+                raise ConfigError(f"extractor.{name}.batch_size={size}: must be 1 to {MAX_BATCH}")
         self.name = name
-        self.batch_size = batch_size
+        self.batch_size = batch_size if isinstance(batch_size, int) else sizes
+
+    def batch_on(self, device: str) -> int:
+        """Images in one forward pass on a device."""
+        size = self.batch_size
+        return size if isinstance(size, int) else size.get(device.partition(":")[0], size["cpu"])
+
+    @property
+    def prepares(self) -> bool:
+        """Whether `prepare` does anything."""
+        return type(self).prepare is not Extractor.prepare
+
+    def prepare(self, image: NDArray[np.uint8]) -> Any:
+        """What a call is given of an image u8 [H,W,3]; done ahead of it, in several threads, after `load`.
+
+        For what a processor does per image: a resize by Pillow. A call takes images as they are, too.
+        """
+        return image
 
     def _choose(self, option: str, value: object, choices: Collection[str]) -> None:
         """Raises ConfigError where an option's value is none of the choices."""
@@ -103,7 +128,8 @@ class Extractor(ABC):
         """Features of one batch, after `load`.
 
         Args:
-            images: each u8 [H,W,3], of any sizes; empty where only text layers are asked for.
+            images: each u8 [H,W,3], of any sizes, or as `prepare` gives it; empty where only text layers are asked
+                for.
             prompts: texts for the text layers; empty where only image layers are asked for. For joint layers the
                 prompt of each image.
             layers: which layers.
@@ -193,13 +219,19 @@ def resized(images: Images, size: tuple[int, ...], device: str | None, resize: C
 
 
 @contextmanager
-def exact_float32() -> Iterator[None]:
+def exact_float32(*, tf32: bool = False) -> Iterator[None]:
     """Full float32 convolutions and products, the same each time; the settings before are put back.
 
     cuDNN convolutions run in TF32 by default (10 bits of mantissa), and may choose another algorithm in each process.
+    `tf32`: products and convolutions in TF32, still the same each time.
     """
     import torch
 
-    cudnn = torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False)
-    with full_float32(), torch.inference_mode(), cudnn:
-        yield
+    cudnn = torch.backends.cudnn
+    before = cudnn.enabled, cudnn.benchmark, cudnn.deterministic
+    cudnn.enabled, cudnn.benchmark, cudnn.deterministic = True, False, True
+    try:
+        with float32_arithmetic(tf32=tf32), torch.inference_mode():
+            yield
+    finally:
+        cudnn.enabled, cudnn.benchmark, cudnn.deterministic = before

@@ -1,53 +1,47 @@
 """One extractor pass per batch, shared by all metrics, and the feature store.
 
-On disk: `features/<digest of the images or prompts>/<extractor id>/<layer>/<chunk>.safetensors`, f32 [rows,D] of 256
-rows each, written whole or not at all. Features are found by content, never by name: the extractor id is the digest of
-the extractor's identity (weights, resize, dtype ...) and of its batch size. A chunk is a fixed set of indices, computed
-in fixed batches, so that a pass that was killed and started again gives the same bits. A file's digest is checked when
-its features are used; one that is damaged is computed anew, there and then.
+Features are found by content, never by name: those of images by the digest of their chunk (a shard of what was made,
+else 256 images), those of texts and of images with prompts by these as well (`evalkit.features.store`). The extractor's
+batches begin anew with each chunk, so that a pass that was killed, a set that grew and a shard that is still in memory
+give the same bits. A file's digest is checked when its features are used; one that is damaged is computed anew, there
+and then.
 """
 
 from __future__ import annotations
 
 import json
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
-from evalkit.errors import ConfigError, DataError, EvalkitError, StoreError, UnsuitedError, nearest
+from evalkit.data.source import chunks_of
+from evalkit.errors import ConfigError, DataError, StoreError, UnsuitedError, nearest
 from evalkit.extractors.base import Extractor
-from evalkit.features.store import Column, blocks_of, extractor_id
+from evalkit.features.run import ChunkRun, Fetch, ahead, blocks_of, check_finite, decoded, run_texts
+from evalkit.features.run import ImageSource as ImageSource
+from evalkit.features.store import Column, extractor_id
 from evalkit.metric import Batch
 from evalkit.utils import devices
-from evalkit.utils.files import sha256_json, sweep
-from evalkit.utils.text import one_line
+from evalkit.utils.blobs import Blobs, LocalBlobs
+from evalkit.utils.files import sha256_json
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
     from torch import Tensor
 
-READERS = 2  # threads that decode ahead of the network
-DIGEST_DIGITS = 20  # hex digits of the digest of images or prompts, in their folder's name
+LOADERS = 4  # files of features that are read ahead of the metrics
+SAVERS = 4  # chunks that may wait to be written
 
 Progress = Callable[[str, int, int], None]
 """Called as progress(name of the source, images done, images to do)."""
 
-
-class ImageSource(Protocol):
-    """What the feature pass reads (`evalkit.samples.store.Source`). `read` is called from several threads."""
-
-    @property
-    def name(self) -> str: ...
-    @property
-    def digest(self) -> str: ...
-    @property
-    def prompts(self) -> Sequence[str | None]: ...
-    def __len__(self) -> int: ...
-    def read(self, indices: range) -> list[NDArray[np.uint8]]: ...
+Lacking = dict[range, dict[str, dict[str, str]]]
+"""Of each chunk, by extractor and layer, the digest under which its features are stored."""
 
 
 def parse(address: str, extractors: Mapping[str, Extractor], where: str) -> tuple[str, str]:
@@ -71,6 +65,13 @@ def unique_prompts(prompts: Sequence[str | None]) -> list[str]:
     return list(dict.fromkeys(text for text in prompts if text is not None))
 
 
+def text_chunks(prompts: Sequence[str | None]) -> list[tuple[list[str], str]]:
+    """The texts of a source, each once, in chunks, with the digest that their features are found by."""
+    texts = unique_prompts(prompts)
+    parts = [texts[chunk.start : chunk.stop] for chunk in chunks_of(len(texts))]
+    return [(part, sha256_json(part)) for part in parts]
+
+
 @dataclass(eq=False)
 class FeaturePass:
     """Fills and reads the feature store for one run.
@@ -82,58 +83,74 @@ class FeaturePass:
         progress: called after each block of images.
     """
 
-    root: Path
+    root: Path | Blobs
     extractors: Mapping[str, Extractor]
     device: str = "auto"
     progress: Progress | None = None
-    _ids: dict[str, str] = field(default_factory=dict, init=False)
+    _columns: dict[str, Column] = field(default_factory=dict, init=False)
 
-    def column(self, source: ImageSource, address: str) -> Column:
-        """Where the features at an address are stored: by the digest of the images, or of the texts."""
+    def column(self, address: str) -> Column:
+        """Where the features at an address are stored; what is there is listed once per pass and layer."""
+        if address not in self._columns:
+            name, layer = parse(address, self.extractors, "a metric")
+            blobs = LocalBlobs(self.root) if isinstance(self.root, Path) else self.root
+            self._columns[address] = Column(blobs, f"{extractor_id(self.extractors[name])}/{layer}")
+        return self._columns[address]
+
+    def digest(self, source: ImageSource, address: str, chunk: range) -> str:
+        """What the features of a chunk are found by at an address that is not of texts."""
         name, layer = parse(address, self.extractors, "a metric")
-        if name not in self._ids:
-            self._ids[name] = extractor_id(self.extractors[name])
-        if layer in self.extractors[name].text_layers:
-            texts = unique_prompts(source.prompts)
-            folder, rows = f"prompts-{sha256_json(texts)[:DIGEST_DIGITS]}", len(texts)
-        elif layer in self.extractors[name].joint_layers:
-            folder, rows = f"joint-{sha256_json([source.digest, list(source.prompts)])[:DIGEST_DIGITS]}", len(source)
-        else:
-            folder, rows = source.digest[:DIGEST_DIGITS], len(source)
-        return Column(self.root / folder / self._ids[name] / layer, rows)
+        digest = source.chunk_digest(chunk)
+        if layer in self.extractors[name].joint_layers:
+            return sha256_json([digest, list(source.prompts[chunk.start : chunk.stop])])
+        return digest
 
-    def compute(self, source: ImageSource, addresses: Sequence[str]) -> None:
+    def compute(self, source: ImageSource, addresses: Sequence[str], chunks: Sequence[range] | None = None) -> None:
         """Computes the features that the store has no file of; each image is decoded once, for all extractors.
+
+        Args:
+            source: the images.
+            addresses: of the features.
+            chunks: of `source.chunks`, whose images' features are wanted; none: of all, and those of the texts, which
+                belong to the set as a whole.
 
         Raises:
             DataError: an image cannot be read, or an extractor gave a value that is not finite.
             StoreError: the store cannot be written.
         """
-        columns = {address: self.column(source, address) for address in dict.fromkeys(addresses)}
-        self._compute(source, columns, {address: column.missing() for address, column in columns.items()})
+        of_images = [address for address in dict.fromkeys(addresses) if not self._is_text(address)]
+        if chunks is None:
+            for address in dict.fromkeys(addresses):
+                if address not in of_images:
+                    self._compute_texts(source, address)
+        lacking = self._lacking(source, of_images, source.chunks if chunks is None else chunks)
+        if lacking:
+            self._compute_images(source, lacking)
 
-    def _compute(
-        self, source: ImageSource, columns: Mapping[str, Column], missing: Mapping[str, Sequence[range]]
-    ) -> None:
-        """Computes the missing chunks of each address."""
-        of_images: dict[range, dict[str, dict[str, Column]]] = {}  # chunk -> extractor -> layer -> where
-        for address, chunks in missing.items():
-            if chunks:
-                sweep(columns[address].folder)
-            name, _, layer = address.partition("/")
-            if self._is_text(address):
-                self._compute_texts(source, name, layer, columns[address], chunks)
-                continue
-            for chunk in chunks:
-                of_images.setdefault(chunk, {}).setdefault(name, {})[layer] = columns[address]
-        if of_images:
-            self._compute_images(source, dict(sorted(of_images.items(), key=lambda item: item[0].start)))
+    def missing_chunks(self, source: ImageSource, addresses: Sequence[str]) -> list[range]:
+        """The chunks that lack some features of their images."""
+        of_images = [address for address in dict.fromkeys(addresses) if not self._is_text(address)]
+        return list(self._lacking(source, of_images, source.chunks))
 
-    def _load(self, name: str) -> Extractor:
+    def _lacking(self, source: ImageSource, addresses: Sequence[str], chunks: Sequence[range]) -> Lacking:
+        lacking: Lacking = {}
+        asked = set[tuple[str, str]]()
+        for chunk in chunks:
+            for address in addresses:
+                digest = self.digest(source, address, chunk)
+                if digest in self.column(address) or (address, digest) in asked:
+                    continue
+                asked.add((address, digest))
+                name, _, layer = address.partition("/")
+                lacking.setdefault(chunk, {}).setdefault(name, {})[layer] = digest
+        return lacking
+
+    def _load(self, name: str) -> tuple[Extractor, int]:
+        """An extractor that is ready, and its batches' size on this device."""
         extractor = self.extractors[name]
         self.device = devices.pick_device(self.device)
         extractor.load(self.device)
-        return extractor
+        return extractor, extractor.batch_on(self.device)
 
     def extract(
         self, source: ImageSource, images: Sequence[NDArray[np.uint8]], addresses: Sequence[str]
@@ -143,77 +160,95 @@ class FeaturePass:
         for address in addresses:
             name, layer = parse(address, self.extractors, "a metric of pairs")
             layers.setdefault(name, []).append(layer)
-        return {
-            f"{name}/{layer}": values
-            for name, needed in layers.items()
-            for layer, values in _features(self._load(name), source, images, [], needed).items()
-        }
-
-    def _compute_texts(
-        self, source: ImageSource, name: str, layer: str, column: Column, chunks: Sequence[range]
-    ) -> None:
-        texts = unique_prompts(source.prompts)
-        for chunk in chunks:
-            extractor = self._load(name)
-            part = texts[chunk.start : chunk.stop]
-            features = _run(extractor, source, [], part, [layer])[layer]
-            column.save(chunk, features, warnings=json.dumps(extractor.prompt_warnings(part)))
-
-    def _compute_images(self, source: ImageSource, missing: Mapping[range, Mapping[str, Mapping[str, Column]]]) -> None:
-        import numpy as np
-
-        done, total = 0, sum(map(len, missing))
-        if self.progress is not None:
-            self.progress(
-                source.name, 0, total
-            )  # the clock starts here: a rate that leaves out the first block is none
-        for name in dict.fromkeys(name for columns in missing.values() for name in columns):
-            self._load(name)
-        blocks = _read_ahead(source, [block for chunk in missing for block in blocks_of(chunk)])
-        for chunk, by_extractor in missing.items():
-            parts: dict[tuple[str, str], list[NDArray[np.float32]]] = {}
-            for block in blocks_of(chunk):
-                images = next(blocks)
-                for name, columns in by_extractor.items():
-                    for layer, value in self._run_block(name, source, block, images, list(columns)).items():
-                        parts.setdefault((name, layer), []).append(value)
-                done += len(block)
-                if self.progress is not None:
-                    self.progress(source.name, done, total)
-            for (name, layer), values in parts.items():
-                by_extractor[name][layer].save(chunk, np.concatenate(values))
-
-    def _run_block(
-        self, name: str, source: ImageSource, block: range, images: Sequence[NDArray[np.uint8]], layers: Sequence[str]
-    ) -> dict[str, NDArray[np.float32]]:
-        """One extractor's layers of a block; those that take prompts as well are asked for in a call of their own."""
-        extractor = self.extractors[name]
-        joint = [layer for layer in layers if layer in extractor.joint_layers]
-        alone = [layer for layer in layers if layer not in joint]
-        features = _run(extractor, source, images, [], alone) if alone else {}
-        if joint:
-            prompts = [text for i in block if (text := source.prompts[i]) is not None]
-            if len(prompts) < len(block):
-                where = f"{source.name}: samples {block.start} to {block.stop - 1}"
-                raise UnsuitedError(f"{where} do not all have a prompt", name)
-            features |= _run(extractor, source, images, prompts, joint)
+        features: dict[str, Tensor] = {}
+        for name, needed in layers.items():
+            extractor, size = self._load(name)
+            run = ChunkRun(extractor, size, needed)
+            run.add([extractor.prepare(image) for image in images])
+            for layer, values in run.finish().items():
+                check_finite(name, source.name, layer, bool(values.isfinite().all()))
+                features[f"{name}/{layer}"] = values
         return features
+
+    def _compute_texts(self, source: ImageSource, address: str, *, over: bool = False) -> None:
+        """Computes the features of texts that are missing; `over`: and those of damaged files."""
+        name, _, layer = address.partition("/")
+        for texts, digest in text_chunks(source.prompts):
+            column = self.column(address)
+            if digest in column and not (over and column.load(digest, len(texts)) is None):
+                continue
+            extractor, size = self._load(name)
+            features = Fetch({layer: run_texts(extractor, size, texts, layer)}).arrays()[layer]
+            check_finite(name, source.name, layer, features)
+            about = {"warnings": json.dumps(extractor.prompt_warnings(texts)), "device": devices.label(self.device)}
+            column.save(digest, features, over=over, **about)
+
+    def _compute_images(self, source: ImageSource, lacking: Lacking, *, over: bool = False) -> None:
+        """Computes the features of some chunks; `over`: their files are damaged."""
+        done, total = 0, sum(map(len, lacking))
+        if self.progress is not None:
+            self.progress(source.name, 0, total)  # the clock starts here: a rate without the first block is none
+        loaded = {name: self._load(name) for name in dict.fromkeys(name for each in lacking.values() for name in each)}
+        blocks = decoded(
+            source,
+            ((block, [loaded[name][0] for name in lacking[chunk]]) for chunk in lacking for block in blocks_of(chunk)),
+        )
+        with _Savers() as savers:  # files are checked and written while the network goes on
+            for chunk, by_extractor in lacking.items():
+                runs = {
+                    n: self._chunk_run(source, chunk, *loaded[n], list(layers)) for n, layers in by_extractor.items()
+                }
+                for block in blocks_of(chunk):
+                    images = next(blocks)
+                    for name, run in runs.items():
+                        run.add(images[name])
+                    done += len(block)
+                    if self.progress is not None:
+                        self.progress(source.name, done, total)
+                for name, run in runs.items():
+                    fetch = Fetch(run.finish())
+                    savers.submit(partial(self._save, source.name, name, by_extractor[name], fetch, over))
+
+    def _chunk_run(
+        self, source: ImageSource, chunk: range, extractor: Extractor, size: int, layers: Sequence[str]
+    ) -> ChunkRun:
+        prompts: list[str] = []
+        if not extractor.joint_layers.isdisjoint(layers):
+            prompts = [text for i in chunk if (text := source.prompts[i]) is not None]
+            if len(prompts) < len(chunk):
+                where = f"{source.name}: samples {chunk.start} to {chunk.stop - 1}"
+                raise UnsuitedError(f"{where} do not all have a prompt", extractor.name)
+        return ChunkRun(extractor, size, layers, prompts)
+
+    def _save(self, source: str, name: str, digests: Mapping[str, str], fetch: Fetch, over: bool) -> None:
+        arrays = fetch.arrays()
+        for layer, values in arrays.items():
+            check_finite(name, source, layer, values)
+        for layer, values in arrays.items():
+            column = self.column(f"{name}/{layer}")
+            column.save(digests[layer], values, over=over, device=devices.label(self.device))
 
     def batches(self, source: ImageSource, addresses: Sequence[str], *, images: bool = False) -> Iterator[Batch]:
         """The stored features in index order, after `compute`; with the images themselves where asked for."""
         import torch
 
-        columns = {address: self.column(source, address) for address in dict.fromkeys(addresses)}
-        tables = {
-            address: torch.cat([self._read(source, address, column, chunk) for chunk in column.chunks])
-            for address, column in columns.items()
-            if self._is_text(address)
-        }
+        addresses = list(dict.fromkeys(addresses))
+        tables = {address: self._read_texts(source, address) for address in addresses if self._is_text(address)}
         rows = {text: row for row, text in enumerate(unique_prompts(source.prompts))} if tables else {}
-        of_images = {address: column for address, column in columns.items() if address not in tables}
-        for chunk in Column(self.root, len(source)).chunks:
+        of_images = [address for address in addresses if address not in tables]
+        for address in of_images:
+            self.column(address).sizes()  # here, not in several threads at once
+
+        def load(chunk: range) -> dict[str, NDArray[np.float32] | None]:
+            stored = {a: self.column(a).load(self.digest(source, a, chunk), len(chunk)) for a in of_images}
+            return {address: each and each[0] for address, each in stored.items()}
+
+        for chunk, loaded in zip(source.chunks, ahead(load, source.chunks, LOADERS), strict=True):
             prompts = list(source.prompts[chunk.start : chunk.stop])
-            features = {address: self._read(source, address, c, chunk) for address, c in of_images.items()}
+            features = {
+                address: torch.from_numpy(self._again(source, address, chunk) if values is None else values)
+                for address, values in loaded.items()
+            }
             if tables and None in prompts:
                 raise DataError(f"{source.name}: sample {chunk[prompts.index(None)]} has no prompt")
             for address, table in tables.items():
@@ -221,17 +256,36 @@ class FeaturePass:
             pixels = stacked(source, source.read(chunk)) if images else None
             yield Batch(pixels, torch.arange(chunk.start, chunk.stop), len(source), prompts, features)
 
-    def _read(self, source: ImageSource, address: str, column: Column, chunk: range) -> Tensor:
-        """The features of a chunk, f32 [B,D]; computed anew where the file was damaged."""
+    def _again(self, source: ImageSource, address: str, chunk: range) -> NDArray[np.float32]:
+        """The features of a chunk whose file was damaged, or is gone, f32 [B,D]."""
+        name, _, layer = address.partition("/")
+        digest = self.digest(source, address, chunk)
+        self._compute_images(source, {chunk: {name: {layer: digest}}}, over=True)
+        stored = self.column(address).load(digest, len(chunk))
+        if stored is None:
+            raise self._altered(address, digest)
+        return stored[0]
+
+    def _read_texts(self, source: ImageSource, address: str) -> Tensor:
+        """The features of the source's texts, each once, f32 [T,D]; computed anew where a file was damaged."""
         import torch
 
-        stored = column.load(chunk)
-        if stored is None:
-            self._compute(source, {address: column}, {address: [chunk]})
-            stored = column.load(chunk)
-        if stored is None:
-            raise StoreError(f"{column.file(chunk)} is gone or was altered while it was being read: run again")
-        return torch.from_numpy(stored[0])
+        column = self.column(address)
+        parts: list[Tensor] = []
+        for texts, digest in text_chunks(source.prompts):
+            stored = column.load(digest, len(texts))
+            if stored is None:
+                self._compute_texts(source, address, over=True)
+                stored = column.load(digest, len(texts))
+            if stored is None:
+                raise self._altered(address, digest)
+            parts.append(torch.from_numpy(stored[0]))
+        return torch.cat(parts) if parts else torch.empty(0)
+
+    def _altered(self, address: str, digest: str) -> StoreError:
+        column = self.column(address)
+        where = f"{column.blobs.where}/{column.key(digest)}"
+        return StoreError(f"{where} is gone or was altered while it was being read: run again")
 
     def _is_text(self, address: str) -> bool:
         name, layer = parse(address, self.extractors, "a metric")
@@ -240,71 +294,32 @@ class FeaturePass:
     def text_warnings(self, source: ImageSource, addresses: Sequence[str]) -> dict[str, int]:
         """Counted warnings about the texts ("prompt_truncated": 3 different prompts), as stored with their features."""
         counts = Counter[str]()
-        for column in {self.column(source, address) for address in addresses if self._is_text(address)}:
-            for chunk in column.chunks:
-                stored = column.load(chunk)
-                counts.update(json.loads(stored[1].get("warnings", "{}") if stored else "{}"))
+        for address in dict.fromkeys(address for address in addresses if self._is_text(address)):
+            for texts, digest in text_chunks(source.prompts):
+                counts.update(self.column(address).warnings(digest, len(texts)))
         return counts
 
 
-def _read_ahead(source: ImageSource, blocks: Sequence[range]) -> Iterator[list[NDArray[np.uint8]]]:
-    """Decoded blocks in order; a few are read ahead in threads while the network works."""
-    with ThreadPoolExecutor(READERS, thread_name_prefix="decode") as pool:
-        waiting: deque[Future[list[NDArray[np.uint8]]]] = deque()
-        try:
-            for block in blocks:
-                waiting.append(pool.submit(source.read, block))
-                if len(waiting) > READERS:
-                    yield waiting.popleft().result()
-            while waiting:
-                yield waiting.popleft().result()
-        finally:
-            pool.shutdown(wait=False, cancel_futures=True)
+class _Savers:
+    """A thread that writes what is done; `submit` waits where too much does, and raises what went wrong before."""
 
+    def __init__(self) -> None:
+        self._pool = ThreadPoolExecutor(1, thread_name_prefix="evalkit-save")
+        self._waiting: list[Future[None]] = []
 
-def _run(
-    extractor: Extractor,
-    source: ImageSource,
-    images: Sequence[NDArray[np.uint8]],
-    prompts: Sequence[str],
-    layers: Sequence[str],
-) -> dict[str, NDArray[np.float32]]:
-    """`_features`, on the CPU."""
-    found = _features(extractor, source, images, prompts, layers)
-    return {layer: values.cpu().numpy() for layer, values in found.items()}
+    def __enter__(self) -> _Savers:
+        return self
 
+    def submit(self, save: Callable[[], None]) -> None:
+        self._waiting.append(self._pool.submit(save))
+        while len(self._waiting) > SAVERS or (self._waiting and self._waiting[0].done()):
+            self._waiting.pop(0).result()
 
-def _features(
-    extractor: Extractor,
-    source: ImageSource,
-    images: Sequence[NDArray[np.uint8]],
-    prompts: Sequence[str],
-    layers: Sequence[str],
-) -> dict[str, Tensor]:
-    """One extractor over images or texts in its own fixed batches: by layer, f32 [B,D], checked to be finite."""
-    import torch
-
-    parts: dict[str, list[Tensor]] = {layer: [] for layer in layers}
-    size = extractor.batch_size
-    for start in range(0, max(len(images), len(prompts)), size):
-        part = slice(start, start + size)
-        try:
-            features = extractor(images[part], prompts[part], layers)
-        except EvalkitError:
-            raise
-        except Exception as error:
-            why = f"failed: {one_line(error)}"
-            if devices.is_out_of_memory(error):
-                why = f"ran out of memory: give extractor.{extractor.name}.batch_size={max(size // 2, 1)}"
-            raise UnsuitedError(f"extractor '{extractor.name}' {why}", extractor.name) from error
-        for layer in layers:
-            parts[layer].append(features[layer])
-    joined = {layer: torch.cat(values).contiguous() for layer, values in parts.items()}
-    for layer, values in joined.items():
-        if not bool(torch.isfinite(values).all()):
-            what = f"values that are not finite for {source.name}, layer '{layer}'"
-            raise UnsuitedError(f"extractor '{extractor.name}' gave {what}: are its weights right?", extractor.name)
-    return joined
+    def __exit__(self, kind: type[BaseException] | None, *error: object) -> None:
+        self._pool.shutdown(wait=True)  # what is done is kept, whatever stopped the rest
+        if kind is None:
+            for future in self._waiting:
+                future.result()
 
 
 def stacked(source: ImageSource, images: Sequence[NDArray[np.uint8]]) -> Tensor:

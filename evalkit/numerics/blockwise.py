@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+from evalkit.numerics.precision import float32_arithmetic
+
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -18,13 +20,8 @@ def full_float32() -> Iterator[None]:
     """Matrix products in full float32: in TF32 (10 bits of mantissa) distances would err by 1e-3."""
     import torch
 
-    before = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision("highest")
-    try:
-        with torch.no_grad():
-            yield
-    finally:
-        torch.set_float32_matmul_precision(before)
+    with float32_arithmetic(), torch.no_grad():
+        yield
 
 
 def room(x: Tensor) -> int:

@@ -140,8 +140,9 @@ def _same(sha256: str, path: Path) -> None:
 
 def _features(root: Path) -> Part:
     part = Part("features")
-    for path in _files(root / "features", "*/*/*/*.safetensors"):
-        part.old += part.read(path, verify_file) == "old"
+    folder = root / "features"
+    for path in _files(folder, "**/*.safetensors"):
+        part.old += part.read(path, partial(verify_file, folder)) == "old"
     return part
 
 

@@ -11,21 +11,29 @@ import torch
 from fakes import MatrixExtractor, MemorySource, random_images
 from leftovers import left_by_the_dead
 
+from evalkit.data import source as source_module
+from evalkit.data.arrays import InHand
 from evalkit.errors import ConfigError, DataError, StoreError
-from evalkit.features import store as features_module
-from evalkit.features.feature_pass import FeaturePass, unique_prompts
-from evalkit.features.store import Column, extractor_id
+from evalkit.features import run as run_module
+from evalkit.features.feature_pass import FeaturePass, text_chunks, unique_prompts
+from evalkit.features.store import Column, check, extractor_id
+from evalkit.utils.blobs import LocalBlobs
 
 
 @pytest.fixture(autouse=True)
 def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
     """Chunks of 24 rows and blocks of 12, so that 60 images make 2 full chunks and one partial."""
-    monkeypatch.setattr(features_module, "CHUNK", 24)
-    monkeypatch.setattr(features_module, "BLOCK", 12)
+    monkeypatch.setattr(source_module, "CHUNK", 24)
+    monkeypatch.setattr(run_module, "BLOCK", 12)
 
 
 def collect(run: FeaturePass, source: MemorySource, address: str) -> torch.Tensor:
     return torch.cat([batch.features[address] for batch in run.batches(source, [address])])
+
+
+def file_of(run: FeaturePass, source: MemorySource, address: str, chunk: range) -> Path:
+    assert isinstance(run.root, Path)
+    return run.root / run.column(address).key(run.digest(source, address, chunk))
 
 
 def files(root: Path) -> dict[str, bytes]:
@@ -38,8 +46,8 @@ def test_one_decode_and_one_pass_for_all(tmp_path: Path) -> None:
     FeaturePass(tmp_path, {"a": a, "b": b}).compute(source, ["a/flat", "a/soft", "b/flat", "a/flat"])
     assert set(source.reads.values()) == {1}
     assert len(source.reads) == 60
-    assert [n for n, _ in a.calls] == [8, 4] * 5  # blocks of 12, in the extractor's own batches of 8
-    assert [n for n, _ in b.calls] == [5, 5, 2] * 5
+    assert [n for n, _ in a.calls] == [8] * 7 + [4]  # blocks of 12, in the extractor's own batches of 8
+    assert [n for n, _ in b.calls] == [5, 5, 5, 5, 4] * 2 + [5, 5, 2]  # which begin anew with each chunk
     assert {layers for _, layers in a.calls} == {("flat", "soft")}
 
 
@@ -121,14 +129,14 @@ def test_a_broken_file_is_made_anew(tmp_path: Path, damage: str) -> None:
     run = FeaturePass(tmp_path, {"matrix": MatrixExtractor()})
     run.compute(source, ["matrix/flat"])
     before, rows = files(tmp_path), collect(run, source, "matrix/flat")
-    path = run.column(source, "matrix/flat").file(range(24, 48))
+    path = file_of(run, source, "matrix/flat", range(24, 48))
     data = path.read_bytes()
     broken = {
         "truncated": data[:-7],
         "empty": b"",
         "flipped": data[:-1] + bytes([data[-1] ^ 1]),
         "text": b"not safetensors at all",
-        "swapped": run.column(source, "matrix/flat").file(range(24)).read_bytes(),  # whole, and of other images
+        "swapped": file_of(run, source, "matrix/flat", range(24)).read_bytes(),  # whole, and of other images
         "retyped": data.replace(b'"F32"', b'"I32"'),
     }
     if damage == "gone":
@@ -147,33 +155,105 @@ def test_broken_features_of_texts_are_made_anew(tmp_path: Path) -> None:
     source = MemorySource(random_images(3), prompts=["a", "b", "a"])
     run = FeaturePass(tmp_path, {"matrix": MatrixExtractor()})
     run.compute(source, ["matrix/text"])
-    rows, column = collect(run, source, "matrix/text"), run.column(source, "matrix/text")
-    column.file(range(2)).write_bytes(b"broken")
+    rows, column, digest = collect(run, source, "matrix/text"), run.column("matrix/text"), text_chunks(["a", "b"])[0][1]
+    (tmp_path / column.key(digest)).write_bytes(b"broken")
     assert torch.equal(collect(run, source, "matrix/text"), rows)
-    assert column.load(range(2)) is not None
+    assert column.load(digest, 2) is not None
 
 
 def test_stored_features_are_read_once_where_they_are_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     source = MemorySource(random_images(60))
     run = FeaturePass(tmp_path, {"matrix": MatrixExtractor()})
     run.compute(source, ["matrix/flat"])
-    loads: list[range] = []
-    load = Column.load
-    monkeypatch.setattr(Column, "load", lambda column, chunk: loads.append(chunk) or load(column, chunk))
-    run.compute(source, ["matrix/flat"])
+    loads: list[str] = []
+    listings: list[str] = []
+    load, listed = Column.load, LocalBlobs.list
+    monkeypatch.setattr(Column, "load", lambda column, digest, rows: loads.append(digest) or load(column, digest, rows))
+    monkeypatch.setattr(LocalBlobs, "list", lambda blobs, prefix: listings.append(prefix) or listed(blobs, prefix))
+    run = FeaturePass(tmp_path, {"matrix": MatrixExtractor()})
+    for more in (source, MemorySource(random_images(60)), MemorySource(random_images(48))):
+        run.compute(more, ["matrix/flat"])
     assert not loads
     collect(run, source, "matrix/flat")
-    assert loads == [range(24), range(24, 48), range(48, 60)]
+    assert sorted(loads) == sorted(source.chunk_digest(chunk) for chunk in source.chunks)
+    assert listings == [f"{run.column('matrix/flat').folder}/"]
 
 
 def test_leftovers_of_a_kill_are_swept(tmp_path: Path) -> None:
     source = MemorySource(random_images(5))
     run = FeaturePass(tmp_path, {"matrix": MatrixExtractor()})
-    folder = run.column(source, "matrix/flat").folder
-    folder.mkdir(parents=True)
-    left_by_the_dead(folder / "00000.safetensors").write_bytes(b"half")
+    file = file_of(run, source, "matrix/flat", range(5))
+    file.parent.mkdir(parents=True)
+    left_by_the_dead(file).write_bytes(b"half")
     run.compute(source, ["matrix/flat"])
-    assert [path.name for path in folder.iterdir()] == ["00000.safetensors"]
+    assert list(file.parent.iterdir()) == [file]
+
+
+def test_a_set_that_grows_extracts_only_what_is_new(tmp_path: Path) -> None:
+    images = random_images(96)
+    extractor = MatrixExtractor()
+    extractor.load("cpu")
+    expected = extractor(images, [], ["flat"])["flat"]
+    for count, new in ((48, range(48)), (96, range(48, 96)), (60, range(48, 60)), (24, range(0))):
+        source = MemorySource(images[:count])
+        run = FeaturePass(tmp_path, {"matrix": MatrixExtractor()})
+        run.compute(source, ["matrix/flat"])
+        assert sorted(source.reads) == list(new)
+        torch.testing.assert_close(collect(run, source, "matrix/flat"), expected[:count])
+
+
+def test_one_chunk_alone_and_in_hand(tmp_path: Path) -> None:
+    """What a unit computes of a shard that is still in memory is what a run of the whole set finds."""
+    images, addresses = random_images(60), ["matrix/flat", "matrix/text"]
+    source = MemorySource(images, prompts=["a", "b", "c"] * 20)
+    whole = FeaturePass(tmp_path / "whole", {"matrix": MatrixExtractor()})
+    whole.compute(source, addresses)
+    run = FeaturePass(tmp_path / "parts", {"matrix": MatrixExtractor()})
+    assert run.missing_chunks(source, addresses) == list(source.chunks)
+    run.compute(source, addresses, [range(24, 48)])
+    assert sorted(source.reads) == list(range(60))  # of the whole; the same 24 once more
+    assert [source.reads[i] for i in (23, 24, 47, 48)] == [1, 2, 2, 1]
+    in_hand = Shard(images[:24], source.chunk_digest(range(24)))
+    run.compute(in_hand, addresses, in_hand.chunks)
+    later = FeaturePass(tmp_path / "parts", {"matrix": MatrixExtractor()})
+    assert later.missing_chunks(source, addresses) == [range(48, 60)]
+    later.compute(source, addresses)
+    assert files(tmp_path / "parts") == files(tmp_path / "whole")
+
+
+class Shard(InHand):
+    """Whose digest is that of the same images in a `MemorySource`."""
+
+    def __init__(self, images: list[np.ndarray], digest: str) -> None:
+        super().__init__("in hand", images, [""] * len(images), [None] * len(images))
+        object.__setattr__(self, "known", digest)
+
+    def chunk_digest(self, chunk: range) -> str:
+        return self.known  # type: ignore[attr-defined, no-any-return]
+
+
+def test_the_first_writers_bits_stay(tmp_path: Path) -> None:
+    """Two that compute the same chunk, one of them a little off: what both read is the first one's."""
+    source = MemorySource(random_images(24))
+    first, second = (FeaturePass(tmp_path, {"matrix": MatrixExtractor()}) for _ in range(2))
+    for run in (first, second):
+        assert run.missing_chunks(source, ["matrix/flat"]) == [range(24)]  # both have listed, and seen nothing
+    first.compute(source, ["matrix/flat"])
+    before = files(tmp_path)
+    second.column("matrix/flat").save(source.chunk_digest(range(24)), np.zeros((24, 8), np.float32), device="cpu")
+    assert files(tmp_path) == before
+    assert torch.equal(collect(first, source, "matrix/flat"), collect(second, source, "matrix/flat"))
+
+
+def test_the_device_stands_in_each_file(tmp_path: Path) -> None:
+    source = MemorySource(random_images(24), prompts=["a"] * 24)
+    run = FeaturePass(tmp_path, {"matrix": MatrixExtractor()}, "cpu")
+    run.compute(source, ["matrix/flat", "matrix/text"])
+    assert len(files(tmp_path)) == 2
+    for name, data in files(tmp_path).items():
+        assert check(name, data)[1]["device"] == "cpu"
+    collect(run, source, "matrix/flat")
+    assert run.column("matrix/flat").devices == {"cpu"}
 
 
 def test_texts_once_each_and_found_by_the_prompts(tmp_path: Path) -> None:
@@ -262,14 +342,14 @@ def test_progress(tmp_path: Path) -> None:
     assert seen == [("memory", 0, 30), ("memory", 12, 30), ("memory", 24, 30), ("memory", 30, 30)]
 
 
-def test_file_names_sort(tmp_path: Path) -> None:
-    column = Column(tmp_path, 60)
-    assert [column.file(chunk).name for chunk in column.chunks] == [f"0000{i}.safetensors" for i in range(3)]
-
-
-def test_batch_size_limits() -> None:
-    with pytest.raises(ConfigError, match=r"extractor\.matrix\.batch_size=65: must be 1 to 64"):
-        MatrixExtractor(batch_size=65)
+def test_batch_sizes() -> None:
+    with pytest.raises(ConfigError, match=r"extractor\.matrix\.batch_size=257: must be 1 to 256"):
+        MatrixExtractor(batch_size=257)
+    with pytest.raises(ConfigError, match=r"batch_size=.*: give a number, or one per kind of device: cpu, and what"):
+        MatrixExtractor(batch_size={"cuda": 8})
+    sized = MatrixExtractor(batch_size={"cpu": 8, "cuda": 128})
+    assert [sized.batch_on(device) for device in ("cpu", "cuda", "cuda:1", "mps")] == [8, 128, 128, 8]
+    assert extractor_id(sized) != extractor_id(MatrixExtractor(batch_size={"cpu": 8, "cuda": 64}))
 
 
 class JointExtractor(MatrixExtractor):

@@ -11,7 +11,7 @@ import numpy as np
 
 from evalkit.data.source import WithoutRecords
 from evalkit.errors import ConfigError
-from evalkit.extractors.base import Extractor
+from evalkit.extractors.base import BatchSize, Extractor
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -58,7 +58,7 @@ class MatrixExtractor(Extractor):
 
     text_layers = frozenset({"text"})
 
-    def __init__(self, name: str = "matrix", batch_size: int = 8, version: int = 1, width: int = 8) -> None:
+    def __init__(self, name: str = "matrix", batch_size: BatchSize = 8, version: int = 1, width: int = 8) -> None:
         super().__init__(name, batch_size)
         self.version = version
         self.width = width

@@ -98,8 +98,8 @@ def other_value(data: bytes) -> bytes:
             "15 lines for 16",
         ),
         ("metadata", "samples/*/cell.json", flipped, "altered or cut short .*: put it back, or delete"),
-        ("features", "features/*/*/*/00000.safetensors", flipped, "altered, cut short, or another's: delete it"),
-        ("features", "features/*/*/*/00000.safetensors", lambda data: data[:99], "altered or cut short .*: delete it"),
+        ("features", "features/*/*/*.safetensors", flipped, "altered, cut short, or another's: delete it"),
+        ("features", "features/*/*/*.safetensors", lambda data: data[:99], "altered or cut short .*: delete it"),
         ("scores", "scores/*.json", flipped, "altered or cut short .*: delete it, and the next run makes it again"),
         ("scores", "scores/*.json", lambda data: b"[" * 9999, "not JSON: nested more than 100 deep: delete it"),
         ("scans", "cache/scan4-*.jsonl", flipped, "1 lines are altered or cut short: delete it"),
@@ -125,8 +125,16 @@ def test_what_is_wrong_is_named_with_its_fix(
     assert re.search(words, line), line
 
 
+def test_features_by_whole_sets_are_old(store: Path) -> None:
+    file = store / "features" / "0123" / "digits-4567" / "features" / "00000.safetensors"
+    file.parent.mkdir(parents=True)
+    file.write_bytes(b"of an earlier evalkit")
+    (part,) = (part for part in verify(store) if part.name == "features")
+    assert (part.old, part.wrong) == (1, [])
+
+
 def test_files_put_in_anothers_place(store: Path) -> None:
-    for pattern in ("features/*/*/*/00000.safetensors", "scores/*.json", "lint/*.json"):
+    for pattern in ("features/*/*/*.safetensors", "scores/*.json", "lint/*.json"):
         first, second = sorted(store.glob(pattern))[:2]
         a, b = first.read_bytes(), second.read_bytes()
         first.write_bytes(b)
