@@ -1,0 +1,75 @@
+"""FID of folders, the whole process: `run_eval.py` from its start to its end, and torch-fidelity on the same files."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from gpu.bench import ROOT, Bench
+from gpu.folders import needed
+
+
+def run(bench: Bench) -> None:
+    from evalkit.extractors.inception import PRECISIONS
+
+    wanted = needed(bench)
+    large, reference = (bench.folder(*each) for each in wanted[:2])
+    weights = bench.inception_weights()
+    for precision in (p for p in PRECISIONS if p != "float16"):
+        ours(bench, large, reference, weights, precision)
+    few = part_of(bench, large, 60 if bench.tiny else 10_000)
+    with bench.attempt("torch-fidelity, whole", 35) as go:
+        if go:
+            torch_fidelity(bench, few, reference, weights)
+    for count, size, seed in wanted[2:]:
+        ours(bench, bench.folder(count, size, seed), reference, weights, "float32")
+
+
+def ours(bench: Bench, folder: Path, reference: Path, weights: Path, precision: str) -> None:
+    count = sum(1 for _ in folder.iterdir())
+    name = f"FID, IS, KID of {folder.name}, {precision}, whole process, s"
+    with bench.attempt(name, 30) as go:
+        if not go:
+            return
+        store = bench.work / f"store-{time.monotonic_ns()}"
+        overrides = ["model=[folder]", f"model.folder.path={folder}", "sampler=[]", "prompts=[]", "metric=[fid,is,kid]"]
+        overrides += ["reference=folder", f"reference.folder.path={reference}", f"store={store}", "report=false"]
+        overrides += [f"extractor.inception.weights={weights}", f"device={bench.device}", "metric.kid.clamp=true"]
+        overrides += [f"extractor.inception.precision={precision}"] if precision != "float32" else []
+        command = [sys.executable, str(ROOT / "run_eval.py"), *overrides]
+        start = time.perf_counter()
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        seconds = time.perf_counter() - start
+        if done.returncode:
+            raise RuntimeError(done.stderr[-500:])
+        bench.say(name, round(seconds, 1), f"{count / seconds:.0f} images/s")
+
+
+def torch_fidelity(bench: Bench, folder: Path, reference: Path, weights: Path) -> None:
+    """By its API, in a process of its own; its defaults but for the workers' number."""
+    few = len(list(reference.iterdir()))
+    code = (
+        "import torch_fidelity as t; t.calculate_metrics("
+        f"input1={str(folder)!r}, input2={str(reference)!r}, fid=True, isc=True, kid=True, cache=False, verbose=False, "
+        f"cuda={bench.cuda}, kid_subset_size={min(1000, few)}, save_cpu_ram=False, "
+        f"feature_extractor_weights_path={str(weights)!r})"
+    )
+    start = time.perf_counter()
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise RuntimeError(done.stderr[-500:])
+    seconds, count = time.perf_counter() - start, len(list(folder.iterdir()))
+    bench.say(f"torch-fidelity, {count} images, whole process, s", round(seconds, 1), f"{count / seconds:.0f} images/s")
+
+
+def part_of(bench: Bench, folder: Path, count: int) -> Path:
+    """A folder of links to some of the images."""
+    part = bench.work / f"{folder.name}-first-{count}"
+    if not part.exists():
+        part.mkdir()
+        for file in sorted(folder.iterdir())[:count]:
+            os.link(file, part / file.name)
+    return part
