@@ -19,7 +19,7 @@ log = logging.getLogger(__name__)
 
 AUTO = "auto"
 # Folders of the store's own, below which or as which no results may lie.
-RESERVED = frozenset({"samples", "features", "scores", "lint", "cache", "fetched"})
+RESERVED = frozenset({"samples", "features", "scores", "lint", "cache", "fetched", "slurm"})
 # What says which scores a run has; anything else may change from run to run of one configuration.
 _SAME = ("model", "sampler", "prompts", "metric", "reference", "training", "seed", "num_samples", "exclude")
 _OF_A_PATH = ("folder", "frames", "diffusers", "vae", "onnx", "onnx_denoiser")  # options named after their kind alone
