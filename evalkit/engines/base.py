@@ -9,7 +9,10 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Protocol
+
+from evalkit.engines.voice import Shown
 
 Tell = Callable[[str, int], None]
 """Called by a unit as it goes on: tell(what people call the thing, images just done); with 0 as it begins."""
@@ -42,7 +45,8 @@ class Work:
         open: called once in each worker process, for all stages of the run; can be pickled, some 100 bytes. It reads
             the plan from the store, refuses (EvalkitError) what does not fit, and returns what runs a unit.
         done: which of some units have their outcome in the store; one listing for all of them.
-        command: a process of its own that works on a part of the plan, all stages: `[*command, "--stripe", "3/8"]`.
+        command: a process of its own that works on a part of the plan, all stages: `[*command, "--stripe", "3/8"]`
+            (rank 3, from 0, of 8).
         alone: keys of units that are run while all other workers wait (`timing=alone`).
         pinned: keys of units that one worker alone may run, and nobody takes from it (services that are paid by call).
     """
@@ -68,9 +72,14 @@ class Engine(Protocol):
             driver's own code path does the rest, in one pass over each set.
     """
 
-    in_process: bool
-    leads: bool
-    many: bool
+    @property
+    def in_process(self) -> bool: ...
+
+    @property
+    def leads(self) -> bool: ...
+
+    @property
+    def many(self) -> bool: ...
 
     def map(self, work: Work) -> None:
         """Returns when all units are done.
@@ -110,15 +119,14 @@ class InProcess:
         self._run: Run | None = None
 
     def map(self, work: Work) -> None:
-        from evalkit.utils.progress import Progress
-
         units = missing(work)
         if not units:
             return
         self._run = self._run or work.open()
-        with Progress(work.totals) as shown:
+        with Shown(work.stage, work.totals, len(units)) as shown:
             for unit in units:
-                self._run(unit, shown.advance)
+                self._run(unit, partial(shown.tell, unit.key))
+                shown.done(unit.key)
 
     def close(self) -> None:
         self._run = None

@@ -8,7 +8,7 @@ import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from evalkit.cell import Cell, find_baseline
 from evalkit.config.build import build, factory_of
@@ -18,6 +18,7 @@ from evalkit.data.reference import Reference
 from evalkit.data.scan import forget_scans
 from evalkit.data.source import Source
 from evalkit.engines.base import Engine, InProcess
+from evalkit.engines.factory import choose as choose_engine
 from evalkit.errors import ConfigError, EvalkitError, nearest, whole_number
 from evalkit.extractors.base import Extractor
 from evalkit.gate import Gate, make_gates
@@ -146,6 +147,7 @@ def make_plan(config: RunConfig, *, choose: bool = False) -> Plan:
         ConfigError: anything that would fail later for want of an option, a file or samples.
     """
     config = with_name(config)
+    engine = _build_engine(config)
     _check_values(config)
     store = Store(Path(config.store).expanduser())
     missing = Missing(config.dry_run)
@@ -192,7 +194,7 @@ def make_plan(config: RunConfig, *, choose: bool = False) -> Plan:
         earlier=tuple(ResultTable.load(Path(path).expanduser()) for path in config.add_results),
         gates=make_gates(config.gate, shown, metrics, lint=config.lint),
         exports=exports,
-        engine=next((_build_engine(name, option) for name, option in config.engine.items()), InProcess()),
+        engine=engine,
         walk=make_walk(config.walk),
     )
     check_walk(plan.walk, plan.generators(ModelPool(plan.built)).values())
@@ -272,12 +274,15 @@ def _build_exports(config: RunConfig) -> dict[str, Export]:
     return exports
 
 
-def _build_engine(name: str, option: Mapping[str, Any]) -> Engine:
-    where = f"engine.{name}"
-    if not callable(getattr(factory_of(option, where, object), "map", None)):  # Engine is a protocol: no base class
-        raise ConfigError(f"{where}: {option['_target_']} has no map(work): see evalkit.engines.base.Engine")
-    engine: Engine = build(option, where)
-    return engine
+def _build_engine(config: RunConfig) -> Engine:
+    """The run's engine; a process of a gang takes its part of the machine here, before torch is asked for devices."""
+    engine: Engine | None = None
+    for name, option in config.engine.items():
+        where = f"engine.{name}"
+        if not callable(getattr(factory_of(option, where, object), "map", None)):  # Engine is a protocol: no base class
+            raise ConfigError(f"{where}: {option['_target_']} has no map(work): see evalkit.engines.base.Engine")
+        engine = build(option, where)
+    return choose_engine(engine, config.device)
 
 
 def _build_extractors(config: RunConfig, metrics: Mapping[str, Metric], missing: Missing) -> dict[str, Extractor]:

@@ -1,0 +1,228 @@
+"""A process per GPU of this machine, or as many as asked for; one alone is this very process."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import queue
+from collections import Counter, deque
+from collections.abc import Sequence
+from typing import Any
+
+from evalkit.engines.base import InProcess, Work, missing
+from evalkit.engines.launch import cores, visible_gpus
+from evalkit.engines.process import Events, Process, end
+from evalkit.engines.voice import Shown, Voice, how_it_ended, rebuild
+from evalkit.errors import ConfigError, EvalkitError, whole_number
+
+log = logging.getLogger(__name__)
+
+THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")
+STARTS = 3  # of a worker, one after another, that end before it has begun on anything
+TIMINGS = ("beside", "alone")
+
+
+class Local:
+    """Runs units in worker processes of this machine. One worker is this process, where its threads are not given.
+
+    Workers are given one unit at a time, in order, and serve all stages of a run. One that is lost is replaced, and its
+    unit given out again.
+
+    Args:
+        workers: how many, >= 1; auto: one per visible GPU where there are several and the run may use them, else 1.
+        threads: of each worker on the CPU, >= 1; auto: OMP_NUM_THREADS where it is set, else cores / workers.
+        losses: of workers by one unit, >= 1, after which it is set aside, and named at the end.
+        timing: of latencies: beside other workers; or alone, with the others held back for the first shard of a cell.
+
+    Raises:
+        ConfigError: a value makes no sense.
+    """
+
+    leads = True
+
+    def __init__(
+        self, workers: int | str = "auto", threads: int | str = "auto", losses: int = 3, timing: str = "beside"
+    ) -> None:
+        for name, value in (("workers", workers), ("threads", threads)):
+            if value != "auto":
+                _whole(value, f"engine.local.{name}", "auto")
+        if timing not in TIMINGS:
+            raise ConfigError(f"engine.local.timing={timing}: give {' or '.join(TIMINGS)}")
+        self.workers, self.threads, self.timing = workers, threads, timing
+        self.losses = whole_number(losses, "engine.local.losses")
+        self.device = "auto"  # the run's: `choose` sets it
+        self._here = InProcess()
+        self._events: Events = queue.SimpleQueue()
+        self._processes: dict[int, Process] = {}
+        self._voice = Voice()
+
+    @property
+    def count(self) -> int:
+        """How many workers there are to be."""
+        if isinstance(self.workers, int):
+            return self.workers
+        return max(len(visible_gpus()), 1) if self.device in ("auto", "cuda") else 1
+
+    @property
+    def is_default(self) -> bool:
+        """Whether nothing was set: a launcher's processes then share the work."""
+        return (self.workers, self.threads, self.losses, self.timing) == ("auto", "auto", 3, "beside")
+
+    @property
+    def in_process(self) -> bool:
+        return self.count == 1 and self.threads == "auto"
+
+    @property
+    def many(self) -> bool:
+        return not self.in_process
+
+    def map(self, work: Work) -> None:
+        if self.in_process:
+            self._here.map(work)
+            return
+        units = missing(work)
+        if not units:
+            return
+        try:
+            with Shown(work.stage, work.totals, len(units)) as shown:
+                _Stage(self, work, units, shown).run()
+        except BaseException:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        self._here.close()
+        processes, self._processes, self._events = self._processes, {}, queue.SimpleQueue()
+        end(processes.values())
+
+    def process(self, slot: int, work: Work) -> Process:
+        """The worker of a slot, started where there is none."""
+        if slot not in self._processes:
+            self._processes[slot] = Process(slot, work.open, self._environment(slot), self._events)
+        return self._processes[slot]
+
+    def drop(self, process: Process) -> None:
+        """Forgets a worker that is gone."""
+        end([self._processes.pop(process.slot)])
+
+    def event(self) -> tuple[Process, tuple[Any, ...]]:
+        """What a worker says next; Ctrl-C is heard while there is nothing."""
+        while True:
+            with contextlib.suppress(queue.Empty):
+                return self._events.get(timeout=1.0)
+
+    def say(self, process: Process, name: str, level: int, text: str) -> None:
+        self._voice.say(process.name, name, level, text)
+
+    def _environment(self, slot: int) -> dict[str, str]:
+        threads = self.threads if self.threads != "auto" else os.environ.get(THREADS[0], max(cores() // self.count, 1))
+        environment = dict.fromkeys(THREADS, str(threads))
+        gpus = visible_gpus() if self.device in ("auto", "cuda") else []
+        return environment | ({"CUDA_VISIBLE_DEVICES": gpus[slot % len(gpus)]} if gpus else {})
+
+
+class _Stage:
+    """One `map`: what is to be given out, and what becomes of it."""
+
+    def __init__(self, engine: Local, work: Work, units: Sequence[Any], shown: Shown) -> None:
+        self._engine, self._work, self._shown = engine, work, shown
+        order = list(enumerate(units))
+        self._free = deque(pair for pair in order if pair[1].key not in work.pinned)
+        self._pinned = deque(pair for pair in order if pair[1].key in work.pinned)  # the first slot's
+        self._places = {unit.key: place for place, unit in order}
+        self._losses: Counter[str] = Counter()
+        self._aside: list[str] = []  # labels
+        self._left = len(order)
+        self._bad_starts: Counter[int] = Counter()  # by slot, since one started on a unit there
+        self._busy: dict[int, Process] = {}
+
+    def run(self) -> None:
+        while self._left:
+            self._give_out()
+            process, (kind, *rest) = self._engine.event()
+            getattr(self, f"_{kind}")(process, *rest)
+        if self._aside:
+            names, more = ", ".join(self._aside[:5]), len(self._aside) - 5
+            raise EvalkitError(
+                f"{self._work.stage}: given up after {self._engine.losses} lost workers each: {names}"
+                f"{f' and {more} more' if more > 0 else ''}. All else is done; the lines above say how the workers "
+                "ended: a smaller batch_size or fewer engine.local.workers need less memory; the same command goes on"
+            )
+
+    def _give_out(self) -> None:
+        waiting = len(self._free) + bool(self._pinned)
+        for slot in range(min(self._engine.count, len(self._busy) + waiting)):
+            process = self._engine.process(slot, self._work)
+            if process.ready and process.unit is None and (unit := self._next(slot)) is not None:
+                self._busy[slot] = process
+                process.give(unit, 1 if unit.key in self._work.alone else self._engine.count)
+        self._shown.workers(len(self._busy), self._engine.count)
+
+    def _next(self, slot: int) -> Any:
+        """The next unit for a free slot; none where it has to wait."""
+        heads = [line for line in (self._free, self._pinned if slot == 0 else ()) if line]
+        if not heads or any(process.unit.key in self._work.alone for process in self._busy.values()):
+            return None
+        line = min(heads, key=lambda line: line[0][0])
+        if line[0][1].key in self._work.alone and self._busy:
+            return None
+        return line.popleft()[1]
+
+    def _again(self, unit: Any) -> None:
+        line = self._pinned if unit.key in self._work.pinned else self._free
+        line.appendleft((self._places[unit.key], unit))
+
+    def _ready(self, process: Process) -> None:
+        process.ready = True
+
+    def _started(self, process: Process) -> None:
+        process.started = True
+        self._bad_starts[process.slot] = 0
+
+    def _tell(self, process: Process, name: str, count: int) -> None:
+        self._shown.tell(process, name, count)
+
+    def _log(self, process: Process, name: str, level: int, text: str) -> None:
+        self._engine.say(process, name, level, text)
+
+    def _done(self, process: Process) -> None:
+        process.take()
+        del self._busy[process.slot]
+        self._shown.done(process)
+        self._left -= 1
+
+    def _failed(self, process: Process, failure: dict[str, Any]) -> None:
+        raise rebuild(failure, "" if failure["kind"] else process.name)
+
+    def _gone(self, process: Process) -> None:
+        """A worker was lost: its unit is given out again, unless it ended several workers."""
+        self._engine.drop(process)
+        self._busy.pop(process.slot, None)
+        self._shown.lost(process)
+        unit, end = process.take(), how_it_ended(process.code())
+        if unit is not None and process.started:
+            self._losses[unit.key] += 1
+            times, most = self._losses[unit.key], self._engine.losses
+            log.warning("%s ended by %s with %s: loss %d of %d", process.name, end, unit.label, times, most)
+            if times < most:
+                self._again(unit)
+            else:
+                self._aside.append(unit.label)
+                self._left -= 1
+            return
+        if unit is not None:
+            self._again(unit)
+        elif process.ready:
+            return  # it had nothing to do
+        self._bad_starts[process.slot] += 1
+        if self._bad_starts[process.slot] == STARTS:
+            words = process.last_words()
+            raise EvalkitError(f"workers end before they start on anything: {end}{f': {words}' if words else ''}")
+
+
+def _whole(value: object, name: str, word: str) -> None:
+    try:
+        whole_number(value, name)
+    except ConfigError as error:
+        raise ConfigError(f"{error}, or {word}") from None
