@@ -47,7 +47,7 @@ def main() -> int:
     parser.add_argument("--tiny", action="store_true", help="toy sizes")
     parser.add_argument("--only", nargs="+", choices=list(SECTIONS), default=[s for s in SECTIONS if s != "folders"])
     parser.add_argument("--budget", type=float, default=450, help="seconds for all sections")
-    parser.add_argument("--out", type=Path, default=Path(), help="where figures.jsonl goes")
+    parser.add_argument("--out", type=Path, default=Path("runs/bench_gpu"), help="where figures.jsonl goes")
     parser.add_argument("--work", type=Path, help="where inputs and stores lie; none: a folder that is deleted")
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
