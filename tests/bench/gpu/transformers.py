@@ -31,7 +31,7 @@ def clip(bench: Bench) -> tuple[str, Any]:
     if not file.exists():
         with torch.device(bench.device):
             save(open_clip.create_model(model, pretrained=None).state_dict(), file)
-    return f"CLIP {model}", Clip("clip", model, pretrained=str(file))
+    return f"CLIP {model}", Clip("clip", model, pretrained=str(file), quick_gelu=False)
 
 
 def dino(bench: Bench) -> tuple[str, Any]:
