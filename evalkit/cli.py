@@ -35,6 +35,8 @@ from evalkit.utils.signals import Terminated, sigterm_is_ctrl_c
 if TYPE_CHECKING:
     from evalkit.config.schema import RunConfig
 
+log = logging.getLogger(__name__)
+
 # Where torchao is installed, `import diffusers` warns of what concerns their developers alone.
 _CHATTY = ("torch.utils._pytree", "diffusers.quantizers.torchao.torchao_quantizer")
 LISTED = ("metrics", "models", "samplers", "extractors")
@@ -282,6 +284,10 @@ def _evaluate(config: RunConfig, choose: bool) -> int:
         return EXIT_CONFIG if plan.missing else EXIT_DONE
     script = Path(sys.argv[0]).name
     command = shlex.join([*(["python", script] if script.endswith(".py") else ["evalkit"]), *sys.argv[1:]])
+    if not plan.engine.leads:
+        pipeline.fill(plan)
+        log.info("all is in the store; the process that leads this run makes the table")
+        return EXIT_DONE
     table = pipeline.run(plan, command=command)
     print_results(table, plan.out, against_baseline=plan.baseline is not None, report=plan.config.report)
     exit_code = EXIT_DONE

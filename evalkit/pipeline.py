@@ -29,33 +29,38 @@ from evalkit.results.table import COSTS, ResultTable
 from evalkit.trackers.push import push
 from evalkit.utils.files import check_writable, writing
 from evalkit.utils.progress import stage
-from evalkit.work.stages import make_samples
-from evalkit.work.worker import Worker
+from evalkit.work.stages import Stages
+from evalkit.work.worker import scoring_arguments
 
 if TYPE_CHECKING:
-    from evalkit.samples.model_pool import ModelPool
     from evalkit.scoring.scoring import Scored
+
+
+def fill(plan: Plan) -> Stages:
+    """Has the plan's engine make what is missing in the store; errors as of `Stages.run`."""
+    check_writable(plan.out)  # the store may be read-only where all is there
+    stages = Stages(plan)
+    try:
+        stages.run()
+    finally:
+        plan.engine.close()
+    return stages
 
 
 def run(plan: Plan, *, command: str = "") -> ResultTable:
     """Makes what is missing, scores it, and writes the results into `plan.out`."""
     started = time.time()
     seconds: dict[str, float] = {}
-    check_writable(plan.out)  # the store may be read-only where all is there
-    worker = Worker(plan)
-    pool = worker.pool
-    try:
-        make_samples(plan, worker)
-    finally:
-        plan.engine.close()
+    stages = fill(plan)
+    worker = stages.worker
     seconds["generate"] = time.time() - started
     with stage("looking through the samples"):
-        sources = {cell.name: plan.open_source(cell) for cell in plan.cells}
+        sources = {cell.name: worker.source(cell.name) for cell in plan.cells}
     clusters = plan.clusters(sources)
     watch = Watch(plan.store.root / "lint", rescan=plan.config.rescan) if plan.config.lint else None
     try:
         with stage("scoring"):
-            scored = _score(plan, pool, sources, clusters, watch)
+            scored = _score(plan, stages, sources, clusters, watch)
     except DataError:
         if watch is not None:
             _lint(plan, sources, watch)  # names all files that are not as they should be; scoring stopped at the first
@@ -81,7 +86,7 @@ def run(plan: Plan, *, command: str = "") -> ResultTable:
             gate.write(verdict, folder)
         write(outcome, table, plan.config, folder)
         if plan.walk.lines:
-            with pool:
+            with worker.pool as pool:
                 write_walks(plan.walk, plan.generators(pool).values(), folder / "sheets", plan.config.batch_size)
         if plan.config.report:
             from evalkit.report import write_report
@@ -155,28 +160,20 @@ def _lint(plan: Plan, sources: Mapping[str, Source], watch: Watch) -> list[Findi
 
 def _score(
     plan: Plan,
-    pool: ModelPool,
+    stages: Stages,
     sources: Mapping[str, Source],
     clusters: Mapping[str, Sequence[int]],
     watch: Watch | None,
 ) -> Mapping[tuple[str, str], Scored]:
     """All scores; with `watch`, the images are measured for the lint as they are read."""
-    from evalkit.scoring import Against, score_sources
+    from evalkit.scoring import score_sources
 
-    reference = plan.reference
+    watched = plan
     if watch is not None:
         sources = {name: watch.of(source) for name, source in sources.items()}
+        reference = plan.reference
         reference = watch.of(reference) if reference and not isinstance(reference, Moments) else reference
-    baselines = {cell.name: sources[name] for cell in plan.cells if (name := plan.baseline_of(cell.seed)) is not None}
-    any_baseline = next(iter(baselines.values()), None)
-    with pool:
-        return score_sources(
-            sources,
-            metrics={name: (plan.config.metric[name], metric) for name, metric in plan.metrics.items()},
-            extractors=plan.extractors,
-            against=Against(reference, plan.training, any_baseline, plan.own, baselines),
-            generators=plan.generators(pool),
-            clusters=clusters,
-            store=plan.store,
-            device=plan.config.device,
-        )
+        watched = replace(plan, reference=reference)
+    with stages.worker.pool as pool:
+        arguments = scoring_arguments(watched, pool, sources)
+        return score_sources(sources, clusters=clusters, valueless=stages.valueless(), **arguments)

@@ -60,6 +60,7 @@ class Ray:
 
     in_process = False
     leads = True
+    many = True
 
     def __init__(
         self,

@@ -116,11 +116,12 @@ class Plan:
     def clusters(self, sources: Mapping[str, Source]) -> dict[str, list[int]]:
         """By cell name its samples' clusters, which standard errors go by: the samples of one prompt, unless the
         prompts are all that there are (`PromptSet.exhaustive`)."""
-        clusters = {}
-        for cell in self.cells:
-            prompts, texts = self.built[cell.key].prompts, sources[cell.name].prompts
-            clusters[cell.name] = cluster_ids(texts if prompts is None else prompts.asked(texts))
-        return clusters
+        return {cell.name: self.clusters_of(cell, sources[cell.name]) for cell in self.cells}
+
+    def clusters_of(self, cell: Cell, source: Source) -> list[int]:
+        """The clusters of one cell's samples."""
+        prompts = self.built[cell.key].prompts
+        return cluster_ids(source.prompts if prompts is None else prompts.asked(source.prompts))
 
     def generators(self, pool: ModelPool) -> dict[str, CellGenerator]:
         """By cell name: what made its samples, for metrics of models and walks; `pool` loads and frees the models."""
@@ -148,7 +149,7 @@ def make_plan(config: RunConfig, *, choose: bool = False) -> Plan:
     """
     config = with_name(config)
     engine = _build_engine(config)
-    _check_values(config)
+    _check_values(config, engine)
     store = Store(Path(config.store).expanduser())
     missing = Missing(config.dry_run)
     cache = None if config.dry_run else store.root / "cache"  # of scans: a dry run writes nothing
@@ -223,11 +224,11 @@ def check_calls(cells: Sequence[Cell], plan: Plan) -> None:
         built.model.check_prompts(prompts, cell.call_settings)
 
 
-def _check_values(config: RunConfig) -> None:
+def _check_values(config: RunConfig, engine: Engine) -> None:
     """Refuses what of the root's values a run would stumble over later."""
     whole_number(config.batch_size, "batch_size")
     whole_number(config.contact_sheet, "contact_sheet", least=0)
-    if config.device not in ("auto", "cpu"):  # these two are always there, and asking imports torch
+    if config.device not in ("auto", "cpu") and engine.in_process:  # workers look for themselves; asking imports torch
         pick_device(config.device)
     stats = Path(config.save_stats).expanduser() if config.save_stats else None
     if stats is not None and stats.exists() and not stats.is_dir():

@@ -17,7 +17,7 @@ from evalkit.errors import StoreError, whole_number
 from evalkit.models.services.cache import FetchedImages
 from evalkit.samples.batches import Batch, batches
 from evalkit.samples.model_pool import BuiltCell, ModelPool
-from evalkit.samples.store import SampleSet, Store, check_whole, image_size, prepare_folder, shard_name
+from evalkit.samples.store import SampleSet, Store, check_whole, image_size, prepare_folder, shard_name, shard_size
 from evalkit.samples.writer import ShardWriter
 from evalkit.utils import devices
 from evalkit.utils.files import check_writable, sha256_json, sweep
@@ -190,6 +190,16 @@ def _done(store: Store, specs: Sequence[ShardSpec]) -> set[str]:
     cells = {spec.cell.key: spec.cell for spec in specs}
     missing = {(cell.key, start) for cell in cells.values() for start, _ in SampleSet.missing(store, cell)}
     return {spec.key for spec in specs if (spec.cell.key, spec.start) not in missing}
+
+
+def shards_of(cells: Sequence[Cell], store: Store) -> list[tuple[Cell, int, int]]:
+    """(cell, start, stop) of all shards, made or not, those of one model one after another."""
+    sizes = {cell.key: shard_size(store.sample_folder(cell), cell) for cell in cells}
+    return [
+        (cell, start, min(start + sizes[cell.key], cell.num_samples))
+        for cell in _by_model(cells)
+        for start in range(0, cell.num_samples, sizes[cell.key])
+    ]
 
 
 def missing_shards(cells: Sequence[Cell], store: Store) -> list[tuple[Cell, int, int]]:

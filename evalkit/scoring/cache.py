@@ -66,7 +66,7 @@ class ScoreCache:
         Raises:
             StoreError: the folder cannot be written for another reason.
         """
-        if score.value is None:
+        if score.value is None or (self.has(key) and self.find(key) is not None):  # the first to write stays
             return
         try:
             write_checked(self._file(key), {"key": key, "score": asdict(score)})

@@ -1,45 +1,195 @@
-"""The stages of a run, as units over the plan's engine. What is to do is read from the store, before each of them."""
+"""The stages of a run, as units over the plan's engine. What is done is read from the store, never from the engine."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+import functools
+import sys
+from collections.abc import Callable, Collection, Sequence
+from typing import TYPE_CHECKING, Any
 
-from evalkit.engines.base import Work
-from evalkit.plan.plan import check_calls
+from evalkit import metric as contract
+from evalkit.data.moments import Moments
+from evalkit.engines.base import Run, Work
+from evalkit.metric import Metric, ModelMetric, ReferenceMetric, StateMetric
+from evalkit.plan.plan import Plan, check_calls
 from evalkit.samples.store import SampleSet
-from evalkit.work.units import Shard
+from evalkit.utils.progress import stage
+from evalkit.work.units import SIDES, Extract, Measure, Score, Shard
+from evalkit.work.worker import Worker, open_worker
 
 if TYPE_CHECKING:
-    from evalkit.plan.plan import Plan
-    from evalkit.work.worker import Worker
+    from evalkit.data.source import Source
+
+Look = Callable[[Sequence[Any]], set[str]]
+"""Which of some units, by their keys, have all that they make in the store."""
 
 
-def make_samples(plan: Plan, worker: Worker) -> None:
-    """Makes all samples of the plan that are missing.
+class Stages:
+    """Has a plan's samples made, and, where several processes work on it, its features extracted and its scores taken.
 
     Args:
-        plan: whose cells.
-        worker: runs the units of an engine that works in this process.
+        plan: whose.
 
-    Raises:
-        ConfigError: a model cannot be called as its cell asks.
-        StoreError: the store cannot be written, or the disk is too small (before the first sample).
+    Attributes:
+        worker: runs units in this process; holds its sources.
     """
-    incomplete = [cell for cell in plan.generated if SampleSet.missing(plan.store, cell)]
-    if not incomplete:
-        return
-    from evalkit.samples.generate import missing_shards, totals
 
-    check_calls(incomplete, plan)
-    shards = missing_shards(incomplete, plan.store)
-    cells = {cell.name: cell for cell in plan.cells}
+    def __init__(self, plan: Plan) -> None:
+        self.plan = plan
+        self.worker = Worker(plan)
+        self._open: Callable[[], Run] = lambda: self.worker.run
+        self._command: tuple[str, ...] = ()
+        self._cells = {cell.name: cell for cell in plan.cells}
 
-    def done(units: Sequence[Shard]) -> set[str]:
-        asked = dict.fromkeys(unit.cell for unit in units)
-        missing = {(name, start) for name in asked for start, _ in SampleSet.missing(plan.store, cells[name])}
-        return {unit.key for unit in units if (unit.cell, unit.start) not in missing}
+    def run(self) -> None:
+        """All stages, one after another.
 
-    units = [Shard(cell.name, start, stop) for cell, start, stop in shards]
-    with worker.pool:  # leaving it frees the model: the extractors need its memory
-        plan.engine.map(Work("generating", units, totals(shards), lambda: worker.run, done))
+        Raises:
+            ConfigError: a model cannot be called as its cell asks; a worker has other code, libraries or files.
+            StoreError: the store cannot be written, or the disk is too small (before the first sample).
+            EvalkitError: as of `Engine.map`.
+        """
+        if self.plan.engine.many:
+            self._store_plan()
+        self._make_samples()
+        if self.plan.engine.many:
+            with stage("looking through the samples"):
+                for name in self._cells:
+                    self.worker.source(name)
+            self._extract()
+            self._measure()
+            self._score()
+
+    def valueless(self) -> dict[tuple[str, str], contract.Score]:
+        """By (cell, metric): scores that units found to have no value. Nobody is to compute them once more."""
+        if self.worker.leftovers is None:
+            return {}
+        units: list[Measure | Score] = [*self._measures(), *map(Score, self._cells)]
+        left = self.worker.leftovers.of_units(unit.key for unit in units)
+        return {
+            (unit.cell, name): contract.Score(None, **about)
+            for unit in units
+            if unit.key in left
+            for name, about in self.worker.leftovers.read(unit.key).get("scores", {}).items()
+        }
+
+    def _store_plan(self) -> None:
+        from evalkit.work.stored_plan import Leftovers, store_plan
+
+        key, store = store_plan(self.plan), str(self.plan.store.root.absolute())
+        self.worker.leftovers = Leftovers.of(self.plan, key)
+        if self.plan.engine.leads:
+            self.worker.leftovers.sweep()
+        self._command = (sys.executable, "-m", "evalkit.work", store, key)
+        if not self.plan.engine.in_process:
+            self._open = functools.partial(open_worker, store, key)
+
+    def _map(
+        self, name: str, units: Sequence[Any], look: Look, totals: dict[str, int] | None = None, **how: Any
+    ) -> None:
+        work = Work(name, units, totals or {}, self._open, look, self._command, **how)
+        self.plan.engine.map(work)
+
+    def _looked(self, look: Look) -> Look:
+        """Asks `look` of units that were not done before; those that left word are done as far as they can be."""
+        known: set[str] = set()
+        leftovers = self.worker.leftovers
+
+        def done(units: Sequence[Any]) -> set[str]:
+            rest = [unit for unit in units if unit.key not in known]
+            if rest:
+                known.update(look(rest))
+                known.update(leftovers.of_units(unit.key for unit in rest) if leftovers is not None else ())
+            return {unit.key for unit in units} & known
+
+        return done
+
+    def _make_samples(self) -> None:
+        incomplete = [cell for cell in self.plan.generated if SampleSet.missing(self.plan.store, cell)]
+        if not incomplete:
+            return
+        from evalkit.samples.generate import missing_shards, shards_of, totals
+
+        check_calls(incomplete, self.plan)
+        counts = totals(missing_shards(incomplete, self.plan.store))
+        # All shards, so that every process cuts the same list, whenever it started.
+        cells = self.plan.generated if self.plan.engine.many else incomplete
+        units = [Shard(cell.name, start, stop) for cell, start, stop in shards_of(cells, self.plan.store)]
+        remote = {cell.name for cell in cells if self.plan.built[cell.key].model.remote}
+
+        def look(units: Sequence[Shard]) -> set[str]:
+            asked = dict.fromkeys(unit.cell for unit in units)
+            store = self.plan.store
+            missing = {(name, start) for name in asked for start, _ in SampleSet.missing(store, self._cells[name])}
+            return {unit.key for unit in units if (unit.cell, unit.start) not in missing}
+
+        pinned = frozenset(unit.key for unit in units if unit.cell in remote)
+        with self.worker.pool:  # leaving it frees the model: the extractors need its memory
+            self._map("generating", units, self._looked(look), counts, pinned=pinned)
+
+    def _extract(self) -> None:
+        wanted = self._wanted()
+        units = [
+            Extract(name, chunk.start, chunk.stop, addresses)
+            for name, addresses in wanted.items()
+            for chunk in self.worker.source(name).chunks
+        ]
+
+        def look(units: Sequence[Extract]) -> set[str]:
+            from evalkit.features.feature_pass import FeaturePass
+
+            features = FeaturePass(self.plan.store.features, self.plan.extractors)  # lists what is there now
+            missing = {
+                (name, chunk.start)
+                for name in dict.fromkeys(unit.source for unit in units)
+                for chunk in features.missing_chunks(self.worker.source(name), wanted[name])
+            }
+            return {unit.key for unit in units if (unit.source, unit.start) not in missing}
+
+        done = self._looked(look)
+        there = done(units) if units else set()
+        totals: dict[str, int] = {}
+        for unit in units:
+            if unit.key not in there:
+                totals[unit.source] = totals.get(unit.source, 0) + unit.stop - unit.start
+        self._map("extracting features", units, done, totals)
+
+    def _wanted(self) -> dict[str, tuple[str, ...]]:
+        """By cell or side: the addresses of features that scores which are not cached rest on."""
+        wanted: dict[str, dict[str, None]] = {}
+        for name in self._cells:
+            source = self.worker.source(name)
+            metrics = [self.plan.metrics[metric] for metric in self.worker.scoring.uncached(name)]
+            for metric in metrics:
+                if isinstance(metric, StateMetric) and applies(metric, source):
+                    wanted.setdefault(name, {}).update(dict.fromkeys(metric.needs))
+                    for side in metric.sides if isinstance(metric, ReferenceMetric) else ():
+                        if not isinstance(getattr(self.plan, side), Moments):
+                            wanted.setdefault(SIDES[side], {}).update(dict.fromkeys(metric.needs))
+        return {name: tuple(addresses) for name, addresses in wanted.items()}
+
+    def _measures(self) -> list[Measure]:
+        metrics = [name for name, metric in self.plan.metrics.items() if isinstance(metric, ModelMetric)]
+        return [Measure(cell.name, metric) for cell in self.plan.generated for metric in metrics]
+
+    def _measure(self) -> None:
+        def look(units: Sequence[Measure]) -> set[str]:
+            uncached = self._uncached(units)
+            return {unit.key for unit in units if unit.metric not in uncached[unit.cell]}
+
+        self._map("measuring models", self._measures(), self._looked(look))
+
+    def _score(self) -> None:
+        def look(units: Sequence[Score]) -> set[str]:
+            uncached = self._uncached(units)
+            return {unit.key for unit in units if not self.worker.of_images(uncached[unit.cell])}
+
+        self._map("scoring", [Score(name) for name in self._cells], self._looked(look))
+
+    def _uncached(self, units: Sequence[Measure] | Sequence[Score]) -> dict[str, Collection[str]]:
+        return {name: self.worker.scoring.uncached(name) for name in dict.fromkeys(unit.cell for unit in units)}
+
+
+def applies(metric: Metric, source: Source) -> bool:
+    """Whether a metric takes a source: one that needs prompts, those alone whose images all have one."""
+    return not metric.needs_prompts or None not in source.prompts

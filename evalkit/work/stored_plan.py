@@ -63,14 +63,8 @@ def open_plan(store: str, key: str) -> Plan:
         StoreError: the store is not seen from here, or cannot be written.
         ConfigError: cells, code or libraries are other ones here; or whatever `make_plan` refuses.
     """
-    where = f"{store} as {socket.gethostname()} sees it"
-    fix = "a store must be a folder that all machines share under one path, or a URL (store=s3://BUCKET/PREFIX)"
-    plans = _plans(store)
-    try:
-        stored = json.loads(plans.get(f"{key}.json").decode("utf-8", "surrogatepass"))
-    except (OSError, ValueError) as error:
-        raise StoreError(f"{where} holds no plan {key} ({type(error).__name__}): {fix}") from error
-    _probe(plans, where)
+    stored = read_plan(store, key)
+    _probe(store)
     if Path(stored["folder"]).is_dir():
         os.chdir(stored["folder"])
     sys.path += [folder for folder in stored["path"] if folder not in sys.path and Path(folder or ".").is_dir()]
@@ -88,6 +82,20 @@ def open_plan(store: str, key: str) -> Plan:
     ):
         _compare(part, stored[part], about[part], fix)
     return plan
+
+
+def read_plan(store: str, key: str) -> dict[str, Any]:
+    """A stored plan as JSON: its configuration is at "config". StoreError where it is not seen from here."""
+    try:
+        stored: dict[str, Any] = json.loads(_plans(store).get(f"{key}.json").decode("utf-8", "surrogatepass"))
+    except (OSError, ValueError) as error:
+        fix = "a store must be a folder that all machines share under one path, or a URL (store=s3://BUCKET/PREFIX)"
+        raise StoreError(f"{_seen(store)} holds no plan {key} ({type(error).__name__}): {fix}") from error
+    return stored
+
+
+def _seen(store: str) -> str:
+    return f"{store} as {socket.gethostname()} sees it"
 
 
 def _about(plan: Plan) -> dict[str, Any]:
@@ -111,19 +119,19 @@ def _plans(store: str) -> Blobs:
     return open_blobs(store).below("plans")
 
 
-def _probe(plans: Blobs, where: str) -> None:
+def _probe(store: str) -> None:
     """Raises StoreError where this process cannot write what it then reads."""
-    key = f"probe-{socket.gethostname()}-{os.getpid()}"
-    word = key.encode()
-    plans.put(key, word)
+    plans, key = _plans(store), f"probe-{socket.gethostname()}-{os.getpid()}"
+    plans.put(key, key.encode())
     try:
-        if plans.get(key) != word:
-            raise StoreError(f"{where} does not give back what is written there: use another store")
+        same = plans.get(key) == key.encode()
     except OSError as error:
-        raise StoreError(f"{where} cannot be read ({type(error).__name__}): use another store") from error
+        raise StoreError(f"{_seen(store)} cannot be read ({type(error).__name__}): use another store") from error
     finally:
         with contextlib.suppress(StoreError):
             plans.delete(key)
+    if not same:
+        raise StoreError(f"{_seen(store)} does not give back what is written there: use another store")
 
 
 def _compare(what: str, there: Mapping[str, Any], here: Mapping[str, Any], fix: str) -> None:

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+# Sources besides the cells; no cell's name has a space.
+SIDES = {"reference": "the reference", "training": "the training set"}
+
 
 @dataclass(frozen=True)
 class Shard:
-    """Makes the samples [start, stop) of a cell, a shard of it."""
+    """Makes the samples [start, stop) of a cell, a shard of it, and extracts what the plan's metrics need of them."""
 
     cell: str
     start: int
@@ -20,3 +23,52 @@ class Shard:
     @property
     def label(self) -> str:
         return f"samples {self.start} to {self.stop - 1} of {self.cell}"
+
+
+@dataclass(frozen=True)
+class Extract:
+    """Extracts features of the images [start, stop) of a cell or a side, a chunk of it."""
+
+    source: str
+    start: int
+    stop: int
+    addresses: tuple[str, ...]
+
+    @property
+    def key(self) -> str:
+        return f"extract/{self.source}/{self.start}-{self.stop}"
+
+    @property
+    def label(self) -> str:
+        return f"features of images {self.start} to {self.stop - 1} of {self.source}"
+
+
+@dataclass(frozen=True)
+class Measure:
+    """Measures the model behind a cell by a metric of models."""
+
+    cell: str
+    metric: str
+
+    @property
+    def key(self) -> str:
+        return f"measure/{self.cell}/{self.metric}"
+
+    @property
+    def label(self) -> str:
+        return f"{self.metric} of the model of {self.cell}"
+
+
+@dataclass(frozen=True)
+class Score:
+    """Scores a cell by all metrics but those of models, as far as they are not cached."""
+
+    cell: str
+
+    @property
+    def key(self) -> str:
+        return f"score/{self.cell}"
+
+    @property
+    def label(self) -> str:
+        return f"the scores of {self.cell}"

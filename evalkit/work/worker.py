@@ -3,28 +3,53 @@
 from __future__ import annotations
 
 import functools
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Collection, Iterator, Mapping
+from typing import TYPE_CHECKING, Any, TypeVar
 
+from evalkit.data.moments import Moments
+from evalkit.errors import DataError
+from evalkit.metric import ModelMetric
 from evalkit.samples.model_pool import ModelPool
 from evalkit.utils import devices
-from evalkit.work.units import Shard
+from evalkit.work.units import SIDES, Extract, Measure, Score, Shard
 
 if TYPE_CHECKING:
-    from evalkit.engines.base import Tell
+    from evalkit.data.source import Source
+    from evalkit.engines.base import Run, Tell
+    from evalkit.features.feature_pass import FeaturePass, Progress
     from evalkit.plan.plan import Plan
+    from evalkit.scoring.sources import Scoring
+    from evalkit.work.stored_plan import Leftovers
+
+SOURCES = 4  # that a worker which is sent units one by one holds at a time: 50,000 samples' lines take 100 MB
+
+T = TypeVar("T")
+
+
+def open_worker(store: str, key: str) -> Run:
+    """What runs the units of a stored plan in this process; errors as of `open_plan`."""
+    from evalkit.work.stored_plan import Leftovers, open_plan
+
+    plan = open_plan(store, key)
+    return Worker(plan, Leftovers.of(plan, key), sources=SOURCES).run
 
 
 class Worker:
-    """What a process keeps from unit to unit: the plan's objects, and the model that is loaded.
+    """What a process keeps from unit to unit: the plan's objects, what is loaded, the states of the reference.
 
     Args:
         plan: whose units.
+        leftovers: where units leave word of what they could not give; none: nowhere.
+        sources: how many are held at a time; none: all.
     """
 
-    def __init__(self, plan: Plan) -> None:
+    def __init__(self, plan: Plan, leftovers: Leftovers | None = None, *, sources: int | None = None) -> None:
         self.plan = plan
         self.pool = ModelPool(plan.built)
+        self.leftovers = leftovers
+        self._most = sources
         self._cells = {cell.name: cell for cell in plan.cells}
+        self._opened: dict[str, Source] = {}
 
     @functools.cached_property
     def device(self) -> str:
@@ -32,14 +57,142 @@ class Worker:
         return devices.pick_device(self.plan.config.device)
 
     def run(self, unit: Any, tell: Tell) -> None:
-        """Runs one unit: what it makes is in the store by the time this returns."""
+        """Runs one unit: what it makes is in the store by the time this returns.
+
+        Raises:
+            EvalkitError: what would stop any unit. Images that cannot be read do not: whoever makes the table meets
+                them again, and says so.
+        """
         if isinstance(unit, Shard):
             self._make(unit, tell)
-        else:
-            raise TypeError(f"{unit!r} is no unit of a plan")
+            return
+        try:
+            if isinstance(unit, Extract):
+                self._extract(unit, tell)
+            elif isinstance(unit, Measure):
+                self._score(unit, unit.cell, [unit.metric])
+            elif isinstance(unit, Score):
+                self.pool.unload()  # scores on a device need its memory
+                self._score(unit, unit.cell, self.of_images(self.scoring.uncached(unit.cell)))
+            else:
+                raise TypeError(f"{unit!r} is no unit of a plan")
+        except DataError as error:
+            self._leave(unit, error=str(error))
+
+    def source(self, name: str) -> Source:
+        """A cell's images, or a side's; the same object as long as it is held, and a baseline's always."""
+        if name not in self._opened:
+            held = [other for other in self._opened if other not in self._baselines]
+            if self._most is not None and len(held) >= self._most:
+                del self._opened[held[0]]
+            self._opened[name] = self._open(name)
+        return self._opened[name]
+
+    def of_images(self, metrics: Collection[str]) -> list[str]:
+        """Those metrics that are not of models."""
+        return [name for name in metrics if not isinstance(self.plan.metrics[name], ModelMetric)]
+
+    @functools.cached_property
+    def scoring(self) -> Scoring:
+        """Scores cells one by one; shows nothing."""
+        from evalkit.scoring import Scoring
+
+        sources = _Lazy(self._cells, self.source)
+        clusters = _Lazy(self._cells, lambda name: self.plan.clusters_of(self._cells[name], self.source(name)))
+        return Scoring(sources, clusters=clusters, **scoring_arguments(self.plan, self.pool, sources))
+
+    @functools.cached_property
+    def _baselines(self) -> set[str | None]:
+        return {self.plan.baseline_of(cell.seed) for cell in self.plan.cells}
+
+    @functools.cached_property
+    def _features(self) -> FeaturePass:
+        from evalkit.features.feature_pass import FeaturePass
+
+        return FeaturePass(self.plan.store.features, self.plan.extractors, self.device)
+
+    def _open(self, name: str) -> Source:
+        for side, called in SIDES.items():
+            if name == called:
+                given = getattr(self.plan, side)
+                assert not isinstance(given, Moments | None), f"no unit is made of {name}"
+                source: Source = given
+                return source
+        return self.plan.open_source(self._cells[name])
 
     def _make(self, unit: Shard, tell: Tell) -> None:
         from evalkit.samples.generate import ShardSpec, run_shard
 
         spec = ShardSpec(self._cells[unit.cell], unit.start, unit.stop, self.plan.config.batch_size, self.device)
         run_shard(spec, self.plan.store, tell, self.pool)
+
+    def _extract(self, unit: Extract, tell: Tell) -> None:
+        self.pool.unload()  # the extractors need its memory
+        self._features.progress = _telling(tell, unit.source)
+        self._features.compute(self.source(unit.source), unit.addresses, [range(unit.start, unit.stop)])
+
+    def _score(self, unit: Measure | Score, cell: str, metrics: Collection[str]) -> None:
+        scored = self.scoring.score(cell, metrics)
+        valueless = {
+            name: {"n": s.n, "note": s.note, "broken": s.broken, "clusters": s.clusters}
+            for name, s in ((name, each.score) for name, each in scored.items())
+            if s.value is None
+        }
+        if valueless:
+            self._leave(unit, scores=valueless)
+
+    def _leave(self, unit: Extract | Measure | Score, **word: Any) -> None:
+        if self.leftovers is not None:
+            self.leftovers.leave(unit.key, word)
+
+
+def scoring_arguments(plan: Plan, pool: ModelPool, sources: Mapping[str, Source]) -> dict[str, Any]:
+    """What a plan's cells are scored with: arguments of `Scoring` and `score_sources`.
+
+    Args:
+        plan: whose.
+        pool: loads the models of metrics of models.
+        sources: by cell.
+    """
+    from evalkit.scoring import Against
+
+    baselines = {cell.name: sources[name] for cell in plan.cells if (name := plan.baseline_of(cell.seed)) is not None}
+    any_baseline = next(iter(baselines.values()), None)
+    return {
+        "metrics": {name: (plan.config.metric[name], metric) for name, metric in plan.metrics.items()},
+        "extractors": plan.extractors,
+        "against": Against(plan.reference, plan.training, any_baseline, plan.own, baselines),
+        "generators": plan.generators(pool),
+        "store": plan.store,
+        "device": plan.config.device,
+    }
+
+
+def _telling(tell: Tell, name: str) -> Progress:
+    """Tells of a pass over one chunk what is new each time."""
+    told = 0
+
+    def show(source: str, done: int, total: int) -> None:
+        nonlocal told
+        tell(name, done - told)
+        told = done
+
+    return show
+
+
+class _Lazy(Mapping[str, T]):
+    """Values that are made when they are asked for."""
+
+    def __init__(self, names: Collection[str], make: Callable[[str], T]) -> None:
+        self._names, self._make = names, make
+
+    def __getitem__(self, name: str) -> T:
+        if name not in self._names:
+            raise KeyError(name)
+        return self._make(name)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._names)
+
+    def __len__(self) -> int:
+        return len(self._names)

@@ -1,0 +1,178 @@
+"""The stages as units over engines: the same numbers from any of them, whatever is run twice, late, or elsewhere."""
+
+from __future__ import annotations
+
+import contextlib
+import pickle
+import random
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from evalkit import pipeline
+from evalkit.config.compose import compose, resolve
+from evalkit.engines.base import Run, Work, missing
+from evalkit.features.store import Column
+from evalkit.plan.plan import Plan, make_plan
+from evalkit.results.table import ResultTable
+from evalkit.samples.store import SampleSet
+from evalkit.samples.writer import ShardWriter
+from evalkit.scoring.cache import ScoreCache
+
+METRICS = "metric=[fid_digits,is_digits,precision_digits,clip_score_digits,feature_diversity_digits,ppl_digits]"
+SMALL = (
+    "experiment=digits",
+    "model=[digits_dcgan]",
+    METRICS,
+    "metric.ppl_digits.num_pairs=8",
+    "num_samples=64",
+    "contact_sheet=0",
+    "reference=folder",
+)
+
+
+def plan_of(folder: Path, engine: Any = None, *overrides: str) -> Plan:
+    reference = write_pictures(folder / "reference")
+    words = [
+        *SMALL,
+        f"reference.folder.path={reference}",
+        f"store={folder / 'runs'}",
+        f"out={folder / 'out'}",
+        "report=false",
+        "device=cpu",
+        *overrides,
+    ]
+    plan = make_plan(resolve(compose(words)))
+    return plan if engine is None else replace(plan, engine=engine)
+
+
+def write_pictures(folder: Path) -> Path:
+    """Noise, 40 images of 32 px."""
+    folder.mkdir()
+    rng = np.random.default_rng(0)
+    for i in range(40):
+        Image.fromarray(rng.integers(0, 256, (32, 32, 3), dtype=np.uint8)).save(folder / f"{i:02}.png")
+    return folder
+
+
+def figures(plan: Plan, table: ResultTable) -> dict[str, Any]:
+    """Digests of the samples, and all scores to the last bit."""
+    digests = {cell.name: SampleSet.open(plan.store, cell).digest for cell in plan.cells}
+    scores = {
+        (row.cell, row.metric): (row.value and row.value.hex(), row.stderr and row.stderr.hex(), row.note, row.broken)
+        for row in table.rows
+        if row.metric in plan.metrics
+    }
+    return {"digests": digests, "scores": scores}
+
+
+@pytest.fixture(scope="module")
+def expected(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """What this process alone gives."""
+    plan = plan_of(tmp_path_factory.mktemp("alone"))
+    found = figures(plan, pipeline.run(plan))
+    assert len(found["scores"]) == 6
+    assert sum(value is None for value, *_ in found["scores"].values()) == 1  # no prompts
+    return found
+
+
+class Elsewhere:
+    """An engine whose workers are not the driver; counts what it was given."""
+
+    in_process = False
+    leads = True
+    many = True
+
+    def __init__(self) -> None:
+        self.ran: list[str] = []
+        self.closed = 0
+
+    def map(self, work: Work) -> None:
+        units = missing(work)
+        random.Random(len(self.ran)).shuffle(units)
+        for unit in pickle.loads(pickle.dumps(units)):
+            assert len(pickle.dumps(unit)) < 250
+            self.ran.append(unit.key)
+            self.run(work, unit)
+        assert missing(work) == []
+
+    def run(self, work: Work, unit: Any) -> None:
+        raise NotImplementedError
+
+    def close(self) -> None:
+        self.closed += 1
+
+
+class Chaos(Elsewhere):
+    """Runs every unit twice at once; the one that is done last has other bits in all that it writes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._runs: list[Run] = []
+
+    def run(self, work: Work, unit: Any) -> None:
+        if not self._runs:
+            assert len(pickle.dumps(work.open)) < 200 + len(str(work.command))
+            self._runs = [pickle.loads(pickle.dumps(work.open))() for _ in range(2)]
+        first, late = self._runs
+        with overtaken(lambda: first(unit, lambda name, count: None)):
+            late(unit, lambda name, count: None)
+
+
+@contextlib.contextmanager
+def overtaken(rival: Any) -> Iterator[None]:
+    """Whatever is written within has other bits, and comes just after `rival` has written the same."""
+    writes = {"add": ShardWriter.add, "commit": ShardWriter.commit, "save": Column.save, "keep": ScoreCache.keep}
+    state = {"rival": "waits"}
+
+    def before() -> bool:
+        """Whether the caller is the one that comes late."""
+        if state["rival"] == "waits":
+            state["rival"] = "runs"
+            rival()
+            state["rival"] = "ran"
+        return state["rival"] == "ran"
+
+    def add(self: ShardWriter, row: Any, pixels: Any) -> None:
+        writes["add"](self, row, pixels if state["rival"] == "runs" else pixels ^ 1)
+
+    def commit(self: ShardWriter) -> bool:
+        late = before()
+        made: bool = writes["commit"](self)
+        assert made is not late
+        return made
+
+    def save(self: Column, digest: str, features: Any, **about: Any) -> Any:
+        return writes["save"](self, digest, features + 1 if before() else features, **about)
+
+    def keep(self: ScoreCache, key: Any, score: Any) -> None:
+        late = before() and score.value is not None
+        writes["keep"](self, key, replace(score, value=score.value + 1) if late else score)
+
+    patches = [(ShardWriter, "add", add), (ShardWriter, "commit", commit), (Column, "save", save)]
+    with contextlib.ExitStack() as stack:
+        for kind, name, function in [*patches, (ScoreCache, "keep", keep)]:
+            stack.enter_context(mock.patch.object(kind, name, function))
+        yield
+
+
+def test_units_that_run_twice_at_once(tmp_path: Path, expected: dict[str, Any]) -> None:
+    """The first to write stays, whatever comes later: the numbers are those of one process."""
+    engine = Chaos()
+    plan = plan_of(tmp_path, engine)
+    assert figures(plan, pipeline.run(plan)) == expected
+    assert engine.closed == 1
+    stages = [key.partition("/")[0] for key in engine.ran]
+    assert list(dict.fromkeys(stages)) == ["shard", "extract", "measure", "score"]
+
+
+def test_workers_of_this_machine(tmp_path: Path, expected: dict[str, Any]) -> None:
+    """Real worker processes, which make the plan again from the store."""
+    plan = plan_of(tmp_path, None, "engine.local.workers=2")
+    assert figures(plan, pipeline.run(plan)) == expected
