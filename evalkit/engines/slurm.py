@@ -15,8 +15,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from evalkit.engines.base import Work
+from evalkit.engines.base import Work, missing
 from evalkit.engines.slurm_array import Array
+from evalkit.engines.voice import Shown
 from evalkit.errors import ConfigError, EvalkitError, whole_number
 from evalkit.utils.files import writing
 
@@ -47,7 +48,6 @@ class Slurm:
 
     in_process = False
     leads = True
-    many = True
 
     def __init__(
         self,
@@ -84,28 +84,30 @@ class Slurm:
         self._fruit = False  # whether anything is new since the last one was submitted
 
     def map(self, work: Work) -> None:
-        units = {unit.key: unit for unit in work.units}
-        missing = units.keys() - work.done(work.units)
-        if not missing:
+        left = {unit.key: unit for unit in missing(work)}
+        if not left:
             return
         array = self._array or self._begin(work.command)
         pause, alive = min(1.0, self._poll), time.monotonic()
-        while missing:
-            time.sleep(min(pause, self._poll))
-            pause *= 1.5
-            states = array.states()  # before the store: what a worker wrote before it ended is seen below
-            array.show()
-            left = missing - work.done([units[key] for key in missing])
-            self._fruit = self._fruit or len(left) < len(missing)
-            missing = left
-            array.tell(f"{work.stage}: {len(units) - len(missing)} of {len(units)} done", states)
-            if states is None or states:  # None: the controller does not answer, which says nothing of the workers
-                alive = time.monotonic()
-            elif missing and time.monotonic() - alive > self._poll:
-                array.raise_error()
-                if time.monotonic() - alive > max(self._patience, 2 * self._poll):
-                    self._again(array, work, [units[key].label for key in units if key in missing])
+        with Shown(work.stage, {}, len(left)) as shown:
+            while left:
+                time.sleep(min(pause, self._poll))
+                pause *= 1.5
+                states = array.states()  # before the store: what a worker wrote before it ended is seen below
+                array.show(states)
+                if states is not None:
+                    shown.workers(states["RUNNING"], self._workers)
+                for key in left.keys() & work.done(list(left.values())):
+                    del left[key]
+                    shown.done(key)
+                    self._fruit = True
+                if states is None or states:  # None: the controller does not answer, which says nothing of the workers
                     alive = time.monotonic()
+                elif left and time.monotonic() - alive > self._poll:
+                    array.raise_error()
+                    if time.monotonic() - alive > max(self._patience, 2 * self._poll):
+                        self._again(array, work, [unit.label for unit in left.values()])
+                        alive = time.monotonic()
 
     def close(self) -> None:
         if self._array is not None:

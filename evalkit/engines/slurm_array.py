@@ -7,6 +7,7 @@ import io
 import logging
 import os
 import re
+import shlex
 import shutil
 import socket
 import subprocess
@@ -17,13 +18,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
+from evalkit.engines.voice import Voice, how_it_ended
 from evalkit.errors import EXIT_CONFIG, EXIT_ERROR, ConfigError, EvalkitError, printable
 
 log = logging.getLogger(__name__)
 
 NOTICE = 30  # seconds between SIGTERM and the time limit, in which a worker puts its work away
 SHOWN = 4  # lines of the workers that one look at their logs shows
-QUIET = 60.0  # seconds between two lines on how far a stage is
+QUIET = 30.0  # seconds between two lines on who waits and who runs
 _PENDING = "PENDING"
 _BEGAN = re.compile(r"slurm: worker (\S+) on (\S+)")
 _ENDED = re.compile(r"slurm: ended with (\d+)")
@@ -63,7 +65,8 @@ class Array:
         self._who: dict[Path, str] = {}
         self._errors: dict[Path, str] = {}  # in the worker's own words
         self._codes: dict[Path, int] = {}
-        self._told = ("", 0.0)
+        self._voice = Voice()
+        self._states, self._told = "", -QUIET
 
     def submit(
         self,
@@ -92,6 +95,7 @@ class Array:
             raise ConfigError("engine=slurm needs submitit: pip install 'evalkit[slurm]'") from None
         executor = submitit.SlurmExecutor(folder=self.folder)
         elements = [Element((*command, "--stripe", f"{i}/{workers}")) for i in range(workers)]
+        setup = [*_path_of_a_checkout(), *asked["setup"]]
         extra = {"signal": f"TERM@{NOTICE}", "requeue" if requeue else "no-requeue": True, **options}
         ends = [*_TEARDOWN, *([_REQUEUE] if requeue else []), "exit $code"]
         self._codes.clear()
@@ -99,7 +103,7 @@ class Array:
             with _outside_of_jobs(), contextlib.redirect_stderr(io.StringIO()):  # sbatch's words are in the error
                 executor.update_parameters(
                     **{"job_name": self._name, "stderr_to_stdout": True, "array_parallelism": workers, "wckey": None},
-                    **{name: value for name, value in asked.items() if value is not None},
+                    **{name: value for name, value in asked.items() if value is not None} | {"setup": setup},
                     additional_parameters=extra,
                     srun_args=["--open-mode=append"],  # an element that was requeued goes on in its log
                     teardown=ends,
@@ -124,26 +128,19 @@ class Array:
         lines = (line.partition("|") for line in told.stdout.splitlines())
         return Counter(f"{state} ({why})" if state == _PENDING else state for state, _, why in lines)
 
-    def tell(self, what: str, states: Counter[str] | None) -> None:
-        """Says how far the work is, at most once a minute, and never the same twice."""
-        if states is None:
-            what += "; squeue does not answer"
-        elif states:
-            what += "; workers: " + ", ".join(f"{count} {state.lower()}" for state, count in states.items())
-        if what != self._told[0] and time.monotonic() - self._told[1] > QUIET:
-            log.info("%s", what)
-            self._told = (what, time.monotonic())
-
-    def show(self) -> None:
-        """The last new line of each worker, some of them, and how workers ended."""
-        fresh = {}
-        for path in self._logs():
-            if lines := self._new_lines(path):
-                fresh[path] = lines[-1]
+    def show(self, states: Counter[str] | None) -> None:
+        """Says what is new: the last line of each worker's log, of some of them; who waits or runs."""
+        fresh = {path: lines[-1] for path in self._logs() if (lines := self._new_lines(path))}
         for path in list(fresh)[:SHOWN]:
-            log.info("[%s] %s", self._who.get(path, path.name), fresh[path])
+            self._voice.say(self._who.get(path, path.name), __name__, logging.INFO, fresh[path])
         if len(fresh) > SHOWN:
-            log.info("... and %d other workers; logs: %s", len(fresh) - SHOWN, self.folder)
+            self._voice.say("slurm", __name__, logging.INFO, f"more workers say something: {self.folder}")
+        text = (
+            "squeue does not answer" if states is None else ", ".join(f"{n} {it}" for it, n in states.items()).lower()
+        )
+        if text != self._states and time.monotonic() - self._told > QUIET:
+            self._states, self._told = text, time.monotonic()
+            log.info("Slurm jobs: %s", text or "none")
 
     def raise_error(self) -> None:
         """Raises EvalkitError where a worker of the array that ended last ended with an error that it explained."""
@@ -174,12 +171,22 @@ class Array:
                 self._who[path] = f"worker {began[1]} on {began[2]}"
                 self._errors.pop(path, None)
             elif ended := _ENDED.fullmatch(line):
-                self._codes[path] = int(ended[1])
+                code = self._codes[path] = int(ended[1])
+                if code and path not in self._errors:
+                    lines.append(f"ended with {how_it_ended(128 - code if code > 128 else code)}")
             elif line.strip() and not _NOISE.match(line):
                 lines.append(line)
                 if error := _ERROR.fullmatch(line):
                     self._errors[path] = error[1]
         return lines
+
+
+def _path_of_a_checkout() -> list[str]:
+    """The shell line with which a node finds this very evalkit, where it is not installed."""
+    root = Path(__file__).resolve().parents[2]
+    if root.name in ("site-packages", "dist-packages"):
+        return []
+    return [f"export PYTHONPATH={shlex.quote(str(root))}${{PYTHONPATH:+:$PYTHONPATH}}"]
 
 
 @contextlib.contextmanager

@@ -98,6 +98,7 @@ def test_the_array_that_is_submitted(fake: FakeSlurm, monkeypatch: pytest.Monkey
         "#SBATCH --exclude=n7",
         "#SBATCH --job-name=evalkit-abc",
         f"#SBATCH --output={fake.logs}/%A_%a_0_log.out",
+        f"export PYTHONPATH={Path(__file__).parents[2]}${{PYTHONPATH:+:$PYTHONPATH}}",
         "module load cuda",
         '[ $code != 143 ] || scontrol requeue "$SLURM_JOB_ID"',
     ):
