@@ -48,7 +48,7 @@ _WAITING = 2048  # images that wait in the pool at a time: each costs a kilobyte
 @functools.cache
 def read_pool() -> ThreadPoolExecutor:
     """Threads that read and decode files, for the whole process."""
-    return ThreadPoolExecutor(min(8, os.cpu_count() or 1), thread_name_prefix="evalkit-read")
+    return ThreadPoolExecutor(min(16, os.cpu_count() or 1), thread_name_prefix="evalkit-read")
 
 
 @functools.cache

@@ -68,7 +68,9 @@ class Aesthetic(Clip):
 
     def load(self, device: str) -> None:
         super().load(device)
-        if not self._layers:
+        if self._layers:
+            self._layers = on_device(self._layers, device)
+        else:
             file = self.head.find()
             self._layers = mlp_layers(read_state(file, self.where), "layers.", f"{self.where}: {file}")
             takes, width = self._layers[0][0].shape[1], self.layers["image"]
@@ -77,6 +79,7 @@ class Aesthetic(Clip):
                     f"{self.where}: {file} takes embeddings of {takes} values, but {self.model} gives {width}: "
                     "use CLIP ViT-L/14"
                 )
+            self._layers = on_device(self._layers, device)
 
     def unload(self) -> None:
         super().unload()
@@ -99,6 +102,11 @@ def mlp_layers(state: Mapping[str, Tensor], start: str, where: str) -> list[tupl
     if lacking:
         raise ConfigError(f"{where} is not the file of this model: it lacks '{lacking[0]}'")
     return [(state[weight].float(), state[bias].float()) for weight, bias in pairs]
+
+
+def on_device(layers: Sequence[tuple[Tensor, Tensor]], device: str) -> list[tuple[Tensor, Tensor]]:
+    """`mlp_layers`, moved."""
+    return [(weight.to(device), bias.to(device)) for weight, bias in layers]
 
 
 def mlp(layers: Sequence[tuple[Tensor, Tensor]], x: Tensor) -> Tensor:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from evalkit.errors import ConfigError, nearest
@@ -23,6 +25,8 @@ if TYPE_CHECKING:
 MAX_BATCH = 256  # images in a chunk, which no batch crosses
 BatchSize = int | Mapping[str, int]
 """Images in a batch: a number, or one per kind of device, with one for "cpu", which others take that are not named."""
+
+PRECISIONS = {"float32": None, "tf32": "tf32", "bfloat16": "bf16", "float16": "fp16"}  # and the tag in labels
 
 DECODER = "uint8 RGB as decoded by the sample reader"
 
@@ -59,7 +63,7 @@ class Extractor(ABC):
             if not 1 <= size <= MAX_BATCH:
                 raise ConfigError(f"extractor.{name}.batch_size={size}: must be 1 to {MAX_BATCH}")
         self.name = name
-        self.batch_size = batch_size if isinstance(batch_size, int) else sizes
+        self.batch_size: BatchSize = batch_size if isinstance(batch_size, int) else sizes
 
     def batch_on(self, device: str) -> int:
         """Images in one forward pass on a device."""
@@ -135,7 +139,7 @@ class Extractor(ABC):
             layers: which layers.
 
         Returns:
-            By layer, f32 [B,D], on the CPU or on the device: B images, or B prompts for a text layer.
+            By layer, f32 [B,D], on the device (or on the CPU): B images, or B prompts for a text layer.
         """
 
     def embed(self, images: Tensor, layer: str) -> Tensor:
@@ -154,17 +158,54 @@ class Extractor(ABC):
         """Frees the memory of `load`."""
 
 
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """An image as a processor made it, u8 [H,W,3]; the type tells it from one as it is."""
+
+    pixels: NDArray[np.uint8]
+
+
 class NetworkExtractor(Extractor):
     """An extractor whose network is one torch module: written once, how it is found, named, loaded, moved and freed.
 
     Attributes:
         weights: its weights file; one that stands in no file of its own overrides `check` and `label`.
+        precision: of `PRECISIONS`: float32 is exact; tf32 and, by autocast, bfloat16 and float16 are faster where the
+            device has units for them, and differ: scores carry their tag, under a protocol of their own.
     """
 
     weights: Weights
+    precision: str = "float32"
     _net: Any = None
     _device: str | None = None
     _canonical = False  # whether the options say so
+
+    def __init__(self, name: str, batch_size: BatchSize, precision: str = "float32") -> None:
+        super().__init__(name, batch_size)
+        precision = {"bf16": "bfloat16", "fp16": "float16"}.get(precision, precision)
+        self._choose("precision", precision, PRECISIONS)
+        self.precision = precision
+
+    @property
+    def dtype(self) -> str:
+        """The arithmetic, for the identity."""
+        return f"{self.precision} by autocast" if self.precision in ("bfloat16", "float16") else self.precision
+
+    @contextmanager
+    def arithmetic(self) -> Iterator[None]:
+        """In which the network is run, after `load`."""
+        import torch
+
+        with exact_float32(tf32=self.precision == "tf32"):
+            if self.dtype == self.precision:
+                yield
+                return
+            with torch.autocast(str(self._device).partition(":")[0], getattr(torch, self.precision)):
+                yield
+
+    def prepared(self, images: Sequence[Any]) -> Images:
+        """The images of a call as `prepare` makes them, those too that come as they are."""
+        return [each.pixels if isinstance(each, Prepared) else self.prepare(each).pixels for each in images]
 
     @property
     def network(self) -> Any:
@@ -176,7 +217,7 @@ class NetworkExtractor(Extractor):
         self.weights.find(fetch=fetch)
 
     def label(self) -> str:
-        return ":".join(filter(None, (self.name, self.weights.tag())))
+        return ":".join(filter(None, (self.name, PRECISIONS[self.precision], self.weights.tag())))
 
     def canonical(self) -> bool:
         return self._canonical and self.label() == self.name
@@ -186,6 +227,9 @@ class NetworkExtractor(Extractor):
         """The module in eval mode, on the CPU. Raises ConfigError where the file does not hold its weights."""
 
     def load(self, device: str) -> None:
+        if self.precision == "tf32" and not device.startswith("cuda"):
+            fix = "give float32, or another device"
+            raise ConfigError(f"extractor.{self.name}.precision=tf32: {device} has no units for it: {fix}")
         if self._net is None:
             self._net = self._load()
         if self._device != device:
@@ -205,6 +249,33 @@ def to_tensor(images: Images) -> Tensor:
     return torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2)  # NHWC -> NCHW
 
 
+def to_device(images: Images, device: str | None) -> Tensor:
+    """Images of one size, each u8 [H,W,3], as u8 [B,3,H,W] on `device`, channels last in memory.
+
+    On a GPU they go by way of pinned memory and a stream of their own, while the device works on the batch before.
+    """
+    import numpy as np
+    import torch
+
+    if not (device or "").startswith("cuda"):
+        return to_tensor(images).to(device)
+    pinned = torch.empty((len(images), *images[0].shape), dtype=torch.uint8, pin_memory=True)
+    np.stack(images, out=pinned.numpy())
+    copying, working = _copy_stream(str(device)), torch.cuda.current_stream(device)
+    with torch.cuda.stream(copying):
+        x = pinned.to(device, non_blocking=True)
+    working.wait_stream(copying)
+    x.record_stream(working)  # its memory is not given to the next copy while the network reads it
+    return x.permute(0, 3, 1, 2)
+
+
+@functools.cache
+def _copy_stream(device: str) -> Any:
+    import torch
+
+    return torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+
+
 def resized(images: Images, size: tuple[int, ...], device: str | None, resize: Callable[[Tensor], Tensor]) -> Tensor:
     """One batch f32 [B,3,*size] on `device`: `resize` is called once per size of the images, u8 [b,3,H,W]."""
     import torch
@@ -213,9 +284,19 @@ def resized(images: Images, size: tuple[int, ...], device: str | None, resize: C
     for position, image in enumerate(images):
         positions.setdefault(image.shape[:2], []).append(position)
     x = torch.empty(len(images), 3, *size, device=device)
+    if len(positions) == 1:
+        return x.copy_(resize(to_device(images, device)))
     for same in positions.values():
-        x[same] = resize(to_tensor([images[i] for i in same]).to(device))
+        x[same] = resize(to_device([images[i] for i in same], device))
     return x
+
+
+@functools.lru_cache(64)
+def per_channel(values: tuple[float, ...], device: str | None) -> Tensor:
+    """Constants f32 [C,1,1], made once: a copy to a GPU would wait for all that it has to do."""
+    import torch
+
+    return torch.tensor(values, device=device).view(-1, 1, 1)
 
 
 @contextmanager

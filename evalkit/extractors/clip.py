@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import functools
 import importlib.util
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from evalkit.errors import ConfigError, DataError, EvalkitError, nearest
-from evalkit.extractors.base import DECODER, NetworkExtractor, exact_float32
+from evalkit.extractors.base import DECODER, BatchSize, NetworkExtractor, Prepared, per_channel, to_device
 from evalkit.extractors.clip_convert import from_openai, from_transformers, is_transformers, tells_quick_gelu
 from evalkit.utils.files import PKG_SCHEME, resolve_path, sha256_file
 from evalkit.utils.json_files import read_json
@@ -23,6 +23,8 @@ from evalkit.utils.text import one_line
 from evalkit.utils.weights import HubFile, Weights
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
     from torch import Tensor
 
     from evalkit.extractors.base import Images
@@ -59,6 +61,7 @@ class Clip(NetworkExtractor):
         canonical: whether these are the weights that the metric's bare title stands for in the literature.
         download: whether weights that are not in the cache are fetched, once.
         batch_size: images in one forward pass.
+        precision: float32, tf32, bfloat16 (bf16) or float16 (fp16); see `NetworkExtractor`.
         weights_key: which of several state dicts in a weights file ("ema"); none: it holds one alone.
     """
 
@@ -78,10 +81,11 @@ class Clip(NetworkExtractor):
         sha256: str | None = None,
         canonical: bool = False,
         download: bool = True,
-        batch_size: int = 32,
+        batch_size: BatchSize = 32,
         weights_key: str | None = None,
+        precision: str = "float32",
     ) -> None:
-        super().__init__(name, batch_size)
+        super().__init__(name, batch_size, precision)
         if resize_mode is not None:
             self._choose("resize_mode", resize_mode, RESIZE_MODES)
         self.model, self.pretrained, self.prefix = model, pretrained, prefix
@@ -203,7 +207,7 @@ class Clip(NetworkExtractor):
             "tokenizer": {file.name: sha256_file(file)[:16] for file in texts} or "open_clip's for the model",
             "preprocess": sha256_file(folder / CONFIG_NAME)[:16] if folder else "open_clip's for the model and tag",
             "resize": "PIL",
-            "dtype": "float32",
+            "dtype": self.dtype,
             "embeddings": "not normalised",
             "text": "truncated to the context, end token kept",
             "decoder": DECODER,
@@ -247,6 +251,7 @@ class Clip(NetworkExtractor):
             reason = one_line(error)
             raise ConfigError(f"{self.where}: model '{self.model}' cannot be loaded from {file}: {reason}") from error
         self._preprocess = image_transform_v2(PreprocessCfg(**network.visual.preprocess_cfg), is_train=False)
+        self._resize, self._norm = split(self._preprocess)
         return network.eval().requires_grad_(False)
 
     def _own_state(self, file: Path) -> dict[str, Tensor] | None:
@@ -262,22 +267,23 @@ class Clip(NetworkExtractor):
             raise ConfigError(f"{self.where}: {file} is {other[0]}: {other[1]}")
         return None
 
+    def prepare(self, image: NDArray[np.uint8]) -> Prepared:
+        return Prepared(self._resize(image))
+
     def __call__(self, images: Images, prompts: Sequence[str], layers: Sequence[str]) -> dict[str, Tensor]:
-        import torch
-        from PIL import Image
         from torch.nn.functional import normalize
 
         network = self.network
         features: dict[str, Tensor] = {}
-        with exact_float32():
+        with self.arithmetic():
             if not {"image", "image_unit"}.isdisjoint(layers):
-                x = torch.stack([self._preprocess(Image.fromarray(image)) for image in images])  # f32 [B,3,S,S]
-                features["image"] = network.encode_image(x.to(self._device)).float().cpu()  # [B,D]
+                x = normalised(self.prepared(images), self._norm, self._device)  # f32 [B,3,S,S]
+                features["image"] = network.encode_image(x).float()  # [B,D]
                 features["image_unit"] = normalize(features["image"], dim=1)
             if not self.text_layers.isdisjoint(layers):
                 tokens = self._tokenizer([self.prefix + text for text in prompts]).to(self._device)  # i64 [B,context]
-                features["text"] = network.encode_text(tokens).float().cpu()  # [B,D]
-                features["text_logit"] = normalize(features["text"], dim=1) * network.logit_scale.exp().float().cpu()
+                features["text"] = network.encode_text(tokens).float()  # [B,D]
+                features["text_logit"] = normalize(features["text"], dim=1) * network.logit_scale.exp().float()
         return {layer: features[layer] for layer in layers}
 
     def prompt_warnings(self, prompts: Sequence[str]) -> dict[str, int]:
@@ -285,6 +291,32 @@ class Clip(NetworkExtractor):
         tokenizer = self._tokenizer
         truncated = sum(token_count(tokenizer, self.prefix + text) > tokenizer.context_length for text in prompts)
         return {"prompt_truncated": truncated} if truncated else {}
+
+
+Norm = tuple[tuple[float, ...], tuple[float, ...]]
+"""Mean and deviation per channel, of images in 0 to 1."""
+
+
+def split(transform: Any) -> tuple[Callable[[NDArray[np.uint8]], NDArray[np.uint8]], Norm]:
+    """open_clip's preprocessing in two: by Pillow (u8 [H,W,3] -> u8 [S,S,3]), and what is left, in float32."""
+    import numpy as np
+    from PIL import Image
+
+    *by_pillow, _, norm = transform.transforms  # the last two: to a tensor from 0 to 1, then its mean and deviation
+
+    def resize(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        picture: Any = Image.fromarray(image)
+        for step in by_pillow:
+            picture = step(picture)
+        return np.asarray(picture)
+
+    return resize, (tuple(map(float, norm.mean)), tuple(map(float, norm.std)))
+
+
+def normalised(images: Images, norm: Norm, device: str | None) -> Tensor:
+    """Images of one size, each u8 [S,S,3], as the rest of open_clip's preprocessing makes them: f32 [B,3,S,S]."""
+    x = to_device(images, device).contiguous().float().div_(255)
+    return x.sub_(per_channel(norm[0], device)).div_(per_channel(norm[1], device))
 
 
 def _architectures() -> set[str]:

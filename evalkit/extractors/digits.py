@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from evalkit.errors import ConfigError
-from evalkit.extractors.base import DECODER, NetworkExtractor, exact_float32, resized
+from evalkit.extractors.base import DECODER, PRECISIONS, BatchSize, NetworkExtractor, resized
 from evalkit.utils.text import one_line
 from evalkit.utils.weights import TAG_LENGTH, Weights
 
@@ -28,14 +28,20 @@ class Digits(NetworkExtractor):
         sha256: what the file's sha256 must begin with; none: anything.
         batch_size: images in one forward pass.
         name: how scores are labelled.
+        precision: float32, tf32, bfloat16 (bf16) or float16 (fp16); see `NetworkExtractor`.
     """
 
     embeds = True
 
     def __init__(
-        self, weights: str = SHIPPED, sha256: str | None = None, batch_size: int = 64, name: str = "digits"
+        self,
+        weights: str = SHIPPED,
+        sha256: str | None = None,
+        batch_size: BatchSize = 64,
+        name: str = "digits",
+        precision: str = "float32",
     ) -> None:
-        super().__init__(name, batch_size)
+        super().__init__(name, batch_size, precision)
         self.weights = Weights(f"extractor.{name}", "weights", weights, sha256=sha256)
 
     @property
@@ -48,12 +54,13 @@ class Digits(NetworkExtractor):
             "weights": self.weights.digest(),
             "resize": f"{SIZE[0]}x{SIZE[1]}, bilinear with antialias where the image has another size",
             "normalise": "x/127.5-1",
-            "dtype": "float32",
+            "dtype": self.dtype,
             "decoder": DECODER,
         }
 
     def label(self) -> str:
-        return self.name if self.weights.file == SHIPPED else f"{self.name}:{self.weights.digest()[:TAG_LENGTH]}"
+        digest = None if self.weights.file == SHIPPED else self.weights.digest()[:TAG_LENGTH]
+        return ":".join(filter(None, (self.name, PRECISIONS[self.precision], digest)))
 
     def _load(self) -> DigitClassifier:
         from evalkit.digits.nets import load_classifier
@@ -67,14 +74,14 @@ class Digits(NetworkExtractor):
     def embed(self, images: Tensor, layer: str) -> Tensor:
         from evalkit.extractors.resizing import bilinear
 
-        with exact_float32():
+        with self.arithmetic():
             features: Tensor = self.network(bilinear(images.to(self._device), SIZE) / 127.5 - 1)[layer]
             return features.float().cpu()
 
     def __call__(self, images: Images, prompts: Sequence[str], layers: Sequence[str]) -> dict[str, Tensor]:
         from evalkit.extractors.resizing import bilinear
 
-        with exact_float32():
+        with self.arithmetic():
             x = resized(images, SIZE, self._device, lambda same: bilinear(same, SIZE))  # f32 [B,3,32,32], 0 to 255
             features = self.network(x / 127.5 - 1)
-        return {layer: features[layer].float().cpu() for layer in layers}
+        return {layer: features[layer].float() for layer in layers}

@@ -11,12 +11,15 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from evalkit.errors import ConfigError
-from evalkit.extractors.aesthetic import mlp, mlp_layers
-from evalkit.extractors.base import DECODER, NetworkExtractor, exact_float32
+from evalkit.extractors.aesthetic import mlp, mlp_layers, on_device
+from evalkit.extractors.base import DECODER, BatchSize, NetworkExtractor, Prepared, exact_float32
+from evalkit.extractors.clip import normalised, split
 from evalkit.utils.text import one_line
 from evalkit.utils.weights import HubFile, Weights
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
     from torch import Tensor
 
     from evalkit.extractors.base import Images
@@ -38,6 +41,7 @@ class ImageReward(NetworkExtractor):
         sha256: what the weights' sha256 must begin with; none: anything.
         download: whether files that are not in the cache are fetched, once.
         batch_size: images in one forward pass.
+        precision: of the network: float32, tf32, bfloat16 (bf16) or float16 (fp16); see `NetworkExtractor`.
         weights_key: which of several state dicts in `weights` ("ema"); none: it holds one alone.
     """
 
@@ -55,10 +59,11 @@ class ImageReward(NetworkExtractor):
         vocab_revision: str | None = None,
         sha256: str | None = None,
         download: bool = True,
-        batch_size: int = 16,
+        batch_size: BatchSize = 16,
         weights_key: str | None = None,
+        precision: str = "float32",
     ) -> None:
-        super().__init__(name, batch_size)
+        super().__init__(name, batch_size, precision)
         owner = f"extractor.{name}"
         self.weights = Weights(
             owner, "weights", weights, HubFile(repo, "ImageReward.pt", revision), sha256, download, key=weights_key
@@ -80,7 +85,7 @@ class ImageReward(NetworkExtractor):
             "vocab": self.vocab.digest()[:16],
             "resize": "PIL bicubic, shorter side, centre crop",
             "text": f"at most {TOKENS} tokens, end token kept",
-            "dtype": "float32",
+            "dtype": self.dtype,
             "decoder": DECODER,
         }
 
@@ -98,8 +103,15 @@ class ImageReward(NetworkExtractor):
         self._mlp = mlp_layers(state, "mlp.layers.", f"{self.where}: {file}")
         self._tokenizer = BertWordPieceTokenizer(str(self.vocab.find()), lowercase=True)
         # open_clip's default is the same as ImageReward's own: bicubic on PIL images, CLIP's mean and std
-        self._preprocess = image_transform_v2(PreprocessCfg(size=vision.config.image_size), is_train=False)
+        self._resize, self._norm = split(image_transform_v2(PreprocessCfg(size=vision.config.image_size), False))
         return torch.nn.ModuleList([vision, text])
+
+    def load(self, device: str) -> None:
+        super().load(device)
+        self._mlp = on_device(self._mlp, device)
+
+    def prepare(self, image: NDArray[np.uint8]) -> Prepared:
+        return Prepared(self._resize(image))
 
     def _tokens(self, prompts: Sequence[str]) -> tuple[Tensor, Tensor]:
         """Token ids and mask, i64 [B,T]: T is the longest prompt's, TOKENS at most; what follows a prompt is masked."""
@@ -113,13 +125,12 @@ class ImageReward(NetworkExtractor):
 
     def __call__(self, images: Images, prompts: Sequence[str], layers: Sequence[str]) -> dict[str, Tensor]:
         import torch
-        from PIL import Image
 
         vision, text = self.network
         ids, mask = self._tokens(prompts)
-        with exact_float32():
-            x = torch.stack([self._preprocess(Image.fromarray(image)) for image in images])  # f32 [B,3,S,S]
-            seen = vision(pixel_values=x.to(self._device)).last_hidden_state  # [B,patches+1,Dv]
+        with self.arithmetic():
+            x = normalised(self.prepared(images), self._norm, self._device)  # f32 [B,3,S,S]
+            seen = vision(pixel_values=x).last_hidden_state  # [B,patches+1,Dv]
             hidden = text(
                 input_ids=ids.to(self._device),
                 attention_mask=mask.to(self._device),
@@ -127,7 +138,8 @@ class ImageReward(NetworkExtractor):
                 encoder_attention_mask=torch.ones(seen.shape[:2], dtype=torch.long, device=self._device),
                 is_decoder=False,
             ).last_hidden_state  # [B,T,Dt]
-            reward = mlp(self._mlp, hidden[:, 0].float().cpu())  # [B,1]
+        with exact_float32():
+            reward = mlp(self._mlp, hidden[:, 0].float())  # [B,1]
         return {"score": (reward - MEAN) / STD}
 
     def prompt_warnings(self, prompts: Sequence[str]) -> dict[str, int]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from evalkit.extractors.base import DECODER, NetworkExtractor, exact_float32, resized
+from evalkit.extractors.base import DECODER, PRECISIONS, BatchSize, NetworkExtractor, exact_float32, resized
 from evalkit.utils.weights import TAG_LENGTH, Published, Weights
 
 if TYPE_CHECKING:
@@ -34,7 +34,6 @@ PRESETS = {  # by `resize`: (its name in the protocol, the normalisation there, 
     "clean": ("pil-bicubic-float-299", "(x-128)/128", "clean"),
     "antialias": ("torch-bilinear-antialias-299", "(x-128)/128", "torchmetrics"),
 }
-PRECISIONS = {"float32": None, "bfloat16": "bf16"}  # and the tag in labels
 
 
 class Inception(NetworkExtractor):
@@ -49,8 +48,8 @@ class Inception(NetworkExtractor):
         name: the option's name, for messages.
         resize: to 299 x 299, with the normalisation that goes with it. tf1: TTUR's, torch-fidelity's and stylegan3's;
             torch: pytorch-fid's; clean: clean-fid's; antialias: that of torchmetrics >= 1.8.
-        precision: of the convolutions, float32 or bfloat16 (bf16). The latter is faster where the device has units
-            for it, and differs: 5e-3 of the features.
+        precision: of the convolutions, float32, tf32, bfloat16 (bf16) or float16 (fp16). All but the first are faster
+            where the device has units for them, and differ: bfloat16 by 5e-3 of the features.
         weights_key: which of several state dicts in `weights` ("ema"); none: it holds one alone.
     """
 
@@ -59,18 +58,15 @@ class Inception(NetworkExtractor):
         weights: str | None = None,
         sha256: str | None = None,
         download: bool = True,
-        batch_size: int = 32,
+        batch_size: BatchSize = 32,
         name: str = "inception",
         resize: str = "tf1",
         precision: str = "float32",
         weights_key: str | None = None,
     ) -> None:
-        super().__init__(name, batch_size)
-        precision = {"bf16": "bfloat16"}.get(precision, precision)
+        super().__init__(name, batch_size, precision)
         self._choose("resize", resize, PRESETS)
-        self._choose("precision", precision, PRECISIONS)
         self.resize = resize
-        self.precision = precision
         self.weights = Weights(f"extractor.{name}", "weights", weights, PUBLISHED, sha256, download, key=weights_key)
 
     @property
@@ -105,9 +101,8 @@ class Inception(NetworkExtractor):
         from evalkit.extractors.inception_net import load_network
 
         centre = 127.5 if self.resize == "torch" else 128.0
-        return load_network(
-            self.weights.find(), self.where, key=self.weights.key, centre=centre, dtype=getattr(torch, self.precision)
-        )
+        dtype = torch.float32 if self.precision == "tf32" else getattr(torch, self.precision)
+        return load_network(self.weights.find(), self.where, key=self.weights.key, centre=centre, dtype=dtype)
 
     def __call__(self, images: Images, prompts: Sequence[str], layers: Sequence[str]) -> dict[str, Tensor]:
         import torch
@@ -116,15 +111,20 @@ class Inception(NetworkExtractor):
 
         with exact_float32():
             if self._device == "cpu":
-                parts = on_own_cores(lambda part: self._features(part, layers), images)
-            else:
-                parts = [self._features(images, layers)]
-        return {layer: torch.cat([part[layer] for part in parts]).cpu() for layer in layers}
+                parts = on_own_cores(lambda part: self._on_cpu(part, layers), images)
+                return {layer: torch.cat([part[layer] for part in parts]) for layer in layers}
+            x = self._input(images)
+        with exact_float32(tf32=self.precision == "tf32"):
+            features: dict[str, Tensor] = self.network(x, layers)
+        return {layer: features[layer] for layer in layers}
 
-    def _features(self, images: Images, layers: Sequence[str]) -> dict[str, Tensor]:
+    def _on_cpu(self, images: Images, layers: Sequence[str]) -> dict[str, Tensor]:
+        features: dict[str, Tensor] = self.network(self._input(images), layers)
+        return features
+
+    def _input(self, images: Images) -> Tensor:
+        """f32 [B,3,299,299], 0 to 255."""
         from evalkit.extractors.inception_net import INPUT_SIZE
         from evalkit.extractors.resizing import resize
 
-        x = resized(images, (INPUT_SIZE,) * 2, self._device, lambda same: resize(same, INPUT_SIZE, self.resize))
-        features: dict[str, Tensor] = self.network(x, layers)
-        return features
+        return resized(images, (INPUT_SIZE,) * 2, self._device, lambda same: resize(same, INPUT_SIZE, self.resize))

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from evalkit.errors import ConfigError, DataError, nearest
-from evalkit.extractors.base import DECODER, NetworkExtractor, exact_float32, resized
+from evalkit.extractors.base import DECODER, BatchSize, NetworkExtractor, resized
 from evalkit.utils.weights import TAG_LENGTH, Published, Weights
 
 if TYPE_CHECKING:
@@ -39,6 +39,7 @@ class Lpips(NetworkExtractor):
         resize: height and width that images are brought to, bilinear with antialias; none: as they are.
         download: whether the published file is fetched where it is not in the cache, once.
         batch_size: images in one forward pass.
+        precision: float32, tf32, bfloat16 (bf16) or float16 (fp16); see `NetworkExtractor`.
         weights_key: which of several state dicts in `weights` ("ema"); none: it holds one alone.
     """
 
@@ -53,10 +54,11 @@ class Lpips(NetworkExtractor):
         sha256: str | None = None,
         resize: int | None = None,
         download: bool = True,
-        batch_size: int = 8,
+        batch_size: BatchSize = 8,
         weights_key: str | None = None,
+        precision: str = "float32",
     ) -> None:
-        super().__init__(name, batch_size)
+        super().__init__(name, batch_size, precision)
         if net not in TRUNKS:
             raise ConfigError(f"extractor.{name}.net={net}: there is no such trunk. {nearest(net, TRUNKS)}")
         if resize is not None and resize < 1:
@@ -65,7 +67,7 @@ class Lpips(NetworkExtractor):
         self.weights = Weights(f"extractor.{name}", "weights", weights, TRUNKS[net], sha256, download, key=weights_key)
         self.heads = Weights(f"extractor.{name}", "heads", heads or HEADS.format(net))
         self.resize = None if resize is None else (resize, resize)
-        self._canonical = heads is None and resize is None
+        self._canonical = heads is None and resize is None and self.precision == "float32"
 
     @property
     def layers(self) -> Mapping[str, int | None]:
@@ -82,7 +84,7 @@ class Lpips(NetworkExtractor):
             "heads": self.heads.digest(),
             "resize": f"bilinear-antialias-{self.resize[0]}" if self.resize else None,
             "normalise": "x/127.5-1, LPIPS's scaling layer",
-            "dtype": "float32",
+            "dtype": self.dtype,
             "decoder": DECODER,
         }
 
@@ -117,8 +119,8 @@ class Lpips(NetworkExtractor):
         if self.resize is not None:
             x = bilinear(x, self.resize)
         self._check_size(tuple(x.shape[2:]))
-        with exact_float32():
-            return self.network(x)  # type: ignore[no-any-return]
+        with self.arithmetic():
+            return self.network(x).float()  # type: ignore[no-any-return]
 
     def _check_size(self, size: tuple[int, ...]) -> None:
         if min(size) < SMALLEST[self.net]:
@@ -133,5 +135,5 @@ class Lpips(NetworkExtractor):
         Raises:
             DataError: the images are too small for the trunk, or of several sizes and are not resized.
         """
-        with exact_float32():
-            return {"phi": self.network(self._input(images))}  # left on the device: at 512 px 128 MB per image
+        with self.arithmetic():
+            return {"phi": self.network(self._input(images)).float()}  # left on the device: at 512 px 128 MB per image

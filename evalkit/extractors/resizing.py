@@ -15,8 +15,8 @@ from torch.nn import functional
 
 def resize(x: Tensor, out: int, how: str = "tf1") -> Tensor:
     """u8 or f32 [B,C,H,W], 0 to 255 -> f32 [B,C,out,out], 0 to 255."""
-    rows = resize_matrix(x.shape[2], out, how).to(x.device)  # [out,H]
-    columns = resize_matrix(x.shape[3], out, how).to(x.device)  # [out,W]
+    rows = _matrix_on(x.device, x.shape[2], out, how)  # [out,H]
+    columns = _matrix_on(x.device, x.shape[3], out, how)  # [out,W]
     resized = rows @ (x.float() @ columns.T)
     return resized.clamp_(0, 255) if how == "clean" else resized  # bicubic alone leaves the range
 
@@ -25,6 +25,12 @@ def bilinear(x: Tensor, size: tuple[int, int]) -> Tensor:
     """u8 or f32 [B,C,H,W] -> f32 [B,C,*size] by torch, with antialias; as it is where it has the size."""
     x = x.float()
     return x if tuple(x.shape[2:]) == size else functional.interpolate(x, size, mode="bilinear", antialias=True)
+
+
+@lru_cache(maxsize=64)
+def _matrix_on(device: torch.device, size: int, out: int, how: str) -> Tensor:
+    """`resize_matrix` on a device: a copy at each call would wait for all that a GPU has to do."""
+    return resize_matrix(size, out, how).to(device)
 
 
 @lru_cache(maxsize=64)

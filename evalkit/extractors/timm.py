@@ -13,11 +13,13 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 from evalkit.errors import ConfigError
-from evalkit.extractors.base import DECODER, NetworkExtractor, exact_float32, to_tensor
+from evalkit.extractors.base import DECODER, BatchSize, NetworkExtractor, Prepared, to_device
 from evalkit.utils.text import one_line
 from evalkit.utils.weights import HubFile, Weights
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
     from PIL import Image
     from torch import Tensor
 
@@ -83,6 +85,7 @@ class Timm(NetworkExtractor):
         canonical: whether these are the weights that a metric's bare title stands for in the literature.
         download: whether weights that are not in the cache are fetched, once.
         batch_size: images in one forward pass.
+        precision: float32, tf32, bfloat16 (bf16) or float16 (fp16); see `NetworkExtractor`.
         weights_key: which of several state dicts in `weights` ("ema"); none: it holds one alone.
     """
 
@@ -106,10 +109,11 @@ class Timm(NetworkExtractor):
         by_order: bool = False,
         canonical: bool = False,
         download: bool = True,
-        batch_size: int = 32,
+        batch_size: BatchSize = 32,
         weights_key: str | None = None,
+        precision: str = "float32",
     ) -> None:
-        super().__init__(name, batch_size)
+        super().__init__(name, batch_size, precision)
         self._choose("resize", resize, RESIZES)
         self._choose("interpolation", interpolation, INTERPOLATIONS)
         self._choose("positions", positions, POSITIONS)
@@ -136,7 +140,7 @@ class Timm(NetworkExtractor):
             "layer": "pooled, before the classifier",
             "resize": str(self.resize),
             "normalise": [list(self.mean) if self.mean else default, list(self.std) if self.std else default],
-            "dtype": "float32",
+            "dtype": self.dtype,
             "decoder": DECODER,
         }
 
@@ -191,15 +195,21 @@ class Timm(NetworkExtractor):
             state["pos_embed"] = dinov2_positions(state["pos_embed"], self.resize.size // patch)
         return state
 
-    def __call__(self, images: Images, prompts: Sequence[str], layers: Sequence[str]) -> dict[str, Tensor]:
+    def load(self, device: str) -> None:
+        super().load(device)
+        self._norm = (self._norm[0].to(device), self._norm[1].to(device))
+
+    def prepare(self, image: NDArray[np.uint8]) -> Prepared:
         import numpy as np
         from PIL import Image
 
+        return Prepared(np.asarray(self.resize(Image.fromarray(image))))
+
+    def __call__(self, images: Images, prompts: Sequence[str], layers: Sequence[str]) -> dict[str, Tensor]:
         mean, std = self._norm
-        with exact_float32():
-            x = to_tensor([np.array(self.resize(Image.fromarray(image))) for image in images])  # u8 [B,3,S,S]
-            x = (x.float() / 255 - mean) / std
-            features = self.network(x.to(self._device)).float().cpu()  # f32 [B,D]
+        with self.arithmetic():
+            x = to_device(self.prepared(images), self._device)  # u8 [B,3,S,S]
+            features = self.network((x.float() / 255 - mean) / std).float()  # f32 [B,D]
         return {"features": features}
 
 

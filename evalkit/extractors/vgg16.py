@@ -10,7 +10,15 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from evalkit.errors import ConfigError
-from evalkit.extractors.base import DECODER, NetworkExtractor, exact_float32, resized
+from evalkit.extractors.base import (
+    DECODER,
+    PRECISIONS,
+    BatchSize,
+    NetworkExtractor,
+    exact_float32,
+    per_channel,
+    resized,
+)
 from evalkit.extractors.lpips import TRUNKS
 from evalkit.utils.text import one_line
 from evalkit.utils.weights import TAG_LENGTH, Weights
@@ -33,6 +41,7 @@ class Vgg16(NetworkExtractor):
         sha256: what the file's sha256 must begin with; none: of a given file anything.
         download: whether the published file is fetched where it is not in the cache, once.
         batch_size: images in one forward pass.
+        precision: float32, tf32, bfloat16 (bf16) or float16 (fp16); see `NetworkExtractor`.
         weights_key: which of several state dicts in `weights` ("ema"); none: it holds one alone.
     """
 
@@ -42,10 +51,11 @@ class Vgg16(NetworkExtractor):
         weights: str | None = None,
         sha256: str | None = None,
         download: bool = True,
-        batch_size: int = 32,
+        batch_size: BatchSize = 32,
         weights_key: str | None = None,
+        precision: str = "float32",
     ) -> None:
-        super().__init__(name, batch_size)
+        super().__init__(name, batch_size, precision)
         self.weights = Weights(f"extractor.{name}", "weights", weights, WEIGHTS, sha256, download, key=weights_key)
 
     @property
@@ -58,15 +68,16 @@ class Vgg16(NetworkExtractor):
             "weights": self.weights.digest(),
             "resize": f"tf1-bilinear-{INPUT_SIZE}",
             "normalise": "imagenet",
-            "dtype": "float32",
+            "dtype": self.dtype,
             "decoder": DECODER,
         }
 
     def canonical(self) -> bool:
-        return self.weights.is_published()
+        return self.label() == self.name
 
     def label(self) -> str:
-        return self.name if self.canonical() else f"{self.name}:{self.weights.digest()[:TAG_LENGTH]}"
+        digest = None if self.weights.is_published() else self.weights.digest()[:TAG_LENGTH]
+        return ":".join(filter(None, (self.name, PRECISIONS[self.precision], digest)))
 
     def _load(self) -> Any:
         import torch
@@ -83,13 +94,12 @@ class Vgg16(NetworkExtractor):
         return net.eval().requires_grad_(False)
 
     def __call__(self, images: Images, prompts: Sequence[str], layers: Sequence[str]) -> dict[str, Tensor]:
-        import torch
-
         from evalkit.extractors.resizing import resize
 
-        mean, std = (255 * torch.tensor(v, device=self._device).view(3, 1, 1) for v in (MEAN, STD))
-        with exact_float32():
+        mean, std = (255 * per_channel(values, self._device) for values in (MEAN, STD))
+        with exact_float32():  # products in the resize
             x = resized(images, (INPUT_SIZE,) * 2, self._device, lambda same: resize(same, INPUT_SIZE))
-            fc2 = self.network((x - mean) / std)  # f32 [B,4096]
+        with self.arithmetic():
+            fc2 = self.network((x - mean) / std).float()  # [B,4096]
         features = {"fc2": fc2, "fc2_relu": fc2.relu()}
-        return {layer: features[layer].cpu() for layer in layers}
+        return {layer: features[layer] for layer in layers}

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from evalkit.errors import ConfigError
-from evalkit.extractors.base import DECODER, Extractor
+from evalkit.extractors.base import DECODER, BatchSize, Extractor
 from evalkit.utils.text import one_line
 
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ class VqaScore(Extractor):
     question: str = QUESTION
     answer: str = ANSWER
     cache_dir: str | None = None
-    batch_size: int = 8
+    batch_size: BatchSize = 8
     _scorer: Any = field(init=False, default=None)
     _device: str | None = field(init=False, default=None)
 

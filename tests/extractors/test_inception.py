@@ -118,8 +118,8 @@ def test_presets_are_told_apart(
 def test_unknown_options() -> None:
     with pytest.raises(ConfigError, match=r"extractor\.inception\.resize=cleen: Did you mean 'clean'"):
         Inception(resize="cleen")
-    with pytest.raises(ConfigError, match=r"extractor\.inception\.precision=float16: Did you mean '\w*float\d+'"):
-        Inception(precision="float16")
+    with pytest.raises(ConfigError, match=r"extractor\.inception\.precision=float61: Did you mean '\w*float\d+'"):
+        Inception(precision="float61")
 
 
 def test_a_batch_of_one_gives_the_same_to_rounding(extractor: Inception) -> None:
