@@ -49,20 +49,25 @@ class Bench:
     started: float = field(default_factory=time.perf_counter)
     rows: list[tuple[str, str, str]] = field(default_factory=list)
     failed: list[str] = field(default_factory=list)
+    section_ends: float = float("inf")
 
     @property
     def cuda(self) -> bool:
         return self.device.startswith("cuda")
 
+    def now(self) -> float:
+        """Seconds since the start."""
+        return time.perf_counter() - self.started
+
     def left(self) -> float:
-        """Seconds."""
-        return self.budget - (time.perf_counter() - self.started)
+        """Seconds, of this section and of all."""
+        return min(self.budget, self.section_ends) - self.now()
 
     def say(self, name: str, value: object, note: str = "") -> None:
         """Prints a figure, and writes it as a line of JSON."""
         text = f"{value:.4g}" if isinstance(value, float) else str(value)
         self.rows.append((name, text, note))
-        print(f"[{time.perf_counter() - self.started:4.0f} s] {name}: {text}  {note}", flush=True)
+        print(f"[{self.now():4.0f} s] {name}: {text}  {note}", flush=True)
         with (self.out / "figures.jsonl").open("a") as lines:
             lines.write(json.dumps({"name": name, "value": value, "note": note}, default=str) + "\n")
 
@@ -94,7 +99,9 @@ class Bench:
             torch.cuda.synchronize()
 
     def rate(self, call: Callable[[], object], items: int, seconds: float = 1.0, warm: int = 2) -> float:
-        """Items per second: the median of 3 calls or more."""
+        """Items per second: the median of 3 calls or more; where it is `tiny`, of one."""
+        if self.tiny:
+            return items / self.seconds(call)
         for _ in range(warm):
             call()
         self.sync()

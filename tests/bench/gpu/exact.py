@@ -111,7 +111,7 @@ def whole_runs(bench: Bench, runs: dict[str, subprocess.Popen[str]]) -> None:
         other = rows(folder / "batches of 17")
         far = max(abs(other[key][0] - v) / (e or abs(v) or 1.0) for key, (v, e) in first.items())
         bench.check("batches of 17: scores, standard errors", far, 0.1)
-    if bench.left() > 60 and not bench.tiny:
+    if bench.left() > 40 and not bench.tiny:
         resumed(bench)
 
 

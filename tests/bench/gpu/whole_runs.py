@@ -18,12 +18,13 @@ def run(bench: Bench) -> None:
     wanted = needed(bench)
     large, reference = (bench.folder(*each) for each in wanted[:2])
     weights = bench.inception_weights()
-    for precision in (p for p in PRECISIONS if p != "float16"):
-        ours(bench, large, reference, weights, precision)
+    ours(bench, large, reference, weights, "float32")
     few = part_of(bench, large, 60 if bench.tiny else 10_000)
     with bench.attempt("torch-fidelity, whole", 35) as go:
         if go:
             torch_fidelity(bench, few, reference, weights)
+    for precision in (p for p in PRECISIONS if p not in ("float32", "float16")):
+        ours(bench, large, reference, weights, precision)
     for count, size, seed in wanted[2:]:
         ours(bench, bench.folder(count, size, seed), reference, weights, "float32")
 
