@@ -140,8 +140,12 @@ class Stripe:
         units = [unit for unit in free if still[owners[unit.key]] >= self._patience]
         if not units:
             # its owner works from the near end, and finds these done when it comes to them
-            by_owner = [[unit for unit in free if owners[unit.key] == owner] for owner in set(owners.values()) - {rank}]
-            units = [unit for theirs in by_owner for unit in theirs[(len(theirs) + 1) // 2 :] if len(theirs) > 2]
+            by_owner: dict[int, list[Any]] = {}
+            for unit in free:
+                by_owner.setdefault(owners[unit.key], []).append(unit)
+            units = [
+                unit for theirs in by_owner.values() for unit in theirs[(len(theirs) + 1) // 2 :] if len(theirs) > 2
+            ]
         return units[rank * len(units) // world] if units else None  # each of the others takes another
 
 

@@ -31,6 +31,10 @@ class TestLocal(EngineContract):
         assert isinstance(engine, Local)
         return [process.pid for process in list(engine._processes.values())]
 
+    def targets(self, engine: Engine) -> list[int]:
+        assert isinstance(engine, Local)
+        return [process.pid for process in list(engine._processes.values()) if process.ready]
+
 
 class TestInProcess(EngineContract):
     def make(self, losses: int = 3) -> Engine:

@@ -42,6 +42,10 @@ class EngineContract:
         """The workers' process ids on this machine; empty where none may be killed."""
         return []
 
+    def targets(self, engine: Engine) -> list[int]:
+        """Those of them that may be killed now: on a busy machine the starts of workers would else be all that dies."""
+        return self.pids(engine)
+
     @pytest.fixture
     def engine(self) -> Iterator[Engine]:
         engine = self.make()
@@ -85,6 +89,16 @@ class EngineContract:
         assert caught.value.line == 7  # type: ignore[attr-defined]
         assert isinstance(caught.value, TwoArguments) or type(caught.value) is DataError
 
+    def test_two_runs_at_once_are_one(self, tmp_path: Path) -> None:
+        units, engines = toys(12, 0.02), [self.make(), self.make()]
+        threads = [threading.Thread(target=engine.map, args=(toy_work(tmp_path, units),)) for engine in engines]
+        for thread in threads:
+            thread.start()
+        for thread, engine in zip(threads, engines, strict=True):
+            thread.join()
+            engine.close()
+        check_done(tmp_path, units)
+
     def test_workers_that_are_killed(self, tmp_path: Path) -> None:
         self.kill_and_check(tmp_path, kills=self.kills)
 
@@ -119,7 +133,7 @@ class EngineContract:
 
         def kill() -> None:
             while len(killed) < kills and not over.wait(draw.uniform(0.2, 1.8) * self.pause):
-                pids = [pid for pid in self.pids(engine) if pid not in killed]
+                pids = [pid for pid in self.targets(engine) if pid not in killed]
                 if pids:
                     pid = draw.choice(pids)
                     os.kill(pid, signal.SIGKILL)
