@@ -257,6 +257,15 @@ def test_compile_needs_a_compiler(saved: Saved, monkeypatch: pytest.MonkeyPatch)
     assert "compile: torch.compile finds no C++ compiler (g++): set compile: false" in refusal(saved, compile=True)
 
 
+def test_channels_last_changes_pixels_by_rounding_alone(saved: Saved) -> None:
+    import torch
+
+    model = model_of(saved, channels_last=True)
+    for weight in (model._pipe.unet.conv_in.weight, model._pipe.vae.decoder.conv_in.weight):
+        assert weight.is_contiguous(memory_format=torch.channels_last)
+    assert np.abs(pixels(model) - pixels(model_of(saved))).max() <= 1
+
+
 def test_identity_holds_what_is_in_use(saved: Saved) -> None:
     def identity(**options: Any) -> Any:
         return DiffusersModel(str(saved("sd")), **options).identity()
@@ -266,4 +275,5 @@ def test_identity_holds_what_is_in_use(saved: Saved) -> None:
     assert not {"quantize", "attention", "cache"} & set(plain)
     for option in ({"quantize": "int8_dynamic"}, {"attention": "_native_math"}, {"cache": "taylorseer"}):
         assert identity(**option) == {**plain, **option}
+    assert identity(channels_last=True) == {**plain, "channels_last": True}
     assert identity(compile="max-autotune") == {**plain, "compile": "max-autotune"}

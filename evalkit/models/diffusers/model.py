@@ -11,12 +11,13 @@ from evalkit.errors import ConfigError, nearest, whole_number
 from evalkit.models.base import Conditioning, Generated, Request, Sampler, Settings
 from evalkit.models.device_images import Rounded, joined, rounded
 from evalkit.models.diffusers import compat, condition_images
-from evalkit.models.diffusers.adapters import Loras
+from evalkit.models.diffusers.adapters import SCALE, Loras
 from evalkit.models.diffusers.checkpoint import INDEX, Checkpoint
 from evalkit.models.diffusers.controlnet import Networks
 from evalkit.models.diffusers.networks import loading
 from evalkit.models.diffusers.noise import NoiseModel
 from evalkit.models.diffusers.optimize import Efficiency
+from evalkit.models.diffusers.prompt_cache import PromptCache, check_prompt_cache
 from evalkit.models.diffusers.sampling import (
     DENOISERS,
     Evaluations,
@@ -57,6 +58,7 @@ class DiffusersModel(NoiseModel):
         variant: "fp16", say: prefers weights named `*.fp16.safetensors`.
         dtype: "float32", "float16", "bfloat16", or "auto": the one that the denoiser's weights are stored in.
         compile: torch.compile the denoiser; true, or a mode ("max-autotune").
+        channels_last: the denoiser's and the VAE's convolutions in that order of memory: for half precision on CUDA.
         attention_slicing, vae_tiling, vae_slicing: less memory, more time; they change pixels a little.
         quantize: the denoiser's linear layers by torchao ("int8_weight_only", "int8_dynamic", "fp8_weight_only",
             "int4_weight_only", "int2_weight_only") or, on CUDA, bitsandbytes ("bnb_int8", "bnb_nf4").
@@ -72,6 +74,7 @@ class DiffusersModel(NoiseModel):
         conditioning: "text", "class" or "none" (a UNet2DModel with classes then draws one per sample); none given: told
             from a local folder's model_index.json, else "text".
         pipeline: a pipeline class of diffusers to use instead of the one that model_index.json names.
+        cache_prompts: runs the text encoders once per prompt, each alone, where prompts come again (`prompt_cache.py`).
         safety_checker: false leaves the model's safety checker out; otherwise the images that it blanks are flagged.
         classes: number of classes to go through where the samples name none; none: all that the model knows.
 
@@ -111,6 +114,8 @@ class DiffusersModel(NoiseModel):
         vae: str | Mapping[str, str] | None = None,
         controlnet: Any = None,
         t2i_adapter: Any = None,
+        channels_last: bool = False,
+        cache_prompts: bool = False,
     ) -> None:
         if dtype not in DTYPES:
             raise ConfigError(f"dtype '{dtype}' is not known. {nearest(dtype, DTYPES)}")
@@ -119,7 +124,9 @@ class DiffusersModel(NoiseModel):
             raise ConfigError(f"conditioning '{conditioning}' is not known. {near}")
         self.location, self.variant, self.dtype = WeightsLocation(path, revision), variant, dtype
         self.who = f"model '{path}'"  # in messages
-        self.efficiency = Efficiency(compile, attention_slicing, vae_tiling, vae_slicing, quantize, attention, cache)
+        self.efficiency = Efficiency(
+            compile, attention_slicing, vae_tiling, vae_slicing, quantize, attention, cache, channels_last
+        )
         self.loras = Loras(lora, lora_fused, self.who)
         self.safety_checker, self.networks = safety_checker, Networks.of(controlnet, t2i_adapter, vae)
         self.pipeline, self.classes = pipeline, classes
@@ -127,8 +134,10 @@ class DiffusersModel(NoiseModel):
         self.conditioning = conditioning or "text"
         if conditioning is None and self.local and (self._checkpoint().folder / INDEX).is_file():
             self.conditioning = self._checkpoint().conditioning()
+        self.cache_prompts = cache_prompts
         self._pipe: Any = None
         self._own_scheduler: Any = None
+        self._prompts: PromptCache | None = None
 
     def _checkpoint(self, folder: Path | None = None) -> Checkpoint:
         leave_out = frozenset() if self.safety_checker else frozenset({"safety_checker"})
@@ -154,7 +163,7 @@ class DiffusersModel(NoiseModel):
         weights = self._checkpoint().digest() if self.local else self.location.hub_identity()
         options = {"variant": self.variant, "dtype": self.dtype, "pipeline": self.pipeline, "classes": self.classes}
         options |= {"safety_checker": self.safety_checker, **self.efficiency.identity(), **self.loras.identity()}
-        options |= self.networks.identity()
+        options |= self.networks.identity() | ({"cache_prompts": True} if self.cache_prompts else {})
         return {"kind": "diffusers", "weights": weights, "conditioning": self.conditioning, **options}
 
     def load(self, device: str) -> None:
@@ -172,6 +181,7 @@ class DiffusersModel(NoiseModel):
             self.efficiency.apply(pipe, device, self.who)
         round_on_device(pipe)
         decode_in_slices(getattr(pipe, "vae", None))
+        self._prompts = PromptCache(pipe, self.who) if self.cache_prompts else None
         self._pipe, self._own_scheduler = pipe, pipe.scheduler
 
     def _pipeline_class(self, checkpoint: Checkpoint) -> Any:
@@ -194,7 +204,7 @@ class DiffusersModel(NoiseModel):
         return kwargs | self.networks.load(in_dtype) | self.efficiency.loading(list(checkpoint.index()), dtype)
 
     def unload(self) -> None:
-        self._pipe = self._own_scheduler = None
+        self._pipe = self._own_scheduler = self._prompts = None
         devices.free_memory()
 
     def check_call(self, sampler: Sampler | None, settings: Settings) -> None:
@@ -206,6 +216,8 @@ class DiffusersModel(NoiseModel):
 
         pipeline = self._pipeline_class(self._checkpoint()) if self.local else None
         settings = self.loras.check_call(settings, pipeline)
+        if self.cache_prompts and pipeline is not None:
+            check_prompt_cache(pipeline, self.who)
         self.efficiency.check_call(self._denoiser_classes(), self.who)
         if self._pipe is not None:
             self._plan(type(self._pipe), self._own_scheduler, sampler, settings)
@@ -263,6 +275,8 @@ class DiffusersModel(NoiseModel):
 
         if self._pipe is None:
             raise RuntimeError("load() comes before generate()")
+        if self._prompts is not None:
+            self._prompts.state = str(settings.get(SCALE))
         settings = self.loras.set(self._pipe, settings)
         scheduler_class = type(self._own_scheduler)
         counter = Evaluations(denoisers(self._pipe))

@@ -58,6 +58,7 @@ class Efficiency:
     quantize: str | None = None
     attention: str | None = None
     cache: str | Mapping[str, Any] | None = None
+    channels_last: bool = False
 
     def __post_init__(self) -> None:
         if isinstance(self.compile, str) and self.compile not in MODES:
@@ -76,8 +77,8 @@ class Efficiency:
     def identity(self) -> dict[str, Any]:
         """The options; those that came later only where they are in use."""
         options = {f.name: getattr(self, f.name) for f in fields(self)}
-        later = ("quantize", "attention", "cache")
-        return {name: value for name, value in options.items() if name not in later or value is not None}
+        later = ("quantize", "attention", "cache", "channels_last")
+        return {name: value for name, value in options.items() if name not in later or value not in (None, False)}
 
     def check(self, adapters: int, fused: bool) -> None:
         """Looks for packages, without importing them; `adapters`: how many LoRAs there are, `fused` into the weights.
@@ -145,6 +146,9 @@ class Efficiency:
         if self.quantize in _TORCHAO:
             for module in parts:
                 _quantize(module, self.quantize)
+        if self.channels_last:
+            for module in (*parts, *([vae] if isinstance(vae, torch.nn.Module) else [])):
+                module.to(memory_format=torch.channels_last)
         if self.attention_slicing:
             pipe.enable_attention_slicing()
         for option, method in (("vae_tiling", "enable_tiling"), ("vae_slicing", "enable_slicing")):
