@@ -34,6 +34,11 @@ class Queue:
         """Units that wait or run."""
         return len(self._waiting) + len(self._bound) + len(self._running)
 
+    @property
+    def running(self) -> int:
+        """Units in hand."""
+        return len(self._running)
+
     def of(self, worker: str) -> Any | None:
         """What a worker has in hand."""
         return self._running.get(worker)

@@ -7,16 +7,17 @@ from __future__ import annotations
 
 import logging
 import time
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from evalkit.engines.base import Run, Work, missing
 from evalkit.engines.queue import Queue
-from evalkit.engines.ray_actor import Actor, Failure
+from evalkit.engines.ray_actor import Actor
 from evalkit.engines.ray_cluster import connect, places, reason
+from evalkit.engines.voice import Shown, Voice, rebuild
 from evalkit.errors import ConfigError, EvalkitError, whole_number
-from evalkit.utils.progress import Progress
 
 log = logging.getLogger(__name__)
 
@@ -81,6 +82,7 @@ class Ray:
         self._losses = whole_number(losses, "engine.ray.losses")
         self._ray: Any = None
         self._ours = False
+        self._voice = Voice()
         self._open: Callable[[], Run] | None = None
         self._workers: list[_Worker] = []
         self._hired = self._stillborn = 0
@@ -96,10 +98,11 @@ class Ray:
                 self._ray, self._ours = connect(self._address, self._token_file)
             for worker in self._workers:
                 worker.heard = time.monotonic()  # nobody listened between the stages
-            with Progress(work.totals) as shown:
+            with Shown(work.stage, work.totals, queue.left) as shown:
                 while queue.left:
                     self._hire()
-                    self._give_out(queue)
+                    self._give_out(queue, work.alone)
+                    shown.workers(queue.running, len(self._workers))
                     self._listen(queue, shown)
         except BaseException:
             self.close()
@@ -143,14 +146,15 @@ class Ray:
         """The resources of nodes that the cluster believes to be alive, by their ids."""
         return {node["NodeID"]: node["Resources"] for node in self._ray.nodes() if node["Alive"]}
 
-    def _give_out(self, queue: Queue) -> None:
+    def _give_out(self, queue: Queue, alone: frozenset[str]) -> None:
+        beside = Counter(worker.node for worker in self._workers if worker.state == "ready")
         for worker in self._workers:
             if worker.state == "ready" and queue.of(worker.name) is None:
                 unit = queue.take(worker.name)
                 if unit is not None:
-                    self._call(worker, "run", unit)
+                    self._call(worker, "run", unit, 1 if unit.key in alone else beside[worker.node])
 
-    def _listen(self, queue: Queue, shown: Progress) -> None:
+    def _listen(self, queue: Queue, shown: Shown) -> None:
         """Takes what comes in, within a second; then sees who has not been heard of."""
         calls = {call: worker for worker in self._workers for call in worker.calls}
         if not calls:
@@ -168,32 +172,32 @@ class Ray:
             except self._ray.exceptions.RayTaskError as error:  # not what a unit raised: our own code was not to be had
                 self._refuse(worker, EvalkitError(f"evalkit does not work there: {error.cause or error}"))
             except self._ray.exceptions.RayError as error:
-                self._lose(worker, queue, reason(error))
+                self._lose(worker, queue, shown, reason(error))
         for worker in [w for w in self._workers if w.state == "ready"]:
             if time.monotonic() - worker.heard > self._silence:
-                self._lose(worker, queue, f"no sign of it for {self._silence:.0f} s")
+                self._lose(worker, queue, shown, f"no sign of it for {self._silence:.0f} s")
 
-    def _take(self, worker: _Worker, kind: str, answer: Any, queue: Queue, shown: Progress) -> None:
+    def _take(self, worker: _Worker, kind: str, answer: Any, queue: Queue, shown: Shown) -> None:
         worker.heard = time.monotonic()
         if kind == "open":
             worker.host, worker.node, refusal = answer
             worker.state, self._stillborn = "ready", 0
             if refusal is not None:
-                self._refuse(worker, refusal)
+                self._refuse(worker, rebuild(refusal))
             self._call(worker, "news")
         elif kind == "run":
-            unit = queue.of(worker.name)
             queue.finish(worker.name)
-            if isinstance(answer, Failure):
-                raise answer.raised(str(worker), unit.label if unit else "")
+            if answer is not None:
+                raise rebuild(answer, str(worker))
+            shown.done(worker.name)
         elif kind == "news":
             for name, images in answer.told.items():
-                shown.advance(name, images)
-            for level, line in answer.logged:
-                log.log(level, "[%s] %s", worker, line)
+                shown.tell(worker.name, name, images)
+            for record in answer.logged:
+                self._voice.say(str(worker), *record)
             self._call(worker, "news")
 
-    def _refuse(self, worker: _Worker, refusal: EvalkitError) -> None:
+    def _refuse(self, worker: _Worker, refusal: BaseException) -> None:
         """A worker that refuses stays, so that no other takes its place; the run ends where all refuse."""
         worker.state = "refuses"
         if all(other.state == "refuses" for other in self._workers):
@@ -201,8 +205,9 @@ class Ray:
             raise refusal
         log.warning("[%s] takes no part: %s", worker, refusal)
 
-    def _lose(self, worker: _Worker, queue: Queue, reason: str) -> None:
+    def _lose(self, worker: _Worker, queue: Queue, shown: Shown, reason: str) -> None:
         self._workers.remove(worker)
+        shown.lost(worker.name)
         self._ray.kill(worker.actor)
         unit = queue.lose(worker.name, counts=worker.node in self._nodes())
         log.warning("[%s] is lost%s: %s", worker, f" with {unit.label}" if unit else "", reason)

@@ -19,10 +19,13 @@ from toy_units import Toy, toy_work
 
 from evalkit.engines import ray as ray_engine
 from evalkit.engines import ray_actor, ray_cluster
+from evalkit.engines.base import BESIDE
 from evalkit.engines.ray import Ray
 from evalkit.engines.ray_actor import Actor
 from evalkit.engines.ray_cluster import connect, places
+from evalkit.engines.voice import describe
 from evalkit.errors import ConfigError, DataError, EvalkitError, StoreError
+from evalkit.utils.progress import Progress
 
 
 @pytest.fixture
@@ -33,6 +36,7 @@ def cluster(monkeypatch: pytest.MonkeyPatch) -> FakeRay:
     monkeypatch.setattr(ray_actor, "WAIT", 0.1)
     monkeypatch.setattr(ray_actor, "GATHER", 0.01)
     monkeypatch.setattr(ray_actor, "_node", lambda: "0")
+    monkeypatch.setenv(BESIDE, "1")  # actors are in this process here
     monkeypatch.setattr(ray_actor, "LOGGER", "evalkit.toy")  # the driver's own is in another process, but for here
 
     def kill(pid: int, number: int) -> None:
@@ -108,9 +112,9 @@ def test_who_gives_no_sign_is_replaced(
         next(a for a in cluster.actors if a.instance.thread is threading.current_thread()).frozen = True
         time.sleep(1.5)
 
-    def run(actor: Actor, unit: Toy) -> object:
+    def run(actor: Actor, unit: Toy, beside: int) -> object:
         actor.thread = threading.current_thread()
-        return Actor_run(actor, unit)
+        return Actor_run(actor, unit, beside)
 
     Actor_run = Actor.run
     monkeypatch.setattr(Actor, "thread", None, raising=False)
@@ -129,10 +133,10 @@ def test_an_error_is_one_line_of_its_class_with_the_host(engine: Ray, cluster: F
     assert cluster.shut == 1
 
 
-def test_a_bug_comes_with_the_worker_s_traceback(engine: Ray, tmp_path: Path) -> None:
-    with pytest.raises(RuntimeError, match=r"toy x: ZeroDivisionError: a bug") as caught:
+def test_a_bug_comes_with_the_worker_s_traceback(engine: Ray, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with pytest.raises(EvalkitError, match=r"^w\d on \S+: ZeroDivisionError: a bug \(toy x\); the traceback is above"):
         engine.map(toy_work(tmp_path, [Toy("x", "bug")]))
-    assert "in run_toy" in caught.value.__notes__[0]
+    assert "in run_toy" in caplog.text
 
 
 def test_all_workers_that_refuse_end_the_run_in_one_line(engine: Ray, tmp_path: Path) -> None:
@@ -147,7 +151,7 @@ def test_one_that_refuses_takes_no_part_and_its_place_stays_taken(
 
     def refusing(actor: Actor, opener: object) -> object:
         host, node, refusal = opened(actor, opener)
-        return host, node, StoreError("not this one") if actor is cluster.actors[0].instance else refusal
+        return host, node, describe(StoreError("not this one")) if actor is cluster.actors[0].instance else refusal
 
     monkeypatch.setattr(Actor, "open", refusing)
     engine.map(toy_work(tmp_path, [Toy("a", "sleep:0.3"), *toys("bc")]))
@@ -171,7 +175,7 @@ def test_nodes_that_join_get_actors(engine: Ray, cluster: FakeRay, tmp_path: Pat
         cluster.resources, cluster.alive = [{"CPU": 1.0}, {"CPU": 2.0}], [True, True]
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(ray_engine.Progress, "advance", advance)
+        patch.setattr(Progress, "advance", advance)
         engine.map(toy_work(tmp_path, units))
     assert len(cluster.actors) == 3
     assert sum(seen) <= 6
@@ -192,9 +196,26 @@ def test_ctrl_c_has_units_put_away_what_they_began(engine: Ray, cluster: FakeRay
     assert written(tmp_path) == ""
 
 
-def test_lines_of_workers_name_them(engine: Ray, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_lines_of_workers_name_them(engine: Ray, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    said: list[tuple[object, ...]] = []
+    monkeypatch.setattr(engine._voice, "say", lambda *line: said.append(line))
     engine.map(toy_work(tmp_path, [Toy("a", "log"), Toy("b", "sleep:0.5")]))
-    assert re.search(r"\[w\d on \S+\] a line of toy a", caplog.text)
+    assert {line[1:] for line in said} == {("evalkit.toy", logging.WARNING, "a line of toy a")}
+    assert re.fullmatch(r"w\d on \S+", str(said[0][0]))
+
+
+def test_a_unit_knows_how_many_work_beside_it(engine: Ray, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    told: dict[str, int] = {}
+    run = Actor.run
+
+    def noting(actor: Actor, unit: Toy, beside: int) -> object:
+        told[unit.key] = beside
+        return run(actor, unit, beside)
+
+    monkeypatch.setattr(Actor, "run", noting)
+    engine.map(toy_work(tmp_path, [Toy("a", "sleep:0.3"), Toy("b", "sleep:0.3")]))  # both actors are at work now
+    engine.map(toy_work(tmp_path, toys("cd"), alone=frozenset("c")))
+    assert (told["c"], told["d"]) == (1, 2)
 
 
 @pytest.mark.parametrize(
