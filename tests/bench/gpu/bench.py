@@ -164,6 +164,45 @@ class Bench:
         return folder
 
 
+def pass_rate(bench: Bench, source: Any, extractor: Any, layer: str) -> float:
+    """Images per second of a feature pass as a run makes it, over a source, into a store of its own."""
+    from evalkit.metric import Batch, SampleMetric, Score, Sums
+    from evalkit.samples.store import Store
+    from evalkit.scoring import Against, score_sources
+
+    class Count(SampleMetric[Sums]):
+        title, better, needs = "count", "higher", (f"{extractor.name}/{layer}",)
+
+        def observe(self, batch: Batch) -> Sums:
+            return Sums({"n": torch.tensor(float(len(batch.index)))})
+
+        def score(self, *, generated: Sums) -> Score:
+            return Score(float(generated["n"]), len(source))
+
+    extractor.check()
+    extractor.load(bench.device)
+    seconds = bench.seconds(
+        lambda: score_sources(
+            {"cell": source},
+            metrics={"count": ({}, Count())},
+            extractors={extractor.name: extractor},
+            against=Against(None),
+            store=Store(bench.work / f"pass-{time.monotonic_ns()}"),
+            device=bench.device,
+            progress=lambda name, done, total: None,
+        )
+    )
+    return len(source) / seconds
+
+
+def in_memory(count: int, size: int) -> Any:
+    """A source of pictures that are decoded already."""
+    from evalkit.data.arrays import ArrayImages
+
+    base = pictures(min(count, 16), size)
+    return ArrayImages("pictures", np.stack([np.roll(base[i % len(base)], i, 1) for i in range(count)]))
+
+
 def pictures(count: int, size: int, seed: int = 0) -> list[NDArray[np.uint8]]:
     """Smooth colours with noise, u8 [size,size,3]: they compress about as photographs do."""
     from PIL import Image

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from evalkit.extractors.base import Extractor
-from gpu.bench import Bench
+from gpu.bench import Bench, pass_rate
 from gpu.folders import needed
 
 
@@ -42,9 +42,6 @@ class Nothing(Extractor):
 
 def run(bench: Bench) -> None:
     from evalkit.data.reference import FolderReference
-    from evalkit.metrics.feature_mean import FeatureMean
-    from evalkit.samples.store import Store
-    from evalkit.scoring import Against, score_sources
 
     sizes = {size: (count, size, seed) for count, size, seed in needed(bench)}  # of equal sizes the last
     for size, (count, _, seed) in sizes.items():
@@ -58,16 +55,5 @@ def run(bench: Bench) -> None:
         with ThreadPoolExecutor(os.cpu_count()) as pool:
             all_threads = few / bench.seconds(lambda: list(pool.map(source.read, blocks)))
         bench.say(f"read, {size} px, one call and blocks by all cores, images/s", [round(one), round(all_threads)])
-        metric = FeatureMean("nothing/zero")
-        seconds = bench.seconds(
-            lambda source=source: score_sources(
-                {"cell": source},
-                metrics={"zero": ({}, metric)},
-                extractors={"nothing": Nothing("nothing", 32)},
-                against=Against(None),
-                store=Store(bench.work / f"decode-{bench.left()}"),
-                device=bench.device,
-                progress=lambda name, done, total: None,
-            )
-        )
-        bench.say(f"feature pass without a network, {size} px, images/s", round(count / seconds), f"{count} images")
+        rate = pass_rate(bench, source, Nothing("nothing", 32), "zero")
+        bench.say(f"feature pass without a network, {size} px, images/s", round(rate), f"{count} images")

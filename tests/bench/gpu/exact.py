@@ -42,7 +42,7 @@ def loaded(bench: Bench, device: str, **options: Any) -> Any:
 
 
 def inception(bench: Bench) -> None:
-    from evalkit.extractors.inception import PRECISIONS
+    from evalkit.extractors.base import PRECISIONS
 
     images = pictures(8 if bench.tiny else 64, 64 if bench.tiny else 256)
     expected = {k: v.cpu() for k, v in loaded(bench, "cpu")(images, [], LAYERS).items()}

@@ -2,26 +2,51 @@
 
 from __future__ import annotations
 
-import inspect
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from gpu.bench import Bench, pictures, tf32
+from gpu.bench import Bench, in_memory, pass_rate, tf32
 
 GFLOP = 162.0  # ViT-L/14 at 224 px, per image
+SIZES = {256: 4096, 1024: 512}  # pixels: images
 
 
 def run(bench: Bench) -> None:
     for build in (clip, dino):
         with bench.attempt(build.__name__, 15) as go:
             if go:
-                name, extractor = build(bench)
-                measure(bench, name, extractor)
+                measure(bench, build)
 
 
-def clip(bench: Bench) -> tuple[str, Any]:
+def measure(bench: Bench, build: Callable[[Bench, str], tuple[str, str, Any]]) -> None:
+    """The pass over images in memory, in each precision, and the bare network."""
+    sources = {size: in_memory(64 if bench.tiny else count, size) for size, count in SIZES.items()}
+    for precision in ("float32", "tf32", "bfloat16") if bench.cuda else ("float32",):
+        if bench.left() < 10 and not bench.tiny:
+            break
+        name, layer, extractor = build(bench, precision)
+        pass_rate(bench, in_memory(64, 64), extractor, layer)  # the first call of each kernel
+        for size, source in sources.items():
+            rate = pass_rate(bench, source, extractor, layer)
+            bench.say(f"{name} {precision} in a run, {size} px in memory, images/s", round(rate), bench.peak())
+        if precision == "float32":
+            bare(bench, name, getattr(extractor.network, "visual", extractor.network))
+        extractor.unload()
+
+
+def bare(bench: Bench, name: str, net: Any) -> None:
+    batch = 4 if bench.tiny else 128
+    for label, fast, half in (("fp32", False, False), ("tf32", True, False), ("bf16", True, True)):
+        x = torch.randn(batch, 3, 224, 224, device=bench.device)
+        with torch.inference_mode(), tf32(fast), torch.autocast(bench.device, torch.bfloat16, enabled=half):
+            rate = bench.rate(lambda x=x: net(x), batch)  # type: ignore[misc]
+        bench.say(f"{name} network {label} b{batch}, images/s", round(rate), f"{rate * GFLOP / 1e3:.0f} TFLOP/s")
+
+
+def clip(bench: Bench, precision: str) -> tuple[str, str, Any]:
     import open_clip
 
     from evalkit.extractors.clip import Clip
@@ -31,10 +56,10 @@ def clip(bench: Bench) -> tuple[str, Any]:
     if not file.exists():
         with torch.device(bench.device):
             save(open_clip.create_model(model, pretrained=None).state_dict(), file)
-    return f"CLIP {model}", Clip("clip", model, pretrained=str(file), quick_gelu=False)
+    return f"CLIP {model}", "image", Clip("clip", model, str(file), quick_gelu=False, precision=precision)
 
 
-def dino(bench: Bench) -> tuple[str, Any]:
+def dino(bench: Bench, precision: str) -> tuple[str, str, Any]:
     import timm
 
     from evalkit.extractors.timm import Timm
@@ -46,38 +71,11 @@ def dino(bench: Bench) -> tuple[str, Any]:
         with torch.device(bench.device):
             save(timm.create_model(model, pretrained=False, num_classes=0, **options).state_dict(), file)
     norm = {"mean": (0.5,) * 3, "std": (0.5,) * 3}
-    return f"DINOv2-L ({model})", Timm("dino", model, weights=str(file), model_args=options, **norm)
+    made = Timm("dino", model, weights=str(file), model_args=options, precision=precision, **norm)
+    return f"DINOv2-L ({model})" if bench.tiny else "DINOv2-L", "features", made
 
 
 def save(state: dict[str, Any], file: Path) -> None:
     from safetensors.torch import save_file
 
     save_file({name: value.float().cpu().contiguous().clone() for name, value in state.items()}, file)
-
-
-def measure(bench: Bench, name: str, extractor: Any) -> None:
-    extractor.check()
-    extractor.load(bench.device)
-    (layer,) = [layer for layer in extractor.layers if layer in ("image", "features")]
-    for size in (64,) if bench.tiny else (256, 1024):
-        images = pictures(extractor.batch_size, size)
-        rate = bench.rate(lambda images=images: extractor(images, [], [layer]), len(images))  # type: ignore[misc]
-        bench.say(f"{name} as a run calls it, {size} px, images/s", round(rate), f"batch {len(images)}, {bench.peak()}")
-    precisions = [
-        p for p in ("tf32", "bfloat16") if "precision" in inspect.signature(type(extractor).__init__).parameters
-    ]
-    bench.say(f"{name}, precisions besides float32", precisions)
-    net = extractor.network
-    net = getattr(net, "visual", net)
-    for label, dtype, fast in (
-        ("fp32", torch.float32, False),
-        ("tf32", torch.float32, True),
-        ("bf16", torch.bfloat16, True),
-    ):
-        net.to(dtype)
-        batch = 4 if bench.tiny else 128
-        x = torch.randn(batch, 3, 224, 224, device=bench.device, dtype=dtype)
-        with torch.inference_mode(), tf32(fast):
-            rate = bench.rate(lambda x=x: net(x), batch)  # type: ignore[misc]
-        bench.say(f"{name} network {label} b{batch}, images/s", round(rate), f"{rate * GFLOP / 1e3:.0f} TFLOP/s")
-    extractor.unload()

@@ -13,7 +13,7 @@ from gpu.folders import needed
 
 
 def run(bench: Bench) -> None:
-    from evalkit.extractors.inception import PRECISIONS
+    from evalkit.extractors.base import PRECISIONS
 
     wanted = needed(bench)
     large, reference = (bench.folder(*each) for each in wanted[:2])
