@@ -97,13 +97,15 @@ def batches(
         count = min(batch_size, samples.stop - start)
         requests = [built.request(index, cell.seed) for index in range(start, start + count)]
         load, began, clock = devices.LoadMeter(), devices.mark(loaded.device), time.perf_counter()
+        made_room = False
         try:
             made = _generate(cell, built, requests, loaded.device)
         except Exception as error:
             if not devices.is_out_of_memory(error):
                 error.add_note(f"while making samples {start} to {start + count - 1} of {cell.name}")
                 raise
-            if count == 1:
+            made_room = loaded.make_room()
+            if count == 1 and not made_room:
                 raise EvalkitError(
                     f"{cell.name}: {loaded.device} is out of memory for a single image: use a smaller dtype or image, "
                     "the model's vae_tiling or attention_slicing, or another device"
@@ -111,6 +113,8 @@ def batches(
             made = None
         if made is None:  # after the except block, which holds the failed batch's tensors
             devices.free_memory()
+            if made_room:
+                continue
             batch_size = loaded.largest_batch = count // 2
             log.warning("%s: out of memory with %d images at a time; going on with %d", cell.name, count, batch_size)
             continue

@@ -7,7 +7,7 @@ killed and started again, and returns at once where its shard is there.
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -23,6 +23,9 @@ from evalkit.utils import devices
 from evalkit.utils.files import check_writable, sha256_json, sweep
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
     from evalkit.cell import Cell
 
 _BLOCK = 4096  # what the smallest file takes on a disk
@@ -63,10 +66,19 @@ class ShardResult:
     made: bool
 
 
+InHand = Callable[[Sequence[Mapping[str, Any]], Sequence["NDArray[np.uint8]"]], None]
+"""Is given a shard's lines of metadata and images u8 [H,W,3] just before the shard is committed."""
+
 _WORKER = ModelPool()  # of a process that is sent shards one by one: its model stays loaded from shard to shard
 
 
-def run_shard(spec: ShardSpec, store: Store, tell: Tell | None = None, pool: ModelPool | None = None) -> ShardResult:
+def run_shard(
+    spec: ShardSpec,
+    store: Store,
+    tell: Tell | None = None,
+    pool: ModelPool | None = None,
+    in_hand: InHand | None = None,
+) -> ShardResult:
     """Makes one shard, or finds it made. Safe to run twice, even at the same time: the first to finish counts.
 
     Images are made in the batches [start, start + batch_size), ... and written while the next are made. On leaving
@@ -81,6 +93,8 @@ def run_shard(spec: ShardSpec, store: Store, tell: Tell | None = None, pool: Mod
         store: where to.
         tell: called with the cell's name and the images of each batch.
         pool: holds the cell's model and prompts; none, in a worker process: they are built from the cell's options.
+        in_hand: is called before the shard is there: what it makes of the images cannot get lost with them. All of the
+            shard is done by the time this returns.
 
     Raises:
         StoreError: the store cannot be written, or the cell's folder is damaged.
@@ -111,14 +125,17 @@ def run_shard(spec: ShardSpec, store: Store, tell: Tell | None = None, pool: Mod
         name = "service" if remote else devices.label(spec.device)
 
         def about() -> dict[str, Any]:
-            return {"device": name, "peak_memory_mb": None if remote else meter.peak_mb()}
+            peak = None if remote else max(meter.peak_mb() - pool.others_mb, 0.0)
+            return {"device": name, "peak_memory_mb": peak}
 
-        behind = pool.behind if devices.is_accelerator(spec.device) and not remote else None
+        behind = pool.behind if devices.is_accelerator(spec.device) and not remote and in_hand is None else None
         begun: list[Batch] = []
+        held: list[NDArray[np.uint8]] = []
         for batch in batches(cell, range(spec.start, spec.stop), spec.batch_size, built, loaded, about):
             begun.append(batch)
             if behind is None:
-                _write(begun, writer, built)
+                written = _write(begun, writer, built)
+                held += written if in_hand is not None else ()
             report(cell.name, len(batch.requests))
         if behind is not None:
             behind.wait()
@@ -126,7 +143,10 @@ def run_shard(spec: ShardSpec, store: Store, tell: Tell | None = None, pool: Mod
 
     def finish() -> bool:
         with rest:
-            _write(begun, writer, built)
+            written = _write(begun, writer, built)
+            if in_hand is not None:
+                writer.finish()
+                in_hand(writer.rows, held + written)
             made = writer.commit()
             FetchedImages(folder).remove(spec.start, spec.stop)
         return made
@@ -137,12 +157,15 @@ def run_shard(spec: ShardSpec, store: Store, tell: Tell | None = None, pool: Mod
     return ShardResult(cell.name, count, True)
 
 
-def _write(begun: list[Batch], writer: ShardWriter, built: BuiltCell) -> None:
-    """Hands the batches to the writer, as they are done, and forgets them."""
+def _write(begun: list[Batch], writer: ShardWriter, built: BuiltCell) -> list[NDArray[np.uint8]]:
+    """Hands the batches to the writer, as they are done, and forgets them; returns their images."""
+    written: list[NDArray[np.uint8]] = []
     while begun:
         rows, images = begun.pop(0).fetch(built.prompts)
         for row, image in zip(rows, images, strict=True):
             writer.add(row, image)
+        written.extend(images)
+    return written
 
 
 def generate_cells(

@@ -50,6 +50,7 @@ class LoadedModel:
     device: str
     fresh: bool = True  # has made nothing yet: its first batch is slower
     largest_batch: int | None = None  # what memory allows, once it ran out
+    make_room: Callable[[], bool] = lambda: False  # frees what else lies on the device; false: there is nothing
 
 
 class ModelPool:
@@ -67,6 +68,8 @@ class ModelPool:
         self.lock = threading.RLock()  # one shard at a time: a model is not to be called from two threads
         self._cells = dict(built or {})
         self._objects: dict[str, Any] = {}  # built here, by option and identity
+        self.make_room: Callable[[], bool] = lambda: False  # see `LoadedModel`
+        self.others_mb = 0.0  # of this process's memory that is not a model's, though it came after the first shard
         self._loaded: LoadedModel | None = None
         self.behind: Behind | None = None
         self._encoders = Encoders()
@@ -130,7 +133,7 @@ class ModelPool:
             if self._loaded is None or self._loaded.model is not model or self._loaded.device != device:
                 self.unload()
                 model.load(device)
-                self._loaded = LoadedModel(model, device)
+                self._loaded = LoadedModel(model, device, make_room=lambda: self.make_room())
             return self._loaded
 
     def unload(self) -> None:

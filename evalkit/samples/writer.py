@@ -45,7 +45,7 @@ class ShardWriter:
         self._stack = ExitStack()
         self._pool = ThreadPoolExecutor(WORKERS, thread_name_prefix="evalkit-write")
         self._waiting: deque[Future[None]] = deque()
-        self._rows: list[dict[str, Any]] = []
+        self.rows: list[dict[str, Any]] = []  # the lines of metadata.jsonl; whole once `commit` is called
 
     def __enter__(self) -> Self:
         with writing(self.final), ExitStack() as stack:
@@ -65,7 +65,7 @@ class ShardWriter:
             StoreError: an image that was queued before could not be written.
         """
         line = {**row, "sha256": "", "width": pixels.shape[1], "height": pixels.shape[0]}
-        self._rows.append(line)
+        self.rows.append(line)
         self._waiting.append(self._pool.submit(self._write, line, pixels))
         while len(self._waiting) * pixels.nbytes > QUEUE_BYTES:
             self._waiting.popleft().result()
@@ -84,9 +84,8 @@ class ShardWriter:
         Raises:
             StoreError: the disk is full, say.
         """
-        while self._waiting:
-            self._waiting.popleft().result()
-        text = write_rows(self._rows, self.key)
+        self.finish()
+        text = write_rows(self.rows, self.key)
         with writing(self.final):
             _write_synced(self.folder / METADATA, text.encode())
             _sync_folder(self.folder)
@@ -98,6 +97,11 @@ class ShardWriter:
                 raise
             _sync_folder(self.final.parent)
         return True
+
+    def finish(self) -> None:
+        """Waits until all images are encoded: `rows` have their digests."""
+        while self._waiting:
+            self._waiting.popleft().result()
 
 
 def _write_synced(path: Path, data: bytes) -> None:

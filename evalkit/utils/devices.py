@@ -103,6 +103,17 @@ def free_memory() -> None:
         torch.mps.empty_cache()
 
 
+def held_mb(device: str) -> float:
+    """Memory held now, in MB of 2**20 bytes: on cuda what torch allocated on the device, else the process's own."""
+    if device.startswith("cuda"):
+        import torch
+
+        return float(torch.cuda.memory_allocated(device)) / 2**20
+    import psutil
+
+    return float(psutil.Process().memory_info().rss) / 2**20
+
+
 class LoadMeter:
     """How busy the machine was since it was made, and by how much with the work of others."""
 

@@ -36,7 +36,7 @@ class Stages:
 
     def __init__(self, plan: Plan) -> None:
         self.plan = plan
-        self.worker = Worker(plan)
+        self.worker = Worker(plan, fuse=plan.engine.many)
         self._open: Callable[[], Run] = lambda: self.worker.run
         self._command: tuple[str, ...] = ()
         self._cells = {cell.name: cell for cell in plan.cells}

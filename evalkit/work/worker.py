@@ -11,6 +11,7 @@ from evalkit.errors import DataError
 from evalkit.metric import ModelMetric
 from evalkit.samples.model_pool import ModelPool
 from evalkit.utils import devices
+from evalkit.work.fused import Fused
 from evalkit.work.units import SIDES, Extract, Measure, Score, Shard
 
 if TYPE_CHECKING:
@@ -31,7 +32,7 @@ def open_worker(store: str, key: str) -> Run:
     from evalkit.work.stored_plan import Leftovers, open_plan
 
     plan = open_plan(store, key)
-    return Worker(plan, Leftovers.of(plan, key), sources=SOURCES).run
+    return Worker(plan, Leftovers.of(plan, key), sources=SOURCES, fuse=True).run
 
 
 class Worker:
@@ -41,13 +42,17 @@ class Worker:
         plan: whose units.
         leftovers: where units leave word of what they could not give; none: nowhere.
         sources: how many are held at a time; none: all.
+        fuse: whether features are extracted of a shard's images while these are in hand.
     """
 
-    def __init__(self, plan: Plan, leftovers: Leftovers | None = None, *, sources: int | None = None) -> None:
+    def __init__(
+        self, plan: Plan, leftovers: Leftovers | None = None, *, sources: int | None = None, fuse: bool = False
+    ) -> None:
         self.plan = plan
         self.pool = ModelPool(plan.built)
         self.leftovers = leftovers
         self._most = sources
+        self._fuse = fuse
         self._cells = {cell.name: cell for cell in plan.cells}
         self._opened: dict[str, Source] = {}
 
@@ -106,6 +111,10 @@ class Worker:
         return {self.plan.baseline_of(cell.seed) for cell in self.plan.cells}
 
     @functools.cached_property
+    def _fused(self) -> Fused:
+        return Fused(self.plan, self.pool, self._features if self._fuse else None)
+
+    @functools.cached_property
     def _features(self) -> FeaturePass:
         from evalkit.features.feature_pass import FeaturePass
 
@@ -124,7 +133,7 @@ class Worker:
         from evalkit.samples.generate import ShardSpec, run_shard
 
         spec = ShardSpec(self._cells[unit.cell], unit.start, unit.stop, self.plan.config.batch_size, self.device)
-        run_shard(spec, self.plan.store, tell, self.pool)
+        run_shard(spec, self.plan.store, tell, self.pool, self._fused.take if self._fused.addresses else None)
 
     def _extract(self, unit: Extract, tell: Tell) -> None:
         self.pool.unload()  # the extractors need its memory
