@@ -48,6 +48,7 @@ class Slurm:
 
     in_process = False
     leads = True
+    many = True
 
     def __init__(
         self,
@@ -80,6 +81,7 @@ class Slurm:
         asked |= {"time": minutes, "cpus_per_task": cpus, "gpus_per_node": gpus or None, "setup": list(setup)}
         self._asked, self._requeue, self._options = asked, requeue, {"mem": memory, **(options or {})}
         self._array: Array | None = None
+        self._over = True  # whether the last stage was finished
         self._fruitless = 0  # arrays that ended without anything new, in a row
         self._fruit = False  # whether anything is new since the last one was submitted
 
@@ -88,6 +90,7 @@ class Slurm:
         if not left:
             return
         array = self._array or self._begin(work.command)
+        self._over = False
         pause, alive = min(1.0, self._poll), time.monotonic()
         with Shown(work.stage, {}, len(left)) as shown:
             while left:
@@ -108,10 +111,11 @@ class Slurm:
                     if time.monotonic() - alive > max(self._patience, 2 * self._poll):
                         self._again(array, work, [unit.label for unit in left.values()])
                         alive = time.monotonic()
+        self._over = True
 
     def close(self) -> None:
         if self._array is not None:
-            self._array.cancel()
+            self._array.cancel("ended, with nothing left to do" if self._over else "cancelled")
             self._array = None
 
     def _begin(self, command: Sequence[str]) -> Array:

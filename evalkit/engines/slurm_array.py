@@ -27,7 +27,7 @@ NOTICE = 30  # seconds between SIGTERM and the time limit, in which a worker put
 SHOWN = 4  # lines of the workers that one look at their logs shows
 QUIET = 30.0  # seconds between two lines on who waits and who runs
 _PENDING = "PENDING"
-_BEGAN = re.compile(r"slurm: worker (\S+) on (\S+)")
+_BEGAN = re.compile(r"slurm: (worker \d+ of \d+ on \S+)")
 _ENDED = re.compile(r"slurm: ended with (\d+)")
 _ERROR = re.compile(r"evalkit: (.+)")  # as every command of evalkit says what it ends with
 _NOISE = re.compile(r"submitit |srun: error: .* Exited with exit code")
@@ -45,7 +45,8 @@ class Element:
 
     def __call__(self) -> NoReturn:
         node = os.environ.get("SLURMD_NODENAME", socket.gethostname())
-        print(f"slurm: worker {self.command[-1]} on {node}", flush=True)
+        rank, _, world = self.command[-1].partition("/")
+        print(f"slurm: worker {int(rank) + 1} of {world} on {node}", flush=True)
         os.execvp(self.command[0], self.command)
 
 
@@ -148,13 +149,13 @@ class Array:
             if code in (EXIT_ERROR, EXIT_CONFIG) and path in self._errors:
                 raise EvalkitError(f"{self._who.get(path, 'a worker')}: {self._errors[path]} (its log: {path})")
 
-    def cancel(self) -> None:
-        """Ends what has not ended; at once, in one line."""
+    def cancel(self, word: str) -> None:
+        """Ends what has not ended, at once, in one line, which calls it `word`."""
         states = self.states() if shutil.which("squeue") else None
         with contextlib.suppress(OSError, subprocess.TimeoutExpired):
             subprocess.run(["scancel", *self._mine], capture_output=True, timeout=5)
         if states:
-            log.info("cancelled %d Slurm jobs named %s", states.total(), self._name)
+            log.info("%d Slurm jobs named %s are %s", states.total(), self._name, word)
 
     def _logs(self) -> Iterator[Path]:
         return iter(sorted(self.folder.glob("*_log.out")))
@@ -168,7 +169,7 @@ class Array:
         lines = []
         for line in map(printable, whole.decode(errors="replace").splitlines()):
             if began := _BEGAN.fullmatch(line):
-                self._who[path] = f"worker {began[1]} on {began[2]}"
+                self._who[path] = began[1]
                 self._errors.pop(path, None)
             elif ended := _ENDED.fullmatch(line):
                 code = self._codes[path] = int(ended[1])

@@ -86,8 +86,8 @@ def test_both_nodes_make_each_unit_once_without_sacct(
     assert sorted(begun(store)) == list("012345")
     assert arrays(store) == 1
     assert re.search(rf"Slurm job \d+: 2 workers; their logs: {store}/slurm/plan", caplog.text)
-    assert "[worker 0/2 on node1] made" in caplog.text
-    assert "[worker 1/2 on node2] made" in caplog.text
+    assert "[worker 1 of 2 on node1] made" in caplog.text
+    assert "[worker 2 of 2 on node2] made" in caplog.text
     until(lambda: not queue())
 
 
@@ -101,9 +101,9 @@ def test_an_element_that_never_starts_holds_nobody_up(engine: Callable[..., Slur
         shell("scancel --name=blocker")
         assert process.wait(60) == 0
         assert process.stderr is not None
-        assert re.search("cancelled [12] Slurm jobs", process.stderr.read())
+        assert re.search("[12] Slurm jobs named evalkit-plan are ended", process.stderr.read())
     assert sorted(begun(store)) == list("012345")
-    assert "worker 1/2" not in logs(store)
+    assert "worker 2 of 2" not in logs(store)
     until(lambda: not queue())
 
 
@@ -114,7 +114,7 @@ def test_a_requeued_element_goes_on(engine: Callable[..., Slurm], tmp_path: Path
         shell(f"scontrol requeue {next(job for job in queue() if job.endswith('_0'))}")
         until(lambda: "put away" in logs(store))
         assert process.wait(60) == 0
-    assert logs(store).count("slurm: worker 0/2") == 2
+    assert logs(store).count("slurm: worker 1 of 2") == 2
     assert arrays(store) == 1
     assert len(begun(store)) == 9  # one was begun twice
     assert not list(store.glob(".tmp-*"))
@@ -129,7 +129,7 @@ def test_sigterm_before_the_time_limit_puts_the_work_away_and_requeues(
     slurm.map(toy_work(store, 7, seconds=5))
     assert "put away" in logs(store)
     assert "slurm: ended with 143" in logs(store)
-    assert logs(store).count("slurm: worker 0/1") >= 2
+    assert logs(store).count("slurm: worker 1 of 1") >= 2
     assert arrays(store) == 1
     assert not list(store.glob(".tmp-*"))
 
@@ -166,7 +166,9 @@ def test_a_unit_that_kills_its_workers_is_named_and_the_rest_is_made(
 
 
 def test_what_a_worker_refuses_is_said_at_once(engine: Callable[..., Slurm], tmp_path: Path) -> None:
-    with pytest.raises(EvalkitError, match=r"^worker 0/2 on node\d: cannot see the store \(its log: .*_0_0_log.out\)$"):
+    with pytest.raises(
+        EvalkitError, match=r"^worker 1 of 2 on node\d: cannot see the store \(its log: .*_0_0_log.out\)$"
+    ):
         engine(patience=60).map(toy_work(tmp_path / "store", 2, refuse="cannot see the store"))
     assert arrays(tmp_path / "store") == 1
 
@@ -181,7 +183,7 @@ def test_ctrl_c_cancels_the_array_in_one_line(engine: Callable[..., Slurm], tmp_
         until(lambda: not list(store.glob(".tmp-*")), 5)
         assert time.monotonic() - began < 5
         assert process.stderr is not None
-        assert process.stderr.read().splitlines()[-1].startswith("cancelled 2 Slurm jobs named evalkit-plan")
+        assert process.stderr.read().splitlines()[-1] == "2 Slurm jobs named evalkit-plan are cancelled"
     until(lambda: not queue())
     assert logs(store).count("put away") == 2
 

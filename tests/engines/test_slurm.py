@@ -139,7 +139,7 @@ def test_whoever_waits_or_runs_is_waited_for(fake: FakeSlurm, caplog: pytest.Log
     assert "1 pending (priority), 1 running" in caplog.text.lower()
     slurm.close()
     assert len(fake.calls("scancel")) == 1
-    assert "cancelled 2 Slurm jobs named evalkit-abc" in caplog.text
+    assert "2 Slurm jobs named evalkit-abc are ended, with nothing left to do" in caplog.text
 
 
 def test_jobs_that_are_ending_are_not_found_again(fake: FakeSlurm) -> None:
@@ -173,13 +173,13 @@ def test_many_missing_units_are_not_all_named(fake: FakeSlurm) -> None:
 def test_a_refusal_is_said_in_the_worker_s_words(fake: FakeSlurm, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
     log = fake.logs / "7_0_0_log.out"
-    lines = ["submitit INFO - Starting", "slurm: worker 0/8 on gpu3", "evalkit: /s is not the driver's store"]
+    lines = ["submitit INFO - Starting", "slurm: worker 1 of 8 on gpu3", "evalkit: /s is not the driver's store"]
     lines += ["srun: error: gpu3: task 0: Exited with exit code 2", "slurm: ended with 2"]
     fake.on_sbatch("".join(f'echo "{line}" >> {log}\n' for line in lines))
-    match = f"^worker 0/8 on gpu3: /s is not the driver's store \\(its log: {re.escape(str(log))}\\)$"
+    match = f"^worker 1 of 8 on gpu3: /s is not the driver's store \\(its log: {re.escape(str(log))}\\)$"
     with pytest.raises(EvalkitError, match=match):
         engine(patience=60).map(fake.work())
-    assert "[worker 0/8 on gpu3] evalkit: /s is not the driver's store" in caplog.text
+    assert "[worker 1 of 8 on gpu3] evalkit: /s is not the driver's store" in caplog.text
     assert "srun" not in caplog.text
 
 
