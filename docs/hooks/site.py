@@ -28,7 +28,7 @@ GROUPS = {
     "metric": "What is computed. What each number is and what it was checked against: [Metrics](../metrics.md).",
     "extractor": "Networks that give metrics their features. Only those that a metric needs are built.",
     "reference": "What samples are compared with; `reference@training=` takes the same options.",
-    "engine": "Who does the work: this process, one per GPU, or many machines.",
+    "engine": "Who does the work: this process, one per GPU, or [many machines](../scale.md).",
     "gate": "Rules on scores; how they are written and judged: [The gate](../gate.md).",
     "export": "The cells' images for other tools: [Exports](../formats.md#exports).",
     "tracker": "Where a finished run is pushed: [Trackers](../trackers.md).",

@@ -18,8 +18,10 @@ TORCHRUN = ("torchrun", "--standalone", "--nproc-per-node", "2")
 LAUNCHERS = {
     "torchrun": TORCHRUN,
     # --cpu would start one process alone
-    "accelerate": ("accelerate", "launch", "--multi_gpu", "--num_processes=2", "--num_machines=1")
-    + ("--mixed_precision=no", "--dynamo_backend=no"),
+    "accelerate": (
+        *("accelerate", "launch", "--multi_gpu", "--num_processes=2", "--num_machines=1"),
+        *("--mixed_precision=no", "--dynamo_backend=no"),
+    ),
     "mpirun": ("mpirun", "--allow-run-as-root", "--oversubscribe", "-np", "2", sys.executable),
 }
 
