@@ -87,6 +87,11 @@ class ModelPool:
             self._encoders.close()
             self.unload()
 
+    def finish(self) -> None:
+        """Waits for the shard that is still being written; raises what went wrong there."""
+        if self.behind is not None:
+            self.behind.wait()
+
     def encoder(self, device: str) -> Callable[[NDArray[np.uint8]], bytes]:
         """What turns images u8 [H,W,3] that `device` made into PNGs: in processes, so that no accelerator waits."""
         return self._encoders if devices.is_accelerator(device) else encode_png

@@ -118,6 +118,7 @@ class Stages:
         remote = {cell.name for cell in cells if self.plan.built[cell.key].model.remote}
 
         def look(units: Sequence[Shard]) -> set[str]:
+            self.worker.pool.finish()  # this process's last shard: it is done
             asked = dict.fromkeys(unit.cell for unit in units)
             store = self.plan.store
             missing = {(name, start) for name in asked for start, _ in SampleSet.missing(store, self._cells[name])}
