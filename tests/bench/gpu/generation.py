@@ -7,7 +7,6 @@ one pipeline, the same generators, the same batches.
 
 from __future__ import annotations
 
-import statistics
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -64,37 +63,35 @@ LIMIT = 3.0  # per cent over the bare loop
 
 @dataclass(frozen=True)
 class Case:
-    """What is timed: `shards` shards of one batch each, per turn."""
+    """What is timed: at most so many shards of one batch each."""
 
     name: str
     unet: Mapping[str, Any]
     batch: int
     steps: int
     shards: int
-    needs: float
 
 
 CASES = (
-    Case("SD 1.5 size, 512 px, 1 step", SD15, 64, 1, 10, 50),
-    Case("SD 1.5 size, 512 px, 20 steps", SD15, 64, 20, 3, 40),
-    Case("SDXL size, 1024 px, 8 steps", SDXL, 16, 8, 4, 50),
+    Case("SD 1.5 size, 512 px, 1 step", SD15, 64, 1, 16),
+    Case("SDXL size, 1024 px, 8 steps", SDXL, 16, 8, 6),
+    Case("SD 1.5 size, 512 px, 20 steps", SD15, 64, 20, 6),
 )
 
 
 def run(bench: Bench) -> None:
-    cases = [Case("tiny, 2 steps", TINY, 256, 2, 1, 0)] if bench.tiny else list(CASES)
+    cases = [Case("tiny, 2 steps", TINY, 256, 2, 2)] if bench.tiny else list(CASES)
     pipes: dict[int, Any] = {}
-    for case in cases:
-        with bench.attempt(f"generation, {case.name}", case.needs) as go:
+    for i, case in enumerate(cases):
+        with bench.attempt(f"generation, {case.name}", 15) as go:
             if not go:
                 continue
-            size = id(case.unet)
-            if size not in pipes:
-                pipes.clear()
-                if bench.cuda:
-                    torch.cuda.empty_cache()
-                pipes[size] = pipeline(bench, case.unet)
-            compare(bench, case, pipes[size])
+            share = (bench.left() - 4) / (len(cases) - i)
+            if bench.cuda:
+                torch.cuda.empty_cache()
+            if id(case.unet) not in pipes:
+                pipes[id(case.unet)] = pipeline(bench, case.unet)
+            compare(bench, case, pipes[id(case.unet)], share)
     pipes.clear()
     with bench.attempt("ends of GANs", 5) as go:
         if go:
@@ -142,25 +139,28 @@ def pipeline(bench: Bench, unet: Mapping[str, Any]) -> Any:
     return pipe
 
 
-def compare(bench: Bench, case: Case, pipe: Any) -> None:
-    """Bare loop, evalkit, bare loop: the two loops' mean is what evalkit is held against."""
+def compare(bench: Bench, case: Case, pipe: Any, share: float) -> None:
+    """Bare loop, evalkit, bare loop; as many shards as `share` seconds hold."""
     prompts = [f"one {k % 10}" for k in range(case.batch)]
-    seconds = {"bare": [], "evalkit": []}
-    bare(case, pipe, prompts, 1)  # warms up
-    made(bench, case, pipe, prompts, 1)
+    began = time.perf_counter()
+    bare(replace(case, steps=1), pipe, prompts, range(1))  # warms up
+    each = bench.seconds(lambda: bare(case, pipe, prompts, range(1)))
+    made(bench, replace(case, steps=1), pipe, prompts, 1)
+    room = share - (time.perf_counter() - began)
+    shards = 2 * max(1, min(case.shards // 2, int(room / each / 4)))
     if bench.cuda:
         torch.cuda.reset_peak_memory_stats()
-    for _ in range(2):
-        bench.sync()
-        start = time.perf_counter()
-        images = bare(case, pipe, prompts, case.shards)
-        seconds["bare"].append(time.perf_counter() - start)
-        if len(seconds["evalkit"]) == 0:
-            taken, samples = made(bench, case, pipe, prompts, case.shards)
-            seconds["evalkit"].append(taken)
-    count = case.shards * case.batch
-    loop, ours = statistics.fmean(seconds["bare"]), seconds["evalkit"][0]
-    bench.say(f"bare loop, {case.name}, images/s", round(count / loop, 2), f"{seconds['bare']} {bench.peak()}")
+    count, half = shards * case.batch, shards // 2
+    before = bench.seconds(lambda: bare(case, pipe, prompts, range(half)))
+    ours, samples = made(bench, case, pipe, prompts, shards)
+    last: list[np.ndarray] = []
+    after = bench.seconds(lambda: last.append(bare(case, pipe, prompts, range(half, shards))))
+    loop = before + after
+    bench.say(
+        f"bare loop, {case.name}, images/s",
+        round(count / loop, 2),
+        f"{shards} batches of {case.batch}: {before:.2f} + {after:.2f} s, {bench.peak()}",
+    )
     device = sum(row["latency_s"] for row in samples.rows)
     note = f"{ours:.2f} s, of these {device:.2f} by the device's events"
     bench.say(f"evalkit, {case.name}, images/s", round(count / ours, 2), note)
@@ -169,15 +169,15 @@ def compare(bench: Bench, case: Case, pipe: Any) -> None:
         bench.say(f"overhead, {case.name}, %", round(overhead, 1), "says nothing at this size")
     else:
         bench.check(f"overhead, {case.name}, %", round(overhead, 2), LIMIT)
-    last = np.stack(samples.read(range(count - case.batch, count))).astype(np.int16)
-    bench.check(f"levels between evalkit and the bare loop, {case.name}", int(np.abs(last - images).max()), 1)
+    images = np.stack(samples.read(range(count - case.batch, count))).astype(np.int16)
+    bench.check(f"levels between evalkit and the bare loop, {case.name}", int(np.abs(images - last[0]).max()), 1)
 
 
-def bare(case: Case, pipe: Any, prompts: Sequence[str], shards: int) -> np.ndarray:
+def bare(case: Case, pipe: Any, prompts: Sequence[str], shards: range) -> np.ndarray:
     """Images u8 [B,H,W,3] of the last batch."""
     from evalkit.models.base import Request
 
-    for shard in range(shards):
+    for shard in shards:
         first = shard * case.batch
         images = pipe(
             list(prompts),
