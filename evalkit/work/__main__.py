@@ -50,7 +50,7 @@ def work(store: str, key: str, stripe: str) -> None:
     # The engine first: it takes its part of the machine before torch looks at any.
     engine = choose(Stripe(int(rank), int(world)), read_plan(store, key)["config"]["device"])
     try:
-        Stages(replace(open_plan(store, key), engine=engine)).run()
+        Stages(replace(open_plan(store, key), engine=engine), driver=False).run()
     finally:
         engine.close()
 

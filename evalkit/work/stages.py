@@ -29,14 +29,16 @@ class Stages:
 
     Args:
         plan: whose.
+        driver: whether this process is the run's own; others are part of one that has several, whatever their engine.
 
     Attributes:
         worker: runs units in this process; holds its sources.
     """
 
-    def __init__(self, plan: Plan) -> None:
+    def __init__(self, plan: Plan, *, driver: bool = True) -> None:
         self.plan = plan
-        self.worker = Worker(plan, fuse=plan.engine.many)
+        self._driver, self._many = driver, plan.engine.many or not driver
+        self.worker = Worker(plan, fuse=self._many)
         self._open: Callable[[], Run] = lambda: self.worker.run
         self._command: tuple[str, ...] = ()
         self._cells = {cell.name: cell for cell in plan.cells}
@@ -49,10 +51,10 @@ class Stages:
             StoreError: the store cannot be written, or the disk is too small (before the first sample).
             EvalkitError: as of `Engine.map`.
         """
-        if self.plan.engine.many:
+        if self._many:
             self._store_plan()
         self._make_samples()
-        if self.plan.engine.many:
+        if self._many:
             with stage("looking through the samples"):
                 for name in self._cells:
                     self.worker.source(name)
@@ -78,7 +80,7 @@ class Stages:
 
         key, store = store_plan(self.plan), str(self.plan.store.root.absolute())
         self.worker.leftovers = Leftovers.of(self.plan, key)
-        if self.plan.engine.leads:
+        if self._driver and self.plan.engine.leads:
             self.worker.leftovers.sweep()
         self._command = (sys.executable, "-m", "evalkit.work", store, key)
         if not self.plan.engine.in_process:
@@ -113,7 +115,7 @@ class Stages:
         check_calls(incomplete, self.plan)
         counts = totals(missing_shards(incomplete, self.plan.store))
         # All shards, so that every process cuts the same list, whenever it started.
-        cells = self.plan.generated if self.plan.engine.many else incomplete
+        cells = self.plan.generated if self._many else incomplete
         units = [Shard(cell.name, start, stop) for cell, start, stop in shards_of(cells, self.plan.store)]
         remote = {cell.name for cell in cells if self.plan.built[cell.key].model.remote}
 

@@ -17,13 +17,15 @@ from PIL import Image
 
 from evalkit import pipeline
 from evalkit.config.compose import compose, resolve
-from evalkit.engines.base import Run, Work, missing
+from evalkit.engines.base import BESIDE, Run, Work, missing
 from evalkit.features.store import Column
 from evalkit.plan.plan import Plan, make_plan
 from evalkit.results.table import ResultTable
 from evalkit.samples.store import SampleSet
 from evalkit.samples.writer import ShardWriter
 from evalkit.scoring.cache import ScoreCache
+from evalkit.work.__main__ import main
+from evalkit.work.stored_plan import Leftovers, store_plan
 
 METRICS = "metric=[fid_digits,is_digits,precision_digits,clip_score_digits,feature_diversity_digits,ppl_digits]"
 SMALL = (
@@ -176,3 +178,22 @@ def test_workers_of_this_machine(tmp_path: Path, expected: dict[str, Any]) -> No
     """Real worker processes, which make the plan again from the store."""
     plan = plan_of(tmp_path, None, "engine.local.workers=2")
     assert figures(plan, pipeline.run(plan)) == expected
+
+
+class Idle(Elsewhere):
+    """There is nothing left to do."""
+
+    def run(self, work: Work, unit: Any) -> None:
+        pytest.fail(f"{unit.label} was run again")
+
+
+def test_a_stripe_by_command(tmp_path: Path, expected: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Does all stages and writes no table; whoever comes to the table then finds everything."""
+    monkeypatch.setenv(BESIDE, "1")
+    monkeypatch.setattr("evalkit.utils.progress.share_the_terminal", lambda prefix: None)
+    plan = plan_of(tmp_path, Idle())
+    key = store_plan(plan)
+    assert main([str(plan.store.root), key, "--stripe", "0/1"]) == 0
+    assert not plan.out.exists()
+    with mock.patch.object(Leftovers, "sweep"):  # what the stripe left is of this run
+        assert figures(plan, pipeline.run(plan)) == expected
