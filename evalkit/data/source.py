@@ -86,6 +86,7 @@ class GenerationStats:
         blanked: images that a safety checker made black.
         doubt: why the timings say little (one batch, a machine under load); none where they can be relied on.
         stderrs: by attribute the standard error of a timing over its repeats, where there are enough.
+        beside: workers of the run, itself included, that were at work on the machine while the timings were taken.
     """
 
     latency_p50: float
@@ -98,6 +99,7 @@ class GenerationStats:
     blanked: int
     doubt: str | None = None
     stderrs: Mapping[str, float | None] = field(default_factory=dict)
+    beside: int = 1
 
 
 class Source(Protocol):

@@ -129,6 +129,8 @@ def _cost_rows(about: _About, source: Source) -> list[Row]:
         protocol: dict[str, Any] = {"metric": name}
         if stats is not None and name != "nfe":
             protocol |= {"device": stats.device, "batch_size": stats.batch_size}
+        if stats is not None and name in _TIMED and stats.beside > 1:
+            protocol["beside"] = stats.beside  # never ranked with what was timed alone
         value = None if value is None else value * factor
         note = _UNKNOWN[stats is not None] if value is None else None
         stderr = stats.stderrs.get(name) if stats is not None else None

@@ -123,7 +123,8 @@ class Seeds:
             values = [value for stats in known if (value := getattr(stats, name)) is not None]
             means[name] = fmean(values) if len(values) == len(known) else None
         devices = " + ".join(sorted({stats.device for stats in known}))
-        return replace(known[0], **means, device=devices, blanked=sum(stats.blanked for stats in known))
+        means |= {"blanked": sum(stats.blanked for stats in known), "beside": max(stats.beside for stats in known)}
+        return replace(known[0], **means, device=devices)
 
 
 def pool_seeds(outcome: Outcome) -> Outcome:

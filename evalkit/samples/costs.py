@@ -19,6 +19,12 @@ _REACH = NormalDist().inv_cdf(0.975)
 Row = Mapping[str, Any]
 
 
+def timed(rows: Sequence[Row]) -> list[Row]:
+    """The rows that timings rest on: not of a batch that also warmed up; alone, rather than beside other workers."""
+    warm = [row for row in rows if not row["warmup"]]
+    return [row for row in warm if "beside" not in row] or warm
+
+
 def repeats(rows: Sequence[Row]) -> list[tuple[int, float]]:
     """Images and seconds of each timed batch; a service's images each by themselves."""
     batches: list[tuple[int, float]] = []  # images, seconds of each
@@ -56,12 +62,12 @@ def median_stderr(batches: Sequence[tuple[int, float]]) -> float | None:
 
 def doubt(rows: Sequence[Row]) -> str | None:
     """Why the timings say little; none where they can be relied on."""
-    timed = [row for row in rows if not row["warmup"]]
-    if not timed:
+    rows = timed(rows)
+    if not rows:
         return "timed on the batch that also warmed up: ask for more samples, or a smaller batch_size"
-    if len(repeats(timed)) == 1:
+    if len(repeats(rows)) == 1:
         return "timed on one batch: ask for more samples, or a smaller batch_size"
-    loads = [(float(row["load"]), float(row["others"])) for row in timed if "load" in row]
+    loads = [(float(row["load"]), float(row["others"])) for row in rows if "load" in row]
     load, others = (fmean(x) for x in zip(*loads, strict=True)) if loads else (0.0, 0.0)
     if load > 1 and others > OTHERS:
         return f"timed under load: {load:.1f} tasks per core, other processes took {others:.0%} of the machine"

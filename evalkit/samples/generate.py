@@ -12,7 +12,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from evalkit.engines.base import Engine, InProcess, Run, Tell, Work
+from evalkit.engines.base import Engine, InProcess, Run, Tell, Work, beside
 from evalkit.errors import StoreError, whole_number
 from evalkit.models.services.cache import FetchedImages
 from evalkit.samples.batches import Batch, batches
@@ -123,10 +123,11 @@ def run_shard(
         loaded.model.keep_in(folder)
         remote = loaded.model.remote
         name = "service" if remote else devices.label(spec.device)
+        together = {"beside": workers} if (workers := beside()) > 1 else {}
 
         def about() -> dict[str, Any]:
             peak = None if remote else max(meter.peak_mb() - pool.others_mb, 0.0)
-            return {"device": name, "peak_memory_mb": peak}
+            return {"device": name, "peak_memory_mb": peak, **together}
 
         behind = pool.behind if devices.is_accelerator(spec.device) and not remote and in_hand is None else None
         begun: list[Batch] = []

@@ -57,6 +57,7 @@ _COLUMNS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "batch": (lambda value: _is_count(value) and value > 0, "a whole number >= 1"),
     "load": (_is_number, "a number >= 0"),
     "others": (_is_number, "a number >= 0"),
+    "beside": (lambda value: _is_count(value) and value > 1, "a whole number >= 2"),
     "warmup": (lambda value: isinstance(value, bool), "true or false"),
     "nfe": (_or_none(_is_number), "a number >= 0 or null"),
     "device": (_is_text, "a text"),
@@ -66,7 +67,7 @@ _COLUMNS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "height": (lambda value: _is_count(value) and value > 0, "a whole number >= 1"),
     "check": (_is_text, "a text"),
 }
-_OPTIONAL = {"clock_s", "check", "load", "others"}  # of services; of shards that this evalkit made
+_OPTIONAL = {"clock_s", "check", "load", "others", "beside"}  # of services; of shards that this evalkit made
 
 
 def write_rows(rows: Sequence[Row], key: str) -> str:

@@ -11,9 +11,10 @@ of the versions the shortest that suffices is read, so that a set of N samples s
 
 A shard's folder opens as a Hugging Face imagefolder. Its metadata.jsonl has one line per image: file_name, index,
 prompt, negative_prompt, category, class_id, seed, sha256 (of the file), width, height, latency_s (of one image), batch
-(images made together), warmup, load (tasks per core), others (part of the machine that other processes took), nfe,
-device, peak_memory_mb, warnings, check (of the line). Images that were asked for side by side (of a service) have a
-latency_s of their own, and clock_s: their share of the clock (none for those that an earlier run had fetched).
+(images made together), warmup, load (tasks per core), others (part of the machine that other processes took), beside
+(workers of the run on the machine, where there were several), nfe, device, peak_memory_mb, warnings, check (of the
+line). Images that were asked for side by side (of a service) have a latency_s of their own, and clock_s: their share of
+the clock (none for those that an earlier run had fetched).
 """
 
 from __future__ import annotations
@@ -177,7 +178,7 @@ class SampleSet(FileImages):
     def stats(self) -> GenerationStats:
         import numpy as np
 
-        timed = [row for row in self.rows if not row["warmup"]] or list(self.rows)
+        timed = costs.timed(self.rows) or list(self.rows)
         latencies = [float(row["latency_s"]) for row in timed]
         clock = [float(s) for row in timed if (s := row.get("clock_s", row["latency_s"])) is not None] or latencies
         evaluations = [float(row["nfe"]) for row in self.rows if row["nfe"] is not None]
@@ -194,6 +195,7 @@ class SampleSet(FileImages):
             device=" + ".join(sorted({str(row["device"]) for row in self.rows})),
             batch_size=max(int(row["batch"]) for row in self.rows),
             blanked=self.warnings.get("blanked", 0),
+            beside=max(int(row.get("beside", 1)) for row in timed),
         )
 
 

@@ -156,7 +156,8 @@ class Progress:
 
     def _tell(self, task: Task, seconds: float | None) -> None:
         """The line of a cell that is done."""
-        line = f"{task.description}: {task.completed:.0f} {self._noun}"
+        noun = self._noun if task.completed != 1 else self._noun.removesuffix("s")
+        line = f"{task.description}: {task.completed:.0f} {noun}"
         if seconds:
             line += f" in {seconds:.1f} s ({task.completed / seconds:.1f} {self._noun}/s)"
         if not self._live:

@@ -127,8 +127,10 @@ class Stages:
             return {unit.key for unit in units if (unit.cell, unit.start) not in missing}
 
         pinned = frozenset(unit.key for unit in units if unit.cell in remote)
+        timed_alone = getattr(self.plan.engine, "timing", "") == "alone"
+        alone = frozenset(unit.key for unit in units if timed_alone and unit.start == 0)
         with self.worker.pool:  # leaving it frees the model: the extractors need its memory
-            self._map("generating", units, self._looked(look), counts, pinned=pinned)
+            self._map("generating", units, self._looked(look), counts, pinned=pinned, alone=alone)
 
     def _extract(self) -> None:
         wanted = self._wanted()

@@ -47,6 +47,14 @@ def test_what_is_doubtful(lines: list[dict[str, Any]], words: str | None) -> Non
     assert said is None if words is None else re.search(words, said or "")
 
 
+def test_timings_rest_on_what_was_made_alone_where_there_is_any() -> None:
+    warmup, next_to = rows((4, 0.5), warmup=1), rows((4, 0.3), (4, 0.2), beside=2)
+    alone = rows((4, 0.1), (4, 0.15))
+    assert costs.timed([*warmup, *next_to, *alone]) == alone
+    assert costs.timed([*warmup, *next_to]) == next_to
+    assert costs.timed(warmup) == []
+
+
 def test_repeats_give_standard_errors_that_cover() -> None:
     """1.96 of them hold the truth about 95 times in 100, of 12 batches of lognormal seconds."""
     rng = random.Random(0)

@@ -23,7 +23,7 @@ import pytest
 from fake_models import make_cell, make_noise
 from PIL import Image
 
-from evalkit.engines.base import InProcess, Work
+from evalkit.engines.base import BESIDE, InProcess, Work
 from evalkit.errors import ConfigError, EvalkitError, StoreError
 from evalkit.samples import batches, generate, writer
 from evalkit.samples.generate import ShardSpec, generate_cells, run_shard
@@ -466,6 +466,17 @@ def test_any_engine_will_do(store: Store, monkeypatch: pytest.MonkeyPatch) -> No
     name = "noise-contrast_200"
     assert counted == [(name, 0), (name, 4), (name, 4), *[(name, 0), (name, 8), (name, 8)] * 2]
     assert found.digest == make(cell, Store(store.root / "other"))[0].digest
+
+
+def test_what_was_made_next_to_other_workers_says_so(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    small_shards(monkeypatch)
+    alone = make(make_cell(20), store)[0]
+    monkeypatch.setenv(BESIDE, "3")
+    found = make(make_cell(20), Store(store.root / "other"))[0]
+    assert [row.get("beside") for row in alone.rows] == [None] * 20
+    assert [row.get("beside") for row in found.rows] == [3] * 20
+    assert (alone.stats().beside, found.stats().beside) == (1, 3)
+    assert found.digest == alone.digest
 
 
 def test_progress_without_a_terminal_is_a_line_a_cell(

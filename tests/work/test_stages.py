@@ -174,6 +174,18 @@ def test_units_that_run_twice_at_once(tmp_path: Path, expected: dict[str, Any]) 
     assert list(dict.fromkeys(stages)) == ["shard", "extract", "measure", "score"]
 
 
+def test_the_first_shard_of_each_cell_is_timed_alone(tmp_path: Path) -> None:
+    class Timing(Elsewhere):
+        timing = "alone"
+
+        def map(self, work: Work) -> None:
+            assert [unit.key for unit in work.units if unit.key in work.alone] == ["shard/digits_dcgan/0-64"]
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        pipeline.run(plan_of(tmp_path, Timing()))
+
+
 def test_workers_of_this_machine(tmp_path: Path, expected: dict[str, Any]) -> None:
     """Real worker processes, which make the plan again from the store."""
     plan = plan_of(tmp_path, None, "engine.local.workers=2")
