@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from evalkit.errors import ConfigError, DataError, EvalkitError, nearest
-from evalkit.extractors.base import DECODER, BatchSize, NetworkExtractor, Prepared, per_channel, to_device
+from evalkit.extractors.base import DECODER, PRECISIONS, BatchSize, NetworkExtractor, Prepared, per_channel, to_device
 from evalkit.extractors.clip_convert import from_openai, from_transformers, is_transformers, tells_quick_gelu
 from evalkit.utils.files import PKG_SCHEME, resolve_path, sha256_file
 from evalkit.utils.json_files import read_json
@@ -216,7 +216,9 @@ class Clip(NetworkExtractor):
         }
 
     def label(self) -> str:
-        return super().label() if self._folder() is None else self.name
+        if self._folder() is None:
+            return super().label()
+        return ":".join(filter(None, (self.name, PRECISIONS[self.precision])))
 
     # -- the network
 

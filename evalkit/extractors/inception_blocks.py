@@ -57,7 +57,9 @@ class Conv(nn.Module):
         self.bn = nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
-        if x.device.type == "cpu" and _ONEDNN:  # what torch.compile emits for this pair, with frozen weights
+        if (
+            x.device.type == "cpu" and _ONEDNN and x.dtype != torch.float16
+        ):  # what torch.compile emits for this pair, with frozen weights
             where = self.padding, self.stride, [1, 1], 1
             if self.packed is None:  # in oneDNN's own order, for full parts: else it reorders all weights for each part
                 shape = [PART, *x.shape[1:]]

@@ -21,8 +21,7 @@ from PIL import Image
 
 from evalkit.data.codec import encode_png
 from evalkit.data.open import open_images
-from evalkit.features.feature_pass import _read_ahead
-from evalkit.features.store import BLOCK
+from evalkit.features.run import READERS, ahead, blocks_of
 
 BYTES = 48_000_000  # of pixels a turn
 
@@ -46,8 +45,7 @@ def write_images(folder: Path, kind: str, size: int, count: int) -> None:
 
 def by_evalkit(folder: Path, files: list[Path]) -> int:
     source = open_images(folder)
-    blocks = [range(start, min(start + BLOCK, len(source))) for start in range(0, len(source), BLOCK)]
-    return sum(len(block) for block in _read_ahead(source, blocks))
+    return sum(len(block) for block in ahead(source.read, blocks_of(range(len(source))), READERS))
 
 
 def by_pillow(folder: Path, files: list[Path]) -> int:
@@ -59,7 +57,7 @@ def by_torch_fidelity(folder: Path, files: list[Path]) -> int:
     from torch_fidelity.datasets import ImagesPathDataset
 
     workers = min(4, 2 * (os.cpu_count() or 1))  # its default
-    loader = DataLoader(ImagesPathDataset([str(f) for f in files]), batch_size=BLOCK, num_workers=workers)
+    loader = DataLoader(ImagesPathDataset([str(f) for f in files]), batch_size=64, num_workers=workers)
     return sum(len(batch) for batch in loader)
 
 
