@@ -1,6 +1,6 @@
 """Structural similarity (Wang et al. 2004) and its multi-scale form (Wang et al. 2003), as torchmetrics 1.9 has them.
 
-SSIM is written out here, as two passes of 11 taps: torchmetrics' one pass of 121 takes ten times as long in float64.
+Both are written out here, with two passes of 11 taps: torchmetrics' one pass of 121 takes ten times as long in float64.
 Colour images, levels of 0 to 255, Gaussian window of 11 with sigma 1.5, k1 = 0.01, k2 = 0.03; in float64, since the
 variances are differences of large numbers (float32 deviates by about 1e-5).
 """
@@ -40,17 +40,8 @@ class Ssim(PairMetric):
         return {"estimator": "ssim, gaussian window", "kernel": KERNEL, "sigma": SIGMA, "data_range": 255}
 
     def distance(self, first: Batch, second: Batch) -> Tensor:
-        import torch
-        from torch.nn.functional import pad
-
-        a, b = (pad(_pixels(batch, KERNEL, "SSIM"), (KERNEL // 2,) * 4, mode="reflect") for batch in (first, second))
-        mean_a, mean_b, aa, bb, ab = _blurred(torch.stack([a, b, a * a, b * b, a * b]))  # each f64 [B,3,H,W]
-        c1, c2 = (0.01 * 255) ** 2, (0.03 * 255) ** 2
-        squares = mean_a.square() + mean_b.square()
-        variances = (aa - mean_a.square()).clamp(min=0) + (bb - mean_b.square()).clamp(min=0)
-        covariance = ab - mean_a * mean_b
-        values: Tensor = (2 * mean_a * mean_b + c1) * (2 * covariance + c2) / ((squares + c1) * (variances + c2))
-        return values.flatten(1).mean(1)  # f64 [B]
+        a, b = (_pixels(batch, KERNEL, "SSIM") for batch in (first, second))
+        return _maps(a, b)[0].flatten(1).mean(1)  # f64 [B]
 
 
 @dataclass(eq=False)
@@ -80,15 +71,22 @@ class MsSsim(PairMetric):
         return {"estimator": "ms-ssim, relu", "kernel": KERNEL, "data_range": 255, "betas": list(self.betas)}
 
     def distance(self, first: Batch, second: Batch) -> Tensor:
-        from torchmetrics.functional.image import multiscale_structural_similarity_index_measure
+        import torch
+        from torch.nn.functional import avg_pool2d
 
         halvings = len(self.betas) - 1
         least = KERNEL * max(halvings**2, 2**halvings)  # torchmetrics' own rule, and a whole window at the coarsest
         what = f"MS-SSIM over {len(self.betas)} scales (fewer: betas=[...])"
         a, b = _pixels(first, least, what), _pixels(second, least, what)
-        return multiscale_structural_similarity_index_measure(
-            a, b, kernel_size=KERNEL, data_range=255.0, betas=tuple(self.betas), normalize="relu", reduction="none"
-        )  # f64 [B]
+        inner = slice(KERNEL // 2, -(KERNEL // 2))  # where no window leaves the image
+        parts = []  # of each scale, f64 [B]
+        for scale in range(len(self.betas)):
+            whole, contrast = _maps(a, b)
+            part = contrast[..., inner, inner] if scale < halvings else whole
+            parts.append(part.flatten(1).mean(1).relu())
+            a, b = avg_pool2d(a, 2), avg_pool2d(b, 2)
+        weights = torch.tensor(self.betas, device=a.device)[:, None]  # in float32, as there
+        return (torch.stack(parts) ** weights).prod(0)  # f64 [B]
 
 
 @dataclass(eq=False)
@@ -99,6 +97,21 @@ class MsSsimDiversity(MsSsim):
 
     title = "MS-SSIM within prompts"
     better: Better = field(default="lower", init=False)
+
+
+def _maps(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+    """SSIM, and its factor of contrast and structure, at each pixel of images f64 [B,3,H,W], mirrored at borders."""
+    import torch
+    from torch.nn.functional import pad
+
+    a, b = (pad(x, (KERNEL // 2,) * 4, mode="reflect") for x in (a, b))
+    mean_a, mean_b, aa, bb, ab = _blurred(torch.stack([a, b, a * a, b * b, a * b]))  # each f64 [B,3,H,W]
+    c1, c2 = (0.01 * 255) ** 2, (0.03 * 255) ** 2
+    squares = mean_a.square() + mean_b.square()
+    variances = (aa - mean_a.square()).clamp(min=0) + (bb - mean_b.square()).clamp(min=0)
+    covariance = ab - mean_a * mean_b
+    upper, lower = 2 * covariance + c2, variances + c2
+    return (2 * mean_a * mean_b + c1) * upper / ((squares + c1) * lower), upper / lower
 
 
 def _blurred(x: Tensor) -> Tensor:

@@ -73,8 +73,9 @@ def meet(x: Tensor, y: Tensor, k: int, *, closed: bool, parts: Tensor | None = N
     versions = [None if s.is_inference() else s._version for s in (x, y)]  # a count of the changes in place
     _kept[:] = [entry for entry in _kept if entry[0]() is not None and entry[1]() is not None]
     for one, other, known, known_parts, found in _kept:
-        same_parts = parts is None or (known_parts is not None and parts.equal(known_parts))
-        if one() is x and other() is y and known == versions and same_parts and (k, closed) in found:
+        if one() is not x or other() is not y or known != versions or (k, closed) not in found:
+            continue
+        if parts is None or (known_parts is not None and parts.equal(known_parts)):
             return found[k, closed]
     if max(len(x), len(y)) <= k:
         raise ValueError(

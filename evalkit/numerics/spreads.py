@@ -86,14 +86,29 @@ def coverage_influence(held: Held, places: NDArray[np.int64]) -> Tensor:
     pairs = np.unique(two[:, 0] * (clusters + 1) + second, return_counts=True)[1] / m
     single, together = np.square(alone - alone.mean()).sum(), np.square(pairs).sum()
     variance = (1 - 1 / clusters) * single**2 / (single + together) if single > 0 else 0.0
-    rng = np.random.default_rng(SEED)
-    drawn = np.zeros(clusters + 1, bool)
-    values = []
-    for _ in range(DRAWS):
-        drawn[:clusters] = np.bincount(rng.integers(clusters, size=clusters), minlength=clusters) > 0
-        values.append(drawn[of].any(1).mean())
-    resampled = float(np.var(values, ddof=1))
+    resampled = float(np.var(_redrawn(of, clusters), ddof=1))
     base, wanted = (shares[1], resampled) if variance < resampled / 4 else (shares[0], variance)
     by_cluster = np.bincount(places, base, minlength=clusters)
     spread = clusters * np.var(by_cluster, ddof=1) if clusters > 1 else 0.0  # of a sum over clusters
     return torch.from_numpy(base * n * np.sqrt(wanted / spread) if spread > 0 else np.zeros(n))
+
+
+def _redrawn(of: NDArray[np.int64], clusters: int) -> NDArray[np.float64]:
+    """The share of balls that hold a drawn cluster, f64 [DRAWS], over bootstrap draws of as many clusters.
+
+    Args:
+        of: i64 [M,MEMBERS], the clusters in each ball; number `clusters`: none.
+        clusters: their number.
+    """
+    import numpy as np
+
+    rng = np.random.default_rng(SEED)
+    drawn = np.zeros((clusters + 1, DRAWS), bool)
+    for draw in range(DRAWS):
+        drawn[rng.integers(clusters, size=clusters), draw] = True
+    bits = np.packbits(drawn, axis=1)  # u8 [clusters + 1,DRAWS / 8]: a ball looks at 8 draws at a time
+    hit = bits[of[:, 0]]
+    for column in of.T[1:]:
+        hit |= bits[column]
+    shares: NDArray[np.float64] = np.unpackbits(hit, axis=1, count=DRAWS).mean(0)
+    return shares

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -26,8 +27,9 @@ STORED = ("*.png", "*.safetensors")  # what must be equal in every bit
 def start(device: str, store: Path, *overrides: str) -> subprocess.Popen[str]:
     command = [sys.executable, str(ROOT / "run_eval.py"), *SMALL, f"device={device}", f"store={store}"]
     more = ("num_samples=64", "report=false", "lint=false", *overrides)
+    path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
     return subprocess.Popen(
-        [*command, *more], env=environment(), text=True, stderr=subprocess.PIPE, stdout=subprocess.PIPE
+        [*command, *more], env=environment(PYTHONPATH=path), text=True, stderr=subprocess.PIPE, stdout=subprocess.PIPE
     )
 
 

@@ -73,7 +73,8 @@ def test_the_score_is_the_cpus(name: str, device: str) -> None:
     kernel = metric_of(name).title in ("KID", "CMMD")
     exact = name.startswith(EXACT)
     assert here[0].value is not None
-    assert there[0].value == pytest.approx(here[0].value, rel=0 if exact else 1e-5 if kernel else 1e-9, abs=1e-9)
+    unseen = 1e-3 * (here[0].stderr or 0) if kernel else 0  # float32 sums, of which a small difference is left
+    assert there[0].value == pytest.approx(here[0].value, rel=0 if exact else 1e-9, abs=max(unseen, 1e-9))
     assert there[0].n == here[0].n
     assert [pair[:2] for pair in there[0].nearest] == [pair[:2] for pair in here[0].nearest]
     if here[0].stderr is not None:

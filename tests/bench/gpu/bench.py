@@ -26,8 +26,6 @@ for folder in (ROOT, ROOT / "tests" / "helpers"):
     if str(folder) not in sys.path:
         sys.path.insert(0, str(folder))
 
-BASES = 40  # different pictures per process that writes; the others are those, shifted
-
 
 @dataclass
 class Bench:
@@ -204,15 +202,15 @@ def in_memory(count: int, size: int) -> Any:
 
 
 def pictures(count: int, size: int, seed: int = 0) -> list[NDArray[np.uint8]]:
-    """Smooth colours with noise, u8 [size,size,3]: they compress about as photographs do."""
+    """Smooth colours with noise, u8 [size,size,3], all different: they compress about as photographs do."""
     from PIL import Image
 
     rng, images = np.random.default_rng(seed), []
-    for _ in range(count):
+    noise = rng.integers(-6, 7, (size, size, 3), dtype=np.int16)
+    for i in range(count):
         coarse = rng.integers(0, 256, (size // 8, size // 8, 3), dtype=np.uint8)
         smooth = np.asarray(Image.fromarray(coarse).resize((size, size), Image.Resampling.BICUBIC)).astype(np.int16)
-        noise = rng.integers(-6, 7, smooth.shape, dtype=np.int16)
-        images.append(np.clip(smooth + noise, 0, 255).astype(np.uint8))
+        images.append(np.clip(smooth + np.roll(noise, 7 * i, (0, 1)), 0, 255).astype(np.uint8))
     return images
 
 
@@ -220,10 +218,8 @@ def _write(job: tuple[Path, int, int, int, int]) -> None:
     from evalkit.data.codec import encode_png
 
     folder, first, count, size, seed = job
-    base = pictures(min(count, BASES), size, 1000 * seed + first)
-    for i in range(count):
-        shifted = np.roll(base[i % len(base)], i // len(base), 1)
-        (folder / f"{first + i:06d}.png").write_bytes(encode_png(shifted))
+    for i, image in enumerate(pictures(count, size, 1000 * seed + first)):
+        (folder / f"{first + i:06d}.png").write_bytes(encode_png(image))
 
 
 def relative(a: Tensor, b: Tensor) -> float:

@@ -30,14 +30,16 @@ def run(bench: Bench) -> None:
     kinds |= {f"LPIPS-{net}": LpipsMetric(f"lpips_{net}/phi") for net in nets}
     base = pictures(8, size)
     images = np.stack([np.roll(base[i % 8], i, 1) for i in range(2 * count)])
+    if "lpips_vgg" in extractors:
+        with bench.attempt("LPIPS-vgg network", 10) as go:
+            if go:
+                vgg_alone(bench, extractors["lpips_vgg"], images[:16])
     for name, metric in kinds.items():
         with bench.attempt(f"{name} pairs", 12) as go:
             if go:
                 few = 32 if name == "LPIPS-vgg" and not bench.tiny else count
                 rate, note = through_the_stage(bench, metric, extractors, images[: 2 * few])
                 bench.say(f"{name} at {size} px, pairs/s", round(rate, 1), note)
-    if "lpips_vgg" in extractors:
-        vgg_alone(bench, extractors["lpips_vgg"], images[:16])
 
 
 def through_the_stage(bench: Bench, metric: Any, extractors: dict[str, Any], images: Any) -> tuple[float, str]:
@@ -68,14 +70,20 @@ def through_the_stage(bench: Bench, metric: Any, extractors: dict[str, Any], ima
 
 
 def vgg_alone(bench: Bench, extractor: Any, images: Any) -> None:
-    """The network on images that are on the device, in full float32 and in TF32."""
-    from gpu.bench import tf32
-
+    """The network on images that are on the device: by batch and arithmetic, as cuDNN chooses and deterministic."""
     x = torch.from_numpy(images).permute(0, 3, 1, 2).float().to(bench.device)
-    for label, fast in (("fp32", False), ("tf32", True)):
-        with torch.inference_mode(), tf32(fast):
-            rate = bench.rate(lambda: extractor.network(x[:4]), 4)
-        bench.say(f"LPIPS-vgg network {label}, images/s", round(rate, 1), f"{rate * GFLOP_VGG / 1e3:.0f} TFLOP/s")
+    for batch in (1, 2, 4, 8):
+        for fast, fixed in ((False, False), (False, True), (True, True)):
+            if batch == 2 and fast:
+                continue
+            label = f"LPIPS-vgg network b{batch} {'tf32' if fast else 'fp32'}{', deterministic' if fixed else ''}"
+            if bench.cuda:
+                torch.cuda.empty_cache()
+                torch.cuda.reset_peak_memory_stats()
+            flags = torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=fixed, allow_tf32=fast)
+            with torch.inference_mode(), flags:
+                rate = bench.rate(lambda batch=batch: extractor.network(x[:batch]), batch, 0.3)  # type: ignore[misc]
+            bench.say(f"{label}, images/s", round(rate, 1), f"{rate * GFLOP_VGG / 1e3:.0f} TFLOP/s, {bench.peak()}")
 
 
 def trunk(bench: Bench, net: str) -> Path:

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
 from gpu.bench import ROOT, Bench
 from gpu.folders import needed
+
+LIMIT = 75  # seconds of one run
 
 
 def run(bench: Bench) -> None:
@@ -40,13 +44,43 @@ def ours(bench: Bench, folder: Path, reference: Path, weights: Path, precision: 
         overrides += ["reference=folder", f"reference.folder.path={reference}", f"store={store}", "report=false"]
         overrides += [f"extractor.inception.weights={weights}", f"device={bench.device}", "metric.kid.clamp=true"]
         overrides += [f"extractor.inception.precision={precision}"] if precision != "float32" else []
-        command = [sys.executable, str(ROOT / "run_eval.py"), *overrides]
-        start = time.perf_counter()
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-        seconds = time.perf_counter() - start
-        if done.returncode:
-            raise RuntimeError(done.stderr[-500:])
+        seconds, stages = timed_process(["run_eval.py", *overrides], LIMIT)
         bench.say(name, round(seconds, 1), f"{count / seconds:.0f} images/s")
+        bench.say("  of it, s: lines", stages)
+
+
+def timed_process(command: list[str], limit: float) -> tuple[float, str]:
+    """Seconds that a Python command takes, and when it wrote which line; beyond `limit` it tells where it was.
+
+    Raises:
+        RuntimeError: it failed, or was ended.
+    """
+    lines: list[str] = []
+    start = time.perf_counter()
+    process = subprocess.Popen(
+        [sys.executable, "-X", "faulthandler", *command],
+        cwd=ROOT,
+        text=True,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+    )
+
+    def listen() -> None:
+        lines.extend(f"{time.perf_counter() - start:.1f} {line.strip()[:90]}" for line in process.stderr or ())
+
+    listener = threading.Thread(target=listen)
+    listener.start()
+    try:
+        process.wait(limit)
+    except subprocess.TimeoutExpired:
+        process.send_signal(signal.SIGABRT)  # every thread's stack goes to stderr
+        process.wait(20)
+    seconds = time.perf_counter() - start
+    listener.join(20)
+    if process.returncode:
+        print("\n".join(lines[-400:]), flush=True)
+        raise RuntimeError(f"code {process.returncode} after {seconds:.0f} s: {'; '.join(lines[:12])}")
+    return seconds, "; ".join(lines[:12])
 
 
 def torch_fidelity(bench: Bench, folder: Path, reference: Path, weights: Path) -> None:
@@ -59,7 +93,7 @@ def torch_fidelity(bench: Bench, folder: Path, reference: Path, weights: Path) -
         f"feature_extractor_weights_path={str(weights)!r})"
     )
     start = time.perf_counter()
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=LIMIT)
     if done.returncode:
         raise RuntimeError(done.stderr[-500:])
     seconds, count = time.perf_counter() - start, len(list(folder.iterdir()))
