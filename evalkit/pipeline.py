@@ -57,7 +57,7 @@ def run(plan: Plan, *, command: str = "") -> ResultTable:
     with stage("looking through the samples"):
         sources = {cell.name: worker.source(cell.name) for cell in plan.cells}
     clusters = plan.clusters(sources)
-    watch = Watch(plan.store.root / "lint", rescan=plan.config.rescan) if plan.config.lint else None
+    watch = Watch(plan.store.lint, rescan=plan.config.rescan) if plan.config.lint else None
     try:
         with stage("scoring"):
             scored = _score(plan, stages, sources, clusters, watch)

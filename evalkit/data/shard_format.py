@@ -6,6 +6,7 @@ import re
 from collections.abc import Collection
 
 METADATA = "metadata.jsonl"
+ZIP = ".zip"  # a shard that is one file
 _SHARD = re.compile(r"(\d{5,})(?:-(\d{3}))?")
 
 

@@ -35,6 +35,16 @@ class AlteredError(DataError):
     """A file is not the one that was recorded."""
 
 
+class Recorded(Protocol):
+    """Files whose sha256s were recorded when they were made: whether they still agree is seen by looking."""
+
+    def stamps(self) -> list[str]:
+        """Texts that change when a file does, without reading any."""
+
+    def altered(self, before: Sequence[str], now: Sequence[str]) -> list[int]:
+        """The images whose file is missing or another; only what changed since the stamps `before` is read."""
+
+
 @dataclass(frozen=True)
 class Headers:
     """What is known of each image's file without decoding it; all empty where a set has no files.
@@ -45,7 +55,7 @@ class Headers:
         kinds: what is unusual: "grey", "palette", "16bit", "cmyk", "alpha_dropped", "blanked", "prompt_truncated", ...
         sha256s: of the files.
         making: what each says of its making (`evalkit.data.png_parameters`), and "folder": the first of its path.
-        made: the files, where sha256s were recorded when they were made: whether they still agree is not known.
+        made: of files whose sha256s were recorded when they were made, what tells whether they still agree.
         skipped: broken files that were left out.
         left_out: by kind, pictures that are of no kind that is read, and masks: how many, and the first one's name.
         profiles: of each file what its colour profile is called, where it is not sRGB's.
@@ -58,7 +68,7 @@ class Headers:
     kinds: Sequence[frozenset[str]] = ()
     sha256s: Sequence[str] = ()
     making: Sequence[Mapping[str, Any]] = ()
-    made: Sequence[Path] = ()
+    made: Recorded | None = None
     skipped: Sequence[str] = ()
     left_out: LeftOut = field(default_factory=dict)
     profiles: Sequence[str | None] = ()

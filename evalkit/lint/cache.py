@@ -5,16 +5,14 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from evalkit.errors import DataError
+from evalkit.errors import DataError, StoreError
 from evalkit.utils.code import module_digest
-from evalkit.utils.files import Stamp, sha256_file, stamp_of_file
-from evalkit.utils.json_files import read_checked, write_checked
+from evalkit.utils.json_files import get_checked, put_checked
 
 if TYPE_CHECKING:
-    from evalkit.data.source import Headers
+    from evalkit.utils.blobs import Blobs
 
 NAME_DIGITS = 20  # of a set's digest in its file's name
 
@@ -55,69 +53,33 @@ class Measured:
 
 @dataclass(frozen=True)
 class CacheEntry:
-    """What was measured, and the files' stamps when they last agreed with their checksums."""
+    """What was measured, and the stamps (`Recorded.stamps`) of when the files last agreed with their checksums."""
 
     measured: Measured
-    stamps: Sequence[Stamp]
+    stamps: Sequence[str]
 
 
-def known(cache: Path, digest: str) -> bool:
-    """Whether there is an entry of a set, be it broken."""
-    return _path(cache, digest).is_file()
-
-
-def load(cache: Path, digest: str) -> CacheEntry | None:
+def load(cache: Blobs, digest: str) -> CacheEntry | None:
     """The entry of a set; none where there is none, or where it is broken, of another set or of another version."""
     try:
-        data = read_checked(_path(cache, digest))
+        data = get_checked(cache, file_name(digest))
         if data["about"] != _about(digest):
             return None
-        return CacheEntry(Measured(**data["measured"]), [tuple(stamp) for stamp in data["stamps"]])
+        return CacheEntry(Measured(**data["measured"]), list(data["stamps"]))
     except (OSError, DataError, LookupError, TypeError):
         return None
 
 
-def save(cache: Path, digest: str, entry: CacheEntry) -> None:
+def save(cache: Blobs, digest: str, entry: CacheEntry) -> None:
     """Writes an entry; where the store is read-only, the next run measures again."""
-    stamps = [list(stamp) for stamp in entry.stamps]
-    data = {"about": _about(digest), "stamps": stamps, "measured": vars(entry.measured)}
-    with contextlib.suppress(OSError):
-        write_checked(_path(cache, digest), data)
+    data = {"about": _about(digest), "stamps": list(entry.stamps), "measured": vars(entry.measured)}
+    with contextlib.suppress(StoreError):
+        put_checked(cache, file_name(digest), data)
 
 
-def stamps(files: Sequence[Path]) -> list[Stamp]:
-    """What tells of each file whether it changed; a size of -1 where it is missing."""
-    return [_stamp(file) for file in files]
-
-
-def _stamp(file: Path) -> Stamp:
-    try:
-        return stamp_of_file(file)
-    except OSError:
-        return -1, 0, 0, 0
-
-
-def changed(headers: Headers, before: Sequence[Stamp], now: Sequence[Stamp]) -> list[int]:
-    """Images whose file is missing or not the recorded one; only files whose stamp changed are read.
-
-    Args:
-        headers: of a set whose files were recorded when they were made (`Headers.made`).
-        before, now: the files' stamps when they last agreed, and as they are.
-    """
-    bad = []
-    for i, stamp in enumerate(now):
-        if i >= len(before) or before[i] != stamp:
-            try:
-                same = sha256_file(headers.made[i], anew=True) == headers.sha256s[i]
-            except OSError:
-                same = False
-            if not same:
-                bad.append(i)
-    return bad
-
-
-def _path(cache: Path, digest: str) -> Path:
-    return cache / f"{digest[:NAME_DIGITS]}.json"
+def file_name(digest: str) -> str:
+    """The file of what was measured of a set, or of two."""
+    return f"{digest[:NAME_DIGITS]}.json"
 
 
 def _about(digest: str) -> list[str]:

@@ -8,18 +8,18 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from evalkit.errors import DataError
-from evalkit.lint.cache import NAME_DIGITS
+from evalkit.errors import DataError, StoreError
+from evalkit.lint.cache import file_name
 from evalkit.lint.finding import Finding, locations
 from evalkit.utils.code import module_digest
 from evalkit.utils.files import sha256_json
-from evalkit.utils.json_files import read_checked, write_checked
+from evalkit.utils.json_files import get_checked, put_checked
 
 if TYPE_CHECKING:
     from evalkit.data.source import Source
+    from evalkit.utils.blobs import Blobs
 
 SAME = 2.0  # levels (r.m.s.): a copy, at most saved again without visible loss
 MOST = 0.5
@@ -41,7 +41,7 @@ class Copies:
     near: list[int]
 
 
-def check_copies(name: str, source: Source, made_from: Mapping[str, Source], cache: Path) -> list[Finding]:
+def check_copies(name: str, source: Source, made_from: Mapping[str, Source], cache: Blobs) -> list[Finding]:
     """Findings about a cell whose samples were made from images.
 
     Args:
@@ -65,26 +65,25 @@ def check_copies(name: str, source: Source, made_from: Mapping[str, Source], cac
     return findings
 
 
-def _find(source: Source, images: Source, cache: Path) -> Copies | None:
+def _find(source: Source, images: Source, cache: Blobs) -> Copies | None:
     """What is known of both sides, else measured; none where an image cannot be read, which the run says itself."""
     try:
         code = module_digest("evalkit.data.codec", "evalkit.lint.copies", "evalkit.lint.pixels")
         key = sha256_json([code, source.digest, images.digest])
-        path = cache / f"{key[:NAME_DIGITS]}.json"
-        known = _load(path, key)
+        known = _load(cache, key)
         if known is not None:
             return known
         copies = _measure(source, images)
     except (DataError, OSError):
         return None
-    with contextlib.suppress(OSError):
-        write_checked(path, {"about": [key], "copies": vars(copies)})
+    with contextlib.suppress(StoreError):
+        put_checked(cache, file_name(key), {"about": [key], "copies": vars(copies)})
     return copies
 
 
-def _load(path: Path, key: str) -> Copies | None:
+def _load(cache: Blobs, key: str) -> Copies | None:
     try:
-        data = read_checked(path)
+        data = get_checked(cache, file_name(key))
         return Copies(**data["copies"]) if data["about"] == [key] else None
     except (OSError, DataError, LookupError, TypeError):
         return None

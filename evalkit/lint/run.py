@@ -9,7 +9,6 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from evalkit.data.moments import Moments
-from evalkit.lint import cache
 from evalkit.lint.cache import CacheEntry, Measured
 from evalkit.lint.copies import check_copies
 from evalkit.lint.finding import REFERENCE, SEVERITIES, Finding, lines, locations
@@ -79,15 +78,15 @@ def _view(name: str, source: Source, watch: Watch, findings: list[Finding]) -> V
 
 def _measure(name: str, source: Source, headers: Headers, watch: Watch, findings: list[Finding]) -> Measured | None:
     """From the cache, else by decoding. Files that are not the recorded ones become a finding, logged at once."""
-    entry = cache.load(watch.cache, source.digest)
-    now = cache.stamps(headers.made)
+    entry = watch.entry(source.digest)
+    now = headers.made.stamps() if headers.made is not None else []
     if entry is not None:
         if watch.rescan or entry.stamps != now:
-            bad = cache.changed(headers, () if watch.rescan else entry.stamps, now)
+            bad = headers.made.altered(() if watch.rescan else entry.stamps, now) if headers.made is not None else []
             if bad:
                 _report(_unlike(name, source, bad, _ALTERED), findings)
             else:
-                cache.save(watch.cache, source.digest, CacheEntry(entry.measured, now))
+                watch.keep(source.digest, CacheEntry(entry.measured, now))
         return entry.measured
     seen, unread = watch.scan_of(source, Counter(headers.sizes)).finish()
     if unread:
@@ -99,7 +98,7 @@ def _measure(name: str, source: Source, headers: Headers, watch: Watch, findings
             files = locations(source, indices)
             _report(Finding("damaged", "error", name, len(indices), files, message, _UNTRUE, len(source)), findings)
         return seen if seen.looked else None
-    cache.save(watch.cache, source.digest, CacheEntry(seen, now))
+    watch.keep(source.digest, CacheEntry(seen, now))
     return seen
 
 

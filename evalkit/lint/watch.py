@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 
 from evalkit.data.source import WithoutRecords
 from evalkit.errors import DataError
-from evalkit.lint import cache
+from evalkit.lint.cache import CacheEntry, load, save
+from evalkit.utils.blobs import Blobs, LocalBlobs
 
 if TYPE_CHECKING:
     import numpy as np
@@ -81,10 +82,11 @@ class Watch:
         rescan: whether generated files are read again though their stamps are those of then.
     """
 
-    def __init__(self, cache: Path, *, rescan: bool = False) -> None:
-        self.cache = cache
+    def __init__(self, cache: Path | Blobs, *, rescan: bool = False) -> None:
+        self.cache: Blobs = LocalBlobs(cache) if isinstance(cache, Path) else cache
         self.rescan = rescan
         self.watched: dict[str, WatchedSource] = {}  # by the source's digest
+        self._entries: dict[str, CacheEntry | None] = {}
 
     def of(self, source: Source) -> Source:
         """The source, or one that is measured as it is read: the same one for the same images."""
@@ -92,9 +94,20 @@ class Watch:
             digest = source.digest
         except (OSError, DataError):
             return source  # scoring says what is wrong with it
-        if cache.known(self.cache, digest):
+        if self.entry(digest) is not None:
             return source
         return self.watched.setdefault(digest, WatchedSource(source))
+
+    def entry(self, digest: str) -> CacheEntry | None:
+        """What was measured of a set in an earlier run; read once."""
+        if digest not in self._entries:
+            self._entries[digest] = load(self.cache, digest)
+        return self._entries[digest]
+
+    def keep(self, digest: str, entry: CacheEntry) -> None:
+        """Writes what was measured of a set."""
+        self._entries[digest] = entry
+        save(self.cache, digest, entry)
 
     def scan_of(self, source: Source, sizes: Counter[tuple[int, int]]) -> PixelScan:
         """What is to be measured of a source, less what was measured already."""

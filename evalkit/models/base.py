@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from evalkit.data.source import Source
     from evalkit.data.split import Part
     from evalkit.models.device_images import DeviceImages
+    from evalkit.models.services.cache import FetchedImages
     from evalkit.prompts.sets import Prompt
 
 Conditioning = Literal["text", "class", "none"]
@@ -193,8 +194,8 @@ class Model(ABC):
     def unload(self) -> None:  # noqa: B027 (a model that holds nothing need not say so)
         """Frees the memory of `load`."""
 
-    def keep_in(self, cell: Path) -> None:  # noqa: B027
-        """Told before each shard: the cell's folder, where a model may keep images that are dear (`services.cache`)."""
+    def keep_in(self, fetched: FetchedImages) -> None:  # noqa: B027
+        """Told before each shard: where a model may keep images that are dear until their shard is written."""
 
 
 class ExistingImages(Model):

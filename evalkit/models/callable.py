@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib.util
 import inspect
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
 from evalkit.config.build import build, locate
@@ -103,9 +102,9 @@ class CallableModel(Model):
         self._call = None
         devices.free_memory()
 
-    def keep_in(self, cell: Path) -> None:
+    def keep_in(self, fetched: FetchedImages) -> None:
         """Where finished images are kept until their shard is written, if `keep`."""
-        self._cache = FetchedImages(cell if self.keep else None)
+        self._cache = fetched if self.keep else FetchedImages()
 
     def generate(self, requests: Sequence[Request], *, sampler: Sampler | None, settings: Settings) -> Generated:
         """One call for all requests whose images are not kept."""

@@ -43,6 +43,7 @@ from evalkit.utils.files import sha256_json
 if TYPE_CHECKING:
     from evalkit.prompts.sets import PromptSet
     from evalkit.results.export import Export
+    from evalkit.samples.cells import FoundCell
 
 log = logging.getLogger(__name__)
 
@@ -83,13 +84,13 @@ class Plan:
         """The cells whose samples are made here."""
         return [cell for cell in self.cells if not isinstance(self.built[cell.key].model, ExistingImages)]
 
-    def open_source(self, cell: Cell) -> Source:
-        """A cell's images: its sample set in the store, or the images that were made elsewhere."""
+    def open_source(self, cell: Cell, found: FoundCell | None = None, wait: float = 0.0) -> Source:
+        """A cell's images: its sample set (as of `SampleSet.open`), or the images that were made elsewhere."""
         model = self.built[cell.key].model
         if isinstance(model, ExistingImages):
             source: Source = model.open(cell.num_samples, cache=self.store.root / "cache")
             return source
-        return SampleSet.open(self.store, cell, self.built[cell.key])
+        return SampleSet.open(self.store, cell, self.built[cell.key], found=found, wait=wait)
 
     @property
     def shown(self) -> tuple[Cell, ...]:

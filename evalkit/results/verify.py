@@ -14,14 +14,17 @@ from pathlib import Path
 from typing import Any
 
 from evalkit.data.scan import INDEX, read_index
-from evalkit.data.shard_format import METADATA, parse_shard
+from evalkit.data.shard_format import METADATA, ZIP, parse_shard
 from evalkit.errors import EXIT_DONE, EXIT_ERROR, DataError, EvalkitError, StoreError
 from evalkit.features.store import verify_file
 from evalkit.results import export, sheets, thumbnails
 from evalkit.results.table import ResultTable
-from evalkit.samples.store import read_cell, read_metadata
-from evalkit.scoring.cache import KEY_DIGITS, score_from
-from evalkit.utils.files import sha256_file, sha256_json, stamp_of_file, sweep
+from evalkit.samples import manifest
+from evalkit.samples.cells import CELL, parse_cell
+from evalkit.samples.shards import FolderShard, Shard, ZipShard
+from evalkit.scoring.cache import ENDING, file_name, load, score_from
+from evalkit.utils.blobs import LocalBlobs
+from evalkit.utils.files import read_file, sha256_file, stamp_of_file, sweep
 from evalkit.utils.json_files import CHECK, read_checked, read_json
 
 _ANEW = "delete it, and the next run makes it again"
@@ -113,29 +116,52 @@ def _sweep(root: Path) -> int:
 def _samples(root: Path) -> tuple[Part, Part]:
     images, metadata = Part("samples"), Part("metadata")
     for folder in _folders(root / "samples"):
-        cell = folder / "cell.json"
-        about = metadata.read(cell, read_cell, f"put it back, or delete {folder} to make it again")
-        for shard in _folders(folder / "shards"):
-            parsed = parse_shard(shard.name)
-            if about is None or parsed is None:
-                continue
-            key, fix = str(about.get("key")), f"delete {shard}, and the next run makes it again"
-            rows = metadata.read(shard / METADATA, partial(_lines, key), fix)
-            count = parsed[1] or about.get("shard_size")
-            if rows is not None and len(rows) != count:
-                metadata.wrong.append(f"{shard / METADATA}: {len(rows)} lines for {count} samples: {fix}")
-            for row in rows or ():
-                images.read(shard / row["file_name"], partial(_same, row["sha256"]), fix)
+        cell = folder / CELL
+        about = metadata.read(cell, _cell, f"put it back, or delete {folder} to make it again")
+        for path in _files(folder, "manifest-*.safetensors") if about is not None else ():
+            metadata.read(path, partial(_manifest, str(about.get("key"))), "delete it, and it is made again")
+        for path in sorted((folder / "shards").iterdir()) if (folder / "shards").is_dir() and about is not None else ():
+            shard = _shard(path, int(about["shard_size"]))
+            if shard is not None:
+                _read_shard(shard, path, str(about.get("key")), images, metadata)
     return images, metadata
 
 
-def _lines(key: str, path: Path) -> list[dict[str, Any]]:
-    return read_metadata(path.parent, key)
+def _cell(path: Path) -> dict[str, Any]:
+    return parse_cell(read_file(path), str(path))
 
 
-def _same(sha256: str, path: Path) -> None:
-    if sha256_file(path, anew=True) != sha256:
-        raise DataError("altered (its sha256 is not the recorded one)")
+def _manifest(key: str, path: Path) -> None:
+    manifest.load(read_file(path), key, str(path))
+
+
+def _shard(path: Path, size: int) -> Shard | None:
+    parsed = parse_shard(path.name.removesuffix(ZIP))
+    if parsed is None or path.is_dir() == path.name.endswith(ZIP):
+        return None
+    start, count = parsed[0] * size, parsed[1] or size
+    if path.is_dir():
+        return FolderShard(path, start, count)
+    return ZipShard(LocalBlobs(path.parent), path.name, path.stat().st_size, start, count)
+
+
+def _read_shard(shard: Shard, path: Path, key: str, images: Part, metadata: Part) -> None:
+    fix = f"delete {path}, and the next run makes it again"
+    text = path / METADATA if path.is_dir() else path
+    rows = metadata.read(text, lambda _: shard.rows(key), fix)
+    kept = {row["index"]: row["sha256"] for row in rows or () if row.get("kept", True)}
+
+    def check(indices: list[int], path: Path) -> None:
+        for index in indices:
+            if path.exists() and not shard.same(index, kept[index]):
+                raise DataError(f"sample {index} is altered (its sha256 is not the recorded one)")
+
+    if path.is_dir():
+        for index in kept:
+            images.read(Path(shard.location(index)), partial(check, [index]), fix)
+    elif kept:
+        images.read(path, partial(check, list(kept)), fix)
+        images.files += len(kept) - 1
 
 
 def _features(root: Path) -> Part:
@@ -149,17 +175,16 @@ def _features(root: Path) -> Part:
 def _scores(root: Path) -> Part:
     part = Part("scores")
 
-    def check(path: Path) -> str | None:
-        data = read_json(path)
-        if CHECK in data or {"key", "score"} != set(data):
-            data = read_checked(path)
-            score_from(data["score"])
-        if sha256_json(data["key"])[:KEY_DIGITS] != path.stem:
+    def check(path: Path) -> None:
+        entry = load(read_file(path), str(path))
+        score_from(entry["score"])
+        if file_name(entry["key"]) != path.name:
             raise DataError("the score of something else")
-        return None if CHECK in data else "old"
 
+    for path in _files(root / "scores", f"*{ENDING}"):
+        part.read(path, check)
     for path in _files(root / "scores", "*.json"):
-        part.old += part.read(path, check) == "old"
+        part.old += part.read(path, lambda path: "old") == "old"
     return part
 
 

@@ -14,13 +14,13 @@ from typing import TYPE_CHECKING, Any
 
 from evalkit.engines.base import Engine, InProcess, Run, Tell, Work, beside
 from evalkit.errors import StoreError, whole_number
-from evalkit.models.services.cache import FetchedImages
 from evalkit.samples.batches import Batch, batches
+from evalkit.samples.cells import image_size, look
 from evalkit.samples.model_pool import BuiltCell, ModelPool
-from evalkit.samples.store import SampleSet, Store, check_whole, image_size, prepare_folder, shard_name, shard_size
+from evalkit.samples.store import Store
 from evalkit.samples.writer import ShardWriter
 from evalkit.utils import devices
-from evalkit.utils.files import check_writable, sha256_json, sweep
+from evalkit.utils.files import sha256_json
 
 if TYPE_CHECKING:
     import numpy as np
@@ -104,23 +104,22 @@ def run_shard(
     report = tell or (lambda name, count: None)
     pool = pool or _WORKER
     cell = spec.cell
-    folder = store.sample_folder(cell)
-    size = prepare_folder(folder, cell)
+    place = store.place(cell)
+    size = place.prepare()
     if spec.start % size or not 0 < spec.stop - spec.start <= size:
         raise ValueError(f"samples {spec.start} to {spec.stop} are not a shard of {size}")
-    final = folder / "shards" / shard_name(spec.start, spec.stop, size)
     count = spec.stop - spec.start
-    if final.is_dir():
-        check_whole(final, count)
+    if place.find(spec.start, spec.stop, size) is not None:
         report(cell.name, count)
         return ShardResult(cell.name, count, False)
-    sweep(final.parent)
+    fetched = place.fetched(spec.start, size)
+    target = place.target(spec.start, spec.stop, size)
     report(cell.name, 0)  # a progress bar's clock starts before the model is loaded
     with pool.lock, ExitStack() as stack:
         meter = stack.enter_context(devices.MemoryMeter(spec.device))
-        writer = stack.enter_context(ShardWriter(final, cell.key, pool.encoder(spec.device)))
+        writer = stack.enter_context(ShardWriter(target, cell.key, pool.encoder(spec.device), store.keeps(size)))
         loaded, built = pool.load(cell, spec.device), pool.built(cell)
-        loaded.model.keep_in(folder)
+        loaded.model.keep_in(fetched)
         remote = loaded.model.remote
         name = "service" if remote else devices.label(spec.device)
         together = {"beside": workers} if (workers := beside()) > 1 else {}
@@ -149,7 +148,7 @@ def run_shard(
                 writer.finish()
                 in_hand(writer.rows, held + written)
             made = writer.commit()
-            FetchedImages(folder).remove(spec.start, spec.stop)
+            fetched.remove(spec.start, spec.stop)
         return made
 
     if behind is None:
@@ -212,13 +211,14 @@ def _begin(store: Store, pool: ModelPool | None) -> Run:
 
 def _done(store: Store, specs: Sequence[ShardSpec]) -> set[str]:
     cells = {spec.cell.key: spec.cell for spec in specs}
-    missing = {(cell.key, start) for cell in cells.values() for start, _ in SampleSet.missing(store, cell)}
+    found = look(store, cells.values())
+    missing = {(cell.key, start) for cell in cells.values() for start, _ in found[cell.key].missing}
     return {spec.key for spec in specs if (spec.cell.key, spec.start) not in missing}
 
 
 def shards_of(cells: Sequence[Cell], store: Store) -> list[tuple[Cell, int, int]]:
     """(cell, start, stop) of all shards, made or not, those of one model one after another."""
-    sizes = {cell.key: shard_size(store.sample_folder(cell), cell) for cell in cells}
+    sizes = {key: each.size for key, each in look(store, cells).items()}
     return [
         (cell, start, min(start + sizes[cell.key], cell.num_samples))
         for cell in _by_model(cells)
@@ -232,9 +232,10 @@ def missing_shards(cells: Sequence[Cell], store: Store) -> list[tuple[Cell, int,
     Raises:
         StoreError: the store cannot be written, or the disk is too small for them.
     """
-    missing = [(cell, *shard) for cell in _by_model(cells) for shard in SampleSet.missing(store, cell)]
+    found = look(store, cells)
+    missing = [(cell, *shard) for cell in _by_model(cells) for shard in found[cell.key].missing]
     if missing:
-        check_writable(store.root)
+        store.check_writable()
         check_space(store, missing)
     return missing
 
@@ -261,7 +262,7 @@ def check_space(store: Store, shards: Sequence[tuple[Cell, int, int]]) -> None:
     free = store.free_bytes()
     if needed > free:
         raise StoreError(
-            f"{store.root}: the samples to make need about {_readable(needed)}, but {_readable(free)} are free: "
+            f"{store.where}: the samples to make need about {_readable(needed)}, but {_readable(free)} are free: "
             "free some space, ask for fewer samples, or give another folder with store=FOLDER"
         )
 
@@ -272,5 +273,5 @@ def bytes_per_image(cell: Cell) -> int:
     return _BLOCK + int(size[0] * size[1] * 3 * _PNG_SHARE) if size else _BLOCK
 
 
-def _readable(count: int) -> str:
+def _readable(count: float) -> str:
     return f"{count / 1e9:.1f} GB" if count >= 1e9 else f"{count / 1e6:.1f} MB"

@@ -65,9 +65,10 @@ _COLUMNS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "sha256": (lambda value: _is_text(value) and _SHA256.fullmatch(value) is not None, "64 hex digits"),
     "width": (lambda value: _is_count(value) and value > 0, "a whole number >= 1"),
     "height": (lambda value: _is_count(value) and value > 0, "a whole number >= 1"),
+    "kept": (lambda value: value is False, "false"),
     "check": (_is_text, "a text"),
 }
-_OPTIONAL = {"clock_s", "check", "load", "others", "beside"}  # of services; of shards that this evalkit made
+_OPTIONAL = {"clock_s", "check", "load", "others", "beside", "kept"}  # of services; of shards that this evalkit made
 
 
 def write_rows(rows: Sequence[Row], key: str) -> str:
@@ -76,12 +77,12 @@ def write_rows(rows: Sequence[Row], key: str) -> str:
     return "".join(f'{body}, "check": "{_check(key, body)}"}}\n' for body in bodies)
 
 
-def read_rows(text: str, key: str) -> list[dict[str, Any]]:
+def read_rows(text: str, key: str | None) -> list[dict[str, Any]]:
     """The lines of a metadata.jsonl.
 
     Args:
         text: of the file.
-        key: of the cell that it is to be of.
+        key: of the cell that it is to be of; none: whose they are is not looked at.
 
     Raises:
         DataError: a line is not what was written (which, and what is wrong with it).
@@ -90,7 +91,7 @@ def read_rows(text: str, key: str) -> list[dict[str, Any]]:
     checked = 0
     for number, line in enumerate(filter(None, text.split("\n")), start=1):
         tail = _TAIL.search(line, len(line) - len(', "check": ""}') - CHECK_DIGITS)
-        if tail is not None and tail[1] != _check(key, line[: tail.start()]):
+        if tail is not None and key is not None and tail[1] != _check(key, line[: tail.start()]):
             raise DataError(f"line {number} is not as it was written")
         row = parse_json(line, f"line {number}", finite=True)
         checked += tail is not None

@@ -10,19 +10,22 @@ import json
 import logging
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from evalkit.errors import DataError
+from evalkit.errors import DataError, ReadOnlyError
 from evalkit.metric import Metric, Score
+from evalkit.utils.blobs import Blobs, LocalBlobs
 from evalkit.utils.code import class_digest
-from evalkit.utils.files import READ_ONLY, disk_error, sha256_json
-from evalkit.utils.json_files import read_checked, write_checked
+from evalkit.utils.files import sha256_bytes, sha256_json
+from evalkit.utils.json_files import parse_json
+from evalkit.utils.text import one_line
 
 log = logging.getLogger(__name__)
 
 KEY_DIGITS = 32  # hex digits of a key's digest, in the file's name
+ENDING = ".safetensors"
 
 # What every score depends on besides its metric: how files become pixels, how pairs and standard errors are formed.
 _SHARED = (
@@ -31,31 +34,41 @@ _SHARED = (
 )
 
 
-@dataclass(frozen=True)
 class ScoreCache:
-    """One JSON file per score, in a store's folder of scores; a key is all that the score depends on (JSON)."""
+    """One file per score, in a store's folder of scores; a key is all that the score depends on (JSON).
 
-    folder: Path
+    What is one value per sample is in it as float64, the rest as JSON: a tensor each of a safetensors file.
+    """
 
-    def _file(self, key: Mapping[str, Any]) -> Path:
-        return self.folder / f"{sha256_json(key)[:KEY_DIGITS]}.json"
+    def __init__(self, place: Path | Blobs) -> None:
+        self.blobs: Blobs = LocalBlobs(place) if isinstance(place, Path) else place
+        self._there: set[str] = set()  # what is there stays there
 
     def has(self, key: Mapping[str, Any]) -> bool:
         """Whether there is a file of a score, be it one that cannot be believed."""
-        return self._file(key).is_file()
+        file = file_name(key)
+        if file not in self._there and self._look(file):
+            self._there.add(file)
+        return file in self._there
+
+    def _look(self, file: str) -> bool:
+        if isinstance(self.blobs, LocalBlobs):  # a look, where a listing goes through all scores
+            return (self.blobs.root / file).is_file()
+        return any(True for _ in self.blobs.list(file))
 
     def find(self, key: Mapping[str, Any]) -> Score | None:
         """The cached score; none where there is none. One that cannot be believed is named in a line, and none too."""
-        file = self._file(key)
-        if not file.is_file():
-            return None
+        file = file_name(key)
+        where = f"{self.blobs.where}/{file}"
         try:
-            entry = read_checked(file)
+            entry = load(self.blobs.get(file), where)
             if entry["key"] != json.loads(json.dumps(key)):
-                raise DataError(f"{file}: the score of something else")
+                raise DataError(f"{where}: the score of something else")
             return score_from(entry["score"])
+        except FileNotFoundError:
+            return None
         except (OSError, DataError, LookupError, TypeError, ValueError) as error:
-            log.warning("%s: this score is computed anew", error if isinstance(error, DataError) else file)
+            log.warning("%s: this score is computed anew", error if isinstance(error, DataError) else where)
             return None
 
     def keep(self, key: Mapping[str, Any], score: Score) -> None:
@@ -64,16 +77,57 @@ class ScoreCache:
         Where the store is read-only the score is told and not kept, which a line says.
 
         Raises:
-            StoreError: the folder cannot be written for another reason.
+            StoreError: it cannot be written for another reason.
         """
         if score.value is None or (self.has(key) and self.find(key) is not None):  # the first to write stays
             return
         try:
-            write_checked(self._file(key), {"key": key, "score": asdict(score)})
-        except OSError as error:
-            if error.errno not in READ_ONLY:
-                raise disk_error(error, self._file(key)) from error
-            log.warning("%s: the store is read-only: a score is not kept", self.folder)
+            self.blobs.put(file_name(key), dump(key, asdict(score)))
+            self._there.add(file_name(key))
+        except ReadOnlyError:
+            log.warning("%s: the store is read-only: a score is not kept", self.blobs.where)
+
+
+def file_name(key: Mapping[str, Any]) -> str:
+    """The file of a score."""
+    return f"{sha256_json(key)[:KEY_DIGITS]}{ENDING}"
+
+
+def dump(key: Mapping[str, Any], score: Mapping[str, Any]) -> bytes:
+    """A file's bytes, of what `asdict` made of a score."""
+    import numpy as np
+    from safetensors.numpy import save
+
+    influence = score["influence"]
+    about = {"key": key, "score": {**score, "influence": None}}
+    text = json.dumps(about, allow_nan=False, ensure_ascii=False).encode()
+    arrays = {"about": np.frombuffer(text, np.uint8)}
+    if influence is not None:
+        arrays["influence"] = np.array(influence, np.float64)
+    data: bytes = save(arrays | {"check": np.frombuffer(_digest(arrays), np.uint8)})
+    return data
+
+
+def load(data: bytes, where: str) -> dict[str, Any]:
+    """What `dump` was given, as JSON values. DataError: it is not as it was written."""
+    from safetensors import SafetensorError
+    from safetensors.numpy import load as load_arrays
+
+    try:
+        arrays = load_arrays(data)
+        if arrays.pop("check").tobytes() != _digest(arrays):
+            raise DataError(f"{where}: altered or cut short (its sha256 is not the recorded one)")
+        entry: dict[str, Any] = parse_json(arrays["about"].tobytes(), where, finite=True)
+        if "influence" in arrays:
+            entry["score"]["influence"] = arrays["influence"].tolist()
+        return entry
+    except (SafetensorError, LookupError, TypeError, ValueError) as error:
+        raise DataError(f"{where}: altered or cut short ({one_line(error)})") from error
+
+
+def _digest(arrays: Mapping[str, Any]) -> bytes:
+    about = [[name, str(a.dtype), list(a.shape), sha256_bytes(a.tobytes())] for name, a in sorted(arrays.items())]
+    return bytes.fromhex(sha256_json(about))
 
 
 def score_from(values: Mapping[str, Any]) -> Score:
@@ -100,7 +154,7 @@ def score_from(values: Mapping[str, Any]) -> Score:
 
 
 def _number(value: Any) -> float:
-    """What is no number, `read_checked` has found not to be finite."""
+    """What is no number; NaN and infinities are left: `dump` writes none, and `finite` lets none pass."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise TypeError(f"{value!r} is no number")
     return value

@@ -21,14 +21,16 @@ from evalkit.scoring.states import observe
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from evalkit.utils.blobs import Blobs
+
 
 class Store(Protocol):
-    """The folders of `evalkit.samples.store.Store` that scoring uses."""
+    """What of `evalkit.samples.store.Store` scoring uses."""
 
     @property
-    def features(self) -> Path: ...
+    def features(self) -> Path | Blobs: ...
     @property
-    def scores(self) -> Path: ...
+    def scores(self) -> Path | Blobs: ...
 
 
 def score_sources(
@@ -142,7 +144,11 @@ class Scoring:
 
 
 def reference_statistics(
-    name: str, metric: ReferenceMetric[Any], extractors: Mapping[str, Extractor], reference: ImageSource, features: Path
+    name: str,
+    metric: ReferenceMetric[Any],
+    extractors: Mapping[str, Extractor],
+    reference: ImageSource,
+    features: Path | Blobs,
 ) -> tuple[Tensor, Tensor, int]:
     """Mean f64 [D], covariance f64 [D,D] and n of the reference's features, for a metric that `gives_moments`."""
     failed: Failures = {}

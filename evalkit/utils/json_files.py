@@ -12,11 +12,14 @@ import math
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from evalkit.errors import DataError
 from evalkit.utils.files import read_file, sha256_bytes, write_text
 from evalkit.utils.text import one_line
+
+if TYPE_CHECKING:
+    from evalkit.utils.blobs import Blobs
 
 CHECK = "check"  # the key of the digest in checked files
 
@@ -66,8 +69,13 @@ def write_checked(file: Path, value: Mapping[str, Any]) -> None:
 
     Its first line is the digest of the others, so that no bit of it changes unseen, and reading costs one hash.
     """
+    write_text(file, checked_text(value))
+
+
+def checked_text(value: Mapping[str, Any]) -> str:
+    """What `write_checked` writes."""
     body = json.dumps(value, allow_nan=False, ensure_ascii=False)[1:] + "\n"
-    write_text(file, f'{{"{CHECK}": "{sha256_bytes(body.encode())}",\n{body}')
+    return f'{{"{CHECK}": "{sha256_bytes(body.encode())}",\n{body}'
 
 
 def read_checked(file: Path) -> dict[str, Any]:
@@ -77,14 +85,28 @@ def read_checked(file: Path) -> dict[str, Any]:
         OSError: the file cannot be read.
         DataError: it was altered or cut short.
     """
-    data = read_file(file)
+    return parse_checked(read_file(file), file)
+
+
+def parse_checked(data: bytes, file: str | os.PathLike[str]) -> dict[str, Any]:
+    """`read_checked` of bytes; `file` is what errors call them."""
     head, _, body = data.partition(b"\n")
     if head.decode("ascii", "replace") != f'{{"{CHECK}": "{sha256_bytes(body)}",':
-        raise DataError(f"{file}: altered or cut short (its sha256 is not the recorded one)")
+        raise DataError(f"{os.fspath(file)}: altered or cut short (its sha256 is not the recorded one)")
     value = parse_json(data, file, finite=True)
     if not isinstance(value, dict):
-        raise DataError(f"{file}: not a JSON object")
+        raise DataError(f"{os.fspath(file)}: not a JSON object")
     return value
+
+
+def put_checked(blobs: Blobs, key: str, value: Mapping[str, Any]) -> None:
+    """`write_checked` into a store. StoreError: it cannot be written."""
+    blobs.put(key, checked_text(value).encode())
+
+
+def get_checked(blobs: Blobs, key: str) -> dict[str, Any]:
+    """What `put_checked` wrote. OSError: it is not there; DataError: it was altered or cut short."""
+    return parse_checked(blobs.get(key), f"{blobs.where}/{key}")
 
 
 def _check_depth(value: Any) -> None:

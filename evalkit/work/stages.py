@@ -12,7 +12,7 @@ from evalkit.data.moments import Moments
 from evalkit.engines.base import Run, Work
 from evalkit.metric import Metric, ModelMetric, ReferenceMetric, StateMetric
 from evalkit.plan.plan import Plan, check_calls
-from evalkit.samples.store import SampleSet
+from evalkit.samples.cells import look as look_for_shards
 from evalkit.utils.progress import stage
 from evalkit.work.units import SIDES, Extract, Measure, Score, Shard
 from evalkit.work.worker import Worker, open_worker
@@ -107,8 +107,10 @@ class Stages:
         return done
 
     def _make_samples(self) -> None:
-        incomplete = [cell for cell in self.plan.generated if SampleSet.missing(self.plan.store, cell)]
+        found = look_for_shards(self.plan.store, self.plan.generated)
+        incomplete = [cell for cell in self.plan.generated if found[cell.key].missing]
         if not incomplete:
+            self.worker.found = found
             return
         from evalkit.samples.generate import missing_shards, shards_of, totals
 
@@ -121,9 +123,9 @@ class Stages:
 
         def look(units: Sequence[Shard]) -> set[str]:
             self.worker.pool.finish()  # this process's last shard: it is done
-            asked = dict.fromkeys(unit.cell for unit in units)
-            store = self.plan.store
-            missing = {(name, start) for name in asked for start, _ in SampleSet.missing(store, self._cells[name])}
+            cells = [self._cells[name] for name in dict.fromkeys(unit.cell for unit in units)]
+            found = look_for_shards(self.plan.store, cells)
+            missing = {(cell.name, start) for cell in cells for start, _ in found[cell.key].missing}
             return {unit.key for unit in units if (unit.cell, unit.start) not in missing}
 
         pinned = frozenset(unit.key for unit in units if unit.cell in remote)
@@ -131,6 +133,7 @@ class Stages:
         alone = frozenset(unit.key for unit in units if timed_alone and unit.start == 0)
         with self.worker.pool:  # leaving it frees the model: the extractors need its memory
             self._map("generating", units, self._looked(look), counts, pinned=pinned, alone=alone)
+        self.worker.found = look_for_shards(self.plan.store, self.plan.generated)
 
     def _extract(self) -> None:
         wanted = self._wanted()

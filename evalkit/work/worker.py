@@ -10,6 +10,7 @@ from evalkit.data.moments import Moments
 from evalkit.errors import DataError
 from evalkit.metric import ModelMetric
 from evalkit.samples.model_pool import ModelPool
+from evalkit.samples.sample_set import STALE
 from evalkit.utils import devices
 from evalkit.work.fused import Fused
 from evalkit.work.units import SIDES, Extract, Measure, Score, Shard
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from evalkit.engines.base import Run, Tell
     from evalkit.features.feature_pass import FeaturePass, Progress
     from evalkit.plan.plan import Plan
+    from evalkit.samples.cells import FoundCell
     from evalkit.scoring.sources import Scoring
     from evalkit.work.stored_plan import Leftovers
 
@@ -55,6 +57,7 @@ class Worker:
         self._fuse = fuse
         self._cells = {cell.name: cell for cell in plan.cells}
         self._opened: dict[str, Source] = {}
+        self.found: Mapping[str, FoundCell] = {}  # by cell key, what the last listing told; none: each is listed
 
     @functools.cached_property
     def device(self) -> str:
@@ -127,7 +130,7 @@ class Worker:
                 assert not isinstance(given, Moments | None), f"no unit is made of {name}"
                 source: Source = given
                 return source
-        return self.plan.open_source(self._cells[name])
+        return self.plan.open_source(self._cells[name], self.found.get(self._cells[name].key), STALE)
 
     def _make(self, unit: Shard, tell: Tell) -> None:
         from evalkit.samples.generate import ShardSpec, run_shard

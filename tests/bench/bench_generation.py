@@ -22,8 +22,9 @@ from evalkit.cell import Cell
 from evalkit.config.compose import compose, resolve
 from evalkit.digits import check, data
 from evalkit.plan.grid import make_grid
+from evalkit.samples.cells import SHARD_SAMPLES
 from evalkit.samples.generate import ShardSpec, run_shard
-from evalkit.samples.store import SHARD_SAMPLES, Store
+from evalkit.samples.store import Store
 
 
 def bare(pipeline: object, prompts: list[str], batch: int) -> None:

@@ -10,7 +10,6 @@ import sys
 from pathlib import Path
 
 import pytest
-
 from runs import BOUND, ROOT, Outcome, command, outcome, run
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(2 * BOUND)]

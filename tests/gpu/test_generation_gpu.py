@@ -38,7 +38,7 @@ def device() -> str:
 
 @pytest.fixture(autouse=True)
 def small_shards(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("evalkit.samples.store.SHARD_SAMPLES", 64)
+    monkeypatch.setattr("evalkit.samples.cells.SHARD_SAMPLES", 64)
     # TF32 convolutions round by 5e-4, which depends on the kernel: what is tested is the order of the sums.
     monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
 

@@ -100,10 +100,10 @@ def make_cell(num_samples: int = 20, seed: int = 0, name: str = "noise", **model
 
 def make_noise(root: Path, log: Path, count: int, delay: float, ready: Any) -> None:
     """What the processes of the tests do: makes a cell in shards of 8 and batches of 3."""
-    from evalkit.samples import store
+    from evalkit.samples import cells, store
     from evalkit.samples.generate import generate_cells
 
-    store.SHARD_SAMPLES = 8
+    cells.SHARD_SAMPLES = 8
     cell = make_cell(count, delay=delay, log=str(log))
     ready.set()
     generate_cells([cell], store.Store(root), batch_size=3, device="cpu")

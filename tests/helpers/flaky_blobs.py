@@ -31,7 +31,7 @@ class FlakyBlobs:
         blobs: what holds them.
         errors: share of calls that fail and change nothing, as a 503 does.
         lost: share of puts that are done, but whose answer is an error.
-        cut: share of gets that give fewer bytes than there are: a body that a connection lost.
+        cut: share of gets that give half of the bytes: a connection was lost.
         delay: seconds that each call takes, at most.
         stale: seconds for which a listing, and a look whether a key is there, do not show what was just put.
         seed: of the faults.
@@ -74,7 +74,11 @@ class FlakyBlobs:
     def get(self, key: str, start: int | None = None, stop: int | None = None) -> bytes:
         self._begin("get")
         data = self.blobs.get(key, start, stop)
-        return data[: len(data) // 2] if self._happens(self.cut) else data
+        if not self._happens(self.cut):
+            return data
+        if stop is None:
+            raise OSError(errno.ECONNRESET, "the body ended early")  # as clients find by its Content-Length
+        return data[: len(data) // 2]
 
     def list(self, prefix: str = "") -> Iterator[tuple[str, int]]:
         self._begin("list")

@@ -23,6 +23,7 @@ TIMED = {"latency_p50", "latency_p95", "images_per_second", "peak_memory_mb"}
 KINDS = {  # a pattern of the path in the store, by kind
     "samples": r"samples/.*\.png",
     "metadata": r"samples/.*metadata\.jsonl",
+    "manifests": r"samples/[^/]*/manifest-.*",
     "cell.json": r"samples/[^/]*/cell\.json",
     "features": r"features/.*",
     "scores": r"scores/.*",
@@ -74,7 +75,7 @@ class Harmed:
             *("metric=[kid_digits,is_digits,clip_score_digits,precision_digits]", "metric.kid_digits.subset_size=16"),
             *("export=[folder,npz]", "out=runs/small", "contact_sheet=4", "baseline={model: digits_dcgan}"),
         )
-        with mock.patch("evalkit.samples.store.SHARD_SAMPLES", 16), mock.patch("evalkit.data.scan._SETTLED_NS", 0):
+        with mock.patch("evalkit.samples.cells.SHARD_SAMPLES", 16), mock.patch("evalkit.data.scan._SETTLED_NS", 0):
             for _ in range(2):  # the second time the digests of all are stamped
                 done = run_evalkit(*self.command, cwd=root)
                 assert done.returncode == 0, done.stderr

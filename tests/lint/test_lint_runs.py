@@ -100,7 +100,7 @@ def test_a_touched_file_is_read_once_more_and_no_fault(made: Any, tmp_path: Path
     before = findings_of(samples, tmp_path)
     os.utime(samples.files[3], (1, 1))
     assert findings_of(samples, tmp_path) == before
-    monkeypatch.setattr("evalkit.lint.cache.sha256_file", lambda path: pytest.fail(f"{path} is hashed again"))
+    monkeypatch.setattr("evalkit.samples.shards.sha256_file", lambda path: pytest.fail(f"{path} is hashed again"))
     assert findings_of(samples, tmp_path) == before
 
 

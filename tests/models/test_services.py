@@ -166,7 +166,7 @@ def test_nothing_is_lost_and_nothing_made_twice_over_failing_runs(
     kind: str, service: FakeService, store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Whatever the run dies of, what was delivered is in the store or kept; the next runs ask for the rest alone."""
-    monkeypatch.setattr("evalkit.samples.store.SHARD_SAMPLES", 8)
+    monkeypatch.setattr("evalkit.samples.cells.SHARD_SAMPLES", 8)
     cell = cell_of(option(kind, service, tmp_path, client={"retries": 0, "concurrency": 3}), 20)
     failures = 0
     service.faults = dict.fromkeys((2, 5, 6, 11, 15, 19), "500")

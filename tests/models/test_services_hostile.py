@@ -26,6 +26,7 @@ from evalkit.models.services.cache import FetchedImage, FetchedImages
 from evalkit.models.services.client import Client, ClientOptions, Job, Transient
 from evalkit.models.services.keys import Key
 from evalkit.samples.store import Store
+from evalkit.utils.blobs import LocalBlobs
 
 IMAGE = base64.b64encode(png_of(pixels_of("x", 1))).decode()
 DEEP = "[" * 200_000
@@ -135,7 +136,7 @@ def test_messages_are_printable_and_without_the_key(code: str) -> None:
 
 def test_a_kept_image_that_is_not_as_it_was_written_is_made_again(tmp_path: Path) -> None:
     """One whose latency was changed was believed; one of 200,000 brackets ended the run."""
-    images, file = FetchedImages(tmp_path), tmp_path / "fetched" / "000003.json"
+    images, file = FetchedImages(LocalBlobs(tmp_path)), tmp_path / "fetched" / "000003.json"
     images.put(3, FetchedImage(pixels_of("x", 1), 0.5, ("retried",)))
     got = images.get(3)
     assert got is not None

@@ -92,4 +92,4 @@ def test_a_name_is_a_folder_of_its_own(name: str) -> None:
 
 def test_the_stores_folders_are_reserved(tmp_path: Path) -> None:
     store = Store(tmp_path)
-    assert {store.samples.name, store.features.name, store.scores.name} <= RESERVED
+    assert {store.samples.name, *(blobs.root.name for blobs in (store.features, store.scores, store.lint))} <= RESERVED

@@ -19,6 +19,7 @@ from evalkit.data.arrays import ArrayImages
 from evalkit.errors import EXIT_CONFIG, EXIT_ERROR, StoreError
 from evalkit.lint.copies import check_copies
 from evalkit.results.verify import print_verification, verify
+from evalkit.utils.blobs import LocalBlobs
 
 
 @pytest.fixture(scope="module")
@@ -49,11 +50,11 @@ def store(whole: Path, tmp_path: Path) -> Path:
 def test_what_a_lint_of_sources_keeps_is_whole(store: Path) -> None:
     """Samples compared with the images that they were made from: its files lie among the lint's."""
     images = ArrayImages("sixteen", np.stack(random_images(16)))
-    check_copies("cell", images, {"source": images}, store / "lint")
+    check_copies("cell", images, {"source": images}, LocalBlobs(store / "lint"))
     (file,) = (path for path in (store / "lint").glob("*.json") if '"copies"' in path.read_text("utf-8"))
     assert not [fault for part in verify(store) for fault in part.wrong]
     file.write_text(file.read_text("utf-8").replace('"looked": 16', '"looked": 15'), encoding="utf-8")
-    assert check_copies("cell", images, {"source": images}, store / "lint")[0].of == 16  # measured again
+    assert check_copies("cell", images, {"source": images}, LocalBlobs(store / "lint"))[0].of == 16  # measured again
     assert not [fault for part in verify(store) for fault in part.wrong]
 
 
@@ -64,7 +65,7 @@ def test_a_whole_store(store: Path, capsys: pytest.CaptureFixture[str]) -> None:
     counts = {name: (files, wrong) for name, files, _, wrong in lines[1:]}
     assert counts == {
         "samples": ("16", "0"),
-        "metadata": ("2", "0"),
+        "metadata": ("3", "0"),
         "features": ("2", "0"),
         "scores": ("2", "0"),
         "scans": ("1", "0"),
@@ -97,11 +98,12 @@ def other_value(data: bytes) -> bytes:
             lambda data: data[:-1].rpartition(b"\n")[0],
             "15 lines for 16",
         ),
+        ("metadata", "samples/*/manifest-*", flipped, "altered or cut short: delete it, and it is made again"),
         ("metadata", "samples/*/cell.json", flipped, "altered or cut short .*: put it back, or delete"),
         ("features", "features/*/*/*.safetensors", flipped, "altered, cut short, or another's: delete it"),
         ("features", "features/*/*/*.safetensors", lambda data: data[:99], "altered or cut short .*: delete it"),
-        ("scores", "scores/*.json", flipped, "altered or cut short .*: delete it, and the next run makes it again"),
-        ("scores", "scores/*.json", lambda data: b"[" * 9999, "not JSON: nested more than 100 deep: delete it"),
+        ("scores", "scores/*.safetensors", flipped, "altered or cut short .*: delete it, and the next run makes it"),
+        ("scores", "scores/*.safetensors", lambda data: data[:99], "altered or cut short .*: delete it"),
         ("scans", "cache/scan4-*.jsonl", flipped, "1 lines are altered or cut short: delete it"),
         ("scans", "cache/scan4-*.jsonl", lambda data: data[9:], "not what was written there .*: delete it"),
         ("lint", "lint/*.json", flipped, "altered or cut short .*: delete it"),
@@ -134,7 +136,7 @@ def test_features_by_whole_sets_are_old(store: Path) -> None:
 
 
 def test_files_put_in_anothers_place(store: Path) -> None:
-    for pattern in ("features/*/*/*.safetensors", "scores/*.json", "lint/*.json"):
+    for pattern in ("features/*/*/*.safetensors", "scores/*.safetensors", "lint/*.json"):
         first, second = sorted(store.glob(pattern))[:2]
         a, b = first.read_bytes(), second.read_bytes()
         first.write_bytes(b)
@@ -150,7 +152,7 @@ def test_the_command(store: Path, tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[-1] == "1 leftovers of killed runs were removed"
     assert not left.exists()
-    for file in store.glob("scores/*.json"):
+    for file in store.glob("scores/*.safetensors"):
         file.write_bytes(flipped(file.read_bytes()))
     done = run_evalkit("verify", "runs", cwd=tmp_path)
     assert done.returncode == EXIT_ERROR

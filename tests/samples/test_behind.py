@@ -19,7 +19,7 @@ from evalkit.utils import devices
 
 @pytest.fixture
 def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Store:
-    monkeypatch.setattr("evalkit.samples.store.SHARD_SAMPLES", 8)
+    monkeypatch.setattr("evalkit.samples.cells.SHARD_SAMPLES", 8)
     return Store(tmp_path / "runs")
 
 
@@ -43,7 +43,7 @@ def test_a_shard_is_written_while_the_next_is_made(
     def commit(self: writer.ShardWriter) -> bool:
         while "load" in log.read_text() and len(seen) == 0 and "8 4" not in log.read_text():
             threading.Event().wait(0.005)  # the first shard is not written before the second was begun
-        seen.append((self.final.name, threading.current_thread().name))
+        seen.append((self.target.final.name, threading.current_thread().name))
         return real(self)
 
     monkeypatch.setattr(writer.ShardWriter, "commit", commit)
@@ -63,7 +63,7 @@ def test_what_goes_wrong_in_a_commit_is_raised(store: Store, monkeypatch: pytest
     for failing in ("00001", "00002-004"):  # one that is followed by others, and the last one
 
         def commit(self: writer.ShardWriter, failing: str = failing) -> bool:
-            if self.final.name == failing:
+            if self.target.final.name == failing:
                 raise StoreError("the disk is full")
             return real(self)
 

@@ -60,7 +60,7 @@ def leftovers(store: Store) -> list[str]:
 
 
 def small_shards(monkeypatch: pytest.MonkeyPatch, size: int = 8) -> None:
-    monkeypatch.setattr("evalkit.samples.store.SHARD_SAMPLES", size)
+    monkeypatch.setattr("evalkit.samples.cells.SHARD_SAMPLES", size)
 
 
 def test_the_format_opens_with_json_and_pillow_alone(store: Store) -> None:
@@ -112,8 +112,8 @@ def test_the_first_batch_of_a_loaded_model_is_left_out_of_the_latency(
     samples = make(make_cell(20), store, batch_size=4)[0]
     assert [row["warmup"] for row in samples.rows] == [True] * 4 + [False] * 16
     slow = [{**row, "latency_s": 9.0 if row["warmup"] else 0.5} for row in samples.rows]
-    assert SampleSet("x", samples.files, tuple(slow)).stats().latency_p95 == 0.5
-    assert SampleSet("x", samples.files[:4], tuple(slow[:4])).stats().latency_p95 == 9.0  # there are no others
+    assert SampleSet("x", slow, samples.parts).stats().latency_p95 == 0.5
+    assert SampleSet("x", slow[:4], samples.parts).stats().latency_p95 == 9.0  # there are no others
 
 
 @pytest.mark.parametrize("batch_size", [1, 7, 64])
@@ -173,8 +173,8 @@ def test_more_samples_extend_a_cell(store: Store, monkeypatch: pytest.MonkeyPatc
 
 def test_large_images_have_smaller_shards(store: Store) -> None:
     assert SampleSet.missing(store, make_cell(300)) == [(0, 256), (256, 300)]
-    assert SampleSet.missing(store, _resized(100, 512)) == [(0, 64), (64, 100)]
-    assert SampleSet.missing(store, _resized(40, 1024)) == [(0, 16), (16, 32), (32, 40)]
+    assert SampleSet.missing(store, _resized(300, 512)) == [(0, 256), (256, 300)]
+    assert SampleSet.missing(store, _resized(130, 1024)) == [(0, 64), (64, 128), (128, 130)]
 
 
 def _resized(count: int, side: int) -> Any:
@@ -429,7 +429,7 @@ def test_the_first_to_arrive_wins(store: Store, monkeypatch: pytest.MonkeyPatch)
     def run_elsewhere() -> None:
         about = {"negative_prompt": None, "category": None, "class_id": None, "seed": 0, "warnings": [], "batch": 1}
         about |= {"prompt": None, "latency_s": 0.1, "warmup": False, "nfe": None, "device": "x", "peak_memory_mb": None}
-        with writer.ShardWriter(folder / "shards" / "00000-006", cell.key) as other:
+        with writer.ShardWriter(writer.FolderTarget(folder / "shards" / "00000-006"), cell.key) as other:
             for i in range(6):
                 other.add({"file_name": f"{i:06d}.png", "index": i, **about}, np.full((2, 2, 3), i, np.uint8))
             assert other.commit()

@@ -56,7 +56,7 @@ def made(tmp_path: Path) -> tuple[Store, Any, SampleSet]:
     """A store with one cell of 12 samples in two shards."""
     store, cell = Store(tmp_path / "runs"), make_cell(12)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("evalkit.samples.store.SHARD_SAMPLES", 8)
+        patch.setattr("evalkit.samples.cells.SHARD_SAMPLES", 8)
         generate_cells([cell], store, batch_size=4, device="cpu")
     return store, cell, SampleSet.open(store, cell)
 
@@ -239,7 +239,7 @@ def test_wrong_metadata_of_before_is_one_line(
     ("change", "words"),
     [
         (lambda about: {**about, "key": "0" * 64}, "is of another cell"),
-        (lambda about: {**about, "format": 2}, "format 2, but this evalkit reads format 1"),
+        (lambda about: {**about, "format": 3}, "format 3, but this evalkit reads 1 and 2"),
         (lambda about: {"key": about["key"]}, "cannot be read"),
         (lambda about: None, "is missing next to its shards"),
     ],

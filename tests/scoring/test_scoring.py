@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import errno
 import json
 import logging
-import os
 import re
 import subprocess
 import sys
@@ -19,6 +17,7 @@ import numpy as np
 import pytest
 import torch
 from fakes import MatrixExtractor, MemorySource, random_images
+from read_only import read_only
 
 from evalkit.errors import ConfigError, DataError
 from evalkit.metric import Batch, KeepsFeatures, Metric, Rows, SampleMetric, Score
@@ -29,11 +28,10 @@ from evalkit.results.rows import Outcome, make_rows
 from evalkit.results.table import ResultTable
 from evalkit.samples.store import Store
 from evalkit.scoring import Against, score_sources
-from evalkit.scoring.cache import ScoreCache
+from evalkit.scoring.cache import ScoreCache, dump
 from evalkit.scoring.checks import check_counts
 from evalkit.scoring.protocol import column_label
 from evalkit.utils import code
-from evalkit.utils.json_files import write_checked
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -154,7 +152,7 @@ def _one_bit(data: bytes, seed: int) -> bytes:
         lambda data: re.sub(rb'"value": [-.e\d]+', b'"value": NaN', data),
         lambda data: re.sub(rb'"stderr": [-.e\d]+', b'"stderr": [1]', data),
         lambda data: re.sub(rb'"n": \d+', b'"n": 41', data),
-        lambda data: data.replace(b'"influence": [', b'"influence": [0.5, '),
+        lambda data: data[:-8] + bytes(8),  # of the digest or of a value
     ],
 )
 def test_an_altered_cache_file_is_computed_anew(
@@ -198,8 +196,7 @@ def test_a_score_in_anothers_place_is_computed_anew(tmp_path: Path) -> None:
         {"n": 4.5},
         {"n": -1},
         {"stderr": -1.0},
-        {"influence": ["a"]},
-        {"influence": 5},
+        {"influence": [[1.0, 2.0]]},
         {"details": {"a": []}},
         {"nearest": [[1]]},
         {"note": 3},
@@ -214,7 +211,7 @@ def test_a_forged_score_of_a_wrong_type_is_a_miss(tmp_path: Path, wrong: dict[st
     cache.keep(key, Score(1.5, 4, 0.5, (1.0, 2.0), nearest=((0, 1, 0.5),)))
     assert cache.find(key) == Score(1.5, 4, 0.5, (1.0, 2.0), nearest=((0, 1, 0.5),))
     (file,) = tmp_path.iterdir()
-    write_checked(file, {"key": key, "score": {**whole, **wrong}})
+    file.write_bytes(dump(key, {**whole, **wrong}))
     assert cache.find(key) is None
 
 
@@ -246,20 +243,17 @@ def test_an_edited_extractor_or_library_is_not_found_again(tmp_path: Path, monke
     code._digest.cache_clear()
 
 
-def test_a_read_only_store_takes_no_score_and_gives_those_it_has(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_read_only_store_takes_no_score_and_gives_those_it_has(tmp_path: Path) -> None:
     cells, reference = {"a": prompted()}, prompted(60, 1)
     first = score(tmp_path, cells, reference)
 
-    def refuse(*args: object) -> None:
-        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
-
-    monkeypatch.setattr("evalkit.scoring.cache.write_checked", refuse)
-    assert all(scored.cached for scored in score(tmp_path, cells, reference).values())
+    with read_only(tmp_path):
+        assert all(scored.cached for scored in score(tmp_path, cells, reference).values())
     for file in (tmp_path / "scores").iterdir():
         file.unlink()
-    again = score(tmp_path, cells, reference)  # the features are there
+    with read_only(tmp_path):
+        again = score(tmp_path, cells, reference)  # the features are there
+    assert list((tmp_path / "scores").iterdir()) == []
     assert {key: scored.score for key, scored in again.items()} == {key: scored.score for key, scored in first.items()}
 
 
@@ -578,3 +572,23 @@ def test_fid_and_is_equal_torch_fidelity(tmp_path: Path, inception_weights: Path
     assert inception_score.score.value is not None
     assert inception_score.score.value > 1.1  # the seeded weights are not degenerate
     assert fid.label == f"FID [inception:{extractor.identity()['weights'][:8]}]"
+
+
+def test_a_cached_score_is_the_same_and_small(tmp_path: Path) -> None:
+    """Per-sample values are float64, not text: every bit comes back, and at 8 bytes each."""
+    each = tuple(float(x) for x in np.random.default_rng(0).standard_normal(5000))
+    whole = Score(1.5, 5000, 0.1, each, {"a": 1e-17}, ((3, 4, 0.1),), "a note", clusters=7)
+    cache, key = ScoreCache(tmp_path), {"metric": "fid", "source": "x"}
+    assert not cache.has(key)
+    cache.keep(key, whole)
+    assert cache.has(key)
+    assert cache.find(key) == whole
+    assert ScoreCache(tmp_path).has(key)
+    (file,) = tmp_path.iterdir()
+    assert file.stat().st_size < 8 * 5000 + 1000
+    for at in range(0, file.stat().st_size, 997):
+        data = bytearray(whole_file := file.read_bytes())
+        data[at] ^= 1
+        file.write_bytes(bytes(data))
+        assert cache.find(key) is None, at
+        file.write_bytes(whole_file)

@@ -11,7 +11,6 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from evalkit.errors import ConfigError, DataError, ServiceError, whole_number
@@ -90,11 +89,11 @@ class Service(Model):
     def unload(self) -> None:
         self._client = None
 
-    def keep_in(self, cell: Path) -> None:
-        """Finished images are cached in the cell's folder until their shard is written."""
-        if self._cache.cell != cell:
+    def keep_in(self, fetched: FetchedImages) -> None:
+        """Finished images are cached next to the cell's shards until theirs is written."""
+        if self._cache.place != fetched.place:
             self._size = None  # other settings may make other sizes
-        self._cache = FetchedImages(cell)
+        self._cache = fetched
 
     def generate(self, requests: Sequence[Request], *, sampler: Sampler | None, settings: Settings) -> Generated:
         """One image per request; those that an earlier, failed call fetched are not asked for again.

@@ -1,28 +1,29 @@
 """A cache of the images of a shard that is not finished, for models whose images cost money: none is asked for again.
 
-They lie in the cell's folder as fetched/<index>.json until their shard is written. The folder's name, the cell's key,
-says what they were made from.
+They lie next to the cell's shards as fetched/<index>.json until their shard is written. The place's name, the cell's
+key, says what they were made from.
 """
 
 from __future__ import annotations
 
 import base64
 import contextlib
-from collections.abc import Mapping
+import json
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from evalkit.data.shard_format import METADATA, parse_shard
-from evalkit.errors import DataError
-from evalkit.utils.files import sha256_bytes, sha256_json, write_json, writing
-from evalkit.utils.json_files import parse_json, read_json
+from evalkit.errors import DataError, StoreError
+from evalkit.utils.blobs import Blobs, LocalBlobs
+from evalkit.utils.files import sha256_bytes, sha256_json
+from evalkit.utils.json_files import parse_json
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
 _FOLDER = "fetched"
+_DAMAGED = (OSError, DataError, ValueError, KeyError, TypeError, AttributeError, OverflowError)
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,24 +43,38 @@ class FetchedImage:
     cached: bool = False
 
 
+Earlier = Callable[[int], tuple[bytes, dict[str, Any]] | None]
+"""Of a sample the file, and its line of metadata, in a shorter version of its shard; none: there is none."""
+
+
 @dataclass(frozen=True)
 class FetchedImages:
-    """The finished images of one cell; `cell` is its folder, none where there is no store (a model used by itself)."""
+    """The finished images of a shard.
 
-    cell: Path | None = None
+    Attributes:
+        place: where its cell lies; none where there is no store (a model used by itself).
+        earlier: what a set that grows has of its last shard.
+    """
+
+    place: Blobs | None = None
+    earlier: Earlier = lambda index: None
 
     def get(self, index: int) -> FetchedImage | None:
         """An image from the cache, or from a shorter version of a shard that grows; none: it is to be made."""
-        if self.cell is None:
+        if self.place is None:
             return None
         try:
-            record = read_json(_file(self.cell, index), finite=True)
+            record = parse_json(self.place.get(_key(index)), _key(index), finite=True)
             image = _decode(base64.b64decode(record["png"]), record)
             if record.get("check", _check(record)) != _check(record):  # none: of an earlier version
                 image = None
-        except (OSError, DataError, ValueError, KeyError, TypeError, AttributeError, OverflowError):
+        except _DAMAGED:
             image = None
-        return image or _from_shard(self.cell / "shards", index)
+        found = self.earlier(index) if image is None else None
+        if found is not None:
+            with contextlib.suppress(*_DAMAGED):
+                return _decode(*found)
+        return image
 
     def put(self, index: int, image: FetchedImage) -> None:
         """Writes an image, whole or not at all. Safe to call from several threads.
@@ -67,38 +82,28 @@ class FetchedImages:
         Raises:
             StoreError: the store cannot be written.
         """
-        if self.cell is None:
+        if self.place is None:
             return
         from evalkit.data.codec import encode_png
 
         data = encode_png(image.pixels)  # drops whatever else the service wrote into its file
         record = {"latency_s": image.latency, "warnings": list(image.warnings), "sha256": sha256_bytes(data)}
-        with writing(self.cell):
-            whole = {**record, "check": _check(record), "png": base64.b64encode(data).decode()}
-            write_json(_file(self.cell, index), whole)
+        whole = {**record, "check": _check(record), "png": base64.b64encode(data).decode()}
+        self.place.put(_key(index), json.dumps(whole, allow_nan=False).encode())
 
     def remove(self, start: int, stop: int) -> None:
         """Removes the samples [start, stop): their shard is written."""
-        if self.cell is None or not (self.cell / _FOLDER).is_dir():
+        if self.place is None:
             return
-        with contextlib.suppress(OSError):  # no harm in what stays
-            for index in range(start, stop):
-                _file(self.cell, index).unlink(missing_ok=True)
-            (self.cell / _FOLDER).rmdir()
-
-
-def _from_shard(shards: Path, index: int) -> FetchedImage | None:
-    """From a shard that is there already: a set that grows has its last one made again, longer."""
-    for folder in sorted(shards.iterdir()) if shards.is_dir() else ():
-        file = folder / f"{index:06d}.png"
-        if parse_shard(folder.name) is None or not file.is_file():
-            continue
-        with contextlib.suppress(OSError, DataError, ValueError, KeyError, TypeError, OverflowError):
-            for line in (folder / METADATA).read_bytes().splitlines():  # of bytes: at no other ends than a file's
-                record = parse_json(line, folder / METADATA, finite=True)
-                if record["index"] == index:
-                    return _decode(file.read_bytes(), record)
-    return None
+        local = self.place.root / _FOLDER if isinstance(self.place, LocalBlobs) else None
+        if local is not None and not local.is_dir():
+            return
+        with contextlib.suppress(OSError, StoreError):  # no harm in what stays
+            there = {key for key, _ in self.place.list(f"{_FOLDER}/")}
+            for key in there & {_key(index) for index in range(start, stop)}:
+                self.place.delete(key)
+            if local is not None:
+                local.rmdir()
 
 
 def _check(record: Mapping[str, Any]) -> str:
@@ -117,5 +122,5 @@ def _decode(data: bytes, record: Mapping[str, Any]) -> FetchedImage | None:
     return FetchedImage(decode(data), float(latency), tuple(warnings), cached=True)
 
 
-def _file(cell: Path, index: int) -> Path:
-    return cell / _FOLDER / f"{index:06d}.json"
+def _key(index: int) -> str:
+    return f"{_FOLDER}/{index:06d}.json"
