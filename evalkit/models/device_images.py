@@ -74,8 +74,8 @@ class DeviceImages:
         self._complaint = complaint
         self.done: torch.cuda.Event | None = None
         if images.pixels.is_cuda:
-            self._pixels, self._bad = _sent(images.pixels), _sent(images.bad)
-            with torch.cuda.device(images.pixels.device):
+            with torch.cuda.device(images.pixels.device):  # else memory is pinned by way of the first GPU
+                self._pixels, self._bad = _sent(images.pixels), _sent(images.bad)
                 self.done = torch.cuda.Event(enable_timing=True, blocking=True)  # type: ignore[no-untyped-call]
                 self.done.record()
         else:

@@ -29,6 +29,7 @@ class Batch:
     """A batch that the model has been given; a GPU may still be at work on it.
 
     Attributes:
+        cell: its name.
         requests: what it is made from.
         made: what the model returned.
         seconds: by the clock, of the call; of one that is not over, `began` and the event behind the images count.
@@ -38,6 +39,7 @@ class Batch:
         about: what else goes into each sample's line.
     """
 
+    cell: str
     requests: Sequence[Request]
     made: Generated
     seconds: float
@@ -55,7 +57,11 @@ class Batch:
         Raises:
             DataError: a value was NaN or infinite.
         """
-        images = self.made.images
+        try:
+            images = self.made.images
+        except Exception as error:
+            error.add_note(_where(self.requests, self.cell))
+            raise
         _check_images(images, self.requests)
         seconds = self.seconds
         if self.made.pending is not None and self.began is not None:
@@ -102,7 +108,7 @@ def batches(
             made = _generate(cell, built, requests, loaded.device)
         except Exception as error:
             if not devices.is_out_of_memory(error):
-                error.add_note(f"while making samples {start} to {start + count - 1} of {cell.name}")
+                error.add_note(_where(requests, cell.name))
                 raise
             made_room = loaded.make_room()
             if count == 1 and not made_room:
@@ -120,8 +126,12 @@ def batches(
             continue
         seconds = time.perf_counter() - clock
         fresh, loaded.fresh = loaded.fresh, False
-        yield Batch(requests, made, seconds, began, load, fresh, about())
+        yield Batch(cell.name, requests, made, seconds, began, load, fresh, about())
         start += count
+
+
+def _where(requests: Sequence[Request], cell: str) -> str:
+    return f"while making samples {requests[0].index} to {requests[-1].index} of {cell}"
 
 
 def _timed(made: Generated, seconds: float, count: int) -> list[dict[str, Any]]:

@@ -6,13 +6,17 @@ import threading
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from fake_models import make_cell
 
-from evalkit.errors import StoreError
+from evalkit.data.codec import encode_png
+from evalkit.errors import DataError, StoreError
+from evalkit.models.base import Generated
 from evalkit.samples import writer
 from evalkit.samples.behind import Behind
 from evalkit.samples.generate import generate_cells
+from evalkit.samples.model_pool import ModelPool
 from evalkit.samples.store import SampleSet, Store
 from evalkit.utils import devices
 
@@ -26,6 +30,12 @@ def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Store:
 def make(store: Store, cell: Any) -> SampleSet:
     generate_cells([cell], store, batch_size=4, device="cpu")
     return SampleSet.open(store, cell)
+
+
+def accelerate(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without processes that encode, which take a second to start."""
+    monkeypatch.setattr(devices, "is_accelerator", lambda device: True)
+    monkeypatch.setattr(ModelPool, "encoder", lambda self, device: encode_png)
 
 
 def leftovers(store: Store) -> list[str]:
@@ -58,7 +68,7 @@ def test_a_shard_is_written_while_the_next_is_made(
 
 
 def test_what_goes_wrong_in_a_commit_is_raised(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(devices, "is_accelerator", lambda device: True)
+    accelerate(monkeypatch)
     real = writer.ShardWriter.commit
     for failing in ("00001", "00002-004"):  # one that is followed by others, and the last one
 
@@ -76,10 +86,26 @@ def test_what_goes_wrong_in_a_commit_is_raised(store: Store, monkeypatch: pytest
     assert len(make(store, make_cell(20))) == 20
 
 
+def test_a_batch_that_fails_on_its_way_says_which(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A GPU's images are looked at when they arrive, long after the call that made them."""
+    accelerate(monkeypatch)
+
+    def fetch(self: Generated) -> Any:
+        if isinstance(self._images, np.ndarray) and threading.current_thread() is not threading.main_thread():
+            raise DataError("1 of 4 images hold NaN")
+        return self._images
+
+    monkeypatch.setattr(Generated, "images", property(fetch))
+    with pytest.raises(DataError, match="1 of 4 images hold NaN") as caught:
+        make(store, make_cell(20))
+    assert caught.value.__notes__ == [f"while making samples 0 to 3 of {make_cell(20).name}"]
+    assert leftovers(store) == []
+
+
 def test_ctrl_c_keeps_the_shard_that_is_being_written(
     store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(devices, "is_accelerator", lambda device: True)
+    accelerate(monkeypatch)
     cell = make_cell(24, interrupt_at=13, log=str(tmp_path / "log"))
     with pytest.raises(KeyboardInterrupt):
         make(store, cell)
