@@ -14,7 +14,7 @@ from typing import Any
 
 from evalkit.engines.base import Run, Work, missing
 from evalkit.engines.queue import Queue
-from evalkit.engines.ray_actor import Actor
+from evalkit.engines.ray_actor import GATHER, Actor, News
 from evalkit.engines.ray_cluster import connect, places, reason
 from evalkit.engines.voice import Shown, Voice, rebuild
 from evalkit.errors import ConfigError, EvalkitError, whole_number
@@ -104,6 +104,8 @@ class Ray:
                     self._give_out(queue, work.alone)
                     shown.workers(queue.running, len(self._workers))
                     self._listen(queue, shown)
+                time.sleep(2 * GATHER)  # the last words may still be under way
+                self._listen(queue, shown, 0.0)
         except BaseException:
             self.close()
             raise
@@ -154,13 +156,13 @@ class Ray:
                 if unit is not None:
                     self._call(worker, "run", unit, 1 if unit.key in alone else beside[worker.node])
 
-    def _listen(self, queue: Queue, shown: Shown) -> None:
-        """Takes what comes in, within a second; then sees who has not been heard of."""
+    def _listen(self, queue: Queue, shown: Shown, patience: float = 1.0) -> None:
+        """Takes what comes in, within so many seconds; then sees who has not been heard of."""
         calls = {call: worker for worker in self._workers for call in worker.calls}
         if not calls:
-            time.sleep(min(LOOK, 1.0))
+            time.sleep(min(LOOK, patience))
             return
-        self._ray.wait(list(calls), timeout=1.0)
+        self._ray.wait(list(calls), timeout=patience)
         ready, _ = self._ray.wait(list(calls), num_returns=len(calls), timeout=0)
         for call in sorted(ready, key=lambda call: calls[call].calls[call] != "run"):  # before a worker's death
             worker = calls[call]
@@ -186,16 +188,21 @@ class Ray:
                 self._refuse(worker, rebuild(refusal))
             self._call(worker, "news")
         elif kind == "run":
+            failure, news = answer
+            self._tell(worker, news, shown)
             queue.finish(worker.name)
-            if answer is not None:
-                raise rebuild(answer, str(worker))
+            if failure is not None:
+                raise rebuild(failure, str(worker))
             shown.done(worker.name)
         elif kind == "news":
-            for name, images in answer.told.items():
-                shown.tell(worker.name, name, images)
-            for record in answer.logged:
-                self._voice.say(str(worker), *record)
+            self._tell(worker, answer, shown)
             self._call(worker, "news")
+
+    def _tell(self, worker: _Worker, news: News, shown: Shown) -> None:
+        for name, images in news.told.items():
+            shown.tell(worker.name, name, images)
+        for record in news.logged:
+            self._voice.say(str(worker), *record)
 
     def _refuse(self, worker: _Worker, refusal: BaseException) -> None:
         """A worker that refuses stays, so that no other takes its place; the run ends where all refuse."""

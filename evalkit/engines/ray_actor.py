@@ -32,6 +32,13 @@ class News:
     told: dict[str, int] = field(default_factory=dict)
     logged: list[tuple[str, int, str]] = field(default_factory=list)
 
+    def add(self, name: str, count: int, *text: str) -> None:
+        """A name and images, or a record: logger, level, line."""
+        if text:
+            self.logged.append((name, count, *text))  # type: ignore[arg-type]
+        else:
+            self.told[name] = self.told.get(name, 0) + count
+
 
 class Actor:
     """A worker. `run` takes one unit at a time; `news` and `stop` are called while it is at work."""
@@ -54,17 +61,18 @@ class Actor:
             refusal = describe(error)
         return socket.gethostname(), _node(), refusal
 
-    def run(self, unit: Any, beside: int) -> Failure | None:
-        """Runs a unit, with so many workers of this run on this machine; none where all went well."""
+    def run(self, unit: Any, beside: int) -> tuple[Failure | None, News]:
+        """Runs a unit, with so many workers of this run on this machine: what it raised, if it did, and its news."""
         assert self._run is not None
         os.environ[BESIDE] = str(beside)
+        failure = None
         try:
             self._run(unit, self._tell)
         except Stopped:
             pass
         except Exception as error:
-            return describe(error, unit.label)
-        return None
+            failure = describe(error, unit.label)
+        return failure, self._drain(News())
 
     def _tell(self, name: str, count: int) -> None:
         if self._stopped.is_set():
@@ -75,16 +83,18 @@ class Actor:
         """What there is to tell, soon after there is something; nothing after 5 s."""
         news = News()
         try:
-            one = self._news.get(timeout=WAIT)
-            time.sleep(GATHER)
-            while True:
-                if len(one) == 2:
-                    news.told[one[0]] = news.told.get(one[0], 0) + one[1]
-                else:
-                    news.logged.append(one)
-                one = self._news.get_nowait()
+            news.add(*self._news.get(timeout=WAIT))
         except queue.Empty:
             return news
+        time.sleep(GATHER)
+        return self._drain(news)
+
+    def _drain(self, news: News) -> News:
+        while True:
+            try:
+                news.add(*self._news.get_nowait())
+            except queue.Empty:
+                return news
 
     def stop(self) -> None:
         """The unit at work ends at its next batch."""

@@ -1,0 +1,199 @@
+"""One run by every engine and on every store: the digests of its samples and features, and its scores in hex.
+
+    uv run --group dev --group cluster python tests/cluster/equal_everywhere.py [NAME ...]
+
+Each way starts with an empty store. Ways whose programs are not here (Ray, Slurm) are left out, and named. Ends with 1
+where one differs from the first. Threads are the same everywhere: LAPACK's and torch's sums in float64 depend on them
+in their last bits, which the last way shows.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import io
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+import zipfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path, PurePosixPath
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "helpers"), str(ROOT / "tests" / "cluster")]
+
+from evalkit.utils.blobs import open_blobs  # noqa: E402
+
+GRID = ("experiment=digits", "model=[digits_dcgan]", "num_samples=600", "device=cpu", "report=false")  # 3 shards
+METRICS = ("fid_digits", "kid_digits", "is_digits", "precision_digits", "recall_digits")
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a way made: digests, the number of files of features, scores in hex by metric."""
+
+    samples: str
+    features: str
+    files: int
+    scores: tuple[tuple[str, str], ...]
+    images: int
+
+
+def outcome(store: str, results: Path) -> Outcome:
+    """Reads a finished run's store, whatever it lies on, and its results."""
+    blobs = open_blobs(store)
+    images: dict[str, str] = {}
+    for key, size in sorted(blobs.list("samples/")):
+        if key.endswith(".png"):
+            images[PurePosixPath(key).stem] = _digest(blobs.get(key, 0, size))
+        elif key.endswith(".zip"):
+            with zipfile.ZipFile(io.BytesIO(blobs.get(key, 0, size))) as shard:
+                pngs = [name for name in shard.namelist() if name.endswith(".png")]
+                images |= {PurePosixPath(name).stem: _digest(shard.read(name)) for name in pngs}
+    features = {key: _digest(blobs.get(key, 0, size)) for key, size in sorted(blobs.list("features/"))}
+    rows = json.loads((results / "results.json").read_text())["rows"]
+    scores = tuple(
+        (row["metric"], f"{row['value'].hex()} ± {(row['stderr'] or 0.0).hex()}")
+        for row in rows
+        if row["metric"] in METRICS
+    )
+    return Outcome(_digest(repr(sorted(images.items()))), _digest(repr(features)), len(features), scores, len(images))
+
+
+def _digest(data: bytes | str) -> str:
+    return hashlib.sha256(data.encode() if isinstance(data, str) else data).hexdigest()
+
+
+def run(store: str, out: Path, *words: str, env: dict[str, str] | None = None, processes: int = 1) -> None:
+    """The command, in so many processes of one gang."""
+    command = [
+        sys.executable,
+        str(ROOT / "run_eval.py"),
+        *GRID,
+        f"metric=[{','.join(METRICS)}]",
+        f"store={store}",
+        f"out={out}",
+        *words,
+    ]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), **(env or {})}
+    gang = [
+        {"RANK": str(rank), "WORLD_SIZE": str(processes), "LOCAL_RANK": str(rank), "LOCAL_WORLD_SIZE": str(processes)}
+        for rank in range(processes)
+    ]
+    started = [
+        subprocess.Popen(
+            command,
+            env=environment | (ranks if processes > 1 else {}),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            cwd=out.parent,
+        )
+        for ranks in gang
+    ]
+    for process in started:
+        said, _ = process.communicate()
+        if process.returncode:
+            raise RuntimeError(f"{' '.join(command)}: {process.returncode}: {said[-2000:]}")
+
+
+@contextlib.contextmanager
+def ray() -> Iterator[tuple[str, ...]]:
+    from ray_nodes import ray_nodes
+
+    with ray_nodes((1, 1)) as nodes:
+        os.environ.update({name: value for name, value in nodes.environment.items() if name.startswith("RAY_")})
+        yield "engine=ray", f"engine.ray.address={nodes.address}", "engine.ray.num_cpus=1"
+
+
+@contextlib.contextmanager
+def slurm() -> Iterator[tuple[str, ...]]:
+    from slurm_cluster import slurm_cluster
+
+    with tempfile.TemporaryDirectory(prefix="slurm-") as folder, slurm_cluster(Path(folder)) as environment:
+        os.environ.update(environment)
+        small = ("workers=2", "gpus=0", "cpus=1", "memory=1GB", "minutes=20", "poll=1", "patience=5")
+        yield "engine=slurm", *(f"engine.slurm.{setting}" for setting in small)
+
+
+@contextlib.contextmanager
+def engine(*words: str) -> Iterator[tuple[str, ...]]:
+    yield words
+
+
+def pool(workers: int) -> tuple[str, ...]:
+    return "engine=local", f"engine.local.workers={workers}", "engine.local.threads=1"
+
+
+Way = tuple[str, Callable[[], contextlib.AbstractContextManager[tuple[str, ...]]], int, bool]  # name, .., processes, s3
+
+WAYS: list[Way] = [
+    ("in process", lambda: engine(), 1, False),
+    *((f"pool of {n}", lambda n=n: engine(*pool(n)), 1, False) for n in (1, 2, 3)),  # type: ignore[misc]
+    *((f"stripes, {n}", lambda n=n: engine(*(["engine=stripe"] if n > 1 else [])), n, False) for n in (1, 2, 3)),  # type: ignore[misc]
+    ("Ray, 2 nodes", ray, 1, False),
+    ("Slurm, 2 slurmd", slurm, 1, False),
+    ("in process, S3", lambda: engine(), 1, True),
+    ("pool of 2, S3", lambda: engine(*pool(2)), 1, True),
+    ("Ray, 2 nodes, S3", ray, 1, True),
+]
+TWO_THREADS = "in process, 2 threads"
+
+
+def main(names: list[str]) -> int:
+    from moto_s3 import serve_s3
+
+    first: Outcome | None = None
+    same = True
+    print(f"{'way':24} {'images':>6} {'samples':8} {'features':8} {'files':>5} {'s':>4}  scores", flush=True)
+    with tempfile.TemporaryDirectory(prefix="equal-") as folder, serve_s3() as s3:
+        os.environ.update(s3.environment)
+        for number, (name, way, processes, bucket) in enumerate([*WAYS, (TWO_THREADS, WAYS[0][1], 1, False)]):
+            lacks = _lacks(name)
+            if lacks or (names and number and not any(wanted in name for wanted in names)):
+                print(f"{name:24} left out{f': {lacks}' if lacks else ''}", flush=True)
+                continue
+            place = Path(folder, str(number))
+            place.mkdir()
+            store = f"s3://bucket/{number}" if bucket else str(place / "store")
+            began = time.monotonic()
+            s3.counts.clear()
+            env = {"OMP_NUM_THREADS": "2"} if name == TWO_THREADS else {}
+            with way() as words:
+                run(store, place / "out", *words, env=env, processes=processes)
+            took = time.monotonic() - began
+            requests = dict(s3.counts)
+            made = outcome(store, place / "out")
+            first = first or made
+            differs = [
+                part for part in ("samples", "features", "scores") if getattr(made, part) != getattr(first, part)
+            ]
+            same = same and (not differs or name == TWO_THREADS)
+            told = f"DIFFER: {', '.join(differs)}" if differs else "equal" if made is not first else ""
+            print(
+                f"{name:24} {made.images:6} {made.samples[:8]} {made.features[:8]} {made.files:5} {took:4.0f}  "
+                f"{_digest(repr(made.scores))[:8]} {told} {requests or ''}",
+                flush=True,
+            )
+            for metric, value in made.scores if made is first or differs else ():
+                print(f"{'':26}{metric} {value}", flush=True)
+    return 0 if same else 1
+
+
+def _lacks(name: str) -> str:
+    from slurm_cluster import missing_programs
+
+    if "Ray" in name and find_spec("ray") is None:
+        return "Ray is not installed"
+    if "Slurm" in name and (missing_programs() or os.getuid()):
+        return f"needs root and {', '.join(missing_programs())}"
+    return ""
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
