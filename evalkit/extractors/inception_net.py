@@ -25,13 +25,15 @@ class InceptionNet(nn.Module):
 
     Attributes:
         centre: (x - centre) / centre is the normalisation: 128, or 127.5 for pytorch-fid's 2 x / 255 - 1.
-        dtype: of the convolutions, float32 or bfloat16; the pooled features and the logits are float32 always.
+        layout: of the images in memory: channels last, or torch's usual.
+        dtype: of the convolutions, float32, bfloat16 or float16; the pooled features and the logits are float32 always.
     """
 
     def __init__(self) -> None:
         super().__init__()
         self.centre = 128.0
         self.dtype = torch.float32
+        self.layout = torch.channels_last
         self.Conv2d_1a_3x3 = Conv(3, 32, 3, stride=2)
         self.Conv2d_2a_3x3 = Conv(32, 32, 3)
         self.Conv2d_2b_3x3 = Conv(32, 64, 3, padding=1)
@@ -67,7 +69,7 @@ class InceptionNet(nn.Module):
             (guided-diffusion, evaluations/evaluator.py): published mu_s and sigma_s have that order.
         """
         x = (x - self.centre).div_(self.centre).to(self.dtype)  # [-1, 1]
-        x = x.contiguous(memory_format=torch.channels_last)
+        x = x.contiguous(memory_format=self.layout)
         features: dict[str, Tensor] = {}
         for name in self.body[:-1]:
             if name == "Mixed_6d" and "mixed6_conv7" in layers:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import torch
 
-from gpu.bench import Bench, in_memory, pass_rate, tf32
+from gpu.bench import Bench, in_memory, pass_rate, relative, tf32
 from gpu.environment import matrix_rate
 
 GFLOP = 11.42  # per image
@@ -20,6 +20,7 @@ def run(bench: Bench) -> None:
     peers = torch_fidelity(bench, batches[-1])
     whole_extractor(bench)
     bare(bench, batches, limits, peers)
+    variants(bench, 2 if bench.tiny else 128)
 
 
 def torch_fidelity(bench: Bench, batch: int) -> dict[str, float]:
@@ -54,6 +55,47 @@ def bare(bench: Bench, batches: tuple[int, ...], limits: dict[str, float], peers
                 x = torch.rand(batch, 3, 299, 299, device=bench.device) * 255
                 with torch.inference_mode(), tf32(fast):
                     told(bench, f"network {name} b{batch}", lambda x=x: net(x, LAYERS), batch, limits[name], peers)  # type: ignore[misc]
+
+
+def variants(bench: Bench, batch: int) -> None:
+    """Layouts, convolutions with bias and ReLU in one, a CUDA graph: which is fastest in which arithmetic."""
+    from evalkit.extractors.inception_blocks import Conv
+    from evalkit.extractors.inception_net import load_network
+
+    layouts = {"NCHW": torch.contiguous_format, "NHWC": torch.channels_last}
+    x = torch.rand(batch, 3, 299, 299, device=bench.device) * 255
+    for name, dtype, fast in WAYS if bench.cuda else WAYS[:1]:
+        expected = None
+        net = load_network(bench.inception_weights(), "", dtype=dtype).to(bench.device)
+        for layout, memory_format in layouts.items():
+            for fused in (False, True) if bench.cuda else (False,):
+                what = f"network {name} {layout}{' fused' if fused else ''}"
+                with bench.attempt(what, 3) as go, torch.inference_mode(), tf32(fast):
+                    if not go:
+                        continue
+                    net.layout, Conv.fused = memory_format, fused
+                    net.to(memory_format=memory_format)
+                    rates = [bench.rate(lambda net=net: net(x, LAYERS), batch, 0.4, 1)]  # type: ignore[misc]
+                    found = net(x, LAYERS)["pool3"]
+                    expected = found if expected is None else expected
+                    note = f"{relative(found, expected):.1e} off the first"
+                    if bench.cuda:
+                        rates.append(bench.rate(graph(lambda net=net: net(x, LAYERS)), batch, 0.4, 1))  # type: ignore[misc]
+                    bench.say(f"{what} b{batch}, images/s; as a graph", [round(rate) for rate in rates], note)
+                Conv.fused = False
+
+
+def graph(call: Callable[[], object]) -> Callable[[], object]:
+    """The call's kernels as one CUDA graph."""
+    side = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+    side.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(side):
+        call()
+    torch.cuda.current_stream().wait_stream(side)
+    captured = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(captured):
+        call()
+    return captured.replay
 
 
 def told(
