@@ -8,7 +8,6 @@ import logging
 import os
 import re
 import shlex
-import shutil
 import socket
 import subprocess
 import time
@@ -32,9 +31,10 @@ _ENDED = re.compile(r"slurm: ended with (\d+)")
 _ERROR = re.compile(r"evalkit: (.+)")  # as every command of evalkit says what it ends with
 _NOISE = re.compile(r"submitit |srun: error: .* Exited with exit code")
 # These run in the batch shell. SIGTERM before the time limit reaches the worker alone; scancel, preemption and
-# `scontrol requeue` end the shell as well, so that what was cancelled never goes back into the queue.
+# `scontrol requeue` end the shell as well, so that what was cancelled never goes back into the queue. Ten times, since
+# a unit that takes longer than the limit would go on for ever; the driver sees whether another array gets on.
 _TEARDOWN = ("code=$?", 'echo "slurm: ended with $code"')
-_REQUEUE = '[ $code != 143 ] || scontrol requeue "$SLURM_JOB_ID"'
+_REQUEUE = '[ $code != 143 ] || [ "${SLURM_RESTART_COUNT:-0}" -ge 10 ] || scontrol requeue "$SLURM_JOB_ID"'
 
 
 @dataclass(frozen=True)
@@ -117,12 +117,12 @@ class Array:
         number = str(jobs[0].job_id).partition("_")[0]
         log.info("Slurm job %s: %d workers; their logs: %s", number, workers, self.folder)
 
-    def states(self) -> Counter[str] | None:
+    def states(self, timeout: float = 60) -> Counter[str] | None:
         """How many of the jobs that have not ended are in which state ("PENDING (Priority)"); none: no answer."""
         command = ["squeue", "--noheader", "--array", *self._mine, "--format=%T|%r"]
         try:
-            told = subprocess.run(command, capture_output=True, text=True, timeout=60)
-        except subprocess.TimeoutExpired:
+            told = subprocess.run(command, capture_output=True, text=True, timeout=timeout)
+        except (OSError, subprocess.TimeoutExpired):
             return None
         if told.returncode:
             return None
@@ -147,13 +147,14 @@ class Array:
         """Raises EvalkitError where a worker of the array that ended last ended with an error that it explained."""
         for path, code in self._codes.items():
             if code in (EXIT_ERROR, EXIT_CONFIG) and path in self._errors:
-                raise EvalkitError(f"{self._who.get(path, 'a worker')}: {self._errors[path]} (its log: {path})")
+                kind = ConfigError if code == EXIT_CONFIG else EvalkitError
+                raise kind(f"{self._who.get(path, 'a worker')}: {self._errors[path]} (its log: {path})")
 
     def cancel(self, word: str) -> None:
         """Ends what has not ended, at once, in one line, which calls it `word`."""
-        states = self.states() if shutil.which("squeue") else None
+        states = self.states(timeout=2)
         with contextlib.suppress(OSError, subprocess.TimeoutExpired):
-            subprocess.run(["scancel", *self._mine], capture_output=True, timeout=5)
+            subprocess.run(["scancel", *self._mine], capture_output=True, timeout=2)
         if states:
             log.info("%d Slurm jobs named %s are %s", states.total(), self._name, word)
 

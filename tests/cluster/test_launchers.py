@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -73,13 +74,30 @@ def test_a_rank_that_is_lost_under_torchrun(restarts: int, code: int, folder: Pa
     assert outcome(store) == alone
 
 
-def test_an_array_on_slurm(slurm: dict[str, str], folder: Path, alone: Outcome) -> None:
+def test_an_array_on_slurm_with_an_element_that_is_requeued(
+    slurm: dict[str, str], folder: Path, alone: Outcome
+) -> None:
+    store = folder / "slurm"
     settings = {"workers": 2, "gpus": 0, "cpus": 2, "memory": "1000M", "minutes": 5, "poll": 2}
-    done = run(folder / "slurm", "engine=slurm", *(f"engine.slurm.{name}={value}" for name, value in settings.items()))
-    for worker in ("worker 1 of 2 on node", "worker 2 of 2 on node"):
-        assert worker in done.stderr
-    assert outcome(folder / "slurm") == alone
-    again = run(folder / "slurm", "engine=slurm", "engine.slurm.partition=nix")  # all is there: nothing is submitted
+    asked = ["engine=slurm", *(f"engine.slurm.{name}={value}" for name, value in settings.items())]
+    env = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    words = [sys.executable, *command(store, *asked)]
+    with subprocess.Popen(
+        words, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True, env=env, cwd=ROOT
+    ) as process:
+        assert process.stderr is not None
+        said = ""
+        for line in process.stderr:
+            said += line
+            if "[worker 1 of 2 on node" in line and "stripe 1 of 2" in line:
+                job = re.findall(r"Slurm job (\d+): 2 workers", said)[0]
+                subprocess.run(["scontrol", "requeue", f"{job}_0"], check=True, timeout=30)
+                break
+        said += process.stderr.read()
+        assert process.wait(BOUND) == 0, said
+    assert "[worker 2 of 2 on node" in said
+    assert outcome(store) == alone
+    again = run(store, "engine=slurm", "engine.slurm.partition=nix")  # all is there: nothing is submitted
     assert "Slurm" not in again.stderr
 
 

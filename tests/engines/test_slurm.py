@@ -100,7 +100,7 @@ def test_the_array_that_is_submitted(fake: FakeSlurm, monkeypatch: pytest.Monkey
         f"#SBATCH --output={fake.logs}/%A_%a_0_log.out",
         f"export PYTHONPATH={Path(__file__).parents[2]}${{PYTHONPATH:+:$PYTHONPATH}}",
         "module load cuda",
-        '[ $code != 143 ] || scontrol requeue "$SLURM_JOB_ID"',
+        '[ $code != 143 ] || [ "${SLURM_RESTART_COUNT:-0}" -ge 10 ] || scontrol requeue "$SLURM_JOB_ID"',
     ):
         assert f"{line}\n" in script
     assert "wckey" not in script
@@ -177,7 +177,7 @@ def test_a_refusal_is_said_in_the_worker_s_words(fake: FakeSlurm, caplog: pytest
     lines += ["srun: error: gpu3: task 0: Exited with exit code 2", "slurm: ended with 2"]
     fake.on_sbatch("".join(f'echo "{line}" >> {log}\n' for line in lines))
     match = f"^worker 1 of 8 on gpu3: /s is not the driver's store \\(its log: {re.escape(str(log))}\\)$"
-    with pytest.raises(EvalkitError, match=match):
+    with pytest.raises(ConfigError, match=match):
         engine(patience=60).map(fake.work())
     assert "[worker 1 of 8 on gpu3] evalkit: /s is not the driver's store" in caplog.text
     assert "srun" not in caplog.text
