@@ -6,13 +6,15 @@ import contextlib
 import logging
 import os
 import queue
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from evalkit.engines.base import InProcess, Work, missing
 from evalkit.engines.launch import cores, visible_gpus
 from evalkit.engines.process import Events, Process, end
+from evalkit.engines.queue import MACHINES, Queue
 from evalkit.engines.voice import Shown, Voice, how_it_ended, rebuild
 from evalkit.errors import ConfigError, EvalkitError, whole_number
 
@@ -123,55 +125,28 @@ class Local:
 
 
 class _Stage:
-    """One `map`: what is to be given out, and what becomes of it."""
+    """One `map`: gives units out, and hears what becomes of them."""
 
     def __init__(self, engine: Local, work: Work, units: Sequence[Any], shown: Shown) -> None:
         self._engine, self._work, self._shown = engine, work, shown
-        order = list(enumerate(units))
-        self._free = deque(pair for pair in order if pair[1].key not in work.pinned)
-        self._pinned = deque(pair for pair in order if pair[1].key in work.pinned)  # the first slot's
-        self._places = {unit.key: place for place, unit in order}
-        self._losses: Counter[str] = Counter()
-        self._aside: list[str] = []  # labels
-        self._left = len(order)
+        self._queue = Queue(replace(work, units=units), engine.losses)
+        pinned = sum(unit.key in work.pinned for unit in units)
+        self._most = min(engine.count, len(units) - pinned + bool(pinned))  # workers that there is something to do for
         self._bad_starts: Counter[int] = Counter()  # by slot, since one started on a unit there
-        self._busy: dict[int, Process] = {}
 
     def run(self) -> None:
-        while self._left:
+        while self._queue.left:
             self._give_out()
             process, (kind, *rest) = self._engine.event()
             getattr(self, f"_{kind}")(process, *rest)
-        if self._aside:
-            names, more = ", ".join(self._aside[:5]), len(self._aside) - 5
-            raise EvalkitError(
-                f"{self._work.stage}: given up after {self._engine.losses} lost workers each: {names}"
-                f"{f' and {more} more' if more > 0 else ''}. All else is done; the lines above say how the workers "
-                "ended: a smaller batch_size or fewer engine.local.workers need less memory; the same command goes on"
-            )
+        self._queue.check()
 
     def _give_out(self) -> None:
-        waiting = len(self._free) + bool(self._pinned)
-        for slot in range(min(self._engine.count, len(self._busy) + waiting)):
+        for slot in range(min(self._most, self._queue.left)):
             process = self._engine.process(slot, self._work)
-            if process.ready and process.unit is None and (unit := self._next(slot)) is not None:
-                self._busy[slot] = process
+            if process.ready and process.unit is None and (unit := self._queue.take(process.name)) is not None:
                 process.give(unit, 1 if unit.key in self._work.alone else self._engine.count)
-        self._shown.workers(len(self._busy), self._engine.count)
-
-    def _next(self, slot: int) -> Any:
-        """The next unit for a free slot; none where it has to wait."""
-        heads = [line for line in (self._free, self._pinned if slot == 0 else ()) if line]
-        if not heads or any(process.unit.key in self._work.alone for process in self._busy.values()):
-            return None
-        line = min(heads, key=lambda line: line[0][0])
-        if line[0][1].key in self._work.alone and self._busy:
-            return None
-        return line.popleft()[1]
-
-    def _again(self, unit: Any) -> None:
-        line = self._pinned if unit.key in self._work.pinned else self._free
-        line.appendleft((self._places[unit.key], unit))
+        self._shown.workers(self._queue.running, self._engine.count)
 
     def _ready(self, process: Process) -> None:
         process.ready = True
@@ -187,10 +162,9 @@ class _Stage:
         self._engine.say(process, name, level, text)
 
     def _done(self, process: Process) -> None:
-        process.take()
-        del self._busy[process.slot]
+        process.unit = None
+        self._queue.finish(process.name)
         self._shown.done(process)
-        self._left -= 1
 
     def _failed(self, process: Process, failure: dict[str, Any]) -> None:
         raise rebuild(failure, "" if failure["kind"] else process.name)
@@ -198,22 +172,13 @@ class _Stage:
     def _gone(self, process: Process) -> None:
         """A worker was lost: its unit is given out again, unless it ended several workers."""
         self._engine.drop(process)
-        self._busy.pop(process.slot, None)
         self._shown.lost(process)
-        unit, end = process.take(), how_it_ended(process.code())
-        if unit is not None and process.started:
-            self._losses[unit.key] += 1
-            times, most = self._losses[unit.key], self._engine.losses
-            log.warning("%s ended by %s with %s: loss %d of %d", process.name, end, unit.label, times, most)
-            if times < most:
-                self._again(unit)
-            else:
-                self._aside.append(unit.label)
-                self._left -= 1
+        end, begun = how_it_ended(process.code()), process.unit is not None and process.started
+        unit = self._queue.lose(process.name, blame=MACHINES if begun else 0)
+        if unit is not None and begun:
+            log.warning("%s ended by %s with %s", process.name, end, unit.label)
             return
-        if unit is not None:
-            self._again(unit)
-        elif process.ready:
+        if unit is None and process.ready:
             return  # it had nothing to do
         self._bad_starts[process.slot] += 1
         if self._bad_starts[process.slot] == STARTS:

@@ -79,11 +79,6 @@ class Process:
         self.unit, self.started = unit, False
         self._send((unit, str(beside)))
 
-    def take(self) -> Any:
-        """The unit out of its hand."""
-        unit, self.unit = self.unit, None
-        return unit
-
     def code(self) -> int:
         """The exit code, once it is gone."""
         return self._popen.wait()

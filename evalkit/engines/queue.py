@@ -71,12 +71,13 @@ class Queue:
         """A worker has done what it had in hand."""
         del self._running[worker]
 
-    def lose(self, worker: str, *, counts: bool = True) -> Any | None:
+    def lose(self, worker: str, *, blame: int = MACHINES) -> Any | None:
         """A worker is gone: what it had in hand waits again, or is set aside where it ended too many; returns the unit.
 
         Args:
             worker: who is gone.
-            counts: whether the unit is to blame by all appearance; where the whole machine went it is to a fifth.
+            blame: how far the unit is to blame by all appearance, in fifths: 1 where the whole machine went, 0 where
+                the worker had not begun on it.
         """
         if self._pin == worker:
             self._pin = None
@@ -85,7 +86,7 @@ class Queue:
         unit = self._running.pop(worker, None)
         if unit is None:
             return None
-        self._losses[unit.key] += MACHINES if counts else 1
+        self._losses[unit.key] += blame
         if self._losses[unit.key] < self._most * MACHINES:
             self._waiting.appendleft(unit)
         else:

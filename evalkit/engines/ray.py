@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from evalkit.engines.base import Run, Work, missing
-from evalkit.engines.queue import Queue
+from evalkit.engines.queue import MACHINES, Queue
 from evalkit.engines.ray_actor import GATHER, Actor, News
 from evalkit.engines.ray_cluster import connect, places, reason
 from evalkit.engines.voice import Shown, Voice, rebuild
@@ -216,7 +216,7 @@ class Ray:
         self._workers.remove(worker)
         shown.lost(worker.name)
         self._ray.kill(worker.actor)
-        unit = queue.lose(worker.name, counts=worker.node in self._nodes())
+        unit = queue.lose(worker.name, blame=MACHINES if worker.node in self._nodes() else 1)
         log.warning("[%s] is lost%s: %s", worker, f" with {unit.label}" if unit else "", reason)
         self._stillborn += worker.state == "starting"
         if self._stillborn >= STILLBORN and all(other.state != "ready" for other in self._workers):

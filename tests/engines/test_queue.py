@@ -66,10 +66,10 @@ def test_a_machine_that_went_weighs_a_fifth_of_a_worker_that_ended() -> None:
     waiting = queue("a", losses=2)
     for _ in range(9):
         assert take(waiting, "w") == "a"
-        waiting.lose("w", counts=False)
+        waiting.lose("w", blame=1)
     assert waiting.left == 1
     take(waiting, "w")
-    waiting.lose("w", counts=False)  # some unit may bring machines down
+    waiting.lose("w", blame=1)  # some unit may bring machines down
     assert waiting.left == 0
 
 
