@@ -17,25 +17,24 @@ LIMIT = 75  # seconds of one run
 
 
 def run(bench: Bench) -> None:
-    from evalkit.extractors.base import PRECISIONS
-
     wanted = needed(bench)
     large, reference = (bench.folder(*each) for each in wanted[:2])
     weights = bench.inception_weights()
     ours(bench, large, reference, weights, "float32")
-    few = part_of(bench, large, 60 if bench.tiny else 10_000)
-    with bench.attempt("torch-fidelity, whole", 35) as go:
+    few = part_of(bench, large, 12 if bench.tiny else 10_000)
+    with bench.attempt("torch-fidelity, whole", 25) as go:
         if go:
             torch_fidelity(bench, few, reference, weights)
-    for precision in (p for p in PRECISIONS if p not in ("float32", "float16")):
+    ours(bench, large, reference, weights, "float32", "lint=false")
+    for precision in ("tf32", "bfloat16") if bench.cuda else ():
         ours(bench, large, reference, weights, precision)
     for count, size, seed in wanted[2:]:
         ours(bench, bench.folder(count, size, seed), reference, weights, "float32")
 
 
-def ours(bench: Bench, folder: Path, reference: Path, weights: Path, precision: str) -> None:
+def ours(bench: Bench, folder: Path, reference: Path, weights: Path, precision: str, *more: str) -> None:
     count = sum(1 for _ in folder.iterdir())
-    name = f"FID, IS, KID of {folder.name}, {precision}, whole process, s"
+    name = f"FID, IS, KID of {', '.join((folder.name, precision, *more))}, whole process, s"
     with bench.attempt(name, 30) as go:
         if not go:
             return
@@ -43,8 +42,8 @@ def ours(bench: Bench, folder: Path, reference: Path, weights: Path, precision: 
         overrides = ["model=[folder]", f"model.folder.path={folder}", "sampler=[]", "prompts=[]", "metric=[fid,is,kid]"]
         overrides += ["reference=folder", f"reference.folder.path={reference}", f"store={store}", "report=false"]
         overrides += [f"extractor.inception.weights={weights}", f"device={bench.device}", "metric.kid.clamp=true"]
-        overrides += [f"extractor.inception.precision={precision}"] if precision != "float32" else []
-        seconds, stages = timed_process(["run_eval.py", *overrides], LIMIT)
+        overrides += [f"extractor.inception.precision={precision}", *more]
+        seconds, stages = timed_process(["run_eval.py", *overrides], min(LIMIT, max(bench.left(), 20)))
         bench.say(name, round(seconds, 1), f"{count / seconds:.0f} images/s")
         bench.say("  of it, s: lines", stages)
 
@@ -85,7 +84,7 @@ def timed_process(command: list[str], limit: float) -> tuple[float, str]:
 
 def torch_fidelity(bench: Bench, folder: Path, reference: Path, weights: Path) -> None:
     """By its API, in a process of its own; its defaults but for the workers' number."""
-    few = len(list(reference.iterdir()))
+    few = min(len(list(side.iterdir())) for side in (folder, reference))
     code = (
         "import torch_fidelity as t; t.calculate_metrics("
         f"input1={str(folder)!r}, input2={str(reference)!r}, fid=True, isc=True, kid=True, cache=False, verbose=False, "
