@@ -22,7 +22,7 @@ from evalkit.results.compare import compare, rename_apart
 from evalkit.results.files import write
 from evalkit.results.latent_walk import write_walks
 from evalkit.results.made import made_before, made_now
-from evalkit.results.publish import staged
+from evalkit.results.publish import copy_results, staged
 from evalkit.results.rows import Outcome, make_rows, notes, run_info
 from evalkit.results.seeds import pool_seeds
 from evalkit.results.table import COSTS, ResultTable
@@ -71,7 +71,7 @@ def run(plan: Plan, *, command: str = "") -> ResultTable:
     outcome = Outcome(plan.cells, plan.metrics, sources, scored, plan.reference, plan.training, clusters)
     if plan.config.seeds != "apart":
         outcome = pool_seeds(outcome)
-    about = run_info(outcome, plan.config, plan.store.root, baseline=plan.baseline, command=command, seconds=seconds)
+    about = run_info(outcome, plan.config, plan.store.address, baseline=plan.baseline, command=command, seconds=seconds)
     table = _table(plan, about, outcome)
     table = replace(table, lint=tuple(asdict(finding) for finding in findings))
     made = made_before(table, plan.out / "results.json") or made_now()
@@ -92,6 +92,9 @@ def run(plan: Plan, *, command: str = "") -> ResultTable:
             from evalkit.report import write_report
 
             write_report(folder)
+    if plan.store.remote is not None:
+        with stage("copying the results to the store"):
+            copy_results(plan.out, plan.store.remote.below(f"results/{plan.out.name}"))
     _save_stats(plan)
     _export(plan, sources)
     push(plan.config.tracker, plan.out)  # only now: the local results are final

@@ -22,8 +22,14 @@ class RunConfig:
 
     Attributes:
         name: the run's name; its results go to `out`. auto: of its models and folders.
-        out: folder of this run's results; none: `<store>/<name>`, with a number where another configuration's are.
-        store: folder of samples, features and scores, shared by runs.
+        out: folder of this run's results; none: `<store>/<name>` (`runs/<name>` where the store is a URL), with a
+            number where another configuration's are.
+        store: folder or URL (s3://, gs://, az://) of samples, features and scores, shared by runs. Results are written
+            into a folder of this machine, and copied to a store on a URL at the end.
+        shards: what a shard of new samples is: "folder", of PNGs; "zip", one file; "auto", a zip on a URL.
+        keep_images: which images of new samples stay once features and lint measures are taken of them: "all";
+            "sample", the first shard and what contact sheets show; "none". What needs the others later (metrics of
+            pairs, an export, another extractor) then says so.
         num_samples: samples per cell; none: as many as its prompt set holds (times samples_per_prompt).
         batch_size: samples per generation batch; halved where the device runs out of memory.
         max_cells: a larger grid is refused before it is built.
@@ -53,6 +59,8 @@ class RunConfig:
     name: str = "auto"
     out: str | None = None
     store: str = "runs"
+    shards: str = "auto"
+    keep_images: str = "all"
     num_samples: int | None = None
     batch_size: int = 64
     max_cells: int = 10_000

@@ -9,7 +9,6 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 from evalkit.cell import Cell, Option, check_exclude, matches, setting_name
@@ -20,6 +19,7 @@ from evalkit.errors import ConfigError, EvalkitError, whole_number
 from evalkit.models.base import ExistingImages, Model, Sampler
 from evalkit.prompts.sets import PromptSet
 from evalkit.samples.model_pool import BuiltCell
+from evalkit.samples.store import Store
 from evalkit.utils.files import sha256_json
 
 log = logging.getLogger(__name__)
@@ -194,7 +194,7 @@ class _GridMaker:
         """A model whose existing images are told apart by what made them, once for each; another model as it is."""
         if not isinstance(made.model, ExistingImages):
             return [made]
-        cache = None if self.config.dry_run else Path(self.config.store).expanduser() / "cache"
+        cache = None if self.config.dry_run else Store.at(self.config.store).root / "cache"
         variants = []
         with self.missing.noted(f"model.{made.variant.name}"):
             for part in made.model.parts(cache):

@@ -32,6 +32,7 @@ from evalkit.results.latent_walk import Walk, check_walk, make_walk
 from evalkit.results.seeds import pool_cells
 from evalkit.results.table import ResultTable
 from evalkit.samples.cell_generator import CellGenerator
+from evalkit.samples.cells import look
 from evalkit.samples.model_pool import BuiltCell, ModelPool
 from evalkit.samples.store import SampleSet, Store
 from evalkit.scoring.checks import check_counts, check_models, check_moments, check_pairs
@@ -151,7 +152,7 @@ def make_plan(config: RunConfig, *, choose: bool = False) -> Plan:
     config = with_name(config)
     engine = _build_engine(config)
     _check_values(config, engine)
-    store = Store(Path(config.store).expanduser())
+    store = Store.at(config.store, shards=config.shards, keep_images=config.keep_images, sheet=config.contact_sheet)
     missing = Missing(config.dry_run)
     cache = None if config.dry_run else store.root / "cache"  # of scans: a dry run writes nothing
     if config.rescan and cache is not None:
@@ -212,12 +213,13 @@ def check_calls(cells: Sequence[Cell], plan: Plan) -> None:
         ConfigError: a sampler, a setting or a prompt that a model does not take.
     """
     looked_at: set[str] = set()  # seeds make cells of the same calls
+    found = look(plan.store, cells)
     for cell in cells:
         built = plan.built[cell.key]
         call = sha256_json(
             [id(built.model), id(built.sampler), id(built.prompts), cell.num_samples, cell.call_settings]
         )
-        if call in looked_at or not SampleSet.count_missing(plan.store, cell):
+        if call in looked_at or not found[cell.key].count_missing():
             continue
         looked_at.add(call)
         built.model.check_call(built.sampler, cell.call_settings)

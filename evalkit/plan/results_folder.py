@@ -13,13 +13,15 @@ from typing import Any
 from evalkit.config.schema import RunConfig
 from evalkit.config.words import place_name
 from evalkit.errors import ConfigError, DataError
+from evalkit.utils.blobs import is_url
 from evalkit.utils.json_files import read_json
 
 log = logging.getLogger(__name__)
 
 AUTO = "auto"
+LOCAL = "runs"  # takes the results of runs whose store is a URL
 # Folders of the store's own, below which or as which no results may lie.
-RESERVED = frozenset({"samples", "features", "scores", "lint", "cache", "fetched", "slurm"})
+RESERVED = frozenset({"samples", "features", "scores", "lint", "cache", "fetched", "slurm", "plans", "results"})
 # What says which scores a run has; anything else may change from run to run of one configuration.
 _SAME = ("model", "sampler", "prompts", "metric", "reference", "training", "seed", "num_samples", "exclude")
 _OF_A_PATH = ("folder", "frames", "diffusers", "vae", "onnx", "onnx_denoiser")  # options named after their kind alone
@@ -54,8 +56,9 @@ def _model_name(key: str, option: Mapping[str, Any]) -> str:
 def results_folder(config: RunConfig, extractors: Collection[str]) -> Path:
     """The folder of a run's results.
 
-    `out` as it is given; else `<store>/<name>`, or, where another configuration's finished run is there, the first of
-    `<name>-2`, `<name>-3`, ... that is free or of this very configuration.
+    `out` as it is given; else `<store>/<name>` (`runs/<name>`, where the store is a URL), or, where another
+    configuration's finished run is there, the first of `<name>-2`, `<name>-3`, ... that is free or of this very
+    configuration.
 
     Args:
         config: the run's.
@@ -73,7 +76,7 @@ def results_folder(config: RunConfig, extractors: Collection[str]) -> Path:
                 f"out={out} holds another configuration's finished run: give another folder, or delete it"
             )
         return out
-    first = Path(config.store).expanduser() / config.name
+    first = Path(LOCAL if is_url(config.store) else config.store).expanduser() / config.name
     folder, number = first, 1
     while not _is_free(folder, config, extractors):
         number += 1

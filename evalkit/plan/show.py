@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from evalkit.cell import KEY_SHOWN
 from evalkit.results.terminal import make_console
-from evalkit.samples.store import SampleSet
+from evalkit.samples.cells import look
 
 if TYPE_CHECKING:
     from evalkit.plan.plan import Plan
@@ -25,7 +25,7 @@ def print_plan(plan: Plan) -> None:
         view.add_column(head, overflow="fold")
     for head in ("samples", "there", "to make", "about MB"):
         view.add_column(head, justify="right")
-    to_make = {c.key: SampleSet.count_missing(plan.store, c) for c in plan.generated}
+    to_make = {key: found.count_missing() for key, found in look(plan.store, plan.generated).items()}
     size = {c.key: to_make[c.key] * bytes_per_image(c) / 1e6 for c in plan.generated}  # MB
     for cell in plan.cells:
         missing = to_make.get(cell.key, 0)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 from evalkit.data.moments import Moments
+from evalkit.errors import UnsuitedError
 from evalkit.metric import standard_error
 from evalkit.results.csv_files import CLUSTER, SAMPLE_HEADS, cluster_text, write_csv
 from evalkit.results.table import ResultTable
@@ -16,6 +19,8 @@ from evalkit.utils.files import write_text
 if TYPE_CHECKING:
     from evalkit.config.schema import RunConfig
     from evalkit.results.rows import Outcome
+
+log = logging.getLogger(__name__)
 
 
 def _write_samples(outcome: Outcome, out: Path) -> None:
@@ -69,9 +74,20 @@ def _write_nearest(outcome: Outcome, out: Path) -> None:
             lines += [[cell.name, name, *pair] for pair in nearest]
             if nearest and outcome.training is not None and not isinstance(outcome.training, Moments):
                 path = out / "nearest" / f"{cell.name}-{name}.png"
-                write_pairs(outcome.sources[cell.name], outcome.training, nearest, path, title=f"{cell.name}: {name}")
+                with _drawn(path):
+                    title = f"{cell.name}: {name}"
+                    write_pairs(outcome.sources[cell.name], outcome.training, nearest, path, title=title)
     if len(lines) > 1:
         write_csv(out / "nearest.csv", lines)
+
+
+@contextmanager
+def _drawn(path: Path) -> Iterator[None]:
+    """A picture of images that were not kept (`keep_images`) is left out, which a line says."""
+    try:
+        yield
+    except UnsuitedError as error:
+        log.warning("no %s: %s", path.name, error)
 
 
 def write(outcome: Outcome, table: ResultTable, config: RunConfig, out: Path) -> None:
@@ -85,9 +101,10 @@ def write(outcome: Outcome, table: ResultTable, config: RunConfig, out: Path) ->
     count = config.contact_sheet
     if count > 0:
         for cell in outcome.cells:
-            path = out / "sheets" / f"{cell.name}.png"
-            sheets.write_sheet(outcome.sources[cell.name], path, title=cell.name, count=count)
-        sheets.write_overview(outcome.sources, out / "overview.png")
+            with _drawn(path := out / "sheets" / f"{cell.name}.png"):
+                sheets.write_sheet(outcome.sources[cell.name], path, title=cell.name, count=count)
+        with _drawn(out / "overview.png"):
+            sheets.write_overview(outcome.sources, out / "overview.png")
         if outcome.reference is not None and not isinstance(outcome.reference, Moments):
             path, title = out / "reference.png", outcome.reference.name
             sheets.write_sheet(outcome.reference, path, title=title, count=count, spread=True)

@@ -7,16 +7,22 @@ in between leaves a folder without one, which everybody reads as unfinished, and
 from __future__ import annotations
 
 import filecmp
+import logging
 import os
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from evalkit.errors import StoreError
-from evalkit.utils.files import sweep, temporary_path
+from evalkit.errors import DataError, ReadOnlyError, StoreError
+from evalkit.utils.blobs import Blobs
+from evalkit.utils.files import sha256_file, sweep, temporary_path
+from evalkit.utils.json_files import get_checked, put_checked
+
+log = logging.getLogger(__name__)
 
 RESULTS = "results.json"
+_COPIED = "copied.json"  # of a store on a URL: the sha256 of each file of a run's results
 LOCK = ".lock"
 LONGEST = 120.0  # seconds that another run may take to put its files in place
 _KEPT = ("thumbnails.json", "report.html", "overview.png", "reference.png", "sheets/*.png", "nearest/*.png")
@@ -52,6 +58,37 @@ def staged(out: Path, check: Callable[[], None] = lambda: None) -> Iterator[Path
         except Timeout:
             what = "another run is writing its results there: wait for it, or give out=FOLDER"
             raise StoreError(f"{out}: {what}") from None
+
+
+def copy_results(out: Path, blobs: Blobs) -> None:
+    """Copies a run's files to a store on a URL; those that are there already, as a list of digests has it, stay.
+
+    Exports are left out: an export has a URL of its own.
+
+    Raises:
+        StoreError: the store cannot be written. A read-only one is told in a line.
+    """
+    try:
+        copied = get_checked(blobs, _COPIED)["files"]
+    except (OSError, DataError, LookupError):
+        copied = {}
+    files = {
+        path.relative_to(out).as_posix(): path
+        for path in sorted(out.rglob("*"))
+        if path.is_file() and path.relative_to(out).parts[0] not in (LOCK, "export")
+    }
+    digests = {name: sha256_file(path, anew=True) for name, path in files.items()}
+    if digests == copied:
+        return
+    try:
+        for name, path in files.items():
+            if copied.get(name) != digests[name] and path.stat().st_size:
+                blobs.put(name, path.read_bytes())
+        for name in set(copied) - set(files):
+            blobs.delete(name)
+        put_checked(blobs, _COPIED, {"files": digests})
+    except ReadOnlyError as error:
+        log.warning("the results are not copied: %s", error)
 
 
 def _link(path: Path, to: Path) -> None:

@@ -17,8 +17,6 @@ from evalkit.samples.store import SampleSet
 from evalkit.utils.files import sha256_json
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from evalkit.config.schema import RunConfig
     from evalkit.data.moments import Moments
     from evalkit.metric import Metric
@@ -168,7 +166,7 @@ def notes(sources: Mapping[str, Source]) -> list[str]:
 def run_info(
     outcome: Outcome,
     config: RunConfig,
-    store: Path,
+    store: str,
     *,
     baseline: str | None,
     command: str,
@@ -190,7 +188,7 @@ def run_info(
         "baseline": baseline,
         "python": platform.python_version(),
         "platform": f"{platform.system()} {platform.machine()}",
-        "store": str(store.absolute()),
+        "store": store,
         "pairing": outcome.pairing,
         "images": {name: {"count": len(s), "warnings": dict(s.warnings)} for name, s in outcome.sources.items()},
         "versions": versions,

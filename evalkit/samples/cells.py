@@ -245,6 +245,12 @@ class FoundCell:
                 shard.check()
         return [(start, stop) for start, stop, shard in self.shards if shard is None]
 
+    def count_missing(self) -> int:
+        """How many samples are still to make; where none is there, no list of their shards is made for it."""
+        if not self.names:
+            return self.place.cell.num_samples
+        return sum(stop - start for start, stop in self.missing)
+
 
 def look(store: Home, cells: Iterable[Cell]) -> dict[str, FoundCell]:
     """What is there of some cells, by key: one listing of a store on a URL; of a folder one for each cell."""

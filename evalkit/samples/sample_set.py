@@ -102,10 +102,7 @@ class SampleSet(WithoutRecords):
     @classmethod
     def count_missing(cls, store: Home, cell: Cell) -> int:
         """How many samples are still to make; where none is there, no list of their shards is made for it."""
-        found = look(store, [cell])[cell.key]
-        if not found.names:
-            return cell.num_samples
-        return sum(stop - start for start, stop in found.missing)
+        return look(store, [cell])[cell.key].count_missing()
 
     def __len__(self) -> int:
         return len(self.rows)

@@ -90,6 +90,11 @@ class Store:
         return self.blobs.where
 
     @property
+    def address(self) -> str:
+        """What other processes find it by: an absolute path, or the URL."""
+        return str(self.root.absolute()) if self.remote is None else self.remote.where
+
+    @property
     def zips(self) -> bool:
         """Whether a new shard is one zip."""
         return self.shards == "zip" or (self.shards == "auto" and self.remote is not None)

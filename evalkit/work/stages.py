@@ -38,7 +38,7 @@ class Stages:
     def __init__(self, plan: Plan, *, driver: bool = True) -> None:
         self.plan = plan
         self._driver, self._many = driver, plan.engine.many or not driver
-        self.worker = Worker(plan, fuse=self._many)
+        self.worker = Worker(plan, fuse=self._many or plan.config.keep_images != "all")
         self._open: Callable[[], Run] = lambda: self.worker.run
         self._command: tuple[str, ...] = ()
         self._cells = {cell.name: cell for cell in plan.cells}
@@ -78,7 +78,7 @@ class Stages:
     def _store_plan(self) -> None:
         from evalkit.work.stored_plan import Leftovers, store_plan
 
-        key, store = store_plan(self.plan), str(self.plan.store.root.absolute())
+        key, store = store_plan(self.plan), self.plan.store.address
         self.worker.leftovers = Leftovers.of(self.plan, key)
         if self._driver and self.plan.engine.leads:
             self.worker.leftovers.sweep()

@@ -112,7 +112,7 @@ def _about(plan: Plan) -> dict[str, Any]:
 
 
 def _where(plan: Plan) -> str:
-    return str(plan.store.root.absolute())
+    return plan.store.address
 
 
 def _plans(store: str) -> Blobs:
