@@ -22,6 +22,7 @@ from evalkit.errors import ConfigError, EvalkitError, whole_number
 log = logging.getLogger(__name__)
 
 LOOK = 5.0  # seconds between looks at the cluster's nodes, which come and go
+PATIENCE = 60.0  # seconds between lines that say that there is no worker: others may have the whole cluster
 FAREWELL = 2.0  # seconds in which units that are stopped put away what they had begun
 STILLBORN = 10  # actors in a row that ended before they could do anything, while none is at work
 
@@ -86,7 +87,7 @@ class Ray:
         self._open: Callable[[], Run] | None = None
         self._workers: list[_Worker] = []
         self._hired = self._stillborn = 0
-        self._looked = 0.0
+        self._looked, self._spoke = 0.0, time.monotonic()
 
     def map(self, work: Work) -> None:
         self._open = self._open or work.open
@@ -136,6 +137,9 @@ class Ray:
         if time.monotonic() - self._looked < LOOK:
             return
         self._looked = time.monotonic()
+        if all(worker.state == "starting" for worker in self._workers) and self._looked > self._spoke + PATIENCE:
+            self._spoke = self._looked
+            log.info("no worker is up yet; Ray has %d to start", len(self._workers))
         count, needs = places(list(self._nodes().values()), self._gpus, self._cpus)
         for _ in range(min(count, self._most or count) - len(self._workers)):
             self._hired += 1
@@ -172,7 +176,10 @@ class Ray:
             try:
                 self._take(worker, kind, self._ray.get(call), queue, shown)
             except self._ray.exceptions.RayTaskError as error:  # not what a unit raised: our own code was not to be had
-                self._refuse(worker, EvalkitError(f"evalkit does not work there: {error.cause or error}"))
+                refusal = EvalkitError(f"evalkit does not work there: {error.cause or error}")
+                if kind == "run":
+                    raise EvalkitError(f"{worker}: {refusal}") from None
+                self._refuse(worker, refusal)
             except self._ray.exceptions.RayError as error:
                 self._lose(worker, queue, shown, reason(error))
         for worker in [w for w in self._workers if w.state == "ready"]:

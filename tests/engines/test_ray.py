@@ -160,6 +160,33 @@ def test_one_that_refuses_takes_no_part_and_its_place_stays_taken(
     assert "takes no part: not this one" in caplog.text
 
 
+def test_a_worker_without_the_units_code_is_one_line(
+    engine: Ray, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def run(actor: Actor, unit: Toy, beside: int) -> object:
+        raise ModuleNotFoundError("No module named 'mine'")  # as where a unit cannot be unpickled
+
+    monkeypatch.setattr(Actor, "run", run)
+    with pytest.raises(EvalkitError, match=r"^w\d on \S+: evalkit does not work there: No module named 'mine'$"):
+        engine.map(toy_work(tmp_path, toys("a")))
+
+
+def test_a_cluster_that_has_no_room_is_told_of(
+    engine: Ray, cluster: FakeRay, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(ray_engine, "PATIENCE", 0.0)
+    caplog.set_level(logging.INFO)
+    cluster.resources = [{}]
+
+    def grow(seconds: float) -> None:
+        cluster.resources = [{"CPU": 1.0}]
+
+    monkeypatch.setattr(ray_engine.time, "sleep", grow)
+    engine.map(toy_work(tmp_path, toys("a")))
+    assert "no worker is up yet; Ray has 0 to start" in caplog.text
+    assert written(tmp_path) == "a"
+
+
 def test_workers_that_end_as_they_start_end_the_run(engine: Ray, tmp_path: Path) -> None:
     with pytest.raises(EvalkitError, match="10 workers in a row ended as they started: its worker process has died"):
         engine.map(toy_work(tmp_path, toys("a"), die=True))
