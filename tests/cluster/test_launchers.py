@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import shutil
 import signal
 import subprocess
@@ -99,6 +100,19 @@ def test_an_array_on_slurm_with_an_element_that_is_requeued(
     assert outcome(store) == alone
     again = run(store, "engine=slurm", "engine.slurm.partition=nix")  # all is there: nothing is submitted
     assert "Slurm" not in again.stderr
+
+
+def test_an_array_of_your_own_on_slurm(slurm: dict[str, str], folder: Path, alone: Outcome) -> None:
+    store = folder / "own"
+    words = shlex.join([sys.executable, *command(store)])
+    asked = ["--array=0-1", "--ntasks=1", "--cpus-per-task=2", f"--output={folder}/own-%a.log"]
+    env = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    sbatch = ["sbatch", "--wait", *asked, f"--chdir={ROOT}", "--wrap", f"srun {words}"]
+    done = subprocess.run(sbatch, env=env, timeout=BOUND, capture_output=True, text=True)
+    said = "".join((folder / f"own-{i}.log").read_text() for i in range(2))
+    assert done.returncode == 0, done.stderr + said
+    assert "stripe 2 of 2 (a Slurm array)" in said
+    assert outcome(store) == alone
 
 
 def child_of_rank(launcher: int, rank: int) -> int:
