@@ -119,7 +119,9 @@ def load(data: bytes, where: str) -> dict[str, Any]:
             raise DataError(f"{where}: altered or cut short (its sha256 is not the recorded one)")
         entry: dict[str, Any] = parse_json(arrays["about"].tobytes(), where, finite=True)
         if "influence" in arrays:
-            entry["score"]["influence"] = arrays["influence"].tolist()
+            if arrays["influence"].shape[1:] or arrays["influence"].dtype != "float64":
+                raise TypeError("influence is not f64 [N]")
+            entry["score"]["influence"] = tuple(arrays["influence"].tolist())
         return entry
     except (SafetensorError, LookupError, TypeError, ValueError) as error:
         raise DataError(f"{where}: altered or cut short ({one_line(error)})") from error
@@ -137,10 +139,12 @@ def score_from(values: Mapping[str, Any]) -> Score:
         LookupError, TypeError, ValueError: it is not that.
     """
     influence, nearest = values["influence"], values["nearest"]
+    if not isinstance(influence, tuple | None):  # `load` makes one of numbers alone
+        raise TypeError("influence")
     score = Score(
         **{
             **values,
-            "influence": None if influence is None else tuple(map(_number, influence)),
+            "influence": influence,
             "nearest": tuple((int(i), int(j), _number(d)) for i, j, d in nearest),
             "details": {str(name): _number(value) for name, value in values["details"].items()},
         }
