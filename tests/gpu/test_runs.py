@@ -49,9 +49,13 @@ def test_two_processes_agree_in_every_bit_and_with_the_cpu(device: str, tmp_path
     """Two processes on the device side by side, one on the CPU: all at once."""
     stores = {name: tmp_path / name for name in ("first", "second", "cpu")}
     runs = {name: start("cpu" if name == "cpu" else device, store) for name, store in stores.items()}
-    for name, run in runs.items():
-        error = run.communicate(timeout=240)[1]
-        assert run.returncode == 0, f"{name}: {error[-2000:]}"
+    try:
+        for name, run in runs.items():
+            error = run.communicate(timeout=240)[1]
+            assert run.returncode == 0, f"{name}: {error[-2000:]}"
+    finally:
+        for run in runs.values():
+            run.kill()
     first, second, cpu = (scores(store) for store in stores.values())
     assert len(first) > 10
     assert {key: row["value"] for key, row in first.items()} == {key: row["value"] for key, row in second.items()}

@@ -24,12 +24,16 @@ BOUNDS = {"pool3": 2e-6, "logits_unbiased": 5e-5}
 
 def run(bench: Bench) -> None:
     runs = start_runs(bench)
-    with bench.attempt("Inception's features") as go:
-        if go:
-            inception(bench)
-    with bench.attempt("whole runs") as go:
-        if go:
-            whole_runs(bench, runs)
+    try:
+        with bench.attempt("Inception's features") as go:
+            if go:
+                inception(bench)
+        with bench.attempt("whole runs") as go:
+            if go:
+                whole_runs(bench, runs)
+    finally:
+        for process in runs.values():
+            process.kill()
 
 
 def loaded(bench: Bench, device: str, **options: Any) -> Any:
