@@ -57,7 +57,9 @@ def run(plan: Plan, *, command: str = "") -> ResultTable:
     with stage("looking through the samples"):
         sources = {cell.name: worker.source(cell.name) for cell in plan.cells}
     clusters = plan.clusters(sources)
-    watch = Watch(plan.store.lint, rescan=plan.config.rescan) if plan.config.lint else None
+    watch = None
+    if plan.config.lint:
+        watch = Watch(plan.store.lint, rescan=plan.config.rescan, parts=worker.parts)
     try:
         with stage("scoring"):
             scored = _score(plan, stages, sources, clusters, watch)
@@ -67,6 +69,8 @@ def run(plan: Plan, *, command: str = "") -> ResultTable:
         raise
     seconds["score"] = time.time() - started - seconds["generate"]
     findings = _lint(plan, sources, watch) if watch is not None else []
+    if worker.parts is not None:
+        worker.parts.sweep()
     seconds["lint"] = time.time() - started - seconds["generate"] - seconds["score"]
     outcome = Outcome(plan.cells, plan.metrics, sources, scored, plan.reference, plan.training, clusters)
     if plan.config.seeds != "apart":

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -12,10 +13,11 @@ from numpy.typing import NDArray
 
 from evalkit.errors import DataError
 from evalkit.lint.cache import Measured
-from evalkit.lint.upscaling import SMALLEST, UpscalingEvidence
+from evalkit.lint.upscaling import SMALLEST, Residuals, UpscalingEvidence
 
 if TYPE_CHECKING:
     from evalkit.data.source import Source
+    from evalkit.lint.parts import Parts
 
 U8 = NDArray[np.uint8]
 F32 = NDArray[np.float32]
@@ -46,8 +48,7 @@ class PixelScan:
     def __init__(self, source: Source, sizes: Counter[tuple[int, int]]) -> None:
         self.source = source
         self.bad: dict[int, str] = {}  # by index why an image could not be read
-        common = sorted(sizes, key=lambda size: (-sizes[size], size))[:SIZES]
-        self._tally = _Tally(len(source), common)
+        self._tally = _Tally(len(source), common(sizes))
         self._left: dict[int, int] | None = None  # where the blocks still to measure start -> where they end
 
     def add(self, indices: range, images: Sequence[U8]) -> None:
@@ -70,13 +71,48 @@ class PixelScan:
     def _add(self, index: list[int], images: Sequence[U8]) -> None:
         for shape in sorted({image.shape for image in images}):
             members = [i for i, image in enumerate(images) if image.shape == shape]
-            self._tally.add([index[i] for i in members], np.stack([images[i] for i in members]))
+            seen = look(np.stack([images[i] for i in members]), self._tally.tested)
+            self._tally.add([index[i] for i in members], seen)
+
+    def recall(self, parts: Parts, size: int) -> None:
+        """Takes what workers measured of the set's chunks; an image takes `size` bytes."""
+        left = self._blocks(size)
+        for chunk in self.source.chunks if parts.there else ():
+            wanted = [start for start in left if start in chunk and left[start] <= chunk.stop]
+            for index, seen in parts.find(self.source.chunk_digest(chunk), chunk, wanted) if wanted else ():
+                if left.pop(index[0], None) is not None:
+                    self._tally.add(index, seen)
 
     def _blocks(self, size: int) -> dict[int, int]:
         """The blocks of images to measure that are left; an image takes `size` bytes."""
         if self._left is None:
             self._left = dict(spans(len(self.source), size))
         return self._left
+
+
+def measure(
+    chunk: range, images: Sequence[U8], count: int, tested: Collection[tuple[int, int]]
+) -> Iterator[tuple[list[int], Looked]]:
+    """By block the indices in their set, and what a scan of the set would measure of them.
+
+    A block of images of several sizes is left to that scan.
+
+    Args:
+        chunk: which images of the set.
+        images: u8 [H,W,3] each.
+        count: images in the set.
+        tested: the sizes that are tested for enlargement; empty: all.
+    """
+    for start, stop in spans(count, images[0].nbytes):
+        if start in chunk and stop <= chunk.stop:
+            block = images[start - chunk.start : stop - chunk.start]
+            if len({image.shape for image in block}) == 1:
+                yield list(range(start, stop)), look(np.stack(block), tested)
+
+
+def common(sizes: Counter[tuple[int, int]]) -> list[tuple[int, int]]:
+    """Of a set's sizes those that are tested for enlargement."""
+    return sorted(sizes, key=lambda size: (-sizes[size], size))[:SIZES]
 
 
 def spans(count: int, size: int) -> list[tuple[int, int]]:
@@ -102,6 +138,75 @@ def _read(source: Source, indices: range, bad: dict[int, str]) -> tuple[list[int
     return [i for index, _ in parts for i in index], [image for _, images in parts for image in images]
 
 
+@dataclass(frozen=True)
+class Looked:
+    """What is measured of each of some images of one size, [B]. Numbers of images are places among them.
+
+    Attributes:
+        size: (width, height).
+        pixels: a digest of each.
+        lowest, highest, zeros, values, grey: over those that are not of one colour.
+        flat, black, tiny: images of these kinds.
+        busy: images with contrast, of which
+        thumbs: u8 [b,32,32,3], and
+        residuals: of enlargement; none where that is not tested.
+    """
+
+    size: tuple[int, int]
+    pixels: list[str]
+    lowest: int
+    highest: int
+    zeros: int
+    values: int
+    grey: int
+    flat: list[int]
+    black: list[int]
+    tiny: list[int]
+    busy: list[int]
+    thumbs: U8
+    residuals: Residuals | None
+
+
+def look(images: U8, tested: Collection[tuple[int, int]]) -> Looked:
+    """Measures images u8 [B,H,W,3]; enlargement where their size is among those `tested`, or none are named."""
+    height, width = images.shape[1:3]
+    rows = images.reshape(len(images), -1)
+    low, high = rows.min(axis=1), rows.max(axis=1)
+    thumbs = thumbnails(images)
+    contrast = contrasts(thumbs)
+    red, green, blue = (thumbs[..., channel] for channel in range(3))
+    grey = ((red == green) & (green == blue)).reshape(len(images), -1).all(axis=1)
+    kinds: dict[str, list[int]] = {"varied": [], "flat": [], "black": [], "tiny": []}
+    pixels = []
+    for i, image in enumerate(images):
+        digest = hashlib.sha256(b"%dx%d" % (width, height))
+        digest.update(image.data)
+        pixels.append(digest.hexdigest()[:PIXEL_DIGITS])
+        one_colour = contrast[i] < PLAIN and int(np.ptp(image.reshape(-1, 3), axis=0).max()) <= SPREAD
+        if high[i] <= 2 and high[i] > low[i]:
+            kinds["tiny"].append(i)
+        elif one_colour:
+            kinds["black" if high[i] <= 8 else "flat"].append(i)
+        else:
+            kinds["varied"].append(i)
+    varied = kinds.pop("varied")
+    busy = [i for i in varied if contrast[i] >= PLAIN]
+    enlarged = busy and (not tested or (width, height) in tested) and min(width, height) >= SMALLEST
+    return Looked(
+        size=(width, height),
+        pixels=pixels,
+        lowest=min((int(low[i]) for i in varied), default=255),
+        highest=max((int(high[i]) for i in varied), default=0),
+        zeros=sum(rows.shape[1] - int(np.count_nonzero(rows[i])) for i in varied),
+        values=len(varied) * rows.shape[1],
+        grey=int(grey[varied].sum()) if varied else 0,
+        **kinds,
+        busy=busy,
+        thumbs=thumbs[busy],
+        residuals=UpscalingEvidence(height, width).measure(images[busy]) if enlarged else None,
+    )
+
+
 class _Tally:
     """Adds up what is measured of blocks of images."""
 
@@ -118,41 +223,25 @@ class _Tally:
         self.index: list[int] = []  # of the thumbnails
         self.thumbs: list[U8] = []
 
-    def add(self, index: list[int], images: U8) -> None:
-        """Images u8 [B,H,W,3] of one size."""
-        height, width = images.shape[1:3]
-        self.sizes[width, height] += len(index)
-        rows = images.reshape(len(index), -1)
-        low, high = rows.min(axis=1), rows.max(axis=1)
-        thumbs = thumbnails(images)
-        contrast = contrasts(thumbs)
-        red, green, blue = (thumbs[..., channel] for channel in range(3))
-        grey = ((red == green) & (green == blue)).reshape(len(index), -1).all(axis=1)
-        varied = []
-        for i, image in enumerate(images):
-            digest = hashlib.sha256(b"%dx%d" % (width, height))
-            digest.update(image.data)
-            self.pixels[index[i]] = digest.hexdigest()[:PIXEL_DIGITS]
-            one_colour = contrast[i] < PLAIN and int(np.ptp(image.reshape(-1, 3), axis=0).max()) <= SPREAD
-            if high[i] <= 2 and high[i] > low[i]:
-                self.tiny.append(index[i])
-            elif one_colour:
-                (self.black if high[i] <= 8 else self.flat).append(index[i])
-            else:
-                varied.append(i)
-        if not varied:
+    def add(self, index: list[int], seen: Looked) -> None:
+        """What was measured of images, and their indices in the set."""
+        self.sizes[seen.size] += len(index)
+        for i, digest in zip(index, seen.pixels, strict=True):
+            self.pixels[i] = digest
+        self.lowest, self.highest = min(self.lowest, seen.lowest), max(self.highest, seen.highest)
+        self.zeros += seen.zeros
+        self.values += seen.values
+        self.grey += seen.grey
+        for kind in ("flat", "black", "tiny"):
+            getattr(self, kind).extend(index[i] for i in getattr(seen, kind))
+        if not seen.busy:
             return
-        self.grey += int(grey[varied].sum())
-        self.lowest = min(self.lowest, int(low[varied].min()))
-        self.highest = max(self.highest, int(high[varied].max()))
-        self.zeros += sum(rows.shape[1] - int(np.count_nonzero(rows[i])) for i in varied)
-        self.values += len(varied) * rows.shape[1]
-        busy = [i for i in varied if contrast[i] >= PLAIN]
-        self.index += [index[i] for i in busy]
-        self.thumbs.append(thumbs[busy])
-        if busy and (not self.tested or (width, height) in self.tested) and min(width, height) >= SMALLEST:
-            seen = self.enlarged.setdefault((width, height), UpscalingEvidence(height, width))
-            seen.add([index[i] for i in busy], images[busy])
+        busy = [index[i] for i in seen.busy]
+        self.index += busy
+        self.thumbs.append(seen.thumbs)
+        if seen.residuals is not None and (not self.tested or seen.size in self.tested):
+            width, height = seen.size
+            self.enlarged.setdefault(seen.size, UpscalingEvidence(height, width)).add(busy, seen.residuals)
 
     def measured(self) -> Measured:
         order = np.argsort(self.index)  # blocks come in any order

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -185,6 +186,20 @@ def _neighbours(factors: tuple[float, ...]) -> list[tuple[int, int, int]]:
     return triples
 
 
+@dataclass(frozen=True)
+class Residuals:
+    """What is measured of each of some images [B].
+
+    Attributes:
+        kink, dip: f32 [B,kernels,triples].
+        single: by place among the images: those that are detected by themselves, and their factor.
+    """
+
+    kink: F32
+    dip: F32
+    single: dict[int, float]
+
+
 class UpscalingEvidence:
     """Collects the evidence of images of one size."""
 
@@ -196,8 +211,16 @@ class UpscalingEvidence:
         self.kink: list[F32] = []  # [B, kernels, triples]
         self.dip: list[F32] = []
 
-    def add(self, index: list[int], images: U8) -> None:
+    def add(self, index: list[int], seen: Residuals) -> None:
+        """What `measure` gave of images, and their indices."""
+        self.single |= {index[i]: factor for i, factor in seen.single.items()}
+        self.index += index
+        self.kink.append(seen.kink)
+        self.dip.append(seen.dip)
+
+    def measure(self, images: U8) -> Residuals:
         """Images u8 [B,H,W,3] that are not of one colour."""
+        single: dict[int, float] = {}
         grey = images[..., 1].astype(np.float32)  # one channel is enough, and its rounding noise is known
         r = residuals(grey, self.factors)
         below, here, above = (r[:, :, [triple[k] for triple in self.triples]] for k in range(3))
@@ -212,10 +235,8 @@ class UpscalingEvidence:
         for i in np.flatnonzero(hits.reshape(len(hits), -1).any(axis=1)).tolist():
             factor = self._confirmed(grey[i], hits[i])
             if factor is not None:
-                self.single[index[i]] = factor
-        self.index += index
-        self.kink.append(kink)
-        self.dip.append(dip)
+                single[i] = factor
+        return Residuals(kink, dip, single)
 
     def _confirmed(self, grey: F32, hits: NDArray[np.bool_]) -> float | None:
         """The largest factor that a closer look bears out."""

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from evalkit.data.source import Source
+    from evalkit.lint.parts import Parts
     from evalkit.lint.pixels import PixelScan
 
 
@@ -80,10 +81,12 @@ class Watch:
     Args:
         cache: where the lint stores what it measured; sets that are known there are not measured again.
         rescan: whether generated files are read again though their stamps are those of then.
+        parts: what workers measured; none: there are no workers.
     """
 
-    def __init__(self, cache: Path | Blobs, *, rescan: bool = False) -> None:
+    def __init__(self, cache: Path | Blobs, *, rescan: bool = False, parts: Parts | None = None) -> None:
         self.cache: Blobs = LocalBlobs(cache) if isinstance(cache, Path) else cache
+        self.parts = parts
         self.rescan = rescan
         self.watched: dict[str, WatchedSource] = {}  # by the source's digest
         self._entries: dict[str, CacheEntry | None] = {}
@@ -114,4 +117,8 @@ class Watch:
         from evalkit.lint.pixels import PixelScan
 
         watched = self.watched.get(source.digest)
-        return watched.scan if watched is not None and watched.scan is not None else PixelScan(source, sizes)
+        scan = watched.scan if watched is not None and watched.scan is not None else PixelScan(source, sizes)
+        if self.parts is not None and sizes:
+            width, height = source.headers().sizes[0]
+            scan.recall(self.parts, 3 * width * height)
+        return scan

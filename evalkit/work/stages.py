@@ -76,10 +76,10 @@ class Stages:
         }
 
     def _store_plan(self) -> None:
-        from evalkit.work.stored_plan import Leftovers, store_plan
+        from evalkit.work.stored_plan import Leftovers, parts_of, store_plan
 
         key, store = store_plan(self.plan), self.plan.store.address
-        self.worker.leftovers = Leftovers.of(self.plan, key)
+        self.worker.leftovers, self.worker.parts = Leftovers.of(self.plan, key), parts_of(self.plan, key)
         if self._driver and self.plan.engine.leads:
             self.worker.leftovers.sweep()
         self._command = (sys.executable, "-m", "evalkit.work", store, key)

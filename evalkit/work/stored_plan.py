@@ -21,6 +21,7 @@ from typing import Any
 from evalkit.config.schema import RunConfig
 from evalkit.errors import ConfigError, StoreError
 from evalkit.features.store import extractor_id
+from evalkit.lint.parts import Parts
 from evalkit.plan.plan import Plan, make_plan
 from evalkit.scoring.cache import code_digest
 from evalkit.utils.blobs import Blobs, open_blobs
@@ -96,6 +97,11 @@ def read_plan(store: str, key: str) -> dict[str, Any]:
 
 def _seen(store: str) -> str:
     return f"{store} as {socket.gethostname()} sees it"
+
+
+def parts_of(plan: Plan, key: str) -> Parts | None:
+    """What is measured of a plan's images for the lint, chunk by chunk; none where the plan has no lint."""
+    return Parts(_plans(_where(plan)).below(f"{key}/lint")) if plan.config.lint else None
 
 
 def _about(plan: Plan) -> dict[str, Any]:

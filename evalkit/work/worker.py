@@ -12,13 +12,14 @@ from evalkit.metric import ModelMetric
 from evalkit.samples.model_pool import ModelPool
 from evalkit.samples.sample_set import STALE
 from evalkit.utils import devices
-from evalkit.work.fused import Fused
+from evalkit.work.fused import Fused, HeldSource
 from evalkit.work.units import SIDES, Extract, Measure, Score, Shard
 
 if TYPE_CHECKING:
     from evalkit.data.source import Source
     from evalkit.engines.base import Run, Tell
     from evalkit.features.feature_pass import FeaturePass, Progress
+    from evalkit.lint.parts import Parts
     from evalkit.plan.plan import Plan
     from evalkit.samples.cells import FoundCell
     from evalkit.scoring.sources import Scoring
@@ -31,10 +32,12 @@ T = TypeVar("T")
 
 def open_worker(store: str, key: str) -> Run:
     """What runs the units of a stored plan in this process; errors as of `open_plan`."""
-    from evalkit.work.stored_plan import Leftovers, open_plan
+    from evalkit.work.stored_plan import Leftovers, open_plan, parts_of
 
     plan = open_plan(store, key)
-    return Worker(plan, Leftovers.of(plan, key), sources=SOURCES, fuse=True).run
+    worker = Worker(plan, sources=SOURCES, fuse=True)
+    worker.leftovers, worker.parts = Leftovers.of(plan, key), parts_of(plan, key)
+    return worker.run
 
 
 class Worker:
@@ -42,17 +45,19 @@ class Worker:
 
     Args:
         plan: whose units.
-        leftovers: where units leave word of what they could not give; none: nowhere.
         sources: how many are held at a time; none: all.
         fuse: whether features are extracted of a shard's images while these are in hand.
+
+    Attributes:
+        leftovers: where units leave word of what they could not give; none: nowhere.
+        parts: take what is measured for the lint; none: nothing is.
     """
 
-    def __init__(
-        self, plan: Plan, leftovers: Leftovers | None = None, *, sources: int | None = None, fuse: bool = False
-    ) -> None:
+    def __init__(self, plan: Plan, *, sources: int | None = None, fuse: bool = False) -> None:
         self.plan = plan
         self.pool = ModelPool(plan.built)
-        self.leftovers = leftovers
+        self.leftovers: Leftovers | None = None
+        self.parts: Parts | None = None
         self._most = sources
         self._fuse = fuse
         self._cells = {cell.name: cell for cell in plan.cells}
@@ -115,7 +120,7 @@ class Worker:
 
     @functools.cached_property
     def _fused(self) -> Fused:
-        return Fused(self.plan, self.pool, self._features if self._fuse else None)
+        return Fused(self.plan, self.pool, self._features, self.parts)
 
     @functools.cached_property
     def _features(self) -> FeaturePass:
@@ -136,12 +141,19 @@ class Worker:
         from evalkit.samples.generate import ShardSpec, run_shard
 
         spec = ShardSpec(self._cells[unit.cell], unit.start, unit.stop, self.plan.config.batch_size, self.device)
-        run_shard(spec, self.plan.store, tell, self.pool, self._fused.take if self._fused.addresses else None)
+        in_hand = functools.partial(self._fused.take, spec.cell.num_samples) if self._fuse else None
+        run_shard(spec, self.plan.store, tell, self.pool, in_hand)
 
     def _extract(self, unit: Extract, tell: Tell) -> None:
         self.pool.unload()  # the extractors need its memory
         self._features.progress = _telling(tell, unit.source)
-        self._features.compute(self.source(unit.source), unit.addresses, [range(unit.start, unit.stop)])
+        source, chunk = self.source(unit.source), range(unit.start, unit.stop)
+        if self.parts is None:
+            self._features.compute(source, unit.addresses, [chunk])
+            return
+        held = HeldSource(source)
+        self._features.compute(held, unit.addresses, [chunk])
+        held.measure(chunk, self.parts)
 
     def _score(self, unit: Measure | Score, cell: str, metrics: Collection[str]) -> None:
         scored = self.scoring.score(cell, metrics)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,8 +12,12 @@ import pytest
 from evalkit.config.compose import compose, resolve
 from evalkit.errors import UnsuitedError
 from evalkit.extractors.digits import Digits
+from evalkit.lint.parts import Parts
+from evalkit.lint.pixels import PixelScan
+from evalkit.lint.watch import Watch
 from evalkit.plan.plan import Plan, make_plan
 from evalkit.samples.store import SampleSet
+from evalkit.utils.blobs import LocalBlobs
 from evalkit.work.units import Extract, Shard
 from evalkit.work.worker import Worker
 
@@ -102,3 +107,40 @@ def test_a_model_that_runs_out_of_memory_next_to_them(tmp_path: Path) -> None:
     worker.run(second, lambda name, count: None)
     assert [line.split()[1] for line in log.read_text().splitlines() if line[0].isdigit()] == ["16"] * 18 + ["12"]
     assert len(features(worker.plan)) == there
+
+
+@pytest.mark.parametrize(("size", "count"), [(32, 300), (256, 20)])
+def test_lint_of_images_in_hand(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: int, count: int) -> None:
+    """What is measured of a set is the same from shards in hand, from chunks that were read, and from the set."""
+    worker = Worker(plan_of(tmp_path / "runs", size, count), fuse=True)
+    worker.parts = Parts(LocalBlobs(tmp_path / "hand"))
+    make(worker)
+    source = worker.source(worker.plan.cells[0].name)
+    sizes = Counter(source.headers().sizes)
+    expected = PixelScan(source, sizes).finish()
+    reader = Worker(worker.plan)
+    reader.parts = Parts(LocalBlobs(tmp_path / "read"))
+    for path in (tmp_path / "runs" / "features").rglob("*.safetensors"):
+        path.unlink()
+    for chunk in source.chunks:
+        reader.run(Extract(source.name, chunk.start, chunk.stop, ("digits/features",)), lambda name, count: None)
+    monkeypatch.setattr(type(source), "read", lambda *args: pytest.fail("an image was read"))
+    for name in ("hand", "read"):
+        parts = Parts(LocalBlobs(tmp_path / name))
+        assert len(parts.there) == len(source.chunks)
+        assert Watch(tmp_path / "lint", parts=parts).scan_of(source, sizes).finish() == expected
+    assert expected[0].looked == count
+
+
+def test_a_part_that_is_damaged_is_measured_anew(tmp_path: Path) -> None:
+    worker = Worker(plan_of(tmp_path / "runs", 32, 20), fuse=True)
+    worker.parts = Parts(LocalBlobs(tmp_path / "hand"))
+    make(worker)
+    (file,) = (tmp_path / "hand").iterdir()
+    data = bytearray(file.read_bytes())
+    data[-1] ^= 1
+    file.write_bytes(data)
+    source = worker.source(worker.plan.cells[0].name)
+    sizes = Counter(source.headers().sizes)
+    scan = Watch(tmp_path / "lint", parts=Parts(LocalBlobs(tmp_path / "hand"))).scan_of(source, sizes)
+    assert scan.finish() == PixelScan(source, sizes).finish()

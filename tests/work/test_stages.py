@@ -71,7 +71,7 @@ def figures(plan: Plan, table: ResultTable) -> dict[str, Any]:
         for row in table.rows
         if row.metric in plan.metrics
     }
-    return {"digests": digests, "scores": scores}
+    return {"digests": digests, "scores": scores, "lint": table.lint}
 
 
 @pytest.fixture(scope="module")
