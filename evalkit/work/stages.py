@@ -38,6 +38,7 @@ class Stages:
     def __init__(self, plan: Plan, *, driver: bool = True) -> None:
         self.plan = plan
         self._driver, self._many = driver, plan.engine.many or not driver
+        # Where images are not kept, features are extracted while they are there, or never.
         self.worker = Worker(plan, fuse=self._many or plan.config.keep_images != "all")
         self._open: Callable[[], Run] = lambda: self.worker.run
         self._command: tuple[str, ...] = ()

@@ -47,7 +47,7 @@ def store_plan(plan: Plan) -> str:
     key = sha256_json(about)[:KEY_DIGITS]
     here = {"folder": str(Path.cwd()), "path": [folder for folder in sys.path if Path(folder or ".").is_dir()]}
     text = json.dumps(about | here, ensure_ascii=False, default=str)
-    _plans(_where(plan)).put_new(f"{key}.json", text.encode("utf-8", "surrogatepass"))
+    _plans(plan.store.address).put_new(f"{key}.json", text.encode("utf-8", "surrogatepass"))
     return key
 
 
@@ -101,12 +101,12 @@ def _seen(store: str) -> str:
 
 def parts_of(plan: Plan, key: str) -> Parts | None:
     """What is measured of a plan's images for the lint, chunk by chunk; none where the plan has no lint."""
-    return Parts(_plans(_where(plan)).below(f"{key}/lint")) if plan.config.lint else None
+    return Parts(_plans(plan.store.address).below(f"{key}/lint")) if plan.config.lint else None
 
 
 def _about(plan: Plan) -> dict[str, Any]:
     """What makes two plans the same plan, as JSON."""
-    config = replace(plan.config, store=_where(plan), **_DRIVERS)
+    config = replace(plan.config, store=plan.store.address, **_DRIVERS)
     return {
         "config": json.loads(json.dumps(asdict(config), default=str)),
         "cells": {cell.name: cell.key for cell in plan.cells},
@@ -115,10 +115,6 @@ def _about(plan: Plan) -> dict[str, Any]:
         "versions": _versions(),
         "code": package_digest("evalkit"),
     }
-
-
-def _where(plan: Plan) -> str:
-    return plan.store.address
 
 
 def _plans(store: str) -> Blobs:
@@ -167,7 +163,7 @@ class Leftovers:
 
     @classmethod
     def of(cls, plan: Plan, key: str) -> Leftovers:
-        return cls(_plans(_where(plan)).below(f"{key}/left"))
+        return cls(_plans(plan.store.address).below(f"{key}/left"))
 
     def leave(self, unit: str, word: Mapping[str, Any]) -> None:
         """Writes what a unit, by its key, has to say (JSON)."""
