@@ -6,7 +6,7 @@ import hashlib
 from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,7 +17,6 @@ from evalkit.lint.upscaling import SMALLEST, Residuals, UpscalingEvidence
 
 if TYPE_CHECKING:
     from evalkit.data.source import Source
-    from evalkit.lint.parts import Parts
 
 U8 = NDArray[np.uint8]
 F32 = NDArray[np.float32]
@@ -35,6 +34,14 @@ NEAR = 0.15  # of the contrast: how far thumbnails of one picture may differ (r.
 NEAR_PATCH = 32.0  # ... and levels that a patch of 1/16 of the side may differ
 PIXEL_DIGITS = 16  # of the digest of an image's pixels
 ATTEMPTS = 8  # nearest neighbours of an image that are compared in full
+
+
+class Measures(Protocol):
+    """What was measured elsewhere (`evalkit.lint.parts.Parts`)."""
+
+    @property
+    def there(self) -> Collection[str]: ...
+    def find(self, digest: str, chunk: range, starts: Sequence[int]) -> Iterator[tuple[list[int], Looked]]: ...
 
 
 class PixelScan:
@@ -74,7 +81,7 @@ class PixelScan:
             seen = look(np.stack([images[i] for i in members]), self._tally.tested)
             self._tally.add([index[i] for i in members], seen)
 
-    def recall(self, parts: Parts, size: int) -> None:
+    def recall(self, parts: Measures, size: int) -> None:
         """Takes what workers measured of the set's chunks; an image takes `size` bytes."""
         left = self._blocks(size)
         for chunk in self.source.chunks if parts.there else ():
