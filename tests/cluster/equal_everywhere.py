@@ -141,6 +141,7 @@ WAYS: list[Way] = [
     ("in process, S3", lambda: engine(), 1, True),
     ("pool of 2, S3", lambda: engine(*pool(2)), 1, True),
     ("Ray, 2 nodes, S3", ray, 1, True),
+    ("Slurm, 2 slurmd, S3", slurm, 1, True),
 ]
 TWO_THREADS = "in process, 2 threads"
 
