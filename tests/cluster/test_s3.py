@@ -58,9 +58,10 @@ def test_a_bucket_holds_what_a_folder_holds_and_is_asked_for_little(s3: S3, tmp_
     done = run(tmp_path, "s3://bucket/one", "out")
     print(f"requests of a finished run with one cell and three metrics: {dict(s3.counts)}")
     assert done.returncode == 0, done.stderr
-    assert s3.counts["HEAD"] == s3.counts["PUT"] == s3.counts["DELETE"] == 0
-    assert s3.counts["LIST"] <= 6
+    assert s3.counts["HEAD"] == s3.counts["DELETE"] == 0
+    assert s3.counts["LIST"] == 1
     assert s3.counts["GET"] <= 8
+    assert s3.counts["PUT"] <= 2  # of the copy of the results, which say when they were made
 
 
 def test_worker_processes_share_it(s3: S3, tmp_path: Path, expected: Outcome) -> None:
