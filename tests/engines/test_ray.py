@@ -1,4 +1,4 @@
-"""The engine over Ray's actors, on a stand-in for Ray: tests/cluster/test_ray.py runs it on real clusters."""
+"""The engine over Ray's actors, on a stand-in for Ray: tests/cluster/test_real_ray.py runs it on real clusters."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""evalkit/engines/slurm.py with programs in Slurm's place; on a real Slurm: tests/cluster/test_slurm.py."""
+"""evalkit/engines/slurm.py with programs in Slurm's place; on a real Slurm: tests/cluster/test_real_slurm.py."""
 
 from __future__ import annotations
 
