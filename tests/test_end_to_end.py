@@ -295,7 +295,7 @@ def test_sigterm_is_ctrl_c(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     commit = ShardWriter.commit
 
     def terminated(writer: ShardWriter) -> bool:
-        if writer.final.name == "00000":
+        if writer.target.final.name == "00000":
             return commit(writer)
         try:
             os.kill(os.getpid(), signal.SIGTERM)

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from evalkit.scoring.sources import Scoring
     from evalkit.work.stored_plan import Leftovers
 
-SOURCES = 4  # that a worker which is sent units one by one holds at a time: 50,000 samples' lines take 100 MB
+SOURCES = 4  # that a worker which is sent units one by one holds at a time: 50,000 samples' lines take 5 MB
 
 T = TypeVar("T")
 
