@@ -30,7 +30,7 @@ from evalkit.errors import (
 )
 from evalkit.utils.files import disk_error
 from evalkit.utils.progress import LogHandler, stage
-from evalkit.utils.signals import Terminated, sigterm_is_ctrl_c
+from evalkit.utils.signals import Terminated, leave, sigterm_is_ctrl_c
 
 if TYPE_CHECKING:
     from evalkit.config.schema import RunConfig
@@ -172,8 +172,12 @@ def verify(store: Annotated[Path, typer.Argument(help="a store's folder")] = Pat
     return functools.partial(print_verification, store)
 
 
-def main() -> None:
-    """Runs the command line and exits with DESIGN's codes."""
+def main(*, program: bool = True) -> None:
+    """Runs the command line and exits with DESIGN's codes.
+
+    Args:
+        program: whether the process ends with it: then Ctrl-C does not wait for the interpreter to be taken apart.
+    """
     _set_up_logging()
     try:
         with sigterm_is_ctrl_c():
@@ -187,7 +191,13 @@ def main() -> None:
     except KeyboardInterrupt as stop:
         command = shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
         code = EXIT_TERMINATED if isinstance(stop, Terminated) else EXIT_INTERRUPTED
-        _fail(f"stopped. All finished shards are kept; the same command goes on from there: {command}", code)
+        sys.stdout.flush()
+        print(
+            f"evalkit: stopped. All finished shards are kept; the same command goes on from there: {command}",
+            file=sys.stderr,
+        )
+        if program:
+            leave(code)
     if code:
         sys.exit(code)
 

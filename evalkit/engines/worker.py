@@ -20,7 +20,7 @@ from typing import Any, BinaryIO
 from evalkit.engines.base import BESIDE, Run
 from evalkit.engines.voice import Forward, describe
 from evalkit.errors import EXIT_DONE, EXIT_TERMINATED
-from evalkit.utils.signals import Terminated, sigterm_is_ctrl_c
+from evalkit.utils.signals import Terminated, leave, sigterm_is_ctrl_c
 
 _PR_SET_PDEATHSIG = 1
 
@@ -31,15 +31,17 @@ def main() -> None:
     """The process's whole life: argument 2 is the driver's process id."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to the whole group; the driver ends its workers
     faulthandler.enable()  # a segmentation fault says where
+    code = EXIT_DONE
     with sigterm_is_ctrl_c():
         try:
             _die_with(int(sys.argv[2]))
             inlet, send = _channels()
             _serve(inlet, send)
         except Terminated:
-            sys.exit(EXIT_TERMINATED)
+            code = EXIT_TERMINATED
         except EOFError:  # the driver has no more work, or is gone
-            sys.exit(EXIT_DONE)
+            pass
+        leave(code)
 
 
 def _serve(inlet: BinaryIO, send: Send) -> None:

@@ -2,15 +2,30 @@
 
 from __future__ import annotations
 
+import atexit
+import os
 import signal
+import sys
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import FrameType
+from typing import NoReturn
 
 
 class Terminated(KeyboardInterrupt):
     """The process was sent SIGTERM; wherever Ctrl-C is handled, so is this."""
+
+
+def leave(code: int) -> NoReturn:
+    """Ends the process as `sys.exit` does, but does not take the interpreter apart, which with torch takes seconds."""
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError):
+            stream.flush()
+    atexit._run_exitfuncs()
+    os._exit(code)
 
 
 @contextmanager

@@ -61,7 +61,7 @@ def run_evalkit(*overrides: str, cwd: Path, **env: str) -> subprocess.CompletedP
             redirect_stdout(out),
             redirect_stderr(err),
         ):
-            evalkit.cli.main()
+            evalkit.cli.main(program=False)
     except SystemExit as stop:
         code = int(stop.code or 0)
     finally:
