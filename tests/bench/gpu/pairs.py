@@ -22,7 +22,9 @@ def run(bench: Bench) -> None:
 
     size, count = (192, 4) if bench.tiny else (512, 256)
     nets = ("alex",) if bench.tiny else ("alex", "vgg")
-    extractors = {f"lpips_{net}": Lpips(f"lpips_{net}", net, weights=str(trunk(bench, net))) for net in nets}
+    extractors = {
+        f"lpips_{net}": Lpips(f"lpips_{net}", net, weights=str(trunk(bench, net)), batch_size=4) for net in nets
+    }
     for extractor in extractors.values():
         extractor.check()
         extractor.load(bench.device)
