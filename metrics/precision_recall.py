@@ -67,7 +67,7 @@ class _Neighbours(KeepsFeatures, ReferenceMetric[Rows]):
         """f64 [N]: the number of reference balls that each generated sample lies in."""
         held = self._meeting(generated, reference)[0].x_in_y
         assert held is not None, "the reference is not above `min_reference`"
-        return held.balls.double()
+        return held.balls.cpu().double()  # a mean on a GPU differs in its last bit
 
 
 class Precision(_Neighbours):
@@ -111,7 +111,7 @@ class Coverage(_Neighbours):
         held = meeting.x_in_y
         assert held is not None, "the reference is not above `min_reference`"
         influence = coverage_influence(held, places)
-        value = float((held.count > 0).double().mean())
+        value = float((held.count > 0).cpu().double().mean())
         return with_error(Score(value, len(generated)), influence, generated.clusters)
 
 
@@ -132,7 +132,7 @@ class Recall(_Neighbours):
         held, parts = meeting.y_in_x, meeting.parts
         assert held is not None, "the samples are not above `min_samples`"
         assert parts is not None
-        value = float((held.balls > 0).double().mean())
+        value = float((held.balls > 0).cpu().double().mean())
         clusters = int(places.max()) + 1
         if n < LEAST * self.k or clusters < FEWEST:
             few = (
