@@ -110,7 +110,7 @@ def test_alone_means_that_all_others_wait(tmp_path: Path) -> None:
 
 
 def test_pinned_units_stay_with_one_worker(tmp_path: Path) -> None:
-    units = toys(8, 0.1)
+    units = toys(8, 0.3)
     run_local(tmp_path, units, pinned=frozenset({"000", "002", "003", "007"}))
     pids = [runs_of(tmp_path, unit)[0][0] for unit in units]
     assert len({pids[place] for place in (0, 2, 3, 7)}) == 1
