@@ -10,7 +10,15 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from evalkit.extractors.base import DECODER, PRECISIONS, BatchSize, NetworkExtractor, exact_float32, resized
+from evalkit.extractors.base import (
+    DECODER,
+    PRECISIONS,
+    BatchSize,
+    NetworkExtractor,
+    exact_float32,
+    per_channel,
+    resized,
+)
 from evalkit.utils.weights import TAG_LENGTH, Published, Weights
 
 if TYPE_CHECKING:
@@ -103,6 +111,18 @@ class Inception(NetworkExtractor):
         centre = 127.5 if self.resize == "torch" else 128.0
         dtype = torch.float32 if self.precision == "tf32" else getattr(torch, self.precision)
         return load_network(self.weights.find(), self.where, key=self.weights.key, centre=centre, dtype=dtype)
+
+    def load(self, device: str) -> None:
+        moved = self._device != device
+        super().load(device)
+        if moved:
+            self.network.settle(cuda=device.startswith("cuda"), float32=self.precision == "float32")
+            if device.startswith("cuda"):
+                try:
+                    with exact_float32(tf32=self.precision == "tf32"):
+                        self.network(per_channel((0.0,) * 3, device).expand(2, 3, 299, 299), ["pool3"])
+                except RuntimeError:  # a cuDNN without an engine for it
+                    self.network.settle(cuda=False, float32=True)
 
     def __call__(self, images: Images, prompts: Sequence[str], layers: Sequence[str]) -> dict[str, Tensor]:
         import torch

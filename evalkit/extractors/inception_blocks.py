@@ -32,7 +32,7 @@ class Conv(nn.Module):
         fused: whether a GPU makes one operation of convolution, bias and ReLU (cuDNN's; else three kernels).
     """
 
-    fused: ClassVar[bool] = False
+    fused = False
 
     def __init__(
         self,
