@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import threading
 from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
@@ -56,14 +57,29 @@ class PixelScan:
         self.source = source
         self.bad: dict[int, str] = {}  # by index why an image could not be read
         self._tally = _Tally(len(source), common(sizes))
+        self._lock = threading.Lock()  # of what follows and the tally
         self._left: dict[int, int] | None = None  # where the blocks still to measure start -> where they end
 
     def add(self, indices: range, images: Sequence[U8]) -> None:
-        """Of some images u8 [H,W,3], measures the blocks that lie within them and are still to be measured."""
-        left = self._blocks(images[0].nbytes if images else 1)
-        for start in [start for start in left if start in indices and left[start] <= indices.stop]:
-            stop = left.pop(start)
-            self._add(list(range(start, stop)), images[start - indices.start : stop - indices.start])
+        """Of some images u8 [H,W,3], measures the blocks that lie within them and are still to be measured.
+
+        Called from several threads, which measure at the same time.
+        """
+        from evalkit.data.scan import read_pool
+
+        with self._lock:
+            left = self._blocks(images[0].nbytes if images else 1)
+            blocks = [range(i, left[i]) for i in left if i in indices and left[i] <= indices.stop]
+            for block in blocks:
+                del left[block.start]
+
+        def measured(block: range) -> list[tuple[list[int], Looked]]:
+            return self._look(list(block), images[block.start - indices.start : block.stop - indices.start])
+
+        for parts in read_pool().map(measured, blocks) if len(blocks) > 1 else map(measured, blocks):
+            for index, seen in parts:
+                with self._lock:
+                    self._tally.add(index, seen)
 
     def finish(self) -> tuple[Measured, dict[int, str]]:
         """Decodes what is left, and returns what was measured of all; and by index why an image could not be read."""
@@ -72,14 +88,19 @@ class PixelScan:
             self._blocks(first[0].nbytes if first else 1)
         while self._left:
             start = next(iter(self._left))
-            self._add(*_read(self.source, range(start, self._left.pop(start)), self.bad))
+            for index, seen in self._look(*_read(self.source, range(start, self._left.pop(start)), self.bad)):
+                self._tally.add(index, seen)
         return self._tally.measured(), self.bad
 
-    def _add(self, index: list[int], images: Sequence[U8]) -> None:
+    def _look(self, index: list[int], images: Sequence[U8]) -> list[tuple[list[int], Looked]]:
+        """What is measured of images, size by size."""
+        parts = []
         for shape in sorted({image.shape for image in images}):
             members = [i for i, image in enumerate(images) if image.shape == shape]
-            seen = look(np.stack([images[i] for i in members]), self._tally.tested)
-            self._tally.add([index[i] for i in members], seen)
+            parts.append(
+                ([index[i] for i in members], look(np.stack([images[i] for i in members]), self._tally.tested))
+            )
+        return parts
 
     def recall(self, parts: Measures, size: int) -> None:
         """Takes what workers measured of the set's chunks; an image takes `size` bytes."""

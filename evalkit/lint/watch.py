@@ -71,7 +71,8 @@ class WatchedSource(WithoutRecords):
         with self._lock:
             if self.scan is None:
                 self.scan = PixelScan(self.source, Counter(self.source.headers().sizes))
-            self.scan.add(indices, images)
+            scan = self.scan
+        scan.add(indices, images)
         return images
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import os
 import platform
 import socket
@@ -74,7 +75,11 @@ def open_plan(store: str, key: str) -> Plan:
         raise ConfigError(
             f"{socket.gethostname()}: evalkit's code is not the driver's: install the same on all machines"
         )
-    plan = make_plan(RunConfig(**stored["config"]))
+    logging.disable(logging.INFO)  # what planning has to say, the driver has said
+    try:
+        plan = make_plan(RunConfig(**stored["config"]))
+    finally:
+        logging.disable(logging.NOTSET)
     about = _about(plan)
     for part, fix in (
         ("cells", "weights, prompts or files are other ones here: give all machines the same"),

@@ -198,8 +198,8 @@ def in_memory(count: int, size: int) -> Any:
     from evalkit.data.arrays import ArrayImages
 
     base = pictures(min(count, 16), size)
-    pixels = np.stack([np.roll(base[i % len(base)], i, 1) for i in range(count)])
-    pixels[:, 0, :2].reshape(count, -1)[:, :4] = np.arange(count, dtype="<u4").view(np.uint8).reshape(count, 4)
+    pixels = np.stack([base[i % len(base)] for i in range(count)])
+    pixels[:, 0, 0] = np.arange(count, dtype=">u4").view(np.uint8).reshape(count, 4)[:, 1:]
     return ArrayImages("pictures", pixels)
 
 
