@@ -78,8 +78,8 @@ def run(plan: Plan, *, command: str = "") -> ResultTable:
     about = run_info(outcome, plan.config, plan.store.address, baseline=plan.baseline, command=command, seconds=seconds)
     table = _table(plan, about, outcome)
     table = replace(table, lint=tuple(asdict(finding) for finding in findings))
-    made = made_before(table, plan.out / "results.json") or made_now()
-    table = replace(table, run={**table.run, "made": made})
+    made = made_before(table, plan.out / "results.json") or {"made": made_now()}
+    table = replace(table, run={**table.run, **made})
     verdict = None
     if plan.gates:
         influences, pairing = outcome.influences, outcome.pairing

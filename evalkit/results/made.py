@@ -7,7 +7,7 @@ import platform
 import re
 import socket
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -34,13 +34,16 @@ def made_now(folder: Path | None = None) -> dict[str, Any]:
     }
 
 
-def made_before(table: ResultTable, path: Path) -> Mapping[str, Any] | None:
-    """The `made` of the results.json at `path` where it holds the very scores of `table`: they were made then."""
+def made_before(table: ResultTable, path: Path) -> dict[str, Any] | None:
+    """`made` and `seconds` of the results.json at `path` where it holds the very scores of `table`: made then, not now.
+
+    So a run that finds all done writes what is there, which is not written again.
+    """
     with contextlib.suppress(DataError):
         earlier = read_results(path)
         known, now = earlier["run"].get("made"), table.to_json()
         if isinstance(known, dict) and all(earlier[part] == now[part] for part in ("rows", "protocols")):
-            return known
+            return {"made": known, "seconds": earlier["run"].get("seconds", table.run.get("seconds"))}
     return None
 
 

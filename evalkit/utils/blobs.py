@@ -198,6 +198,8 @@ class PersistentBlobs:
         return self.blobs.where
 
     def put_new(self, key: str, data: bytes) -> bool:
+        if _bucket(self) not in _PROBED:
+            probe(self)
         tries = 0
 
         def put() -> bool:
@@ -284,23 +286,40 @@ def is_url(place: str | os.PathLike[str]) -> bool:
     return match is not None and match[1] not in (*LOCAL, "pkg")
 
 
+_PROBED: set[str] = set()  # buckets that did not replace a key
+
+
+def _bucket(blobs: Blobs) -> str:
+    return "/".join(blobs.where.split("/")[:3])
+
+
 def probe(blobs: Blobs) -> None:
     """Writes a key twice and reads it: before anything is made, whether what is made can be put there safely.
+
+    The first `put_new` to a bucket does so by itself: a run that finds all samples made may still write scores.
 
     Raises:
         StoreError: it cannot be written, or replaces what it was told not to.
     """
-    key = f"probe-{secrets.token_hex(8)}"
+    key, bucket = f"probe-{secrets.token_hex(8)}", _bucket(blobs)
+    _PROBED.add(bucket)
+    try:
+        _write_twice(blobs, key)
+    except BaseException:
+        _PROBED.discard(bucket)
+        raise
+    finally:
+        with contextlib.suppress(EvalkitError):
+            blobs.delete(key)
+
+
+def _write_twice(blobs: Blobs, key: str) -> None:
     blobs.put_new(key, b"first")
     try:
-        again = blobs.put_new(key, b"second")
-        if again or blobs.get(key, 0, 5) != b"first":
+        if blobs.put_new(key, b"second") or blobs.get(key, 0, 5) != b"first":
             raise StoreError(
                 f"{blobs.where}: replaces a key that it is told not to (If-None-Match): two workers could mix their "
                 "shards: use another store"
             )
     except OSError as error:
         raise StoreError(f"{blobs.where}: what was just written cannot be read: {error}") from error
-    finally:
-        with contextlib.suppress(EvalkitError):
-            blobs.delete(key)

@@ -153,9 +153,26 @@ def test_a_bucket_that_may_only_be_read_is_told_apart(monkeypatch: pytest.Monkey
         raise PermissionError(13, "Access Denied")
 
     store = open_blobs("memory://x")
+    probe(store)
     monkeypatch.setattr("fsspec.implementations.memory.MemoryFileSystem.pipe_file", refuse)
     with pytest.raises(ReadOnlyError, match=r"memory://x/a: access is refused: .*check the keys in the environment"):
         store.put_new("a", b"1")
+
+
+def test_the_first_put_of_a_bucket_probes_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    def replace(self: Any, path: str, value: bytes, mode: str = "overwrite", **options: Any) -> None:
+        self.store.pop(self._strip_protocol(path), None)
+        real(self, path, value)
+
+    memory = type(fsspec.filesystem("memory"))
+    real = memory.pipe_file
+    monkeypatch.setattr(memory, "pipe_file", replace)
+    store = open_blobs("memory://careless/store")
+    for _ in range(2):  # what was refused is tried again
+        with pytest.raises(StoreError, match="replaces a key that it is told not to"):
+            store.put_new("a", b"1")
+    monkeypatch.undo()
+    assert store.put_new("a", b"1")
 
 
 def test_one_request_per_verb(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -175,6 +192,8 @@ def test_one_request_per_verb(monkeypatch: pytest.MonkeyPatch) -> None:
 
         monkeypatch.setattr(type(fs), name, counted)
     store = open_blobs("memory://counted/store")
+    probe(store)  # else the first put does it
+    called.clear()
     store.put_new("a", b"12")
     store.get("a")
     store.get("a", 0, 2)

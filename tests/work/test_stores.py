@@ -49,6 +49,19 @@ def expected(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
         return figures(plan, pipeline.run(plan))
 
 
+def test_a_finished_run_writes_nothing(folder: Path) -> None:
+    def written() -> dict[Path, int]:
+        files = [path for path in (folder / "plain").rglob("*") if path.is_file()]
+        # A reference that was written a moment ago is looked through once more.
+        return {path: path.stat().st_mtime_ns for path in files if path.parent.name != "cache"}
+
+    pipeline.run(plan_of(folder, str(folder / "plain"), "report=true"))
+    before = written()
+    pipeline.run(plan_of(folder, str(folder / "plain"), "report=true"))
+    assert len(before) > 10
+    assert written() == before
+
+
 def test_a_store_on_a_url(folder: Path, expected: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     url = f"memory://runs{next(NUMBERS)}/store"
     plan = plan_of(folder, url)
