@@ -49,6 +49,20 @@ def expected(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
         return figures(plan, pipeline.run(plan))
 
 
+def count_verbs(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
+    """The requests to a store on a URL from now on, by verb."""
+    verbs: Counter[str] = Counter()
+    for verb in ("put_new", "put", "get", "list", "delete"):
+        real = getattr(FsspecBlobs, verb)
+
+        def counted(self: FsspecBlobs, *args: Any, _verb: str = verb, _real: Any = real) -> Any:
+            verbs[_verb] += 1
+            return _real(self, *args)
+
+        monkeypatch.setattr(FsspecBlobs, verb, counted)
+    return verbs
+
+
 def test_a_finished_run_writes_nothing(folder: Path) -> None:
     def written() -> dict[Path, int]:
         files = [path for path in (folder / "plain").rglob("*") if path.is_file()]
@@ -76,15 +90,7 @@ def test_a_store_on_a_url(folder: Path, expected: dict[str, Any], monkeypatch: p
     assert {"table.md", "overview.png", "sheets/digits_dcgan.png"} <= {key for key, _ in copied.list()}
     assert list((folder / "runs").iterdir()) == [folder / "runs" / "small"]  # nothing but results is local
 
-    verbs: Counter[str] = Counter()
-    for verb in ("put_new", "put", "get", "list", "delete"):
-        real = getattr(FsspecBlobs, verb)
-
-        def counted(self: FsspecBlobs, *args: Any, _verb: str = verb, _real: Any = real) -> Any:
-            verbs[_verb] += 1
-            return _real(self, *args)
-
-        monkeypatch.setattr(FsspecBlobs, verb, counted)
+    verbs = count_verbs(monkeypatch)
     again = plan_of(folder, url)
     pipeline.run(again)
     assert verbs["list"] == 1
@@ -121,3 +127,17 @@ def test_words_that_are_none(folder: Path) -> None:
         plan_of(folder, "runs", "keep_images=no")
     with pytest.raises(ConfigError, match=r"a store is a folder, or a URL of s3, "):
         plan_of(folder, "https://host/x")
+
+
+@pytest.mark.slow
+def test_a_finished_grid_of_100_cells_is_one_listing(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    url = f"memory://runs{next(NUMBERS)}/store"
+    grid = (f"seed={{sweep: {list(range(100))}}}", "seeds=apart", "num_samples=20", "metric=[fid_digits,is_digits]")
+    pipeline.run(plan_of(folder, url, *grid))
+    verbs = count_verbs(monkeypatch)
+    pipeline.run(plan_of(folder, url, *grid))
+    print(dict(verbs))
+    assert verbs["list"] == 1
+    # the cells' manifests, their scores, lint measures of cells and reference, the list of copies
+    assert verbs["get"] <= 100 + 200 + 101 + 1
+    assert verbs["put_new"] == verbs["delete"] == 0
