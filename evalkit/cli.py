@@ -294,8 +294,7 @@ def _evaluate(config: RunConfig, choose: bool) -> int:
         return EXIT_CONFIG if plan.missing else EXIT_DONE
     script = Path(sys.argv[0]).name
     command = shlex.join([*(["python", script] if script.endswith(".py") else ["evalkit"]), *sys.argv[1:]])
-    if not plan.engine.leads:
-        pipeline.fill(plan)
+    if not plan.engine.leads and not pipeline.fill(plan).leads():
         log.info("all is in the store; the process that leads this run makes the table")
         return EXIT_DONE
     table = pipeline.run(plan, command=command)

@@ -35,7 +35,7 @@ class Stripe:
             Kubernetes indexed jobs, Slurm arrays).
         world: how many processes there are; none: likewise.
         patience: seconds in which a stripe does not get on, > 0, until the other processes take its units.
-        report: the rank that goes on to the table and the report.
+        report: the rank that goes on to the table and the report; where it never comes, the first of those that do.
 
     Raises:
         ConfigError: a value makes no sense.
@@ -54,7 +54,8 @@ class Stripe:
                 raise ConfigError(f"engine.stripe.{name}={value}: give a number from 0 to engine.stripe.world - 1")
         if isinstance(patience, bool) or not isinstance(patience, int | float) or not patience > 0:
             raise ConfigError(f"engine.stripe.patience={patience}: give seconds > 0")
-        self._rank, self._world, self._patience, self._report = rank, world, float(patience), report
+        self._rank, self._world, self._patience = rank, world, float(patience)
+        self.report = report
         self._gang: Gang | None = None
         self._inner: Engine = InProcess()
 
@@ -83,7 +84,7 @@ class Stripe:
 
     @property
     def leads(self) -> bool:
-        return self.gang.rank == self._report
+        return self.gang.rank == self.report
 
     @property
     def many(self) -> bool:
@@ -96,8 +97,8 @@ class Stripe:
     def settle(self, device: str) -> None:
         """Takes its part of the machine, before torch looks at it: one of the GPUs, or all where it is alone there."""
         gang = self.gang
-        if self._report >= gang.world:
-            raise ConfigError(f"engine.stripe.report={self._report}: there are ranks 0 to {gang.world - 1}")
+        if self.report >= gang.world:
+            raise ConfigError(f"engine.stripe.report={self.report}: there are ranks 0 to {gang.world - 1}")
         take_gpu(os.environ, gang.local_rank)
         if gang.local_rank is None and device in ("auto", "cuda") and len(visible_gpus()) > 1:
             self._inner = Local()

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from evalkit import metric as contract
 from evalkit.data.moments import Moments
 from evalkit.engines.base import Run, Work
+from evalkit.engines.stripe import Stripe
 from evalkit.metric import Metric, ModelMetric, ReferenceMetric, StateMetric
 from evalkit.plan.plan import Plan, check_calls
 from evalkit.samples.cells import look as look_for_shards
@@ -63,6 +64,17 @@ class Stages:
             self._measure()
             self._score()
 
+    def leads(self) -> bool:
+        """Whether this process goes on to the table, after `run`: its engine says so; or the process that is to lead
+        never came to this plan, and this is the first that did: elements of one array may be runs of their own."""
+        engine = self.plan.engine
+        if engine.leads or not isinstance(engine, Stripe):
+            return engine.leads
+        from evalkit.work.stored_plan import ranks
+
+        came = ranks(*self._command[-2:])
+        return engine.report not in came and engine.gang.rank == min(came)
+
     def valueless(self) -> dict[tuple[str, str], contract.Score]:
         """By (cell, metric): scores that units found to have no value. Nobody is to compute them once more."""
         if self.worker.leftovers is None:
@@ -77,13 +89,15 @@ class Stages:
         }
 
     def _store_plan(self) -> None:
-        from evalkit.work.stored_plan import Leftovers, parts_of, store_plan
+        from evalkit.work.stored_plan import Leftovers, come, parts_of, store_plan
 
         key, store = store_plan(self.plan), self.plan.store.address
         self.worker.leftovers, self.worker.parts = Leftovers.of(self.plan, key), parts_of(self.plan, key)
         if self._driver and self.plan.engine.leads:
             self.worker.leftovers.sweep()
         self._command = (sys.executable, "-m", "evalkit.work", store, key)
+        if self._driver and isinstance(self.plan.engine, Stripe):
+            come(store, key, self.plan.engine.gang.rank)
         if not self.plan.engine.in_process:
             self._open = functools.partial(open_worker, store, key)
 

@@ -157,6 +157,16 @@ def _versions() -> dict[str, str]:
     return versions
 
 
+def come(store: str, key: str, rank: int) -> None:
+    """Notes that the process of a rank works on a plan."""
+    _plans(store).put(f"{key}/ranks/{rank}", b"")
+
+
+def ranks(store: str, key: str) -> set[int]:
+    """The ranks whose processes have worked on a plan."""
+    return {int(name) for name, _ in _plans(store).below(f"{key}/ranks").list() if name.isdecimal()}
+
+
 @dataclass(frozen=True)
 class Leftovers:
     """What units of a plan could not give: scores without a value, images that an extractor cannot take.

@@ -18,6 +18,7 @@ from PIL import Image
 from evalkit import pipeline
 from evalkit.config.compose import compose, resolve
 from evalkit.engines.base import BESIDE, Run, Work, missing
+from evalkit.engines.stripe import Stripe
 from evalkit.features.store import Column
 from evalkit.plan.plan import Plan, make_plan
 from evalkit.results.table import ResultTable
@@ -25,7 +26,7 @@ from evalkit.samples.store import SampleSet
 from evalkit.samples.writer import ShardWriter
 from evalkit.scoring.cache import ScoreCache
 from evalkit.work.__main__ import main
-from evalkit.work.stored_plan import Leftovers, store_plan
+from evalkit.work.stored_plan import Leftovers, come, store_plan
 
 METRICS = "metric=[fid_digits,is_digits,precision_digits,clip_score_digits,feature_diversity_digits,ppl_digits]"
 SMALL = (
@@ -197,6 +198,18 @@ class Idle(Elsewhere):
 
     def run(self, work: Work, unit: Any) -> None:
         pytest.fail(f"{unit.label} was run again")
+
+
+def test_where_the_leader_never_came_the_first_that_did_leads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Elements of one Slurm array may be runs of their own: each makes its table."""
+    monkeypatch.setenv(BESIDE, "1")
+    monkeypatch.setattr("evalkit.utils.progress.share_the_terminal", lambda prefix: None)
+    engines = {rank: Stripe(rank=rank, world=3, patience=0.1) for rank in (1, 2)}
+    plan = plan_of(tmp_path, engines[1], "metric=[fid_digits,ppl_digits]")
+    assert pipeline.fill(plan).leads()
+    assert not pipeline.fill(replace(plan, engine=engines[2])).leads()
+    come(plan.store.address, store_plan(plan), 0)
+    assert not pipeline.fill(plan).leads()
 
 
 def test_a_stripe_by_command(tmp_path: Path, expected: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
