@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,9 @@ from golden import TEST, Golden, Table
 
 # Two workers with two threads each spin against one another on 2 cores. Set before torch is imported.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# Jobs in a shell's background ignore Ctrl-C, and so would all that the tests start.
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 FIRST = ("test_end_to_end", "test_recipes", "test_results")
 
 

@@ -27,6 +27,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory, inception_weights: Path) -
     return root / "dark", root / "bright", inception_weights
 
 
+@pytest.mark.slow  # torch-fidelity and torchmetrics take a minute; tests/scoring/test_scoring.py compares the scores
 def test_all_programs_agree_on_the_same_images(
     folders: tuple[Path, Path, Path], capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -27,6 +27,7 @@ def test_frechet_differences_of_digits(gan: Population, n: int) -> None:
     assert 0.90 <= found.paired <= 0.98, found.line()
 
 
+@pytest.mark.slow
 def test_differences_of_clip_scores() -> None:
     found = simulate(CLIP_SCORE, digits_clip_scores(), 200, DRAWS)
     assert 0.90 <= found.paired <= 0.98, found.line()
