@@ -104,6 +104,10 @@ class Local:
             self._processes[slot] = Process(slot, work.open, self._environment(slot), self._events)
         return self._processes[slot]
 
+    def has(self, slot: int) -> bool:
+        """Whether a slot has a worker."""
+        return slot in self._processes
+
     def drop(self, process: Process) -> None:
         """Forgets a worker that is gone."""
         end([self._processes.pop(process.slot)])
@@ -142,7 +146,9 @@ class _Stage:
         self._queue.check()
 
     def _give_out(self) -> None:
-        for slot in range(min(self._most, self._queue.left)):
+        for slot in range(self._most):
+            if slot >= self._queue.left and not self._engine.has(slot):
+                continue  # nobody is started for nothing; one that is there may be the one for pinned units
             process = self._engine.process(slot, self._work)
             if process.ready and process.unit is None and (unit := self._queue.take(process.name)) is not None:
                 process.give(unit, 1 if unit.key in self._work.alone else self._engine.count)

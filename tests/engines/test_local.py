@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from functools import partial
 from pathlib import Path
@@ -115,6 +116,21 @@ def test_pinned_units_stay_with_one_worker(tmp_path: Path) -> None:
     pids = [runs_of(tmp_path, unit)[0][0] for unit in units]
     assert len({pids[place] for place in (0, 2, 3, 7)}) == 1
     assert len(set(pids)) == 2
+
+
+def test_the_last_units_are_the_second_workers_alone(tmp_path: Path) -> None:
+    """The first one starts late, so that pinned units are the second's; at the end nobody else may run them."""
+    before, units = [ToyUnit("a", 0.3), ToyUnit("b", 0.3)], toys(4, 0.3)
+    engine = Local(workers=2)
+    try:
+        engine.map(toy_work(tmp_path, before))  # both are there, and ready
+        first = engine.process(0, toy_work(tmp_path, units))
+        first.ready = False
+        threading.Timer(0.2, lambda: engine._events.put((first, ("ready",)))).start()
+        engine.map(toy_work(tmp_path, units, pinned=frozenset({"000", "001", "002"})))
+    finally:
+        engine.close()
+    check_done(tmp_path, [*before, *units])
 
 
 @pytest.mark.parametrize("does", ["SIGKILL", "SIGSEGV", "exit"])
