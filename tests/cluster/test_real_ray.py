@@ -190,6 +190,7 @@ def test_tokens(tmp_path: Path) -> None:
             assert said in last, err
 
 
+@pytest.mark.slow
 def test_a_link_that_is_cut_for_60_seconds(tmp_path: Path) -> None:
     if not can_cut():
         pytest.skip("needs root, ip and network namespaces")
