@@ -1,7 +1,6 @@
 """The command line: folders and overrides to score, subcommands next to them, errors of one line, exit codes for CI.
 
-Subcommands are typer's, one function each; everything that is no subcommand is a run, whose grid Hydra composes. A
-function returns what is to be done, and that is done outside of typer, which would keep Ctrl-C and errors to itself.
+Subcommands are typer's (`evalkit.commands`); everything that is no subcommand is a run, whose grid Hydra composes.
 """
 
 from __future__ import annotations
@@ -11,13 +10,14 @@ import logging
 import os
 import shlex
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NamedTuple, NoReturn
 
 import typer
 
 from evalkit import __version__
+from evalkit.commands import Action, app
 from evalkit.errors import (
     EXIT_CONFIG,
     EXIT_DONE,
@@ -39,8 +39,6 @@ log = logging.getLogger(__name__)
 
 # Where torchao is installed, `import diffusers` warns of what concerns their developers alone.
 _CHATTY = ("torch.utils._pytree", "diffusers.quantizers.torchao.torchao_quantizer")
-LISTED = ("metrics", "models", "samplers", "extractors")
-Action = Callable[[], int]
 
 
 class _Show(NamedTuple):
@@ -48,17 +46,6 @@ class _Show(NamedTuple):
 
     package: str | None
     resolved: bool
-
-
-app = typer.Typer(
-    add_completion=True,
-    rich_markup_mode=None,
-    pretty_exceptions_enable=False,
-    invoke_without_command=True,
-    options_metavar="",
-    subcommand_metavar="[FOLDER ...] [KEY=VALUE ...]  |  COMMAND",
-    context_settings={"help_option_names": ["--help", "-h"]},
-)
 
 
 @app.callback()
@@ -96,10 +83,6 @@ def _complete(incomplete: str) -> list[str]:
     return complete_word(incomplete, _names())
 
 
-def _listed(incomplete: str) -> list[str]:
-    return [name for name in LISTED if name.startswith(incomplete)]
-
-
 @app.command(hidden=True)
 def run(
     words: Annotated[list[str] | None, typer.Argument(autocompletion=_complete)] = None,
@@ -132,44 +115,6 @@ def run(
         raise ConfigError(f"--cfg {cfg}: give job, hydra or all")
     show = _Show(package, resolved) if cfg else None
     return functools.partial(_run, words or [], reference, folder, config_name, show)
-
-
-@app.command(short_help="List metrics, models, samplers or extractors, and what is here.")
-def ls(
-    what: Annotated[str, typer.Argument(help="metrics, models, samplers or extractors", autocompletion=_listed)],
-    config_dir: Annotated[str | None, typer.Option("--config-dir", "-cd")] = None,
-) -> Action:
-    """List metrics, models, samplers or extractors: what each is and needs, and whether its weights are here."""
-    from evalkit.plan.catalogue import print_catalogue
-
-    return functools.partial(print_catalogue, what, config_dir)
-
-
-@app.command(short_help="Write a config, a gate and a CI workflow to start from.")
-def init(folder: Annotated[Path, typer.Argument(help="where to; by default here")] = Path()) -> Action:
-    """Write a config folder, prompts, a gate and a CI workflow to start from; nothing is overwritten."""
-    from evalkit.config.starter import write_starter
-
-    return functools.partial(write_starter, folder)
-
-
-@app.command()
-def report(
-    results: Annotated[Path, typer.Argument(metavar="RUN", help="a run's folder, or its results.json")],
-    out: Annotated[Path | None, typer.Option(help="the page to write")] = None,
-) -> Action:
-    """Make a finished run's report.html again."""
-    from evalkit.report.__main__ import main as write
-
-    return functools.partial(write, [str(results), *(["--out", str(out)] if out else [])])
-
-
-@app.command(short_help="Check a store against its digests.")
-def verify(store: Annotated[Path, typer.Argument(help="a store's folder")] = Path("runs")) -> Action:
-    """Read all that a store holds, compare it with its digests, and say how to fix what is wrong."""
-    from evalkit.results.verify import print_verification
-
-    return functools.partial(print_verification, store)
 
 
 def main(*, program: bool = True) -> None:

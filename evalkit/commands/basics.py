@@ -1,0 +1,55 @@
+"""`evalkit ls`, `init`, `report` and `verify`."""
+
+from __future__ import annotations
+
+import functools
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from evalkit.commands.program import Action, app
+
+LISTED = ("metrics", "models", "samplers", "extractors")
+
+
+def _listed(incomplete: str) -> list[str]:
+    return [name for name in LISTED if name.startswith(incomplete)]
+
+
+@app.command(short_help="List metrics, models, samplers or extractors, and what is here.")
+def ls(
+    what: Annotated[str, typer.Argument(help="metrics, models, samplers or extractors", autocompletion=_listed)],
+    config_dir: Annotated[str | None, typer.Option("--config-dir", "-cd")] = None,
+) -> Action:
+    """List metrics, models, samplers or extractors: what each is and needs, and whether its weights are here."""
+    from evalkit.plan.catalogue import print_catalogue
+
+    return functools.partial(print_catalogue, what, config_dir)
+
+
+@app.command(short_help="Write a config, a gate and a CI workflow to start from.")
+def init(folder: Annotated[Path, typer.Argument(help="where to; by default here")] = Path()) -> Action:
+    """Write a config folder, prompts, a gate and a CI workflow to start from; nothing is overwritten."""
+    from evalkit.config.starter import write_starter
+
+    return functools.partial(write_starter, folder)
+
+
+@app.command()
+def report(
+    results: Annotated[Path, typer.Argument(metavar="RUN", help="a run's folder, or its results.json")],
+    out: Annotated[Path | None, typer.Option(help="the page to write")] = None,
+) -> Action:
+    """Make a finished run's report.html again."""
+    from evalkit.report.__main__ import main as write
+
+    return functools.partial(write, [str(results), *(["--out", str(out)] if out else [])])
+
+
+@app.command(short_help="Check a store against its digests.")
+def verify(store: Annotated[Path, typer.Argument(help="a store's folder")] = Path("runs")) -> Action:
+    """Read all that a store holds, compare it with its digests, and say how to fix what is wrong."""
+    from evalkit.results.verify import print_verification
+
+    return functools.partial(print_verification, store)
