@@ -49,6 +49,8 @@ class RunConfig:
         add_results: results.json files of earlier runs, whose cells stand in the table as well.
         training: what the models were trained on, for metrics of memorisation (`reference@training=folder`).
         rescan: read every image file again, though its size, times and inode are those of the last look.
+        readers: processes that read and decode image files: auto, where there are many files and more than 4 cores; 0:
+            threads of this process alone.
         lint: look over the sample sets and the reference, while their features are computed (evalkit/lint/).
         report: write report.html.
         walk: contact sheets of what lies between samples, `{lines: 6}` (see evalkit/results/latent_walk.py).
@@ -75,6 +77,7 @@ class RunConfig:
     save_stats: str | None = None
     add_results: list[str] = field(default_factory=list)
     rescan: bool = False
+    readers: Any = "auto"
     lint: bool = True
     report: bool = True
     walk: dict[str, Any] = field(

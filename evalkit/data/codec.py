@@ -29,6 +29,7 @@ import contextlib
 import functools
 import importlib
 import io
+import struct
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -55,6 +56,8 @@ MAX_PIXELS = 89_478_485  # Pillow's own warning threshold: a quarter of a GiB of
 _ORIENTATION = 0x0112
 _GREY16 = ("I;16", "I;16L", "I;16B", "I;16N")
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+_CHUNK = struct.Struct(">I4s")  # length and kind; the data and a checksum of 4 bytes follow
+_TEXTS = (b"tEXt", b"zTXt", b"iTXt")
 
 
 @dataclass(frozen=True)
@@ -207,13 +210,26 @@ def _unreadable(name: str, error: Exception) -> DataError:
 
 def _orientation(image: Image, data: bytes) -> int:
     """The EXIF orientation, 1 to 8; damaged EXIF counts as none."""
-    if data.startswith(_PNG_SIGNATURE) and b"eXIf" not in data and b"Raw profile type" not in data:
+    if data.startswith(_PNG_SIGNATURE) and not _may_have_exif(data):
         return 1  # for a PNG, getexif() decodes all of the image first
     try:
         value = image.getexif().get(_ORIENTATION, 1)
     except Exception:
         return 1
     return value if isinstance(value, int) and 1 <= value <= 8 else 1
+
+
+def _may_have_exif(data: bytes) -> bool:
+    """Whether a PNG has a chunk of EXIF. Chunk by chunk: a search takes 0.1 ms per 150 kB, with the GIL held."""
+    at = len(_PNG_SIGNATURE)
+    while at + 8 <= len(data):
+        length, kind = _CHUNK.unpack_from(data, at)
+        if kind == b"IEND":
+            return False
+        if kind == b"eXIf" or (kind in _TEXTS and data.startswith(b"Raw profile type", at + 8)):
+            return True
+        at += length + 12
+    return b"eXIf" in data or b"Raw profile type" in data  # cut short, or damaged
 
 
 def _notes(image: Image, data: bytes, orientation: int) -> tuple[str, ...]:
@@ -298,4 +314,4 @@ def _pixels(image: Image, orientation: int, srgb: bool) -> NDArray[np.uint8]:
         return np.ascontiguousarray(np.asarray(upright.convert("RGBA"))[:, :, :3])
     if upright.mode in ("RGBa", "La"):
         upright = upright.convert(upright.mode.upper())
-    return np.array(upright.convert("RGB"))  # HW3, u8
+    return np.array(upright if upright.mode == "RGB" else upright.convert("RGB"))  # HW3, u8

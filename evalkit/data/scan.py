@@ -2,24 +2,22 @@
 
 from __future__ import annotations
 
-import functools
 import json
 import logging
 import os
 import sys
 import time
-from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from evalkit.data import codec
+from evalkit.data import codec, reading
 from evalkit.data.png_parameters import read_parameters
 from evalkit.data.records import FileRecord, Reader
 from evalkit.data.remote import Remote
 from evalkit.errors import DataError
 from evalkit.utils.code import module_digest
-from evalkit.utils.files import Stamp, atomic_path, read_file, sha256_bytes, writing
+from evalkit.utils.files import Stamp, atomic_path, read_file, sha256_bytes, stamp_of_file, writing
 
 if TYPE_CHECKING:
     from evalkit.data.containers.base import Container
@@ -42,19 +40,8 @@ _LOOKED_AT_BY = (
 log = logging.getLogger(__name__)
 
 
-_WAITING = 2048  # images that wait in the pool at a time: each costs a kilobyte
-
-
-@functools.cache
-def read_pool() -> ThreadPoolExecutor:
-    """Threads that read and decode files, for the whole process."""
-    return ThreadPoolExecutor(min(16, os.cpu_count() or 1), thread_name_prefix="evalkit-read")
-
-
-@functools.cache
-def wide_pool() -> ThreadPoolExecutor:
-    """Threads that wait for a network."""
-    return ThreadPoolExecutor(16, thread_name_prefix="evalkit-fetch")
+_WAITING = 4096  # images that wait in the pool at a time: each costs a kilobyte
+AT_ONCE = 64  # files that a process looks at at a time
 
 
 def scan(
@@ -76,29 +63,49 @@ def scan(
     kept = {name: record for name, record in {**stored, **container.scanned}.items() if record.decoded or not decode}
     known = {name: kept[name] for name in names if name in kept and _is_as_it_was(container, name, kept[name])}
 
-    def look(name: str) -> FileRecord:
-        label, stamp = container.label(name), _GONE
-        try:
-            stamp = container.stamp(name)
-            return make_record(read(name), label, stamp, decode=decode)
-        except DataError as error:
-            return FileRecord(stamp, "", 0, 0, (), "", "", str(error), decode, None)
-        except OSError as error:
-            return FileRecord(_GONE, "", 0, 0, (), "", "", f"{label}: {error.strerror or error}", decode, None)
+    new = [name for name in names if name not in known]
+    helpers = reading.helpers(reading.SECONDS_PER_FILE * len(new)) if _are_files(container, new) else None
+
+    def look(part: Sequence[str]) -> list[FileRecord]:
+        if helpers is None:
+            return [_look(container.label(name), container.stamp, read, name, decode=decode) for name in part]
+        return helpers.call(_look_at_files, [(container.label(name), container.file(name)) for name in part], decode)
 
     try:
-        new = [name for name in names if name not in known]
-        pool = wide_pool() if container.far else read_pool()
+        pool = helpers or (reading.wide_pool() if container.far else reading.read_pool())
+        size = AT_ONCE if helpers is not None else 1
         for block in (new[i : i + _WAITING] for i in range(0, len(new), _WAITING)):
-            known.update(zip(block, pool.map(look, block), strict=True))  # what comes before an error is kept
+            parts = [block[i : i + size] for i in range(0, len(block), size)]
+            for part, records in zip(parts, pool.map(look, parts), strict=True):
+                known.update(zip(part, records, strict=True))  # what comes before an error is kept
     except BaseException:
         container.scanned = known
         raise
     finally:
-        records = {name: known[name] for name in names if name in known}
-        if file and records != stored:
-            save_records(file, place, records)
-    return list(records.values())
+        found = {name: known[name] for name in names if name in known}
+        if file and found != stored:
+            save_records(file, place, found)
+    return list(found.values())
+
+
+def _are_files(container: Container, names: Sequence[str]) -> bool:
+    return bool(names) and container.file(names[0]) is not None
+
+
+def _look_at_files(files: Sequence[tuple[str, str]], decode: bool) -> list[FileRecord]:
+    """In a process: the records of files, given as errors call them and with their paths."""
+    return [_look(label, stamp_of_file, read_file, path, decode=decode) for label, path in files]
+
+
+def _look(label: str, stamp_of: Callable[[str], Stamp], read: Reader, name: str, *, decode: bool) -> FileRecord:
+    stamp = _GONE
+    try:
+        stamp = stamp_of(name)
+        return make_record(read(name), label, stamp, decode=decode)
+    except DataError as error:
+        return FileRecord(stamp, "", 0, 0, (), "", "", str(error), decode, None)
+    except OSError as error:
+        return FileRecord(_GONE, "", 0, 0, (), "", "", f"{label}: {error.strerror or error}", decode, None)
 
 
 def _is_as_it_was(container: Container, name: str, record: FileRecord) -> bool:

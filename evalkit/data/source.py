@@ -10,12 +10,11 @@ import functools
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from concurrent.futures import Executor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
-from evalkit.data import codec
+from evalkit.data import codec, reading
 from evalkit.data.left_out import LeftOut
 from evalkit.errors import ConfigError, DataError
 from evalkit.utils.files import read_file, sha256_bytes
@@ -27,6 +26,7 @@ if TYPE_CHECKING:
 # Below this many bytes of a file, or pixels of an image, decoding is mostly Python and threads only wait for the GIL
 # (32x32 PNGs: 20 % slower).
 THREADED_FROM = 16_384
+MOST_AT_ONCE, BYTES_AT_ONCE = 16, 1_500_000  # images, and bytes of pixels, that a process decodes at a time
 CHUNK = 256  # images in a chunk of a source that is not made in shards
 GREY_MODES = frozenset({"1", "L", "LA", "La", "I"})
 
@@ -239,34 +239,89 @@ def read_verified(files: Sequence[tuple[Path, str]], remedy: str) -> list[NDArra
     Raises:
         DataError: a file is missing, changed or damaged; the message names it and ends with `remedy`.
     """
-    from evalkit.data.scan import read_pool
-
     loads = [(str(path), sha256, functools.partial(read_file, path)) for path, sha256 in files]
-    large = bool(files) and _size(files[0][0]) >= THREADED_FROM
-    return decode_verified(loads, remedy, read_pool() if large else None)
+    return decode_verified(loads, remedy, _size(files[0][0]) if files else 0)
+
+
+Load = tuple[str, str, Callable[[], bytes]]
+"""What errors call an image, its sha256, and what reads its file: `partial(read_file, path)` where it is one."""
 
 
 def decode_verified(
-    items: Sequence[tuple[str, str, Callable[[], bytes]]], remedy: str, pool: Executor | None, *, srgb: bool = False
+    items: Sequence[Load], remedy: str, pixels: int, *, far: bool = False, srgb: bool = False
 ) -> list[NDArray[np.uint8]]:
-    """As `read_verified`, of anything that gives bytes: what errors call it, its sha256, and what reads it.
+    """As `read_verified`, of anything that gives bytes.
 
-    `pool` are the threads that read and decode; none: one after another. `srgb` as of `codec.decode`.
+    Args:
+        items: the images.
+        remedy: ends an error's message.
+        pixels: of an image, about.
+        far: whether each is a request over a network.
+        srgb: as of `codec.decode`.
     """
 
-    def read(item: tuple[str, str, Callable[[], bytes]]) -> NDArray[np.uint8]:
-        name, expected, load = item
-        try:
-            data = load()
-        except OSError as error:
-            raise DataError(f"{name}: {error.strerror or error}: {remedy}") from error
-        if sha256_bytes(data) != expected:
-            raise AlteredError(f"{name}: altered or half written (its sha256 is not the recorded one): {remedy}")
-        return codec.decode(data, name, srgb=srgb)
+    def read(item: Load) -> NDArray[np.uint8]:
+        return _read_one(item, remedy, srgb)
 
-    if pool is not None and len(items) > 1 and (os.cpu_count() or 1) > 1:
-        return list(pool.map(read, items))
+    if len(items) < 2:
+        return [read(item) for item in items]
+    if far:
+        return list(reading.wide_pool().map(read, items))
+    helpers = reading.helpers(reading.SECONDS_PER_BYTE * 3 * pixels * len(items))
+    if helpers is not None:
+        size = max(1, min(MOST_AT_ONCE, BYTES_AT_ONCE // max(3 * pixels, 1)))
+
+        def read_there(part: Sequence[Load]) -> list[NDArray[np.uint8]]:
+            portable = [(name, sha256, _portable(name, load, remedy)) for name, sha256, load in part]
+            return _unpacked(*helpers.call(_read_packed, portable, remedy, srgb))
+
+        parts = helpers.map(read_there, [items[i : i + size] for i in range(0, len(items), size)])
+        return [image for part in parts for image in part]
+    if pixels >= THREADED_FROM and (os.cpu_count() or 1) > 1:
+        return list(reading.read_pool().map(read, items))
     return [read(item) for item in items]
+
+
+def _read_one(item: Load, remedy: str, srgb: bool) -> NDArray[np.uint8]:
+    name, expected, load = item
+    data = _loaded(name, load, remedy)
+    if sha256_bytes(data) != expected:
+        raise AlteredError(f"{name}: altered or half written (its sha256 is not the recorded one): {remedy}")
+    return codec.decode(data, name, srgb=srgb)
+
+
+def _loaded(name: str, load: Callable[[], bytes], remedy: str) -> bytes:
+    try:
+        return load()
+    except OSError as error:
+        raise DataError(f"{name}: {error.strerror or error}: {remedy}") from error
+
+
+def _portable(name: str, load: Callable[[], bytes], remedy: str) -> Callable[[], bytes]:
+    """What reads an image in another process: a file there, all else here."""
+    if isinstance(load, functools.partial) and load.func is read_file:
+        return load
+    return functools.partial(bytes, _loaded(name, load, remedy))
+
+
+def _read_packed(
+    items: Sequence[Load], remedy: str, srgb: bool
+) -> tuple[list[tuple[int, int, int]], NDArray[np.uint8]]:
+    """Images as one array, which passes through a pipe with fewer stops: their shapes, and u8 [bytes]."""
+    import numpy as np
+
+    images = [_read_one(item, remedy, srgb) for item in items]
+    return [image.shape for image in images], np.concatenate([image.reshape(-1) for image in images])
+
+
+def _unpacked(shapes: Sequence[tuple[int, int, int]], flat: NDArray[np.uint8]) -> list[NDArray[np.uint8]]:
+    """Images u8 [H,W,3] out of one array u8 [bytes], which is not copied."""
+    images, start = [], 0
+    for height, width, channels in shapes:
+        stop = start + height * width * channels
+        images.append(flat[start:stop].reshape(height, width, channels))
+        start = stop
+    return images
 
 
 def _size(path: Path) -> int:

@@ -7,7 +7,7 @@ import functools
 import itertools
 import logging
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,9 +17,8 @@ from evalkit.data.left_out import LeftOut, describe
 from evalkit.data.profiles import CONVERSION
 from evalkit.data.records import FileRecord, ReadOptions
 from evalkit.data.remote import Place
-from evalkit.data.scan import read_pool, scan, wide_pool
+from evalkit.data.scan import scan
 from evalkit.data.source import (
-    THREADED_FROM,
     AlteredError,
     Headers,
     Source,
@@ -30,7 +29,7 @@ from evalkit.data.source import (
     kinds_of,
 )
 from evalkit.errors import DataError
-from evalkit.utils.files import sha256_json
+from evalkit.utils.files import read_file, sha256_json
 
 if TYPE_CHECKING:
     import numpy as np
@@ -237,14 +236,15 @@ def join(pattern: Place, parts: Sequence[Source], *, mixed_sizes: bool) -> Store
 
 def _read(container: Container, images: Sequence[StoredImage], srgb: bool) -> list[NDArray[np.uint8]]:
     first = images[0].record
-    large = first.width * first.height >= THREADED_FROM
-    pool = wide_pool() if container.far else read_pool() if large else None
     with container.reading() as read:
-        items = [
-            (container.label(image.name), image.record.sha256, functools.partial(read, image.name)) for image in images
-        ]
+
+        def load(name: str) -> Callable[[], bytes]:
+            file = container.file(name)
+            return functools.partial(read, name) if file is None else functools.partial(read_file, file)
+
+        items = [(container.label(image.name), image.record.sha256, load(image.name)) for image in images]
         try:
-            return decode_verified(items, container.remedy, pool, srgb=srgb)
+            return decode_verified(items, container.remedy, first.width * first.height, far=container.far, srgb=srgb)
         except AlteredError:
             if container.index is not None:  # so that the next run looks at it anew, should the index be wrong
                 with contextlib.suppress(OSError):

@@ -8,7 +8,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
-from evalkit.data.scan import read_pool
+from evalkit.data.reading import blocks_ahead, read_pool
 from evalkit.data.source import THREADED_FROM
 from evalkit.errors import EvalkitError, UnsuitedError
 from evalkit.utils import devices
@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from evalkit.extractors.base import Extractor
 
 BLOCK = 64  # images decoded at a time
-READERS = 2  # blocks that are decoded ahead of the network, each by all threads of the readers' pool
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -76,7 +75,7 @@ def decoded(
         mapped: Callable[..., Iterable[Any]] = read_pool().map if large else map
         return {e.name: list(mapped(e.prepare, images)) if e.prepares else images for e in extractors}
 
-    return ahead(read, blocks, READERS)
+    return ahead(read, blocks, blocks_ahead())
 
 
 @dataclass(eq=False)

@@ -65,7 +65,7 @@ class PixelScan:
 
         Called from several threads, which measure at the same time.
         """
-        from evalkit.data.scan import read_pool
+        from evalkit.data.reading import read_pool
 
         with self._lock:
             left = self._blocks(images[0].nbytes if images else 1)

@@ -14,6 +14,7 @@ from evalkit.cell import Cell, find_baseline
 from evalkit.config.build import build, factory_of
 from evalkit.config.schema import RunConfig
 from evalkit.data.moments import Moments
+from evalkit.data.reading import use
 from evalkit.data.reference import Reference
 from evalkit.data.scan import forget_scans
 from evalkit.data.source import Source
@@ -152,6 +153,7 @@ def make_plan(config: RunConfig, *, choose: bool = False) -> Plan:
     config = with_name(config)
     engine = _build_engine(config)
     _check_values(config, engine)
+    use(config.readers)
     store = Store.at(config.store, shards=config.shards, keep_images=config.keep_images, sheet=config.contact_sheet)
     missing = Missing(config.dry_run)
     cache = None if config.dry_run else store.root / "cache"  # of scans: a dry run writes nothing

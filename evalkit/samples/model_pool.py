@@ -94,7 +94,7 @@ class ModelPool:
 
     def encoder(self, device: str) -> Callable[[NDArray[np.uint8]], bytes]:
         """What turns images u8 [H,W,3] that `device` made into PNGs: in processes, so that no accelerator waits."""
-        return self._encoders if devices.is_accelerator(device) else encode_png
+        return self._encoders.encode if devices.is_accelerator(device) else encode_png
 
     def built(self, cell: Cell) -> BuiltCell:
         """A cell's objects.

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from evalkit.data.source import (
-    THREADED_FROM,
     GenerationStats,
     Headers,
     WithoutRecords,
@@ -156,12 +155,10 @@ class SampleSet(WithoutRecords):
         if (lost := next((index for index in indices if index in self._not_kept), None)) is not None:
             what = f"{self.name}: the image of sample {lost} was not kept (keep_images)"
             raise UnsuitedError(f"{what}: to have it, delete the cell's shards and give keep_images=all")
-        from evalkit.data.scan import read_pool
-
         loads = zip(part.loads(indices), indices, strict=True)
         items = [(label, self.sha256s[index], load) for (label, load), index in loads]
-        large = self.rows[indices[0]]["width"] * self.rows[indices[0]]["height"] >= THREADED_FROM
-        return decode_verified(items, part.remedy, read_pool() if large else None)
+        first = self.rows[indices[0]]
+        return decode_verified(items, part.remedy, first["width"] * first["height"])
 
     @functools.cached_property
     def _not_kept(self) -> frozenset[int]:

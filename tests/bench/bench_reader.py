@@ -1,9 +1,12 @@
 """Decoding: evalkit's reader against Pillow in one thread, torch-fidelity's DataLoader, and other decoders.
 
     python tests/bench/bench_reader.py [--sizes 64 256 512 1024] [--kinds png jpeg webp] [--repeats 3]
+    python tests/bench/bench_reader.py --readers 1 2 [4 8 16]     # threads against processes, of evalkit's own
 
 Images a second, whole files from a warm page cache, ways interleaved, the fastest turn of each counts. `evalkit` is the
-feature pass's own reading: files verified by their sha256, decoded in threads, blocks of 64 read ahead.
+feature pass's own reading: files verified by their sha256, decoded in threads, blocks of 64 read ahead. With --readers
+also what an image takes of the CPU, here and in the processes, and how often this process stopped to wait (for the GIL,
+for a process): that number times the cores is what keeps threads from being faster.
 """
 
 from __future__ import annotations
@@ -11,17 +14,21 @@ from __future__ import annotations
 import argparse
 import io
 import os
+import resource
 import tempfile
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
+import psutil
 from PIL import Image
 
+from evalkit.data import reading
 from evalkit.data.codec import encode_png
 from evalkit.data.open import open_images
-from evalkit.features.run import READERS, ahead, blocks_of
+from evalkit.features.run import ahead, blocks_of
 
 BYTES = 48_000_000  # of pixels a turn
 
@@ -45,7 +52,7 @@ def write_images(folder: Path, kind: str, size: int, count: int) -> None:
 
 def by_evalkit(folder: Path, files: list[Path]) -> int:
     source = open_images(folder)
-    return sum(len(block) for block in ahead(source.read, blocks_of(range(len(source))), READERS))
+    return sum(len(block) for block in ahead(source.read, blocks_of(range(len(source))), reading.blocks_ahead()))
 
 
 def by_pillow(folder: Path, files: list[Path]) -> int:
@@ -85,12 +92,56 @@ def rate(way: Callable[[Path, list[Path]], int], folder: Path, files: list[Path]
     return count / (time.perf_counter() - start)
 
 
+def own_ways(counts: list[int], kinds: list[str], sizes: list[int], repeats: int) -> None:
+    """Prints what evalkit's own threads and processes take, so many of each."""
+    ways = [(name, count) for name in ("threads", "processes") for count in counts]
+    print(f"{os.cpu_count()} cores; CPU per image: here + in processes; stops of this one per image")
+    print(f"{'kind':6}{'size':>6}" + "".join(f"{f'{count} {name}':>34}" for name, count in ways))
+    for kind in kinds:
+        for size in sizes:
+            with tempfile.TemporaryDirectory() as temporary:
+                folder = Path(temporary) / "images"
+                write_images(folder, kind, size, max(64, min(1024, 2 * BYTES // (3 * size * size))))
+                turns = [[own_way(folder, name, count) for name, count in ways] for _ in range(repeats)]
+            cells = (min(taken, key=lambda each: each[1] + each[2]) for taken in zip(*turns, strict=True))
+            rows = [f"{rate:.0f}/s {here:.0f} + {there:.0f} us, {stops:.1f}" for rate, here, there, stops in cells]
+            print(f"{kind:6}{size:6}" + "".join(f"{row:>34}" for row in rows), flush=True)
+
+
+def own_way(folder: Path, name: str, count: int) -> tuple[float, float, float, float]:
+    """Images/s; microseconds of CPU per image, here and in processes; stops per image. Start-up is not counted."""
+    pool = ThreadPoolExecutor(count)
+    vars(reading)["read_pool"] = lambda: pool
+    reading.use(count if name == "processes" else 0)
+    source = open_images(folder)
+    for _ in range(count):  # every process has imported what it needs
+        source.read(range(64))
+    before, start = usage(), time.perf_counter()
+    images = sum(len(block) for block in ahead(source.read, blocks_of(range(len(source))), 4))
+    seconds = time.perf_counter() - start
+    here, there, stops = ((b - a) / images for a, b in zip(before, usage(), strict=True))
+    reading.use(0)
+    pool.shutdown()
+    return images / seconds, here * 1e6, there * 1e6, stops
+
+
+def usage() -> tuple[float, float, float]:
+    """CPU seconds of this process and of its children, and how often it stopped to wait."""
+    own = resource.getrusage(resource.RUSAGE_SELF)
+    there = [child.cpu_times() for child in psutil.Process().children()]
+    return own.ru_utime + own.ru_stime, sum(t.user + t.system for t in there), own.ru_nvcsw
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sizes", type=int, nargs="+", default=[64, 256, 512, 1024])
     parser.add_argument("--kinds", nargs="+", default=["png", "fpng", "jpeg", "webp"])
     parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--readers", type=int, nargs="+", help="so many threads, and so many processes")
     options = parser.parse_args()
+    if options.readers:
+        own_ways(options.readers, options.kinds, options.sizes, options.repeats)
+        return
     print(f"{os.cpu_count()} cores; images/s; fpng: PNGs as evalkit writes them; torchvision: in one thread")
     print(f"{'kind':6}{'size':>6}" + "".join(f"{name:>16}" for name in WAYS) + "   evalkit/Pillow  evalkit/fidelity")
     for kind in options.kinds:

@@ -130,7 +130,7 @@ def test_folders_and_their_reference_are_composed(tmp_path: Path) -> None:
 
 
 def test_a_word_is_completed() -> None:
-    assert complete_word("re", COMMANDS) == ["reference=", "report", "report=", "rescan="]
+    assert complete_word("re", COMMANDS) == ["readers=", "reference=", "report", "report=", "rescan="]
     assert complete_word("metric=[fid,kid_d", COMMANDS) == ["metric=[fid,kid_digits"]
     assert complete_word("reference=fold", COMMANDS) == ["reference=folder"]
     assert complete_word("sampler=ddi", COMMANDS) == []  # a list: sampler=[ddim]

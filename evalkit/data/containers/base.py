@@ -56,6 +56,10 @@ class Container(ABC):
     def read(self, name: str) -> bytes:
         """A file's bytes. Safe to call from several threads."""
 
+    def file(self, name: str) -> str | None:
+        """The path of an image that is a file of its own on this machine, or none."""
+        return None
+
     @contextlib.contextmanager
     def reading(self) -> Iterator[Reader]:
         """What reads many files, one after another or from several threads."""

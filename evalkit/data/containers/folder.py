@@ -38,6 +38,9 @@ class Folder(FileContainer):
     def _path(self, name: str) -> str:  # plain texts and os calls: this is done for every file of every run
         return f"{self.place}/{name}"
 
+    def file(self, name: str) -> str:
+        return self._path(name)
+
     def label(self, name: str) -> str:
         return str(self.place / name)
 
