@@ -37,6 +37,9 @@ def connect(address: str, token_file: str | None) -> tuple[Any, bool]:
         raise ConfigError("engine=ray: Ray is not installed: pip install 'evalkit[ray]'")
     _set_token(local, token_file)
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    # Under `uv run` Ray would send the whole working folder to each node, and start workers by `uv run` in that copy,
+    # which installs all anew (without a network: never). Nodes have their own installation, as everywhere else.
+    os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
     import ray
 
     if ray.is_initialized():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -64,8 +65,15 @@ def written(folder: Path) -> str:
     return "".join(sorted(path.name for path in folder.iterdir() if len(path.name) == 1))
 
 
-def tries(folder: Path) -> list[str]:
-    return sorted(path.name.partition("-")[0] for path in (folder / "started").iterdir())
+def tries(folder: Path, what: str = "started") -> list[str]:
+    return sorted(path.name.partition("-")[0] for path in (folder / what).iterdir())
+
+
+def twice(folder: Path, what: str) -> list[list[str]]:
+    """(name, when, process) of the runs of units that were run twice, the earlier first."""
+    runs = [path.name.split("-") for path in (folder / what).iterdir()]
+    names = [name for name, _, _ in runs]
+    return sorted((run for run in runs if names.count(run[0]) == 2), key=lambda run: int(run[1]))
 
 
 def opened(folder: Path) -> list[str]:
@@ -88,6 +96,15 @@ def test_two_nodes_serve_all_stages_with_one_process_each(nodes: Nodes, tmp_path
     assert {(tmp_path / name).read_text() for name in "abcdefghijkl"} == set(pids)
     assert re.search(r"\[w\d on \S+\] a line of toy m", err)
     until(lambda: not nodes.left(), 20)
+
+
+@pytest.mark.skipif(shutil.which("uv") is None, reason="no uv")
+def test_uv_run_sends_no_folder_to_the_nodes(nodes: Nodes, tmp_path: Path) -> None:
+    env = nodes.environment | {"UV_PROJECT_ENVIRONMENT": sys.prefix}
+    driver = drive(tmp_path, toys("ab"), env=env, within=["uv", "run", "--no-sync"], address=nodes.address)
+    _, err = driver.communicate(timeout=120)
+    assert (driver.returncode, written(tmp_path)) == (0, "ab"), err
+    assert not list(nodes.folder.glob("session_2*/runtime_resources/working_dir_files/*"))
 
 
 def test_lost_workers_are_made_good_and_a_poison_is_named(nodes: Nodes, tmp_path: Path) -> None:
@@ -201,7 +218,11 @@ def test_a_link_that_is_cut_for_60_seconds(tmp_path: Path) -> None:
         here = cable.within(0)
         stage = toys("abcdefghijkl", "sleep:4")
         driver = drive(tmp_path, stage, env=nodes.environment, within=here, address=nodes.address, silence=30)
-        until(lambda: len(opened(tmp_path)) == 2)
+        try:
+            until(lambda: len(opened(tmp_path)) == 2)
+        except AssertionError:
+            driver.kill()
+            pytest.fail(f"no actor on each node: {opened(tmp_path)}, {driver.communicate()[1]}")
         time.sleep(6)
         cable.cut()
         cut = time.monotonic()
@@ -211,6 +232,9 @@ def test_a_link_that_is_cut_for_60_seconds(tmp_path: Path) -> None:
         assert (driver.returncode, written(tmp_path)) == (0, "abcdefghijkl"), err
         assert took < 60  # it does not wait for the link
         assert len(tries(tmp_path)) == 13  # the unit beyond the link, once more
+        first, second = twice(tmp_path, "finished")  # both copies
+        assert first[2] != second[2]
+        assert (tmp_path / first[0]).read_text() == first[2]  # what is there stays
         time.sleep(max(0.0, 60 - (time.monotonic() - cut)))
         cable.mend()
         until(lambda: not nodes.left(), 90)  # nobody works on beyond it

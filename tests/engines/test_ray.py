@@ -294,7 +294,8 @@ def stand_in(monkeypatch: pytest.MonkeyPatch, *, fails: int) -> list[str]:
     fake.init = init  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "ray", fake)
     monkeypatch.setattr(ray_cluster, "find_spec", lambda name: type("spec", (), {"origin": "ray"}))
-    for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH", "RAY_USAGE_STATS_ENABLED"):
+    ours = ("RAY_USAGE_STATS_ENABLED", "RAY_ENABLE_UV_RUN_RUNTIME_ENV")
+    for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH", *ours):
         monkeypatch.setenv(name, "to be taken away again")
         monkeypatch.delenv(name)
     return asked
@@ -309,7 +310,7 @@ def test_a_local_cluster_that_does_not_come_up_is_tried_three_times(monkeypatch:
     assert connect("local", None)[1]
     assert asked == ["local"] * 3
     assert len(os.environ["RAY_AUTH_TOKEN"]) == 64
-    assert os.environ["RAY_USAGE_STATS_ENABLED"] == "0"
+    assert os.environ["RAY_USAGE_STATS_ENABLED"] == os.environ["RAY_ENABLE_UV_RUN_RUNTIME_ENV"] == "0"
 
 
 def test_a_cluster_that_is_not_there_is_one_line_at_once(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from evalkit.engines.base import Run, Tell, Work
 from evalkit.errors import DataError, StoreError
+from evalkit.utils.blobs import LocalBlobs
 
 
 @dataclass(frozen=True)
@@ -51,7 +52,8 @@ def run_toy(folder: Path, unit: Toy, tell: Tell) -> None:
                 tell("toys", 0)
         finally:
             begun.unlink()
-    (folder / unit.key).write_text(str(os.getpid()))
+    LocalBlobs(folder).put_new(unit.key, str(os.getpid()).encode())
+    LocalBlobs(folder / "finished").put_new(f"{unit.key}-{time.monotonic_ns()}-{os.getpid()}", b"-")
     tell("toys", 1)
 
 
