@@ -30,6 +30,10 @@ def evaluate(
 ) -> ResultTable:
     """Scores folders of images.
 
+    Called by each of several processes (torchrun, accelerate, srun, mpirun), they share the work: the first one writes
+    the results, and all return the same table. Called by one of them alone it would wait for the others: give
+    `settings={"engine.local.workers": 1}` there.
+
     Args:
         samples: a folder of images, or several by name (each is a row of the table).
         reference: a folder of reference images, or an .npz of their statistics; needed by metrics such as `fid`.

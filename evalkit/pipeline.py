@@ -33,6 +33,7 @@ from evalkit.work.stages import Stages
 from evalkit.work.worker import scoring_arguments
 
 if TYPE_CHECKING:
+    from evalkit.samples.model_pool import ModelPool
     from evalkit.scoring.scoring import Scored
 
 
@@ -48,7 +49,10 @@ def fill(plan: Plan) -> Stages:
 
 
 def run(plan: Plan, *, command: str = "") -> ResultTable:
-    """Makes what is missing, scores it, and writes the results into `plan.out`."""
+    """Makes what is missing, scores it, and writes the results into `plan.out`.
+
+    Of several processes that work on the run, the one that leads writes; the others return the same table.
+    """
     started = time.time()
     seconds: dict[str, float] = {}
     stages = fill(plan)
@@ -69,7 +73,8 @@ def run(plan: Plan, *, command: str = "") -> ResultTable:
         raise
     seconds["score"] = time.time() - started - seconds["generate"]
     findings = _lint(plan, sources, watch) if watch is not None else []
-    if worker.parts is not None:
+    leads = stages.leads()
+    if worker.parts is not None and leads:
         worker.parts.sweep()
     seconds["lint"] = time.time() - started - seconds["generate"] - seconds["score"]
     outcome = Outcome(plan.cells, plan.metrics, sources, scored, plan.reference, plan.training, clusters)
@@ -85,12 +90,19 @@ def run(plan: Plan, *, command: str = "") -> ResultTable:
         influences, pairing = outcome.influences, outcome.pairing
         verdict = judge(table, plan.gates, influences=influences, pairing=pairing, clusters=outcome.clusters)
         table = replace(table, gate=verdict.to_json())
+    if leads:
+        _write(plan, outcome, table, verdict, worker.pool)
+    return table
+
+
+def _write(plan: Plan, outcome: Outcome, table: ResultTable, verdict: gate.Verdict | None, pool: ModelPool) -> None:
+    """All that a run leaves beside its store's samples, features and scores."""
     with stage("writing the results"), writing(plan.out), staged(plan.out, partial(_check_out, plan)) as folder:
         if verdict is not None:
             gate.write(verdict, folder)
         write(outcome, table, plan.config, folder)
         if plan.walk.lines:
-            with worker.pool as pool:
+            with pool:
                 write_walks(plan.walk, plan.generators(pool).values(), folder / "sheets", plan.config.batch_size)
         if plan.config.report:
             from evalkit.report import write_report
@@ -100,9 +112,8 @@ def run(plan: Plan, *, command: str = "") -> ResultTable:
         with stage("copying the results to the store"):
             copy_results(plan.out, plan.store.remote.below(f"results/{plan.out.name}"))
     _save_stats(plan)
-    _export(plan, sources)
+    _export(plan, outcome.sources)
     push(plan.config.tracker, plan.out)  # only now: the local results are final
-    return table
 
 
 def _check_out(plan: Plan) -> None:

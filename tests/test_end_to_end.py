@@ -19,6 +19,7 @@ from read_only import read_only
 
 import evalkit as package
 from evalkit import pipeline
+from evalkit.engines import Stripe, factory
 from evalkit.errors import EXIT_CONFIG, EXIT_ERROR, EXIT_INTERRUPTED, EXIT_TERMINATED
 from evalkit.samples.writer import ShardWriter
 
@@ -211,6 +212,28 @@ def test_from_python(folders: Path, tmp_path: Path) -> None:
     assert set(frame.cell) == {"one", "two"}
     assert table.value("two", "fid_digits") == pytest.approx(0, abs=1e-4)
     assert (table.value("one", "fid_digits") or 0) > 0
+
+
+def test_from_python_in_each_of_several_processes(
+    folders: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Hasty(Stripe):
+        def __init__(self) -> None:
+            super().__init__(patience=0.1)
+
+    monkeypatch.setattr(factory, "Stripe", Hasty)
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    tables, written = [], []
+    for rank in range(2):
+        monkeypatch.setenv("RANK", str(rank))
+        images = {"one": folders / "a", "two": folders / "b"}
+        tables.append(package.evaluate(images, folders / "b", ["fid_digits", "is_digits"], store=tmp_path))
+        written.append((tmp_path / "evaluate" / "results.json").exists())
+        shutil.rmtree(tmp_path / "evaluate", ignore_errors=True)
+    assert written == [True, False]  # the second one does not write what the first did
+    assert tables[0].rows == tables[1].rows
+    assert tables[0].comparisons == tables[1].comparisons
+    assert len({path.name for path in tmp_path.glob("plans/*/ranks/*")}) == 2
 
 
 MISSPELT = ("num_sample=3",)

@@ -13,6 +13,7 @@ from functools import partial
 from typing import Any, Protocol
 
 from evalkit.engines.voice import Shown
+from evalkit.utils.blobs import Blobs
 
 Tell = Callable[[str, int], None]
 """Called by a unit as it goes on: tell(what people call the thing, images just done); with 0 as it begins."""
@@ -49,6 +50,7 @@ class Work:
             (rank 3, from 0, of 8).
         alone: keys of units that are run while all other workers wait (`timing=alone`).
         pinned: keys of units that one worker alone may run, and nobody takes from it (services that are paid by call).
+        notes: a place in the store where the processes of a gang tell what they have begun; none: they do not.
     """
 
     stage: str
@@ -59,6 +61,7 @@ class Work:
     command: Sequence[str] = ()
     alone: frozenset[str] = field(default_factory=frozenset)
     pinned: frozenset[str] = field(default_factory=frozenset)
+    notes: Blobs | None = None
 
 
 class Engine(Protocol):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, deque
+from collections.abc import Sequence
 from typing import Any
 
 from evalkit.engines.base import Work
@@ -95,8 +96,12 @@ class Queue:
 
     def check(self) -> None:
         """Called at the end. Raises EvalkitError: units were set aside, by their labels."""
-        labels = [unit.label for unit in self._set_aside]
-        if labels:
-            names = ", ".join(labels[:NAMED]) + (f" and {len(labels) - NAMED} more" if len(labels) > NAMED else "")
-            fix = "all else is done; look for what ends them (mostly memory: a smaller batch_size), then run again"
-            raise EvalkitError(f"{names}: ended {self._most} workers (each); {fix}")
+        if self._set_aside:
+            raise given_up([unit.label for unit in self._set_aside], f"{self._most} workers")
+
+
+def given_up(labels: Sequence[str], ended: str) -> EvalkitError:
+    """The line on units that were set aside, by their labels; `ended`: what each of them did."""
+    names = ", ".join(labels[:NAMED]) + (f" and {len(labels) - NAMED} more" if len(labels) > NAMED else "")
+    fix = "all else is done; look for what ends them (mostly memory: a smaller batch_size), then run again"
+    return EvalkitError(f"{names}: ended {ended} (each); {fix}")

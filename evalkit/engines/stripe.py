@@ -1,7 +1,8 @@
 """One process of several that were started with one command: each does its stripe, then what is missing.
 
-There are no claims and no locks: the store says what is done, and where two do the same, the first writer wins. So
-it is no matter whether a process was lost, is late or never came.
+There are no locks: the store says what is done, and where two do the same, the first writer wins. So it is no matter
+whether a process was lost, is late or never came. What a unit that is begun leaves there in notes (`tries.py`) is for
+the one that ends whoever runs it.
 """
 
 from __future__ import annotations
@@ -13,11 +14,14 @@ import time
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
-from evalkit.engines.base import BESIDE, Engine, InProcess, Work, missing
+from evalkit.engines.base import BESIDE, Engine, InProcess, Run, Work, missing
 from evalkit.engines.launch import ARRAY, Gang, find_gang, take_gpu, visible_gpus
 from evalkit.engines.local import Local
+from evalkit.engines.queue import given_up
+from evalkit.engines.tries import Tries
 from evalkit.engines.voice import describe, rebuild
 from evalkit.errors import ConfigError, EvalkitError, whole_number
 from evalkit.utils import progress
@@ -36,13 +40,19 @@ class Stripe:
         world: how many processes there are; none: likewise.
         patience: seconds in which a stripe does not get on, > 0, until the other processes take its units.
         report: the rank that goes on to the table and the report; where it never comes, the first of those that do.
+        losses: processes, started again or not, that one unit may end before it is set aside.
 
     Raises:
         ConfigError: a value makes no sense.
     """
 
     def __init__(
-        self, rank: int | None = None, world: int | None = None, patience: float = 120, report: int = 0
+        self,
+        rank: int | None = None,
+        world: int | None = None,
+        patience: float = 120,
+        report: int = 0,
+        losses: int = 3,
     ) -> None:
         if world is not None:
             whole_number(world, "engine.stripe.world")
@@ -56,6 +66,8 @@ class Stripe:
             raise ConfigError(f"engine.stripe.patience={patience}: give seconds > 0")
         self._rank, self._world, self._patience = rank, world, float(patience)
         self.report = report
+        self._losses = whole_number(losses, "engine.stripe.losses")
+        self._tries: Tries | None = None
         self._gang: Gang | None = None
         self._inner: Engine = InProcess()
 
@@ -111,11 +123,20 @@ class Stripe:
     def map(self, work: Work) -> None:
         owners = {unit.key: 0 if unit.key in work.pinned else i % self.gang.world for i, unit in enumerate(work.units)}
         left, since = missing(work), time.monotonic()
-        watch = _Watch(owners, left)
-        self._run(work, [unit for unit in left if owners[unit.key] == self.gang.rank], self.name)
+        if not left:
+            return
+        watch, tries = _Watch(owners, left), self._tried(work)
+        tries.look()
+        own = [unit for unit in left if owners[unit.key] == self.gang.rank and tries.free(unit.key)]
+        # What has ended a process may end this one too: all else comes first.
+        self._run(work, sorted(own, key=lambda unit: tries.count(unit.key)), self.name)
         pause = shortest = min(1.0, self._patience / 4)
         while left := missing(work):
-            unit = self._other(work, left, watch.look(left), owners)
+            tries.look()
+            if all(tries.set_aside(unit.key) for unit in left):
+                tries.name(left)
+                raise given_up([unit.label for unit in left], f"{self._losses} processes")
+            unit = self._other(work, left, watch.look(left), owners, tries)
             if unit is not None:
                 self._run(work, [unit], f"{unit.label}, by {self.name}")
                 pause = shortest
@@ -127,17 +148,32 @@ class Stripe:
     def close(self) -> None:
         self._inner.close()
 
+    def _tried(self, work: Work) -> Tries:
+        if self._tries is None:
+            self._tries = Tries(work.notes, self.gang.rank, self._patience, self._losses)
+        return self._tries
+
+    def _open(self, work: Work) -> Run:
+        return self._tried(work).noted(work.open())
+
     def _run(self, work: Work, units: Sequence[Any], shown: str) -> None:
         stage = f"{work.stage}, {shown}" if shown == self.name else shown
         try:
-            self._inner.map(replace(work, stage=stage, units=units, totals={}))
+            # Several GPUs in one process's hands: that engine counts the workers that a unit ends by itself.
+            opened = partial(self._open, work) if self._inner.in_process else work.open
+            self._inner.map(replace(work, stage=stage, units=units, totals={}, open=opened))
         except EvalkitError as error:
             raise rebuild(describe(error), f"{socket.gethostname()}, {self.name}") from None
 
-    def _other(self, work: Work, left: Sequence[Any], still: dict[int, float], owners: dict[str, int]) -> Any:
-        """A unit of others to take: of a stripe that stands still, else from the far end of a long one."""
+    def _other(
+        self, work: Work, left: Sequence[Any], still: dict[int, float], owners: dict[str, int], tries: Tries
+    ) -> Any:
+        """A unit to take: of a stripe that stands still, or its own, else from the far end of a long one."""
         rank, world = self.gang.rank, self.gang.world
-        free = [unit for unit in left if unit.key not in work.pinned or rank == 0]
+        free = [unit for unit in left if tries.free(unit.key) and (unit.key not in work.pinned or rank == 0)]
+        own = [unit for unit in free if owners[unit.key] == rank]
+        if own:  # another had begun it
+            return min(own, key=lambda unit: tries.count(unit.key))
         units = [unit for unit in free if still[owners[unit.key]] >= self._patience]
         if not units:
             # its owner works from the near end, and finds these done when it comes to them

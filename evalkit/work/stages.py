@@ -20,6 +20,7 @@ from evalkit.work.worker import Worker, open_worker
 
 if TYPE_CHECKING:
     from evalkit.data.source import Source
+    from evalkit.utils.blobs import Blobs
 
 Look = Callable[[Sequence[Any]], set[str]]
 """Which of some units, by their keys, have all that they make in the store."""
@@ -43,6 +44,7 @@ class Stages:
         self.worker = Worker(plan, fuse=self._many or plan.config.keep_images != "all")
         self._open: Callable[[], Run] = lambda: self.worker.run
         self._command: tuple[str, ...] = ()
+        self._notes: Blobs | None = None
         self._cells = {cell.name: cell for cell in plan.cells}
 
     def run(self) -> None:
@@ -89,12 +91,13 @@ class Stages:
         }
 
     def _store_plan(self) -> None:
-        from evalkit.work.stored_plan import Leftovers, come, parts_of, store_plan
+        from evalkit.work.stored_plan import Leftovers, come, parts_of, store_plan, tries_of
 
         key, store = store_plan(self.plan), self.plan.store.address
         self.worker.leftovers, self.worker.parts = Leftovers.of(self.plan, key), parts_of(self.plan, key)
         if self._driver and self.plan.engine.leads:
             self.worker.leftovers.sweep()
+        self._notes = tries_of(store, key)
         self._command = (sys.executable, "-m", "evalkit.work", store, key)
         if self._driver and isinstance(self.plan.engine, Stripe):
             come(store, key, self.plan.engine.gang.rank)
@@ -104,7 +107,7 @@ class Stages:
     def _map(
         self, name: str, units: Sequence[Any], look: Look, totals: dict[str, int] | None = None, **how: Any
     ) -> None:
-        work = Work(name, units, totals or {}, self._open, look, self._command, **how)
+        work = Work(name, units, totals or {}, self._open, look, self._command, notes=self._notes, **how)
         self.plan.engine.map(work)
 
     def _looked(self, look: Look) -> Look:

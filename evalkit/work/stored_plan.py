@@ -1,7 +1,8 @@
 """A plan in the store, from which any process makes the same plan again: what a worker is told is (store, key) alone.
 
 `plans/<key>.json` holds the configuration, the working folder, the cells' keys, and what the code and its libraries
-are. Below `plans/<key>/left/` units leave word of what they could not give (`Leftovers`).
+are. Below `plans/<key>/left/` units leave word of what they could not give (`Leftovers`), and `tries/` there
+holds a note per unit that a process of a gang is at, or ended in.
 """
 
 from __future__ import annotations
@@ -165,6 +166,11 @@ def come(store: str, key: str, rank: int) -> None:
 def ranks(store: str, key: str) -> set[int]:
     """The ranks whose processes have worked on a plan."""
     return {int(name) for name, _ in _plans(store).below(f"{key}/ranks").list() if name.isdecimal()}
+
+
+def tries_of(store: str, key: str) -> Blobs:
+    """Where the processes of a gang note which units of a plan they have begun."""
+    return _plans(store).below(f"{key}/tries")
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from runs import BOUND, ROOT, Outcome, command, outcome, run
+from runs import BOUND, METRICS, ROOT, Outcome, command, outcome, run
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(2 * BOUND)]
 
@@ -51,6 +51,27 @@ def test_two_ranks_under_a_launcher(name: str, folder: Path, alone: Outcome) -> 
     for stripe in ("stripe 1 of 2", "stripe 2 of 2"):
         assert f"generating, {stripe}" in done.stderr
     assert outcome(folder / name) == alone
+
+
+def test_evaluate_in_each_rank_of_a_group(folder: Path, alone: Outcome) -> None:
+    script = f"""
+import json, sys, torch.distributed as ranks
+import evalkit
+ranks.init_process_group("gloo")
+images = {{"one": "{folder}/reference"}}
+table = evalkit.evaluate(images, images["one"], {list(METRICS)}, store="{folder}/evaluate", device="cpu")
+found = [None, None]
+ranks.all_gather_object(found, json.dumps(table.to_json()["rows"]))
+print("same" if found[0] == found[1] and len(table.rows) >= {len(METRICS)} else found)
+"""
+    (folder / "ranks.py").write_text(script)
+    env = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    words = [*TORCHRUN, str(folder / "ranks.py")]
+    done = subprocess.run(words, env=env, timeout=BOUND, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == ["same", "same"]
+    assert len(list(folder.glob("evaluate/*/results.json"))) == 1
+    assert done.stderr.count("writing the results") <= 1
 
 
 @pytest.mark.parametrize(("restarts", "code"), [(0, 1), (3, 0)])

@@ -41,6 +41,9 @@ class TestInProcess(EngineContract):
     def make(self, losses: int = 3) -> Engine:
         return InProcess()
 
+    def test_a_unit_that_ends_whoever_runs_it_is_named_and_all_others_are_done(self, tmp_path: Path) -> None:
+        pytest.skip("it would end these tests")
+
 
 @pytest.fixture
 def lines(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> pytest.LogCaptureFixture:
@@ -143,16 +146,6 @@ def test_a_lost_workers_unit_is_done_by_another(tmp_path: Path, does: str, lines
     lost = [line for line in lines.messages if " ended by " in line]
     assert len(lost) == 2
     assert lost[0].partition(" ended")[2] == f" by {named} with toy bad"
-
-
-def test_a_unit_that_ends_its_workers_is_named_and_all_others_are_done(tmp_path: Path) -> None:
-    units = [ToyUnit("bad", does="SIGKILL"), *toys(6, 0.05), ToyUnit("worse", does="SIGSEGV")]
-    with pytest.raises(EvalkitError) as caught:
-        run_local(tmp_path, units)
-    assert str(caught.value).startswith("toy bad, toy worse: ended 3 workers (each); all else is done; ")
-    assert caught.value.exit_code == 1
-    check_done(tmp_path, units[1:-1])
-    assert [len(runs_of(tmp_path, unit)) for unit in (units[0], units[-1])] == [3, 3]
 
 
 def test_deaths_at_the_start_count_against_no_unit(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -39,6 +40,19 @@ for stage in ("first", "second"):
 print("leads" if engine.leads else "follows", flush=True)
 """
 
+TOYS = """
+import json, sys
+from pathlib import Path
+from toy_work import ToyUnit, toy_work
+from evalkit.engines.stripe import Stripe
+from evalkit.errors import EvalkitError
+folder, rank, world, units = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]), json.loads(sys.argv[4])
+try:
+    Stripe(rank, world, patience=0.5).map(toy_work(folder, [ToyUnit(*unit) for unit in units]))
+except EvalkitError as error:
+    sys.exit(str(error))
+"""
+
 
 class TestStripe(EngineContract):
     """One stripe of one: it does all."""
@@ -46,7 +60,21 @@ class TestStripe(EngineContract):
     def make(self, losses: int = 3) -> Engine:
         return Stripe(rank=0, world=1)
 
+    def line_on(self, folder: Path, units: list[ToyUnit]) -> str:
+        for _ in range(6):  # whoever runs them ends, and is started again, as torchrun does it
+            assert start_toys(folder, 0, 1, units).wait(30) < 0
+        with start_toys(folder, 0, 1, units) as last:
+            assert last.stderr is not None
+            return last.stderr.read()
+
     where = os.uname().nodename + ", stripe 1 of 1: "
+
+
+def start_toys(folder: Path, rank: int, world: int, units: list[ToyUnit]) -> subprocess.Popen[str]:
+    told = json.dumps([[unit.key, unit.seconds, unit.does, unit.times] for unit in units])
+    words = [sys.executable, "-c", TOYS, str(folder), str(rank), str(world), told]
+    path = os.pathsep.join([str(ROOT), str(ROOT / "tests" / "helpers")])
+    return subprocess.Popen(words, env=os.environ | {"PYTHONPATH": path}, stderr=subprocess.PIPE, text=True)
 
 
 def start(folder: Path, rank: int, world: int, count: int, seconds: float, patience: float) -> subprocess.Popen[str]:
@@ -98,6 +126,19 @@ def test_one_that_never_came_is_made_good_too(tmp_path: Path) -> None:
     units = toys(6)
     Stripe(rank=1, world=2, patience=0.3).map(toy_work(tmp_path, units))
     check_done(tmp_path, units)
+
+
+def test_a_unit_that_ends_three_ranks_is_named_by_the_fourth(tmp_path: Path) -> None:
+    units = [ToyUnit("bad", does="SIGKILL", times=3), *toys(7, 0.02)]
+    ranks = [start_toys(tmp_path, rank, 4, units) for rank in range(4)]  # nobody starts any of them again
+    said = [rank.communicate(timeout=60)[1] for rank in ranks]
+    assert sorted(rank.returncode for rank in ranks) == [-signal.SIGKILL] * 3 + [1]
+    assert "".join(said).startswith("toy bad: ended 3 processes (each); all else is done; ")
+    check_done(tmp_path, units[1:])
+    assert len(runs_of(tmp_path, units[0])) == 3
+    Stripe(0, 1).map(toy_work(tmp_path, units))  # the same command again
+    check_done(tmp_path, units)
+    assert not list((tmp_path / "tries").iterdir())
 
 
 def test_pinned_units_are_the_first_ranks_alone(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import random
+import re
 import signal
 import threading
 import time
@@ -88,6 +89,21 @@ class EngineContract:
         assert str(caught.value).endswith("table.csv: line 7 is broken")
         assert caught.value.line == 7  # type: ignore[attr-defined]
         assert isinstance(caught.value, TwoArguments) or type(caught.value) is DataError
+
+    def line_on(self, folder: Path, units: list[ToyUnit]) -> str:
+        """The line that a run of units ends with, of which one ends whoever runs it."""
+        engine = self.make()
+        with pytest.raises(EvalkitError) as caught:
+            engine.map(toy_work(folder, units))
+        engine.close()
+        return str(caught.value)
+
+    def test_a_unit_that_ends_whoever_runs_it_is_named_and_all_others_are_done(self, tmp_path: Path) -> None:
+        units = [ToyUnit("bad", does="SIGKILL"), *toys(6, 0.02), ToyUnit("worse", does="SIGSEGV")]
+        line = self.line_on(tmp_path, units)
+        assert re.match("toy bad, toy worse: ended 3 [a-z]+ .each.; all else is done; ", line)
+        check_done(tmp_path, units[1:-1])
+        assert [len(runs_of(tmp_path, unit)) for unit in (units[0], units[-1])] == [3, 3]
 
     def test_two_runs_at_once_are_one(self, tmp_path: Path) -> None:
         units, engines = toys(12, 0.02), [self.make(), self.make()]

@@ -118,6 +118,7 @@ def toy_work(folder: Path, units: Iterable[ToyUnit], *, stage: str = "toying", *
         "totals": {"toys": len(units)},
         "open": functools.partial(open_toy, folder),
         "done": functools.partial(done_toys, folder),
+        "notes": LocalBlobs(folder / "tries"),
     }
     return Work(stage, units, **(filled | more))  # type: ignore[arg-type]
 
