@@ -41,6 +41,10 @@ class HexDigests(Sequence[str]):
             return [joined[i : i + 64] for i in range(0, len(joined), 64)]
         return str(self.raw[item].tobytes().hex())
 
+    def __iter__(self) -> Iterator[str]:
+        for start in range(0, len(self), 1024):  # as fast as all at once
+            yield from self[start : start + 1024]
+
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Sequence) and list(self) == list(other)
 
@@ -156,10 +160,17 @@ class Columns(Sequence[Row]):
         return [(v, n) for v, n in zip(self.tables[name], counted, strict=True) if n and v is not _ABSENT]
 
     def timings(self) -> Iterator[dict[str, Any]]:
-        """Of each line what `costs` goes by: keys that a line lacks are left out."""
+        """Of each line what `costs` goes by, without keys that it lacks. Neighbours of a batch are one dict."""
         names = [name for name in _TIMINGS if self._has(name)]
-        for values in zip(*(self.values(name, _ABSENT) for name in names), strict=True):
-            yield {name: value for name, value in zip(names, values, strict=True) if value is not _ABSENT}
+        last: tuple[Any, ...] = ()
+        row: dict[str, Any] = {}
+        for start in range(0, len(self), 4096):  # all columns of a large set at once would take 200 bytes per image
+            part = self[start : start + 4096]
+            for values in zip(*(part.values(name, _ABSENT) for name in names), strict=True):
+                if values != last:
+                    row = {name: value for name, value in zip(names, values, strict=True) if value is not _ABSENT}
+                    last = values
+                yield row
 
     def _has(self, name: str) -> bool:
         return name in self.floats or name in self.tables

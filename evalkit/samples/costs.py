@@ -67,8 +67,8 @@ def doubt(rows: Sequence[Row]) -> str | None:
         return "timed on the batch that also warmed up: ask for more samples, or a smaller batch_size"
     if len(repeats(rows)) == 1:
         return "timed on one batch: ask for more samples, or a smaller batch_size"
-    loads = [(float(row["load"]), float(row["others"])) for row in rows if "load" in row]
-    load, others = (fmean(x) for x in zip(*loads, strict=True)) if loads else (0.0, 0.0)
+    loaded = [row for row in rows if "load" in row]
+    load, others = (fmean(float(row[name]) for row in loaded) if loaded else 0.0 for name in ("load", "others"))
     if load > 1 and others > OTHERS:
         return f"timed under load: {load:.1f} tasks per core, other processes took {others:.0%} of the machine"
     return None

@@ -70,7 +70,7 @@ class Shard(ABC):
 
     @abstractmethod
     def stamp(self, indices: Sequence[int]) -> str:
-        """What changes when the file of one of some samples does, without reading them."""
+        """What changes when the file of one of some samples does, without reading them; none: when the shard does."""
 
     def same(self, index: int, sha256: str) -> bool:
         """Whether a sample's file is the one that was recorded."""
@@ -147,7 +147,12 @@ class FolderShard(Shard):
         return [folder[1], *metadata[:3]]
 
     def stamp(self, indices: Sequence[int]) -> str:
-        return sha256_json([self._stamp(index) for index in indices])[:STAMP_DIGITS]
+        if indices:
+            return sha256_json([self._stamp(index) for index in indices])[:STAMP_DIGITS]
+        try:
+            return sha256_json(self.mark())[:STAMP_DIGITS]
+        except OSError:
+            return ""
 
     def _stamp(self, index: int) -> Any:
         try:

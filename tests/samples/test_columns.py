@@ -3,24 +3,17 @@
 from __future__ import annotations
 
 import json
-import sys
 import tracemalloc
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from fake_models import make_cell
 
 from evalkit.errors import DataError
 from evalkit.samples import manifest
-from evalkit.samples.cells import look
 from evalkit.samples.columns import Columns
-from evalkit.samples.generate import ShardSpec, generate_cells, run_shard
-from evalkit.samples.model_pool import ModelPool
-from evalkit.samples.store import SampleSet, Store
+from evalkit.samples.store import SampleSet
 
 
 def line(index: int, **more: Any) -> dict[str, Any]:
@@ -110,54 +103,3 @@ def test_a_line_takes_little(tmp_path: Path) -> None:
     size, _ = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert size / count < 150
-
-
-# What is asked of the disk, whatever the number of shards -------------------------------------------------------------
-
-_EVENTS = ("open", "os.scandir", "os.listdir")
-_SEEN: list[tuple[str, str]] = []
-_ROOT: list[str] = []
-
-
-def _note(event: str, args: tuple[Any, ...]) -> None:
-    if _ROOT and event in _EVENTS and isinstance(args[0], str | bytes) and _ROOT[0] in str(args[0]):
-        _SEEN.append((event, str(args[0])))
-
-
-@contextmanager
-def counted(root: Path) -> Iterator[list[tuple[str, str]]]:
-    """The files that are opened below a folder, and the folders that are listed there."""
-    if not _SEEN:
-        sys.addaudithook(_note)
-    _SEEN[:] = [("", "")]
-    _ROOT[:] = [str(root)]
-    try:
-        yield _SEEN
-    finally:
-        _ROOT.clear()
-
-
-@pytest.mark.parametrize("shards", ["folder", "zip"])
-def test_nothing_grows_with_the_number_of_shards(tmp_path: Path, shards: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("evalkit.samples.cells.SHARD_SAMPLES", 2)
-    asked: dict[int, tuple[int, int, int]] = {}
-    for count in (4, 120):
-        store = Store(tmp_path / str(count), shards=shards)
-        cell, pool = make_cell(2 * count), ModelPool()
-        generate_cells([cell], store, batch_size=2, device="cpu", pool=pool)
-        SampleSet.open(store, cell, pool.built(cell))
-        with counted(store.root) as reopening:
-            found = look(store, [cell])[cell.key]
-            assert not found.missing
-            assert len(SampleSet.open(store, cell, pool.built(cell), found=found)) == 2 * count
-        first = len(reopening)
-        more = make_cell(2 * count + 2)
-        with counted(store.root) as making:
-            assert run_shard(ShardSpec(more, 2 * count, 2 * count + 2, 2, "cpu"), store, pool=pool).made
-            assert store.place(more).fetched(2 * count, 2).get(2 * count + 1) is None
-        samples = SampleSet.open(store, cell, pool.built(cell))
-        with counted(store.root) as reading:
-            samples.read(range(2))
-        asked[count] = (first, len(making), len(reading))
-    assert asked[4] == asked[120]
-    assert asked[4][0] <= 6
