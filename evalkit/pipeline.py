@@ -176,6 +176,10 @@ def _lint(plan: Plan, sources: Mapping[str, Source], watch: Watch) -> list[Findi
         return lint(sources, plan.reference, watch=watch, asked=asked, made_from=plan.made_from())
 
 
+def _settle(watch: Watch, sources: Mapping[str, Source], name: str) -> None:
+    watch.settle(sources[name])
+
+
 def _score(
     plan: Plan,
     stages: Stages,
@@ -186,12 +190,13 @@ def _score(
     """All scores; with `watch`, the images are measured for the lint as they are read."""
     from evalkit.scoring import score_sources
 
-    watched = plan
+    watched, done = plan, None
     if watch is not None:
+        done = partial(_settle, watch, sources)
         sources = {name: watch.of(source) for name, source in sources.items()}
         reference = plan.reference
         reference = watch.of(reference) if reference and not isinstance(reference, Moments) else reference
         watched = replace(plan, reference=reference)
     with stages.worker.pool as pool:
         arguments = scoring_arguments(watched, pool, sources)
-        return score_sources(sources, clusters=clusters, valueless=stages.valueless(), **arguments)
+        return score_sources(sources, clusters=clusters, valueless=stages.valueless(), done=done, **arguments)

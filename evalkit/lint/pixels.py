@@ -81,6 +81,11 @@ class PixelScan:
                 with self._lock:
                     self._tally.add(index, seen)
 
+    @property
+    def is_whole(self) -> bool:
+        """Whether all was measured that is to be measured, of images that could be read."""
+        return self._left is not None and not self._left and not self.bad
+
     def finish(self) -> tuple[Measured, dict[int, str]]:
         """Decodes what is left, and returns what was measured of all; and by index why an image could not be read."""
         if self._left is None:

@@ -113,6 +113,17 @@ class Watch:
         self._entries[digest] = entry
         save(self.cache, digest, entry)
 
+    def settle(self, source: Source) -> None:
+        """Puts away what was measured of a source that was read whole: its thumbnails take 3 kB per image, which of
+        all cells at once would fill the memory. Another source is left to the lint."""
+        watched = self.watched.get(source.digest)
+        if self.rescan or watched is None or watched.scan is None or not watched.scan.is_whole:
+            return
+        made = source.headers().made
+        measured, _ = watched.scan.finish()
+        self.keep(source.digest, CacheEntry(measured, made.stamps() if made is not None else []))
+        del self.watched[source.digest]
+
     def scan_of(self, source: Source, sizes: Counter[tuple[int, int]]) -> PixelScan:
         """What is to be measured of a source, less what was measured already."""
         from evalkit.lint.pixels import PixelScan

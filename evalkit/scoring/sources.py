@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -45,6 +45,7 @@ def score_sources(
     device: str = "auto",
     progress: Progress | None = None,
     valueless: Mapping[tuple[str, str], Score] | None = None,
+    done: Callable[[str], None] | None = None,
 ) -> dict[tuple[str, str], Scored]:
     """Scores each source by each metric; `evalkit.scoring.checks` says before any work what would fail here.
 
@@ -61,6 +62,7 @@ def score_sources(
         progress: called as progress(source name, images done, images to do) while features are computed; none: a bar on
             the terminal.
         valueless: by (source name, metric name): scores that another process found to have no value.
+        done: called with each source's name when it has its scores.
 
     Returns:
         By (source name, metric name). A score that does not apply (no prompts) has no value, and a note; so has one
@@ -86,6 +88,8 @@ def score_sources(
         for name in sources:
             known = {metric: score for (of, metric), score in (valueless or {}).items() if of == name}
             results |= {(name, metric): scored for metric, scored in scoring.score(name, known=known).items()}
+            if done is not None:
+                done(name)
     return results
 
 

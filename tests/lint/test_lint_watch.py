@@ -79,3 +79,19 @@ def test_two_cells_of_the_same_images_are_measured_once(tmp_path: Path) -> None:
     assert first is second
     assert isinstance(first, WatchedSource)
     assert (len(first), first.name, first.location(3)) == (150, "made", "made[3]")
+
+
+def test_what_was_read_whole_is_put_away(tmp_path: Path) -> None:
+    """Thumbnails of all cells at once would fill the memory; what is found is the same."""
+    source = images()
+    expected = lint({"cell": source}, None, watch=Watch(tmp_path / "alone"))
+    watch = Watch(tmp_path / "watched")
+    watched = watch.of(source)
+    watched.read(range(64))
+    watch.settle(source)
+    assert watch.watched  # not read whole
+    watched.read(range(64, 150))
+    watch.settle(source)
+    assert not watch.watched
+    assert watch.of(source) is source
+    assert lint({"cell": source}, None, watch=watch) == expected
