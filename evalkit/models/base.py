@@ -192,7 +192,7 @@ class Model(ABC):
         """
 
     def unload(self) -> None:  # noqa: B027 (a model that holds nothing need not say so)
-        """Frees the memory of `load`."""
+        """Lets go of what `load` loaded; who asks for it then gives the memory back to the device."""
 
     def keep_in(self, fetched: FetchedImages) -> None:  # noqa: B027
         """Told before each shard: where a model may keep images that are dear until their shard is written."""

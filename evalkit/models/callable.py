@@ -12,7 +12,6 @@ from evalkit.errors import ConfigError, DataError, nearest
 from evalkit.models.base import Conditioning, Generated, Model, Request, Sampler, Settings, SideBySide
 from evalkit.models.gan import source_digest
 from evalkit.models.services.cache import FetchedImage, FetchedImages
-from evalkit.utils import devices
 
 if TYPE_CHECKING:
     import numpy as np
@@ -100,7 +99,6 @@ class CallableModel(Model):
 
     def unload(self) -> None:
         self._call = None
-        devices.free_memory()
 
     def keep_in(self, fetched: FetchedImages) -> None:
         """Where finished images are kept until their shard is written, if `keep`."""

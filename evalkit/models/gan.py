@@ -11,7 +11,6 @@ from evalkit.errors import ConfigError, DataError, nearest
 from evalkit.models.base import Settings
 from evalkit.models.diffusers.checkpoint import read_header
 from evalkit.models.latent import GanModel
-from evalkit.utils import devices
 from evalkit.utils.files import resolve_path, sha256_file
 from evalkit.utils.state_dict import is_torchscript, read_state, what_it_is
 from evalkit.utils.text import one_line
@@ -128,7 +127,6 @@ class TorchModuleModel(GanModel):
 
     def unload(self) -> None:
         self._net = None
-        devices.free_memory()
 
     @property
     def _loaded(self) -> bool:

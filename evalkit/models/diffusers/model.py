@@ -35,7 +35,6 @@ from evalkit.models.diffusers.sampling import (
 )
 from evalkit.models.diffusers.slices import decode_in_slices
 from evalkit.models.hub import WeightsLocation
-from evalkit.utils import devices
 from evalkit.utils.text import one_line
 
 if TYPE_CHECKING:
@@ -205,7 +204,6 @@ class DiffusersModel(NoiseModel):
 
     def unload(self) -> None:
         self._pipe = self._own_scheduler = self._prompts = None
-        devices.free_memory()
 
     def check_call(self, sampler: Sampler | None, settings: Settings) -> None:
         """Refuses a sampler or a setting that the pipeline does not take, before the weights are loaded.
