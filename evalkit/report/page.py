@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import functools
 import hashlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -53,6 +54,7 @@ def _text(name: str) -> str:
     return (TEMPLATES / name).read_text(encoding="utf-8")
 
 
+@functools.cache  # the compiled templates stay in it
 def _environment() -> jinja2.Environment:
     """Everything is escaped, and what HTML cannot hold is replaced, wherever a template shows a value."""
     import jinja2
