@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 from pathlib import Path
@@ -40,6 +41,13 @@ def pytest_itemcollected(item: pytest.Item) -> None:
 def golden(request: pytest.FixtureRequest) -> Golden:
     """Checks a value against a peer's or a published one; `--golden-table=FILE` lists them all."""
     return Golden(lambda line: request.node.user_properties.append((TEST[0], line)))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _imports_are_not_collected() -> None:
+    """What was imported is out of the collector's sight: each model that a test unloads asks for a whole round."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")

@@ -21,7 +21,7 @@ FOLDERS = (ROOT / "tests/metrics", ROOT / "tests/extractors")
 HEADS = ("metric", "peer or golden value", "expected", "got", "difference", "tolerance", "weights")
 RANDOM, PUBLISHED, SHIPPED, NONE = "seeded random", "published", "shipped digits", "none"
 TEST = ("golden", {})  # the property of each test that uses the fixture
-DEFAULT = "not slow"  # -m of pyproject.toml
+DEFAULT = "not slow and not cluster"  # -m of pyproject.toml
 
 
 def peer(package: str) -> str:
