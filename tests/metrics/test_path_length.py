@@ -330,7 +330,7 @@ def test_the_digits_gan_from_the_cell_to_the_cached_score(tmp_path: Path, golden
     lo, hi = np.percentile(each, 1, method="lower"), np.percentile(each, 99, method="higher")
     expected = each[(each >= lo) & (each <= hi)].mean()
     source = "formula written out on the embedded DCGAN and classifier"
-    golden("ppl_digits", found.score.value, expected, rel=1e-4, source=source, weights=SHIPPED)
+    golden("ppl_digits", found.score.value, expected, rel=5e-4, source=source, weights=SHIPPED)  # t eats 4 of 7 digits
 
 
 def test_images_that_exist_and_other_models_have_a_note(tmp_path: Path) -> None:
