@@ -124,14 +124,14 @@ def synthetic(d: int, size: int = 20_000, seed: int = 3) -> Population:
     return Population(f"synthetic, d = {d}", {"x/y": first}, {"x/y": second}, {"x/y": reference})
 
 
-def digits_gan(size: int = 4000) -> Population:
-    """The classifier's features of the embedded DCGAN, and of the same samples a little blurred."""
+def digits_gan(size: int = 4000, real: int = 5000) -> Population:
+    """The classifier's features of the embedded DCGAN, of the same samples a little blurred, and of `real` digits."""
     from evalkit.digits.data import reference_images
     from evalkit.digits.nets import load_classifier, load_dcgan
 
     generator = torch.Generator().manual_seed(5)
     classifier, gan = load_classifier(), load_dcgan()
-    reference = torch.from_numpy(reference_images()[0]).float() / 127.5 - 1.0  # [5000,3,32,32]
+    reference = torch.from_numpy(reference_images()[0][:real]).float() / 127.5 - 1.0  # [real,3,32,32]
     with torch.inference_mode():
         z = torch.randn(size, 64, generator=generator)
         labels = torch.randint(10, (size,), generator=generator)

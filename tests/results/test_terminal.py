@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import random
 import re
 from pathlib import Path
@@ -32,6 +33,9 @@ def grid(cells: int, metrics: int = 5, settings: int = 3, **more: Any) -> Result
     return ResultTable(run, tuple(rows), comparisons=comparisons, best=best)
 
 
+large_grid = functools.cache(grid)  # a thousand cells compared take a second
+
+
 def shown(table: ResultTable, capsys: pytest.CaptureFixture[str], *, baseline: bool = False) -> list[str]:
     terminal.print_results(table, Path("runs/t"), against_baseline=baseline, report=True)
     return capsys.readouterr().out.splitlines()
@@ -42,7 +46,7 @@ def shown(table: ResultTable, capsys: pytest.CaptureFixture[str], *, baseline: b
 def test_at_120_columns_no_score_is_broken_and_80_lines_are_enough(
     capsys: pytest.CaptureFixture[str], cells: int, metrics: int, baseline: bool
 ) -> None:
-    table = grid(cells, metrics)
+    table = large_grid(cells, metrics)
     lines = shown(table, capsys, baseline=baseline)
     assert max(map(len, lines)) <= 120
     assert len(lines) <= 80

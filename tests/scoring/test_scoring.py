@@ -18,6 +18,7 @@ import pytest
 import torch
 from fakes import MatrixExtractor, MemorySource, random_images
 from read_only import read_only
+from whole_path import RANK, fast_eigvals
 
 from evalkit.errors import ConfigError, DataError
 from evalkit.metric import Batch, KeepsFeatures, Metric, Rows, SampleMetric, Score
@@ -531,8 +532,14 @@ class PngFolder(MemorySource):
         super().__init__([np.asarray(Image.open(path)) for path in sorted(folder.iterdir())], name=folder.name)
 
 
-def test_fid_and_is_equal_torch_fidelity(tmp_path: Path, inception_weights: Path) -> None:
-    """Two folders of PNGs of two sizes, and one weights file: equal to 1e-5 relative."""
+@pytest.mark.parametrize("n", [10, pytest.param(20, marks=pytest.mark.slow)])
+def test_fid_and_is_equal_torch_fidelity(
+    tmp_path: Path, inception_weights: Path, monkeypatch: pytest.MonkeyPatch, n: int
+) -> None:
+    """Two folders of PNGs of two sizes, and one weights file: equal to 1e-5 relative.
+
+    Of few images the trace of torch-fidelity's matrix root is known without its 2048 eigenvalues, which take seconds.
+    """
     import torch_fidelity
     from PIL import Image
 
@@ -541,11 +548,13 @@ def test_fid_and_is_equal_torch_fidelity(tmp_path: Path, inception_weights: Path
     rng = np.random.default_rng(5)
     for name, size, spread in (("one", 32, 90), ("two", 40, 60)):
         (tmp_path / name).mkdir()
-        for i in range(20):
+        for i in range(n):
             coarse = np.clip(rng.normal(128, spread, (6, 6, 3)), 0, 255).astype(np.uint8)
             Image.fromarray(coarse).resize((size, size), Image.Resampling.BICUBIC).save(
                 tmp_path / name / f"{i:03d}.png"
             )
+    if n < RANK:
+        monkeypatch.setattr(np.linalg, "eigvals", fast_eigvals)
     theirs = torch_fidelity.calculate_metrics(
         input1=str(tmp_path / "one"),
         input2=str(tmp_path / "two"),
@@ -554,13 +563,15 @@ def test_fid_and_is_equal_torch_fidelity(tmp_path: Path, inception_weights: Path
         cuda=False,
         cache=False,
         verbose=False,
+        isc_splits=5,
         batch_size=16,
+        save_cpu_ram=True,  # no processes that load images
         feature_extractor_weights_path=str(inception_weights),
     )
     extractor = Inception(weights=str(inception_weights))
     results = score_sources(
         {"one": PngFolder(tmp_path / "one")},
-        metrics={"fid": ({}, FrechetDistance()), "is": ({}, InceptionScore())},
+        metrics={"fid": ({}, FrechetDistance()), "is": ({}, InceptionScore(splits=5))},
         extractors={"inception": extractor},
         against=Against(PngFolder(tmp_path / "two")),
         store=Store(tmp_path / "store"),
