@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 class Encoders(Processes):
     """Encodes as `codec.encode_png`, to the same bytes, in processes: one per thread that asks at a time."""
 
+    def __init__(self) -> None:
+        super().__init__("evalkit.data.codec", "numpy", "fpng")
+
     def encode(self, pixels: NDArray[np.uint8]) -> bytes:
         """The PNG of u8 [H,W,3]. ValueError: as `codec.encode_png`."""
         return self(codec.encode_png, pixels)

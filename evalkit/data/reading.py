@@ -57,9 +57,10 @@ class Helpers:
 
     def __init__(self, count: int) -> None:
         self.count = count
-        self.call = Processes()
+        self.call = Processes("evalkit.data.scan", "numpy", "PIL.Image")
         self._pool = ThreadPoolExecutor(count, thread_name_prefix="evalkit-help")
         atexit.register(self.call.close)
+        self.call.start(count)
 
     def map(self, function: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
         """The function, which makes its `call`s, of each item, in order."""

@@ -18,7 +18,7 @@ from evalkit.samples.batches import Batch, batches
 from evalkit.samples.cells import image_size, look
 from evalkit.samples.model_pool import BuiltCell, ModelPool
 from evalkit.samples.store import Store
-from evalkit.samples.writer import ShardWriter
+from evalkit.samples.writer import ShardWriter, workers_for
 from evalkit.utils import devices
 from evalkit.utils.files import sha256_json
 
@@ -117,7 +117,8 @@ def run_shard(
     report(cell.name, 0)  # a progress bar's clock starts before the model is loaded
     with pool.lock, ExitStack() as stack:
         meter = stack.enter_context(devices.MemoryMeter(spec.device))
-        writer = stack.enter_context(ShardWriter(target, cell.key, pool.encoder(spec.device), store.keeps(size)))
+        encode, threads = pool.encoder(spec.device), workers_for(spec.device)
+        writer = stack.enter_context(ShardWriter(target, cell.key, encode, store.keeps(size), threads))
         loaded, built = pool.load(cell, spec.device), pool.built(cell)
         loaded.model.keep_in(fetched)
         remote = loaded.model.remote

@@ -14,6 +14,7 @@ from evalkit.errors import ConfigError
 from evalkit.models.base import Model, Request, Sampler
 from evalkit.prompts.sets import PromptSet
 from evalkit.samples.behind import Behind
+from evalkit.samples.writer import workers_for
 from evalkit.utils import devices
 from evalkit.utils.files import sha256_json
 
@@ -94,7 +95,10 @@ class ModelPool:
 
     def encoder(self, device: str) -> Callable[[NDArray[np.uint8]], bytes]:
         """What turns images u8 [H,W,3] that `device` made into PNGs: in processes, so that no accelerator waits."""
-        return self._encoders.encode if devices.is_accelerator(device) else encode_png
+        if not devices.is_accelerator(device):
+            return encode_png
+        self._encoders.start(workers_for(device))  # they import while the first images are made
+        return self._encoders.encode
 
     def built(self, cell: Cell) -> BuiltCell:
         """A cell's objects.

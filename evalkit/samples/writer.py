@@ -20,7 +20,10 @@ from typing import TYPE_CHECKING, Any, Protocol, Self
 
 from evalkit.data import codec
 from evalkit.data.shard_format import METADATA
+from evalkit.engines.base import beside
+from evalkit.engines.launch import cores
 from evalkit.samples.rows import write_rows
+from evalkit.utils import devices
 from evalkit.utils.blobs import Blobs
 from evalkit.utils.files import sha256_bytes, sweep_once, temporary_path, writing
 
@@ -29,8 +32,16 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 WORKERS = 4  # mostly waiting for fsync: four at a time take 0.2 ms per image, one after another 1 ms
+MOST_WORKERS = 8  # of an accelerator's images: its last shard is waited for
 QUEUE_BYTES = 256_000_000  # of pixels that wait to be written; a slower disk then slows generation down
 _EPOCH = (1980, 1, 1, 0, 0, 0)  # of all members: the same images give the same zip
+
+
+def workers_for(device: str) -> int:
+    """Threads that write a shard of images that a device made, each with a process that encodes on an accelerator."""
+    if not devices.is_accelerator(device):
+        return WORKERS
+    return max(WORKERS, min(MOST_WORKERS, cores() // beside()))
 
 
 class Target(Protocol):
@@ -114,6 +125,7 @@ class ShardWriter:
         key: of the cell.
         encode: u8 [H,W,3] -> PNG; called in threads.
         keep: whether the image of a sample is to be kept (`keep_images`); its file's digest is recorded all the same.
+        workers: threads.
     """
 
     def __init__(
@@ -122,13 +134,14 @@ class ShardWriter:
         key: str,
         encode: Callable[[NDArray[np.uint8]], bytes] = codec.encode_png,
         keep: Callable[[int], bool] = lambda index: True,
+        workers: int = WORKERS,
     ) -> None:
         self.target, self._encode = target, encode
         self.key = key
         self.keep = keep
         self.rows: list[dict[str, Any]] = []  # the lines of metadata.jsonl; whole once `commit` is called
         self._stack = ExitStack()
-        self._pool = ThreadPoolExecutor(WORKERS, thread_name_prefix="evalkit-write")
+        self._pool = ThreadPoolExecutor(workers, thread_name_prefix="evalkit-write")
         self._waiting: deque[Future[None]] = deque()
 
     def __enter__(self) -> Self:

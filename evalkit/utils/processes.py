@@ -23,7 +23,7 @@ _COUNT = struct.Struct("<I")  # of parts: their lengths follow, then they themse
 _PIPE_BYTES = 1 << 20  # what a Linux pipe may hold, for fewer switches between the two sides
 _CODE = (
     "import signal; signal.signal(signal.SIGINT, signal.SIG_IGN)\n"  # Ctrl-C is the parent's, who ends the input
-    "from evalkit.utils.processes import serve; serve()"
+    "import sys; from evalkit.utils.processes import serve; serve(sys.argv[1:])"
 )
 
 
@@ -33,9 +33,13 @@ class Processes:
     Processes are started when they are needed, and end with their input: with `close`, or with this process, however it
     ends. They import what the functions do, and nothing else. Once one could not be started, or was lost, all calls are
     made here.
+
+    Args:
+        modules: what they import first, where it is there: those that are started ahead of their first call have it.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *modules: str) -> None:
+        self._modules = modules
         self._lock = threading.Lock()
         self._free: list[subprocess.Popen[bytes]] = []
         self._all: list[subprocess.Popen[bytes]] = []
@@ -70,6 +74,18 @@ class Processes:
             raise result
         return result  # type: ignore[no-any-return]
 
+    def start(self, count: int) -> None:
+        """Starts as many processes as are wanting to `count`, without waiting for them."""
+        with self._lock:
+            count -= len(self._all)
+        try:
+            started = [] if self._lost else [self._started() for _ in range(count)]
+        except OSError:
+            self._lost = True
+            return
+        with self._lock:
+            self._free += started
+
     def close(self) -> None:
         """Ends the processes; a later call starts others."""
         with self._lock:
@@ -80,16 +96,20 @@ class Processes:
                     if pipe is not None:
                         pipe.close()
         for process in processes:
+            process.kill()  # it has nothing to put away, and may still be importing
             process.wait()
 
     def _take(self) -> subprocess.Popen[bytes]:
         with self._lock:
             if self._free:
                 return self._free.pop()
+        return self._started()
+
+    def _started(self) -> subprocess.Popen[bytes]:
         root = str(Path(__file__).resolve().parents[2])
         path = os.pathsep.join(filter(None, (root, os.environ.get("PYTHONPATH"))))
         process = subprocess.Popen(
-            [sys.executable, "-c", _CODE],
+            [sys.executable, "-c", _CODE, *self._modules],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             bufsize=0,
@@ -102,11 +122,15 @@ class Processes:
         return process
 
 
-def serve() -> None:
+def serve(modules: Sequence[str]) -> None:
     """What such a process does: calls from its input, answers to its output, until both end."""
+    import importlib
     import warnings
 
     warnings.simplefilter("ignore")  # each process would say the same
+    for module in modules:
+        with contextlib.suppress(ImportError):
+            importlib.import_module(module)
     source, target = os.fdopen(os.dup(0), "rb", 0), os.fdopen(os.dup(1), "wb", 0)
     os.dup2(2, 1)  # what a library prints does not get between the answers
     with source, target, contextlib.suppress(EOFError, OSError):

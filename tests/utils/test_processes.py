@@ -31,7 +31,18 @@ def test_arrays_come_back_as_they_are_and_processes_end() -> None:
         processes = list(call._all)
         assert 1 <= len(processes) <= 2
         assert call(os.getpid) in {process.pid for process in processes}
-    assert [process.returncode for process in processes] == [0] * len(processes)
+    assert all(process.returncode is not None for process in processes)
+
+
+def test_processes_that_are_started_ahead_have_imported() -> None:
+    with Processes("json.tool", "there.is.no.such") as call:
+        call.start(2)
+        ahead = {process.pid for process in call._all}
+        assert len(ahead) == 2
+        assert call(os.getpid) in ahead
+        assert call(eval, "'json.tool' in __import__('sys').modules")
+        call.start(2)
+        assert {process.pid for process in call._all} == ahead
 
 
 def test_errors_are_raised_here() -> None:
