@@ -3,6 +3,9 @@
 Each line ends with `check`, a digest of the cell's key and of the line before it: latencies, categories and warnings
 are shown as results, and no line of another cell passes for one. Shards of evalkit 0.1.0 have none; of theirs the types
 are checked. Of both, what was asked for is compared with the cell's prompts.
+
+A line without warnings has no such key: of shards whose lists are all empty, next to others, Hugging Face's datasets
+would make columns of two types, and refuse to load them together.
 """
 
 from __future__ import annotations
@@ -68,12 +71,14 @@ _COLUMNS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "kept": (lambda value: value is False, "false"),
     "check": (_is_text, "a text"),
 }
-_OPTIONAL = {"clock_s", "check", "load", "others", "beside", "kept"}  # of services; of shards that this evalkit made
+# Of services; of shards that this evalkit made; of images with warnings.
+_OPTIONAL = {"clock_s", "check", "load", "others", "beside", "kept", "warnings"}
 
 
 def write_rows(rows: Sequence[Row], key: str) -> str:
     """The text of a metadata.jsonl of the cell with a key."""
-    bodies = (json.dumps(row, ensure_ascii=False, allow_nan=False)[:-1] for row in rows)
+    lines = ({name: value for name, value in row.items() if name != "warnings" or value} for row in rows)
+    bodies = (json.dumps(line, ensure_ascii=False, allow_nan=False)[:-1] for line in lines)
     return "".join(f'{body}, "check": "{_check(key, body)}"}}\n' for body in bodies)
 
 
@@ -99,7 +104,7 @@ def read_rows(text: str, key: str | None) -> list[dict[str, Any]]:
             raise DataError(f"line {number} is not as it was written")
         if tail is None:  # what has its digest is what was written
             _check_types(row, number)
-        rows.append(row)
+        rows.append({"warnings": [], **row})
     return rows
 
 

@@ -85,9 +85,8 @@ def test_the_format_opens_with_json_and_pillow_alone(store: Store) -> None:
     assert seen == 300
     assert set(lines[0]) == {
         *("file_name", "index", "prompt", "negative_prompt", "category", "class_id", "seed", "sha256", "width"),
-        *("height", "latency_s", "batch", "warmup", "load", "others", "nfe", "device", "peak_memory_mb", "warnings"),
-        "check",
-    }
+        *("height", "latency_s", "batch", "warmup", "load", "others", "nfe", "device", "peak_memory_mb", "check"),
+    }  # warnings: where there are any
     assert samples.prompts[:2] == ("a red fox", "zwei Füchse")
     assert samples.warnings == {"blanked": 1}
     assert leftovers(store) == []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 import re
 import shutil
 import zipfile
@@ -24,6 +25,7 @@ from evalkit.samples.sample_set import STALE
 from evalkit.samples.store import SampleSet, Store
 from evalkit.utils import blobs
 from evalkit.utils.blobs import LocalBlobs, PersistentBlobs, open_blobs
+from evalkit.utils.files import sha256_bytes
 
 NUMBERS = itertools.count()
 
@@ -99,14 +101,28 @@ def test_other_tools_open_the_zips(tmp_path: Path) -> None:
     with zipfile.ZipFile(zips[0]) as opened:
         assert [info.filename for info in opened.infolist()][-1] == "metadata.jsonl"
         assert {info.compress_type for info in opened.infolist()} == {zipfile.ZIP_STORED}
-    # Each by itself: all of one call are to have the types of the first that is read, and warnings may be [] there.
+    # All of one call are to have the types of the first that is read; only sample 5 has warnings.
     cache = str(tmp_path / "cache")
-    shards = [datasets.load_dataset("imagefolder", data_files=[path], split="train", cache_dir=cache) for path in zips]
-    loaded = [row for shard in shards for row in shard]
+    shards = datasets.load_dataset("imagefolder", data_files=zips, split="train", cache_dir=cache)
+    loaded = sorted(shards, key=lambda row: row["index"])
     assert [row["prompt"] for row in loaded] == list(samples.prompts)
+    assert "warnings" in Path(zips[0]).read_bytes().decode("latin-1")
+    assert "warnings" not in Path(zips[1]).read_bytes().decode("latin-1")
     for row, pixels in zip(loaded, samples.read(range(12)), strict=True):
         np.testing.assert_array_equal(np.asarray(row["image"]), pixels)
     assert len(open_images(Path(zips[0]))) == 8
+
+
+def test_lines_with_an_empty_list_of_warnings_are_read(tmp_path: Path) -> None:
+    """As all lines had it once; a line's digest is of the line as it stands."""
+    cell, samples = make(Store(tmp_path), 8)
+    (file,) = tmp_path.rglob("metadata.jsonl")
+    lines = [json.loads(line) for line in file.read_text().splitlines()]
+    bodies = [json.dumps({"warnings": [], **line} | {"check": None}).removesuffix(', "check": null}') for line in lines]
+    checks = [sha256_bytes(f"{cell.key}\n{body}".encode())[:16] for body in bodies]
+    file.write_text("".join(f'{body}, "check": "{c}"}}\n' for body, c in zip(bodies, checks, strict=True)))
+    assert file.read_text().count('"warnings": []') == 7  # the image at 5 has one
+    assert SampleSet.open(Store(tmp_path), cell).rows == samples.rows
 
 
 def test_a_damaged_zip_is_never_scored(tmp_path: Path) -> None:
