@@ -67,15 +67,20 @@ class LpipsNet(nn.Module):
             f32 [B,D], D the sum over taps of C H W.
         """
         x = (x / 127.5 - 1 - self.shift) / self.scale
-        parts: list[Tensor] = []
+        taps: list[Tensor] = []
         for index, layer in enumerate(self.features):
-            x = layer(x)
+            x = x.relu_() if isinstance(layer, nn.ReLU) else layer(x)
             if index in self.taps:
-                weight = self.heads[len(parts)]  # [C]
-                unit = x / (x.square().sum(1, keepdim=True).sqrt() + EPSILON)  # [B,C,h,w]
-                root = (weight / (x.shape[2] * x.shape[3])).sqrt()[:, None, None]
-                parts.append((unit * root).flatten(1))
-        return torch.cat(parts, 1)
+                taps.append(x)
+        # Written where it stays: at 512 px VGG16's take 128 MB per image, which joining the parts would copy.
+        widths = [tap[0].numel() for tap in taps]
+        phi = torch.empty(len(x), sum(widths), dtype=torch.float32, device=x.device)
+        for head, part in zip(self.heads, torch.split(phi, widths, 1), strict=True):
+            tap = taps.pop(0)
+            unit = tap / (tap.square().sum(1, keepdim=True).sqrt() + EPSILON)  # [B,C,h,w]
+            root = (head / (tap.shape[2] * tap.shape[3])).sqrt()[:, None, None]
+            torch.mul(unit, root, out=part.view(unit.shape))
+        return phi
 
 
 def load_network(net: str, weights: Weights, heads: Weights) -> LpipsNet:

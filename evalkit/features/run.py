@@ -134,7 +134,10 @@ def joined(parts: Mapping[str, Sequence[Tensor]]) -> dict[str, Tensor]:
     """Batches one after another, by layer."""
     import torch
 
-    return {layer: torch.cat(list(values)).contiguous() for layer, values in parts.items()}
+    return {
+        layer: (values[0] if len(values) == 1 else torch.cat(list(values))).contiguous()
+        for layer, values in parts.items()
+    }
 
 
 def call(
