@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import torch
@@ -41,19 +40,28 @@ class Nothing(Extractor):
 
 
 def run(bench: Bench) -> None:
+    """Threads alone, then processes: of the scan, and of the feature pass with a network that costs nothing."""
+    from evalkit.data import reading
     from evalkit.data.reference import FolderReference
 
     sizes = {size: (count, size, seed) for count, size, seed in needed(bench)}  # of equal sizes the last
+    cores = os.cpu_count() or 1
     for size, (count, _, seed) in sizes.items():
         folder = bench.folder(count, size, seed)
-        source: Any = bench.timed(
-            f"scan of {count} of {size} px", lambda folder=folder: FolderReference(str(folder)).open()
-        )
-        few = min(count, 512)
-        blocks = [range(i, min(i + 64, few)) for i in range(0, few, 64)]
-        one = few // 8 / bench.seconds(lambda source=source, few=few: source.read(range(few // 8)))
-        with ThreadPoolExecutor(os.cpu_count()) as pool:
-            all_threads = few / bench.seconds(lambda: list(pool.map(source.read, blocks)))
-        bench.say(f"read, {size} px, one call and blocks by all cores, images/s", [round(one), round(all_threads)])
-        rate = pass_rate(bench, source, Nothing("nothing", 32), "zero")
-        bench.say(f"feature pass without a network, {size} px, images/s", round(rate), f"{count} images")
+        for readers in [0, *sorted({max(cores // 4, 2), max(cores // 2, 2), min(cores, reading.MOST)})]:
+            what = f"{readers} processes" if readers else "threads"
+            with bench.attempt(f"decoding {size} px by {what}", 6) as go:
+                if not go:
+                    continue
+                reading.use(readers)
+                if (helpers := reading.helpers(1e9)) is not None:
+                    list(helpers.map(lambda _: helpers.call(len, "all of them are there"), range(4 * readers)))
+                opened: list[Any] = []
+                seconds = bench.seconds(lambda: opened.append(FolderReference(str(folder)).open()))
+                rate = pass_rate(bench, opened[0], Nothing("nothing", 32), "zero")
+                bench.say(
+                    f"{what}, {size} px: scan, feature pass without a network, images/s",
+                    [round(count / seconds), round(rate)],
+                    f"{count} images, {cores} cores",
+                )
+    reading.use("auto")

@@ -60,7 +60,7 @@ def inception(bench: Bench) -> None:
         parts = [extractor(images[i : i + size], [], LAYERS)["pool3"].cpu() for i in range(0, len(images), size)]
         bench.check(f"batches of {size} to {len(images)}", relative(torch.cat(parts), found["pool3"]), 1e-6)
     for precision in PRECISIONS:
-        if precision == "float32" or (precision == "float16" and not bench.cuda):
+        if precision == "float32" or (precision in ("float16", "tf32") and not bench.cuda):
             continue
         with bench.attempt(f"precision {precision}") as go:
             if go:

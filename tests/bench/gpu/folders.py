@@ -14,5 +14,5 @@ def run(bench: Bench) -> None:
 def needed(bench: Bench) -> list[tuple[int, int, int]]:
     """Count, pixels, seed."""
     if bench.tiny:
-        return [(60, 64, 0), (60, 64, 1)]
+        return [(60, 64, 0), (60, 64, 1), (12, 1024, 0)]
     return [(50_000, 256, 0), (5_000, 256, 1), (2_000, 1024, 0)]

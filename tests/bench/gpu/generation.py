@@ -8,9 +8,10 @@ one pipeline, the same generators, the same batches.
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import torch
@@ -199,13 +200,17 @@ def made(bench: Bench, case: Case, pipe: Any, prompts: Sequence[str], shards: in
     from evalkit.models.base import Sampler
     from evalkit.prompts.sets import InlinePrompts
     from evalkit.samples import behind
+    from evalkit.samples.batches import Batch
     from evalkit.samples.generate import generate_cells
     from evalkit.samples.model_pool import BuiltCell, ModelPool
     from evalkit.samples.store import SampleSet, Store
+    from evalkit.samples.writer import FolderTarget, ShardWriter
 
     cell = replace(_cell(case), num_samples=shards * case.batch)
     sampler = Sampler(num_inference_steps=case.steps)
     ended: list[float] = []
+    calls: list[float] = []  # by the clock, when the pipeline was called and when that call was over
+    done: list[float] = []  # when a shard's images were on the host, encoded, and stored
 
     class Behind(behind.Behind):
         def close(self, error: BaseException | None = None) -> None:
@@ -217,13 +222,40 @@ def made(bench: Bench, case: Case, pipe: Any, prompts: Sequence[str], shards: in
             self.behind = Behind()
             return self
 
-    pool = Pool({cell.key: BuiltCell(_model(pipe, bench.device), sampler, InlinePrompts(list(prompts)))})
+    model = _model(pipe, bench.device)
+    model.generate = _clocked(calls, model.generate, before=True)
+    pool = Pool({cell.key: BuiltCell(model, sampler, InlinePrompts(list(prompts)))})
     pool.load(cell, bench.device)
     store = Store(bench.work / f"made-{time.time_ns()}")
     bench.sync()
     start = time.perf_counter()
-    generate_cells([cell], store, batch_size=case.batch, device=bench.device, pool=pool)
+    with (
+        mock.patch.object(Batch, "fetch", _clocked(done, Batch.fetch)),
+        mock.patch.object(ShardWriter, "finish", _clocked(done, ShardWriter.finish)),
+        mock.patch.object(FolderTarget, "commit", _clocked(done, FolderTarget.commit)),
+    ):
+        generate_cells([cell], store, batch_size=case.batch, device=bench.device, pool=pool)
+    steps = [calls[0] - start, ended[-1] - calls[-1], *(end - calls[-1] for end in done[-3:])]
+    bench.say(
+        f"of {case.name}, {shards} shards, ms",
+        [round(1000 * step) for step in steps],
+        "until the first call; after the last one: to the end, to its images on the host, encoded, stored",
+    )
     return ended[-1] - start, SampleSet.open(store, cell)
+
+
+def _clocked(times: list[float], call: Callable[..., Any], *, before: bool = False) -> Callable[..., Any]:
+    """The call, whose end (and beginning, too) is noted."""
+
+    def timed(*args: Any, **options: Any) -> Any:
+        if before:
+            times.append(time.perf_counter())
+        try:
+            return call(*args, **options)
+        finally:
+            times.append(time.perf_counter())
+
+    return timed
 
 
 def _cell(case: Case) -> Any:
