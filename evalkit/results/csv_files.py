@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from evalkit.errors import DataError
-from evalkit.utils.files import write_text
+from evalkit.utils.files import atomic_path
 from evalkit.utils.text import one_line
 
 SAMPLE_HEADS = ("cell", "index", "file", "prompt", "category")  # of samples.csv, before the metrics
@@ -36,19 +36,23 @@ def restored(text: str) -> str:
 
 def to_csv(lines: Iterable[Sequence[Any]]) -> str:
     """Lines of cells as CSV."""
-    out, texts = io.StringIO(), []
-    writer = csv.writer(out, lineterminator="\r\n")  # so that cells with either are quoted
-    for line in lines:
-        writer.writerow([safe(cell) for cell in line])
-        texts.append(out.getvalue().removesuffix("\r\n"))
-        out.seek(0)
-        out.truncate()
-    return "\n".join([*texts, ""])
+    return "".join(_texts(lines))
 
 
 def write_csv(path: Path, lines: Iterable[Sequence[Any]]) -> None:
     """Writes lines of cells, whole or not at all."""
-    write_text(path, to_csv(lines))
+    with atomic_path(path) as temporary, temporary.open("w", encoding="utf-8") as file:
+        file.writelines(_texts(lines))  # line by line: samples.csv may have millions
+
+
+def _texts(lines: Iterable[Sequence[Any]]) -> Iterator[str]:
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\r\n")  # so that cells with either are quoted
+    for line in lines:
+        writer.writerow([safe(cell) for cell in line])
+        yield out.getvalue().removesuffix("\r\n") + "\n"
+        out.seek(0)
+        out.truncate()
 
 
 def read_heads(path: Path) -> list[str]:

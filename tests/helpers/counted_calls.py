@@ -22,11 +22,11 @@ def _note(verb: str, path: Any) -> None:
 
 
 def _hook(event: str, args: tuple[Any, ...]) -> None:
-    if _counting and event in _AUDITED:
-        _note(_AUDITED[event], args[0])
-        # open(path, mode, flags): what may write
-        if event == "open" and isinstance(args[2], int) and args[2] & (os.O_WRONLY | os.O_RDWR):
-            _note("write", args[0])
+    if not _counting or event not in _AUDITED or isinstance(args[0], int | None):
+        return
+    _note(_AUDITED[event], args[0])
+    if event == "open" and isinstance(args[2], int) and args[2] & (os.O_WRONLY | os.O_RDWR):  # path, mode, flags
+        _note("draft" if ".tmp-" in os.fsdecode(args[0]) else "write", args[0])
 
 
 class _Entry:
@@ -52,14 +52,17 @@ class _Entries:
     def __init__(self, entries: Any) -> None:
         self._entries = entries
 
-    def __enter__(self) -> Iterator[Any]:
-        return iter(self)
+    def __enter__(self) -> _Entries:
+        return self
 
     def __exit__(self, *error: object) -> None:
         self._entries.close()
 
-    def __iter__(self) -> Iterator[Any]:
-        return (_Entry(entry) for entry in self._entries)
+    def __iter__(self) -> _Entries:
+        return self
+
+    def __next__(self) -> _Entry:
+        return _Entry(next(self._entries))
 
     def close(self) -> None:
         self._entries.close()
@@ -67,7 +70,10 @@ class _Entries:
 
 @contextmanager
 def counted(root: os.PathLike[str]) -> Iterator[Counter[str]]:
-    """Counts by "open", "list", "stat", and "write" (opened to write; an "open" too), of this process alone."""
+    """Counts by "open", "list" and "stat", of this process alone.
+
+    What is opened to write counts once more: by "draft" where it has a temporary name, else by "write".
+    """
     global _hooked
     if not _hooked:
         sys.addaudithook(_hook)  # which nothing takes away again

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from collections import Counter
@@ -89,6 +90,41 @@ def asked_of_cell(store: Store, shards: int) -> dict[str, Counter[str]]:
     with counting(store) as asked["read"]:
         samples.read(range(2 * SHARD))
     return asked
+
+
+OPENING = """
+import sys
+from pathlib import Path
+from fake_models import make_cell
+from evalkit.samples import cells
+from evalkit.samples.store import SampleSet, Store
+cells.SHARD_SAMPLES = 2
+SampleSet.open(Store(Path(sys.argv[1])), make_cell(int(sys.argv[2]))).headers().made.stamps()
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("strace") is None, reason="no strace")
+@pytest.mark.parametrize("kind", ["folder", "zip"])
+def test_the_kernel_counts_the_same(tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What Python's counters might not see."""
+    monkeypatch.setattr("evalkit.samples.cells.SHARD_SAMPLES", SHARD)
+    for shards in (10, 300):
+        folder, cell, pool = tmp_path / f"store{shards}", make_cell(SHARD * shards), ModelPool()
+        generate_cells([cell], Store(folder, shards=kind), batch_size=SHARD, device="cpu", pool=pool)
+        SampleSet.open(Store(folder), cell, pool.built(cell))
+        trace, script = tmp_path / "trace", [sys.executable, "-c", OPENING, str(folder), str(SHARD * shards)]
+        paths = {"PYTHONPATH": os.pathsep.join(sys.path)}
+        command = ["strace", "-f", "-e", "trace=%file", "-o", str(trace), *script]
+        subprocess.run(command, check=True, env=os.environ | paths)
+        calls = [line for line in trace.read_text().splitlines() if f'"{folder}' in line and " ENOENT" not in line]
+        with counted(folder) as counts:
+            made = SampleSet.open(Store(folder), cell).headers().made
+            assert made is not None
+            made.stamps()
+        seen = Counter("stat" if "stat" in line.partition("(")[0] else "open" for line in calls)
+        print(kind, shards, seen, counts)
+        assert seen == {"stat": counts["stat"], "open": counts["open"] + counts["list"]}
 
 
 def test_of_a_large_set_the_lint_looks_at_a_part(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
