@@ -350,7 +350,10 @@ class PairMetric(Metric):
 
     @abstractmethod
     def distance(self, first: Batch, second: Batch) -> Tensor:
-        """Of each pair, f64 [B]. Both batches hold the images, of one size, and the features that `needs` names."""
+        """Of each pair, f64 [B]. Both batches hold the images, of one size, and the features that `needs` names.
+
+        It depends on the pair's images, features and prompts alone: values are kept, and found by these.
+        """
 
 
 class Generator(Protocol):

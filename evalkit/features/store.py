@@ -2,14 +2,15 @@
 
 `features/<extractor id>/<layer>/<digest>.safetensors` holds the f32 [rows,D] of one chunk of a source, and is found by
 the chunk's content alone (`Source.chunk_digest`), so that a set that grows, a copy elsewhere and a shard that is still
-in memory share it. The first writer's file stays: all readers see the same bits.
+in memory share it. The first writer's file stays: all readers see the same bits. What metrics of pairs give, f64
+[rows], is stored the same way (`evalkit.scoring.pair_pass`).
 """
 
 from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,7 +23,6 @@ from evalkit.utils.files import sha256_bytes, sha256_json, sweep
 from evalkit.utils.text import one_line
 
 if TYPE_CHECKING:
-    import numpy as np
     from numpy.typing import NDArray
 
 
@@ -34,8 +34,8 @@ _SHARED = ("evalkit.data.codec", "evalkit.data.center_crop")  # the code by whic
 
 log = logging.getLogger(__name__)
 
-Loaded = tuple["NDArray[np.float32]", dict[str, str]]
-"""Features f32 [rows,D] and what is said of them."""
+Loaded = tuple["NDArray[Any]", dict[str, str]]
+"""Features f32 [rows,D], or values of pairs f64 [rows], and what is said of them."""
 
 
 @dataclass(eq=False)
@@ -103,7 +103,7 @@ class Column:
         counts: dict[str, int] = json.loads(self._warnings.get(key, "{}"))
         return counts
 
-    def save(self, digest: str, features: NDArray[np.float32], *, over: bool = False, **metadata: str) -> None:
+    def save(self, digest: str, features: NDArray[Any], *, over: bool = False, **metadata: str) -> None:
         """Writes a chunk's features, unless another was first; `over`: a file that is there is damaged, and goes."""
         from safetensors.numpy import save
 
@@ -163,3 +163,8 @@ def extractor_id(extractor: Extractor) -> str:
     batches = size if isinstance(size, int) else dict(size)
     digest = sha256_json({"identity": extractor.identity(), "batch_size": batches, "code": code})
     return f"{extractor.name}-{digest[:ID_DIGITS]}"
+
+
+def extractor_ids(addresses: Iterable[str], extractors: Mapping[str, Extractor]) -> list[str]:
+    """Of the extractors behind some addresses, each once."""
+    return [extractor_id(extractors[name]) for name in dict.fromkeys(a.partition("/")[0] for a in addresses)]

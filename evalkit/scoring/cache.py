@@ -30,7 +30,7 @@ ENDING = ".safetensors"
 # What every score depends on besides its metric: how files become pixels, how pairs and standard errors are formed.
 _SHARED = (
     *("evalkit.data.codec", "evalkit.data.center_crop"),
-    *("evalkit.scoring.pairs", "evalkit.scoring.scoring", "evalkit.scoring.states"),
+    *("evalkit.scoring.pairs", "evalkit.scoring.pair_pass", "evalkit.scoring.scoring", "evalkit.scoring.states"),
 )
 
 

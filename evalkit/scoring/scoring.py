@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from evalkit.data.moments import Moments
 from evalkit.features.feature_pass import FeaturePass, ImageSource
-from evalkit.features.store import extractor_id
+from evalkit.features.store import extractor_ids
 from evalkit.metric import (
     Batch,
     Generator,
@@ -32,6 +32,7 @@ from evalkit.metric import (
 )
 from evalkit.scoring.cache import ScoreCache, code_digest, finite
 from evalkit.scoring.checks import Failures, guarded, select_moments
+from evalkit.scoring.pair_pass import PairPass
 from evalkit.scoring.pairs import score_pairs
 from evalkit.scoring.protocol import Against, Own, column_label, error_kind, make_protocol
 from evalkit.scoring.states import observe
@@ -95,6 +96,7 @@ class Scorer:
     features: FeaturePass
     against: Against
     cache: ScoreCache
+    pairs: PairPass
     _side_states: dict[tuple[str, str], Sums | Rows] = field(default_factory=dict)  # (side, metric) -> state
     _side_failures: Failures = field(default_factory=dict)  # of metrics that cannot take a side
 
@@ -124,13 +126,12 @@ class Scorer:
 
     def _key(self, cell: ToScore, option: Mapping[str, Any], metric: Metric, protocol: Any) -> dict[str, Any]:
         """All that a score depends on, as JSON."""
-        names = dict.fromkeys(address.partition("/")[0] for address in metric.needs)
         measured = cell.generator if isinstance(metric, ModelMetric) else None
         return {
             "option": dict(option),
             "code": code_digest(metric),
             "protocol": protocol,
-            "extractors": [extractor_id(self.features.extractors[name]) for name in names],
+            "extractors": extractor_ids(metric.needs, self.features.extractors),
             "source": measured.key if measured else cell.source.digest,
             "prompts": sha256_json(list(cell.source.prompts)),
             "clusters": sha256_json(list(cell.clusters)),
@@ -144,7 +145,7 @@ class Scorer:
         applying = {name: metric for name, metric in metrics.items() if name not in scores}
         pairs = {name: metric for name, metric in applying.items() if isinstance(metric, PairMetric)}
         failed: Failures = {}
-        scores |= score_pairs(pairs, source, self.against.baseline, self.features, cell.own, failed, cell.clusters)
+        scores |= score_pairs(pairs, source, self.against.baseline, self.pairs, cell.own, failed, cell.clusters)
         for name, metric in applying.items():
             if isinstance(metric, ModelMetric):
                 with guarded(name, failed):

@@ -6,7 +6,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, Required, TypedDict, Unpack
 
 from evalkit.errors import DataError
 from evalkit.extractors.base import Extractor
@@ -14,6 +14,7 @@ from evalkit.features.feature_pass import FeaturePass, ImageSource, Progress, pa
 from evalkit.metric import Metric, ReferenceMetric, Score, cluster_ids
 from evalkit.scoring.cache import ScoreCache
 from evalkit.scoring.checks import Failures
+from evalkit.scoring.pair_pass import PairPass
 from evalkit.scoring.protocol import Against
 from evalkit.scoring.scoring import KeyedGenerator, Scored, Scorer, ToScore
 from evalkit.scoring.states import observe
@@ -33,24 +34,10 @@ class Store(Protocol):
     def scores(self) -> Path | Blobs: ...
 
 
-def score_sources(
-    sources: Mapping[str, ImageSource],
-    *,
-    metrics: Mapping[str, tuple[Mapping[str, Any], Metric]],
-    extractors: Mapping[str, Extractor],
-    against: Against,
-    store: Store,
-    generators: Mapping[str, KeyedGenerator] | None = None,
-    clusters: Mapping[str, Sequence[int]] | None = None,
-    device: str = "auto",
-    progress: Progress | None = None,
-    valueless: Mapping[tuple[str, str], Score] | None = None,
-    done: Callable[[str], None] | None = None,
-) -> dict[tuple[str, str], Scored]:
-    """Scores each source by each metric; `evalkit.scoring.checks` says before any work what would fail here.
+class Given(TypedDict, total=False):
+    """What sources are scored with: keyword arguments of `score_sources` and `Scoring`.
 
-    Args:
-        sources: sets of images by name (cells).
+    Attributes:
         metrics: by name: the plain YAML option, and the metric built from it.
         extractors: by name; those that the metrics' addresses name must be there.
         against: what the samples are compared with.
@@ -59,10 +46,34 @@ def score_sources(
         clusters: by source, its samples' clusters (`evalkit.metric.cluster_ids`), which standard errors go by; of one
             that is not named: those of one prompt.
         device: auto, cpu, cuda or mps.
+    """
+
+    metrics: Required[Mapping[str, tuple[Mapping[str, Any], Metric]]]
+    extractors: Required[Mapping[str, Extractor]]
+    against: Required[Against]
+    store: Required[Store]
+    generators: Mapping[str, KeyedGenerator] | None
+    clusters: Mapping[str, Sequence[int]] | None
+    device: str
+
+
+def score_sources(
+    sources: Mapping[str, ImageSource],
+    *,
+    progress: Progress | None = None,
+    valueless: Mapping[tuple[str, str], Score] | None = None,
+    done: Callable[[str], None] | None = None,
+    **given: Unpack[Given],
+) -> dict[tuple[str, str], Scored]:
+    """Scores each source by each metric; `evalkit.scoring.checks` says before any work what would fail here.
+
+    Args:
+        sources: sets of images by name (cells).
         progress: called as progress(source name, images done, images to do) while features are computed; none: a bar on
             the terminal.
         valueless: by (source name, metric name): scores that another process found to have no value.
         done: called with each source's name when it has its scores.
+        given: what they are scored with.
 
     Returns:
         By (source name, metric name). A score that does not apply (no prompts) has no value, and a note; so has one
@@ -73,17 +84,7 @@ def score_sources(
         DataError, StoreError: an image cannot be read; the store cannot be written.
     """
     with _shown(progress) as shown:
-        scoring = Scoring(
-            sources,
-            metrics=metrics,
-            extractors=extractors,
-            against=against,
-            store=store,
-            generators=generators,
-            clusters=clusters,
-            device=device,
-            progress=shown,
-        )
+        scoring = Scoring(sources, shown, **given)
         results: dict[tuple[str, str], Scored] = {}
         for name in sources:
             known = {metric: score for (of, metric), score in (valueless or {}).items() if of == name}
@@ -94,30 +95,28 @@ def score_sources(
 
 
 class Scoring:
-    """Scores sources one by one, and keeps the states of what they are compared with. Arguments: see `score_sources`.
+    """Scores sources one by one, and keeps the states of what they are compared with.
 
-    Sources, generators and clusters are asked for by name when they are needed. `progress`: none shows nothing.
+    Sources, generators and clusters are asked for by name when they are needed.
+
+    Args:
+        sources: sets of images by name.
+        progress: as of `score_sources`; none shows nothing.
+        given: what they are scored with.
     """
 
     def __init__(
-        self,
-        sources: Mapping[str, ImageSource],
-        *,
-        metrics: Mapping[str, tuple[Mapping[str, Any], Metric]],
-        extractors: Mapping[str, Extractor],
-        against: Against,
-        store: Store,
-        generators: Mapping[str, KeyedGenerator] | None = None,
-        clusters: Mapping[str, Sequence[int]] | None = None,
-        device: str = "auto",
-        progress: Progress | None = None,
+        self, sources: Mapping[str, ImageSource], progress: Progress | None = None, **given: Unpack[Given]
     ) -> None:
+        metrics, extractors, store = given["metrics"], given["extractors"], given["store"]
         for name, (_, metric) in metrics.items():
             for address in metric.needs:
                 parse(address, extractors, f"metric '{name}'")
-        self.features = FeaturePass(store.features, extractors, device, progress)
-        self._sources, self._generators, self._clusters = sources, generators or {}, clusters or {}
-        self._scorer = Scorer(metrics, self.features, against, ScoreCache(store.scores))
+        self.features = FeaturePass(store.features, extractors, given.get("device", "auto"), progress)
+        self._sources = sources
+        self._generators, self._clusters = given.get("generators") or {}, given.get("clusters") or {}
+        pairs = PairPass(self.features, {name: option for name, (option, _) in metrics.items()})
+        self._scorer = Scorer(metrics, self.features, given["against"], ScoreCache(store.scores), pairs)
 
     def uncached(self, name: str) -> list[str]:
         """The metrics whose scores of a source are not cached. Whether those that are can be believed is seen later."""

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from equal_everywhere import METRICS, Outcome, outcome
-from moto_s3 import S3, serve_s3
+from moto_s3 import S3, s3_of_this_process
 from runs import BOUND, ROOT, command
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(600)]
@@ -18,16 +18,14 @@ pytestmark = [pytest.mark.cluster, pytest.mark.timeout(600)]
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[S3]:
-    with serve_s3() as server, pytest.MonkeyPatch.context() as patch:
-        for name, value in server.environment.items():
-            patch.setenv(name, value)
+    with s3_of_this_process() as server:
         yield server
 
 
 @pytest.fixture
-def s3(server: S3) -> Iterator[S3]:
-    yield server
-    server.busy, server.lost, server.careless = 0.0, 0.0, False
+def s3(server: S3) -> S3:
+    server.mend()
+    return server
 
 
 def run(tmp_path: Path, store: str, out: str, *more: str) -> subprocess.CompletedProcess[str]:

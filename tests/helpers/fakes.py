@@ -1,4 +1,4 @@
-"""Small stand-ins for the tests of features and scores: a source in memory, an extractor that is one matrix."""
+"""Small stand-ins for the tests of features and scores: a source, an extractor that is one matrix, metrics of pairs."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import numpy as np
 from evalkit.data.source import WithoutRecords
 from evalkit.errors import ConfigError
 from evalkit.extractors.base import BatchSize, Extractor
+from evalkit.metric import Batch, PairMetric
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -114,3 +115,26 @@ def random_images(n: int, seed: int = 0, size: int = 8) -> list[np.ndarray]:
     """u8 [size,size,3] each, all different."""
     rng = np.random.default_rng(seed)
     return list(rng.integers(0, 256, (n, size, size, 3), dtype=np.uint8))
+
+
+class PixelGap(PairMetric):
+    """Mean absolute difference of pixels."""
+
+    title = "gap"
+    better = "lower"
+
+    def __init__(self, pairs: Any = "baseline", max_pairs: int | None = None) -> None:
+        self.pairs = pairs
+        self.max_pairs = max_pairs
+
+    def distance(self, first: Batch, second: Batch) -> Tensor:
+        assert first.images is not None
+        assert second.images is not None
+        return (first.images.double() - second.images.double()).abs().mean(dim=(1, 2, 3))
+
+
+class FeatureGap(PixelGap):
+    needs = ("matrix/flat",)
+
+    def distance(self, first: Batch, second: Batch) -> Tensor:
+        return (first.features["matrix/flat"] - second.features["matrix/flat"]).double().square().sum(1)

@@ -10,6 +10,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
+import pytest
+
 BUSY = (
     b'<?xml version="1.0" encoding="UTF-8"?><Error><Code>SlowDown</Code>'
     b"<Message>Please reduce your request rate.</Message></Error>"
@@ -46,6 +48,11 @@ class S3:
         """The variables by which s3fs, in this process or another, comes here."""
         keys = {"AWS_ACCESS_KEY_ID": "testing", "AWS_SECRET_ACCESS_KEY": "testing", "AWS_DEFAULT_REGION": "us-east-1"}
         return {"AWS_ENDPOINT_URL": self.url, "AWS_EC2_METADATA_DISABLED": "true", **keys}
+
+    def mend(self) -> None:
+        """No faults from here on, and no requests counted so far."""
+        self.busy, self.lost, self.lose, self.careless = 0.0, 0.0, 0, False
+        self.counts.clear()
 
     def __call__(self, environ: dict[str, Any], start: Callable[..., Any]) -> Iterable[bytes]:
         method, query = environ["REQUEST_METHOD"], environ.get("QUERY_STRING", "")
@@ -96,3 +103,12 @@ def serve_s3(bucket: str = "bucket") -> Iterator[S3]:
     finally:
         server.shutdown()
         thread.join(5)
+
+
+@contextmanager
+def s3_of_this_process() -> Iterator[S3]:
+    """A server that s3fs comes to, in this process and in those that it starts."""
+    with serve_s3() as s3, pytest.MonkeyPatch.context() as patch:
+        for name, value in s3.environment.items():
+            patch.setenv(name, value)
+        yield s3

@@ -6,15 +6,15 @@ Of samples of one set, with a baseline's, and with the images that the samples' 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pytest
-from fakes import MatrixExtractor, MemorySource, random_images
+from fakes import FeatureGap, MatrixExtractor, MemorySource, PixelGap, random_images
 
 from evalkit.data.codec import encode_png
 from evalkit.errors import ConfigError, DataError
-from evalkit.metric import Batch, PairMetric
+from evalkit.metric import PairMetric
 from evalkit.prompts.images import PromptImages, prompt_images
 from evalkit.prompts.sets import InlinePrompts, Prompt, PromptSet
 from evalkit.samples.store import Store
@@ -22,32 +22,6 @@ from evalkit.scoring import Against, score_sources
 from evalkit.scoring.checks import check_pairs
 from evalkit.scoring.pairs import form_pairs
 from evalkit.scoring.protocol import OWN
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
-
-class PixelGap(PairMetric):
-    """Mean absolute difference of pixels."""
-
-    title = "gap"
-    better = "lower"
-
-    def __init__(self, pairs: Any = "baseline", max_pairs: int | None = None) -> None:
-        self.pairs = pairs
-        self.max_pairs = max_pairs
-
-    def distance(self, first: Batch, second: Batch) -> Tensor:
-        assert first.images is not None
-        assert second.images is not None
-        return (first.images.double() - second.images.double()).abs().mean(dim=(1, 2, 3))
-
-
-class FeatureGap(PixelGap):
-    needs = ("matrix/flat",)
-
-    def distance(self, first: Batch, second: Batch) -> Tensor:
-        return (first.features["matrix/flat"] - second.features["matrix/flat"]).double().square().sum(1)
 
 
 def scores(
@@ -75,8 +49,9 @@ def test_a_cell_with_the_baseline(tmp_path: Path) -> None:
     assert found["b", "features"].score.value > 0
     assert found["a", "gap"].score.note == "this is the baseline"
     assert set(a.reads.values()) == {1}  # of both metrics together
+    stored = {path.parent.parent.name.partition("-")[0] for path in (tmp_path / "features").rglob("*.safetensors")}
+    assert stored == {"pixelgap", "featuregap"}  # wide features are not kept
     assert found["b", "gap"].protocol["baseline"] == {"digest": a.digest, "n": 70}
-    assert not (tmp_path / "features").exists()  # wide features are not kept
 
 
 def test_a_second_run_finds_pair_scores(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ import threading
 from collections.abc import Iterator
 
 import pytest
-from moto_s3 import S3, serve_s3
+from moto_s3 import S3, s3_of_this_process
 
 from evalkit.errors import ConfigError, StoreError
 from evalkit.utils import blobs as module
@@ -18,19 +18,16 @@ NUMBERS = itertools.count()
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[S3]:
-    with serve_s3() as server, pytest.MonkeyPatch.context() as patch:
-        for name, value in server.environment.items():
-            patch.setenv(name, value)
+    with s3_of_this_process() as server:
         yield server
 
 
 @pytest.fixture
-def s3(server: S3, monkeypatch: pytest.MonkeyPatch) -> Iterator[S3]:
+def s3(server: S3, monkeypatch: pytest.MonkeyPatch) -> S3:
     """The server without faults, its counts at nothing."""
     monkeypatch.setattr(module, "WAITS", (0.0,) * 7)
-    server.counts.clear()
-    yield server
-    server.busy, server.lost, server.careless = 0.0, 0.0, False
+    server.mend()
+    return server
 
 
 @pytest.fixture
