@@ -17,9 +17,10 @@ from typing import Any
 import psutil
 import pytest
 from cut_link import ADDRESSES, can_cut, link
+from packages import need
 from ray_nodes import Nodes, ray_nodes
 
-pytest.importorskip("ray", reason="uv run --group dev --group cluster pytest -n0 -m cluster")
+need("ray", "uv run --group dev --group cluster pytest -n0 -m cluster")
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(400)]
 
 PATH = os.pathsep.join([*sys.path, os.environ.get("PYTHONPATH", "")])

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from omegaconf import OmegaConf
+from packages import need
 from torch import Tensor, nn
 
 from evalkit.config.build import build
@@ -17,8 +18,8 @@ from evalkit.errors import ConfigError, DataError
 from evalkit.models.base import Request, Sampler
 from evalkit.models.onnx.model import OnnxDenoiser, OnnxModel
 
-pytest.importorskip("onnxruntime", reason="onnxruntime is not installed")
-pytest.importorskip("onnxscript", reason="onnxscript is not installed: torch cannot export")
+need("onnxruntime", "onnxruntime is not installed")
+need("onnxscript", "onnxscript is not installed: torch cannot export")
 
 ROOT = Path(__file__).resolve().parents[2]
 

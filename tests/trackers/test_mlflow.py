@@ -9,14 +9,15 @@ from typing import Any
 
 import pytest
 from finished_run import NAMED, REPORT, SHEETS, make_folder, make_table
+from packages import need
 
 from evalkit.config.build import build
 from evalkit.errors import ConfigError
 from evalkit.results import render
 from evalkit.trackers.base import FinishedRun
 
-pytest.importorskip("mlflow", reason="the extra 'mlflow' is not installed")
-pytest.importorskip("sqlalchemy", reason="mlflow-skinny alone is installed")
+need("mlflow", "the extra 'mlflow' is not installed")
+need("sqlalchemy", "mlflow-skinny alone is installed")
 
 OPTION = {"_target_": "evalkit.trackers.mlflow.MlflowTracker"}
 

@@ -3,12 +3,12 @@
 from pathlib import Path
 from typing import Any
 
-import pytest
 from finished_run import NAMED, REPORT, SHEETS
+from packages import need
 
 from evalkit.trackers.push import push
 
-pytest.importorskip("tensorboard", reason="the extra 'tensorboard' is not installed")
+need("tensorboard", "the extra 'tensorboard' is not installed")
 
 OPTION = {"_target_": "evalkit.trackers.tensorboard.TensorBoardTracker"}
 

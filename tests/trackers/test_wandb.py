@@ -7,12 +7,13 @@ from typing import Any
 
 import pytest
 from finished_run import CONFIG, NAMED, REPORT, SHEETS
+from packages import need
 
 from evalkit.config.build import build
 from evalkit.errors import ConfigError
 from evalkit.trackers.base import FinishedRun
 
-pytest.importorskip("wandb", reason="the extra 'wandb' is not installed")
+need("wandb", "the extra 'wandb' is not installed")
 
 OPTION = {"_target_": "evalkit.trackers.wandb.WandbTracker"}
 
