@@ -99,7 +99,7 @@ class Tries:
             yield True
         finally:
             over.set()
-            beats.join()  # or its last word would be there again after the note is removed
+            beats.join(5)  # or its last word is there again after the note is removed, which only a failed unit minds
             self._notes.delete(name)
             self._at = None
 

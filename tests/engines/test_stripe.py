@@ -128,6 +128,13 @@ def test_one_that_never_came_is_made_good_too(tmp_path: Path) -> None:
     check_done(tmp_path, units)
 
 
+def test_what_has_ended_a_process_comes_after_all_else(tmp_path: Path) -> None:
+    units = [ToyUnit("bad", does="SIGKILL"), *toys(4)]
+    for _ in range(2):
+        assert start_toys(tmp_path, 0, 1, units).wait(30) < 0
+    check_done(tmp_path, units[1:])
+
+
 def test_a_unit_that_ends_three_ranks_is_named_by_the_fourth(tmp_path: Path) -> None:
     units = [ToyUnit("bad", does="SIGKILL", times=3), *toys(7, 0.02)]
     ranks = [start_toys(tmp_path, rank, 4, units) for rank in range(4)]  # nobody starts any of them again

@@ -29,6 +29,7 @@ class S3:
         lost: share of PUTs that are done, and whose answer is a 503.
         lose: so many of the next PUTs likewise.
         careless: whether If-None-Match is ignored.
+        refused: PUTs that were answered by a 412: the key was there.
     """
 
     app: Callable[..., Iterable[bytes]]
@@ -39,6 +40,7 @@ class S3:
     lose: int = 0
     careless: bool = False
     seed: int = 0
+    refused: int = 0
 
     def __post_init__(self) -> None:
         self._random, self._lock, self._puts = random.Random(self.seed), threading.Lock(), threading.Lock()
@@ -67,8 +69,13 @@ class S3:
             environ.pop("HTTP_IF_NONE_MATCH", None)
         if method != "PUT":
             return self.app(environ, start)
+
+        def begin(status: str, *rest: Any) -> Any:
+            self.refused += status.startswith("412")
+            return start(status, *rest)
+
         with self._puts:  # moto looks, then writes: two of its threads may both be first, which S3's are not
-            answer = list(self.app(environ, (lambda *_, **__: None) if lost else start))
+            answer = list(self.app(environ, (lambda *_, **__: None) if lost else begin))
         return self._refuse(start) if lost else answer
 
     def _refuse(self, start: Callable[..., Any]) -> Iterable[bytes]:
@@ -77,7 +84,7 @@ class S3:
 
 
 @contextmanager
-def serve_s3(bucket: str = "bucket") -> Iterator[S3]:
+def serve_s3(bucket: str = "bucket", host: str = "127.0.0.1") -> Iterator[S3]:
     """A server in a thread of this process, with one bucket; other processes reach it by `environment`."""
     from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_backend_app
     from werkzeug.serving import WSGIRequestHandler, make_server
@@ -89,11 +96,11 @@ def serve_s3(bucket: str = "bucket") -> Iterator[S3]:
             pass
 
     s3 = S3(DomainDispatcherApplication(create_backend_app))
-    server = make_server("127.0.0.1", 0, s3, threaded=True, request_handler=Quiet)
+    server = make_server(host, 0, s3, threaded=True, request_handler=Quiet)
     server.daemon_threads = True
     thread = threading.Thread(target=server.serve_forever, daemon=True)
     thread.start()
-    s3.url = f"http://127.0.0.1:{server.server_port}"
+    s3.url = f"http://{host}:{server.server_port}"
     try:
         import httpx
 
