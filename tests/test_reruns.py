@@ -71,7 +71,7 @@ def test_a_rerun_asks_the_same_of_10_and_of_1000_shards(
     per_shard = {"folder": 2 + SHARD, "zip": 1, "memory": 0}[kind]  # a folder, its metadata, its images; a zip's size
     assert many.pop("stat") - few.pop("stat") == 990 * per_shard
     assert few == many
-    assert many["write"] <= 1  # the lock of the run's folder
+    assert many["write"] <= 3  # the lock of the folder, and a file without a name that tries whether it can be written
     if kind == "memory":
         assert {verb: many[f"url {verb}"] for verb in ("list", "put_new", "put", "delete")} == {
             **{"list": 1, "put_new": 0, "put": 0, "delete": 0}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -67,6 +68,12 @@ class View:
     source: Source
     headers: Headers
     measured: Measured | None
+
+    @functools.cached_property
+    def digests(self) -> frozenset[str]:
+        """Of its images: of pixels, and of files."""
+        pixels = self.measured.pixels if self.measured is not None else ()
+        return frozenset(key for key in (*pixels, *self.headers.sha256s) if key)
 
     def finding(
         self, kind: str, severity: str, indices: Sequence[int], message: str, effect: str, of: int | None = None
@@ -314,7 +321,7 @@ def _copied(view: View, reference: View) -> list[Finding]:
     if view.measured is None or reference.measured is None:
         return []
     plain = {*view.measured.flat, *view.measured.black, *view.measured.tiny}
-    there = {key for key in (*reference.measured.pixels, *reference.headers.sha256s) if key}
+    there = reference.digests
     sha256s = view.headers.sha256s or view.measured.pixels
     pairs = zip(view.measured.pixels, sha256s, strict=True)
     indices = [i for i, keys in enumerate(pairs) if not there.isdisjoint(keys) and i not in plain]
