@@ -129,7 +129,7 @@ def metadata_column(files: Files, read: Reader, names: Sequence[str], column: st
 
 def _metadata_files(files: Files, names: Sequence[str]) -> Iterator[str]:
     """Those in the images' folders and above, the nearest last."""
-    inner = {PurePosixPath(name.rpartition("/")[0]) for name in names}
+    inner = {PurePosixPath(folder) for folder in {name.rpartition("/")[0] for name in names}}
     for folder in sorted({parent for own in inner for parent in (own, *own.parents)}):
         candidates = (str(folder / metadata) for metadata in METADATA_FILES)
         yield from [name for name in candidates if name in files][:1]

@@ -26,6 +26,7 @@ class Folder(FileContainer):
             what = "is a file, not a folder" if place.exists() else "is missing"
             raise ConfigError(f"{place}: the folder of images {what}: check the path")
         self.place: Path = place
+        self._before = str(place / "-")[:-1]  # of a name in an error: "" in the folder where one is
         self.files = set(_walk(str(place), recursive))
 
     def __contains__(self, name: str) -> bool:
@@ -42,7 +43,7 @@ class Folder(FileContainer):
         return self._path(name)
 
     def label(self, name: str) -> str:
-        return str(self.place / name)
+        return self._before + name
 
     def location(self, name: str, number: int) -> str:
         return str((self.place / name).absolute())
