@@ -40,7 +40,10 @@ def answering(respond: Callable[[int, str], bytes | Iterator[bytes]]) -> Iterato
             try:
                 head = b""
                 while b"\r\n\r\n" not in head:
-                    head += connection.recv(65536)
+                    more = connection.recv(65536)
+                    if not more:  # closed without a request: reading on would spin, for as long as the tests run
+                        return
+                    head += more
                 with lock:
                     number = next(numbers)
                 made = respond(number, head.split(b"\r\n", 1)[0].decode())
