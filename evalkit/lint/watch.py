@@ -33,6 +33,7 @@ class WatchedSource(WithoutRecords):
     def __init__(self, source: Source) -> None:
         self.source = source
         self.scan: PixelScan | None = None
+        self._settled = False
         self._lock = threading.Lock()  # `read` is called from several threads
 
     @property
@@ -69,11 +70,18 @@ class WatchedSource(WithoutRecords):
 
         images = self.source.read(indices)
         with self._lock:
+            if self._settled:
+                return images
             if self.scan is None:
                 self.scan = PixelScan(self.source, Counter(self.source.headers().sizes))
             scan = self.scan
         scan.add(indices, images)
         return images
+
+    def settle(self) -> None:
+        """Forgets what was measured, and measures no more."""
+        with self._lock:
+            self.scan, self._settled = None, True
 
 
 class Watch:
@@ -122,7 +130,7 @@ class Watch:
         made = source.headers().made
         measured, _ = watched.scan.finish()
         self.keep(source.digest, CacheEntry(measured, made.stamps() if made is not None else []))
-        del self.watched[source.digest]
+        self.watched.pop(source.digest).settle()  # scoring holds it until the last cell is scored
 
     def scan_of(self, source: Source, sizes: Counter[tuple[int, int]]) -> PixelScan:
         """What is to be measured of a source, less what was measured already."""

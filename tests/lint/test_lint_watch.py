@@ -93,5 +93,7 @@ def test_what_was_read_whole_is_put_away(tmp_path: Path) -> None:
     watched.read(range(64, 150))
     watch.settle(source)
     assert not watch.watched
+    watched.read(range(64))
+    assert watched.scan is None  # whoever holds the source holds no thumbnails
     assert watch.of(source) is source
     assert lint({"cell": source}, None, watch=watch) == expected
