@@ -22,6 +22,7 @@ pytestmark = [pytest.mark.cluster, pytest.mark.slow, pytest.mark.timeout(900)]
 CUT = 60.0  # seconds
 RUN = (  # 3 shards and 20 chunks of the reference; a shard takes a few seconds
     *("experiment=digits", "model=[digits_ldm]", "sampler=[dpmpp_2m]", "sampler.dpmpp_2m.num_inference_steps=8"),
+    "model.digits_ldm.guidance_scale=4",
     *("metric=[fid_digits,kid_digits,precision_digits]", "num_samples=600", "device=cpu", "report=false"),
 )
 PATH = os.pathsep.join(str(ROOT / folder) for folder in ("", "tests/helpers", "tests/cluster"))
