@@ -139,6 +139,7 @@ class Stripe:
             unit = self._other(work, left, watch.look(left), owners, tries)
             if unit is not None:
                 self._run(work, [unit], f"{unit.label}, by {self.name}")
+                watch.took(owners[unit.key])
                 pause = shortest
                 continue
             time.sleep(pause)
@@ -193,6 +194,10 @@ class _Watch:
         self._owners = owners
         self._left = Counter(owners[unit.key] for unit in left)
         self._since = dict.fromkeys(owners.values(), time.monotonic())
+
+    def took(self, owner: int) -> None:
+        """This process did a unit of a stripe: that stripe does not get on by it."""
+        self._left[owner] -= 1
 
     def look(self, left: Sequence[Any]) -> dict[int, float]:
         """Seconds since each stripe last got on."""

@@ -11,11 +11,13 @@ import threading
 import time
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from engine_contract import EngineContract, wait_until
 from toy_work import ToyUnit, check_done, runs_of, toy_work, toys
 
+from evalkit.engines import stripe
 from evalkit.engines.base import Engine, Run, Tell
 from evalkit.engines.stripe import Stripe
 
@@ -146,6 +148,19 @@ def test_a_unit_that_ends_three_ranks_is_named_by_the_fourth(tmp_path: Path) -> 
     Stripe(0, 1).map(toy_work(tmp_path, units))  # the same command again
     check_done(tmp_path, units)
     assert not list((tmp_path / "tries").iterdir())
+
+
+def test_what_others_do_of_a_stripe_is_no_sign_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [0.0]
+    monkeypatch.setattr(stripe, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    units = toys(6)
+    watch = stripe._Watch({unit.key: number % 2 for number, unit in enumerate(units)}, units)
+    now[0] = 10
+    assert watch.look(units) == {0: 10, 1: 10}
+    watch.took(0)
+    now[0] = 11
+    assert watch.look(units[1:]) == {0: 11, 1: 11}
+    assert watch.look(units[2:]) == {0: 11, 1: 0}
 
 
 def test_pinned_units_are_the_first_ranks_alone(tmp_path: Path) -> None:
