@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from evalkit.metric import KeepsFeatures, ReferenceMetric, Rows, Score, Sums
 from evalkit.numerics.blockwise import finite_mean
 from evalkit.numerics.gaussians import root_trace
+from evalkit.numerics.threads import gram
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -111,7 +112,7 @@ def fit(x: Tensor) -> Sums:
     cov = torch.zeros(x.shape[1], x.shape[1], dtype=torch.float64, device=x.device)
     for part in parts:
         y = part.double() - mean
-        cov += y.T @ y
+        cov += gram(y)
     return gaussian(mean, cov / (n - 1), n - 1)
 
 

@@ -17,7 +17,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from evalkit.metric import KeepsFeatures, ReferenceMetric, Rows, Score
+from evalkit.numerics.blockwise import full_float32
 from evalkit.numerics.kernels import kernel_diagonal, kernel_product, mmd_spread
+from evalkit.numerics.threads import in_parallel
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -102,7 +104,11 @@ def subset_sums(x: Tensor, y: Tensor, of_x: list[Tensor], of_y: list[Tensor]) ->
     if len(x) * len(y) < len(of_x) * len(of_x[0]) ** 2:
         sums: Tensor = (kernel_product(x, y, cubic, _indicators(of_y, y)) * _indicators(of_x, x)).sum(0)
         return sums
-    return torch.stack([kernel_product(x[i], y[j], cubic).sum() for i, j in zip(of_x, of_y, strict=True)])
+    pairs = zip(of_x, of_y, strict=True)
+    if x.device.type != "cpu":
+        return torch.stack([kernel_product(x[i], y[j], cubic).sum() for i, j in pairs])
+    with full_float32():  # a setting of the process, which no piece may put back before the others
+        return torch.stack(list(in_parallel(lambda at: kernel_product(x[at[0]], y[at[1]], cubic).sum(), pairs)))
 
 
 def _indicators(subsets: list[Tensor], x: Tensor) -> Tensor:

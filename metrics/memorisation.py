@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from evalkit.metric import KeepsFeatures, ReferenceMetric, Rows, Score, mean_score, with_error
 from evalkit.numerics.blockwise import finite_mean
 from evalkit.numerics.neighbours import nearest_in, nearest_others
+from evalkit.numerics.threads import gram, one_blas_thread, one_thread, product
 
 if TYPE_CHECKING:
     import numpy as np
@@ -200,11 +201,13 @@ def partition(x: Tensor, cells: int, components: int, seed: int) -> _Cells:
     axes = torch.eye(x.shape[1], dtype=torch.float64, device=x.device)
     if x.shape[1] > components:
         blocks = (rows.double() - mean for rows in torch.split(x, BLOCK))
-        axes = torch.linalg.eigh(sum((b.T @ b for b in blocks), axes * 0))[1][:, -components:]  # ascending
+        with one_thread():
+            axes = torch.linalg.eigh(sum((gram(b) for b in blocks), axes * 0))[1][:, -components:]  # ascending
     projected = project(x, mean, axes)
     data = projected.cpu().numpy()
     rngs = (np.random.default_rng([seed, start]) for start in range(STARTS))
-    runs = (_clustered(data, cells, rng) for rng in rngs)
+    with one_blas_thread():
+        runs = [_clustered(data, cells, rng) for rng in rngs]
     best, _ = min(runs, key=lambda run: float(np.square(data - run[0][run[1]]).sum()))
     centres = torch.from_numpy(best).to(x.device)
     return _Cells(mean, axes, centres, projected, nearest_in(projected, centres)[1][:, 0])
@@ -229,4 +232,4 @@ def project(x: Tensor, mean: Tensor, axes: Tensor) -> Tensor:
     """f32 [N,D] -> f64 [N,C], in blocks: distances are kept, but for what lies outside the axes."""
     import torch
 
-    return torch.cat([(rows.double() - mean) @ axes for rows in torch.split(x, BLOCK)])
+    return torch.cat([product(rows.double() - mean, axes) for rows in torch.split(x, BLOCK)])

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 from evalkit.metric import KeepsFeatures, Rows, SampleMetric, Score, with_error
 from evalkit.numerics.blockwise import finite_mean
+from evalkit.numerics.threads import gram, one_thread, product
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -63,18 +64,20 @@ class Vendi(KeepsFeatures, SampleMetric[Rows]):
         x = generated[self.features]  # f32 [N,D]
         n, d = x.shape
         if n < 2 * d or self.order == 0:
-            value = vendi_of(torch.linalg.eigvalsh(similarities(x)), self.order)
+            with one_thread():
+                value = vendi_of(torch.linalg.eigvalsh(similarities(x)), self.order)
             reason = "a rank has none" if self.order == 0 else f"N = {n} is below 2 d = {2 * d}"
             return Score(value, n, note=f"no standard error: {reason}")
-        values, vectors = torch.linalg.eigh(similarities(x))
+        with one_thread():
+            values, vectors = torch.linalg.eigh(similarities(x))
         value = vendi_of(values, self.order)
-        squares = ((rows @ vectors).square_() for rows in unit_rows(x))  # f64 [B,D]
-        if self.order == 1:
-            left = torch.cat([entropy_without(each, values, n) for each in squares])  # f64 [N]
-            influence = (n - 1) * (value - left.exp())
-        else:
-            shares = torch.cat([each @ slope(values, self.order) for each in squares])  # f64 [N]
-            influence = value * (shares - shares.mean())
+
+        def each_without(rows: Tensor) -> Tensor:
+            squares = product(rows, vectors).square_()  # f64 [B,D]
+            return entropy_without(squares, values, n) if self.order == 1 else squares @ slope(values, self.order)
+
+        without = torch.cat([each_without(rows) for rows in unit_rows(x)])  # f64 [N]
+        influence = (n - 1) * (value - without.exp()) if self.order == 1 else value * (without - without.mean())
         return with_error(Score(value, n), influence, generated.clusters)
 
 
@@ -95,10 +98,10 @@ def similarities(x: Tensor) -> Tensor:
     finite_mean(x)
     if n <= d:
         rows = torch.cat(list(unit_rows(x)))
-        return rows @ rows.T / n
+        return product(rows, rows.T) / n
     total = torch.zeros((d, d), dtype=torch.float64, device=x.device)
     for rows in unit_rows(x):
-        total += rows.T @ rows
+        total += gram(rows)
     return total / n
 
 

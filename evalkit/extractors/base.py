@@ -48,9 +48,13 @@ class Extractor(ABC):
             their own: `images` and `prompts` of equal length B. Their features belong to the images and the prompts
             both, so that they are found by the two digests together.
         embeds: whether `embed` is there, for metrics of models.
+        reentrant: whether several threads may call it at once: a call changes nothing of the extractor (a hook that
+            keeps what a layer gave does). On a CPU each call is made by one thread, so that features do not depend on
+            the number of threads; of one that is not reentrant, one call at a time, on a single core.
     """
 
     embeds: ClassVar[bool] = False
+    reentrant: ClassVar[bool] = False
     text_layers: frozenset[str] = frozenset()
     joint_layers: frozenset[str] = frozenset()
 

@@ -65,6 +65,8 @@ class Clip(NetworkExtractor):
         weights_key: which of several state dicts in a weights file ("ema"); none: it holds one alone.
     """
 
+    reentrant = True
+
     text_layers = frozenset({"text", "text_logit"})
 
     def __init__(

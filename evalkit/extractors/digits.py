@@ -31,7 +31,7 @@ class Digits(NetworkExtractor):
         precision: float32, tf32, bfloat16 (bf16) or float16 (fp16); see `NetworkExtractor`.
     """
 
-    embeds = True
+    embeds = reentrant = True
 
     def __init__(
         self,

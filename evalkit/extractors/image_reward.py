@@ -45,6 +45,8 @@ class ImageReward(NetworkExtractor):
         weights_key: which of several state dicts in `weights` ("ema"); none: it holds one alone.
     """
 
+    reentrant = True
+
     joint_layers = frozenset({"score"})
     _canonical = True
 

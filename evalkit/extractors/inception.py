@@ -61,6 +61,8 @@ class Inception(NetworkExtractor):
         weights_key: which of several state dicts in `weights` ("ema"); none: it holds one alone.
     """
 
+    reentrant = True
+
     def __init__(
         self,
         weights: str | None = None,
@@ -127,20 +129,18 @@ class Inception(NetworkExtractor):
     def __call__(self, images: Images, prompts: Sequence[str], layers: Sequence[str]) -> dict[str, Tensor]:
         import torch
 
-        from evalkit.extractors.inception_blocks import on_own_cores
+        from evalkit.extractors.inception_blocks import PART
 
         with exact_float32():
             if self._device == "cpu":
-                parts = on_own_cores(lambda part: self._on_cpu(part, layers), images)
+                parts = [
+                    self.network(self._input(images[at : at + PART]), layers) for at in range(0, len(images), PART)
+                ]
                 return {layer: torch.cat([part[layer] for part in parts]) for layer in layers}
             x = self._input(images)
         with exact_float32(tf32=self.precision == "tf32"):
             features: dict[str, Tensor] = self.network(x, layers)
         return {layer: features[layer] for layer in layers}
-
-    def _on_cpu(self, images: Images, layers: Sequence[str]) -> dict[str, Tensor]:
-        features: dict[str, Tensor] = self.network(self._input(images), layers)
-        return features
 
     def _input(self, images: Images) -> Tensor:
         """f32 [B,3,299,299], 0 to 255."""

@@ -10,19 +10,14 @@ tests/bench/bench_inception.py. Imports torch; import it where the network is ne
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from typing import ClassVar, TypeVar
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-Item = TypeVar("Item")
-Result = TypeVar("Result")
-
 _ONEDNN: bool = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
-PART = 8  # images a thread takes: larger activations fall out of the caches (2 to 32 were tried)
+PART = 8  # images at a time: larger activations fall out of the caches (2 to 32 were tried)
 
 
 class Conv(nn.Module):
@@ -259,20 +254,3 @@ def finish(net: nn.Module) -> None:
     for block in net.children():
         if isinstance(block, Merged):
             block.finish()
-
-
-def on_own_cores(function: Callable[[Sequence[Item]], Result], items: Sequence[Item]) -> list[Result]:
-    """The function of each part of `PART` items, several parts at once, each on cores of its own.
-
-    Cores that work on different images need not wait for each other after every operation. Parts are fixed, so that
-    the same batch gives the same bits whatever the number of cores.
-    """
-    parts = [items[start : start + PART] for start in range(0, len(items), PART)]
-    if len(parts) < 2:
-        return [function(part) for part in parts]
-    threads = torch.get_num_threads()
-    workers = min(len(parts), threads)
-    with ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(threads // workers,)) as pool:
-        done = list(pool.map(torch.inference_mode()(function), parts))  # the mode is a thread's own
-    torch.set_num_threads(threads)  # MKL's number is the process's, which the workers have set
-    return done

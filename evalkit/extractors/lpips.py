@@ -43,7 +43,7 @@ class Lpips(NetworkExtractor):
         weights_key: which of several state dicts in `weights` ("ema"); none: it holds one alone.
     """
 
-    embeds = True
+    embeds = reentrant = True
 
     def __init__(
         self,

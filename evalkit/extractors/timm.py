@@ -89,6 +89,8 @@ class Timm(NetworkExtractor):
         weights_key: which of several state dicts in `weights` ("ema"); none: it holds one alone.
     """
 
+    reentrant = True
+
     def __init__(
         self,
         name: str,

@@ -45,6 +45,8 @@ class Vgg16(NetworkExtractor):
         weights_key: which of several state dicts in `weights` ("ema"); none: it holds one alone.
     """
 
+    reentrant = True
+
     def __init__(
         self,
         name: str = "vgg16",

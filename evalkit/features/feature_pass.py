@@ -13,6 +13,7 @@ import json
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -20,11 +21,12 @@ from typing import TYPE_CHECKING
 
 from evalkit.data.source import chunks_of
 from evalkit.errors import ConfigError, DataError, StoreError, UnsuitedError, nearest
-from evalkit.extractors.base import Extractor
+from evalkit.extractors.base import Extractor, exact_float32
 from evalkit.features.run import ChunkRun, Fetch, ahead, blocks_of, check_finite, decoded, run_texts
 from evalkit.features.run import ImageSource as ImageSource
 from evalkit.features.store import Column, extractor_id
 from evalkit.metric import Batch
+from evalkit.numerics.threads import settle
 from evalkit.utils import devices
 from evalkit.utils.blobs import Blobs, LocalBlobs
 from evalkit.utils.files import sha256_json
@@ -152,6 +154,18 @@ class FeaturePass:
         extractor.load(self.device)
         return extractor, extractor.batch_on(self.device)
 
+    @contextmanager
+    def _arithmetic(self) -> Iterator[None]:
+        """On a CPU, what holds while batches are under way: settings of the process, which none may put back alone."""
+        if self.device != "cpu":
+            yield
+            return
+        with exact_float32():
+            try:
+                yield
+            finally:
+                settle()
+
     def extract(
         self, source: ImageSource, images: Sequence[NDArray[np.uint8]], addresses: Sequence[str]
     ) -> dict[str, Tensor]:
@@ -163,9 +177,12 @@ class FeaturePass:
         features: dict[str, Tensor] = {}
         for name, needed in layers.items():
             extractor, size = self._load(name)
-            run = ChunkRun(extractor, size, needed)
-            run.add([extractor.prepare(image) for image in images])
-            for layer, values in run.finish().items():
+            run = ChunkRun(extractor, size, self.device, needed)
+            with self._arithmetic():
+                run.add([extractor.prepare(image) for image in images])
+                run.end()
+                found = run.features()
+            for layer, values in found.items():
                 check_finite(name, source.name, layer, bool(values.isfinite().all()))
                 features[f"{name}/{layer}"] = values
         return features
@@ -178,7 +195,9 @@ class FeaturePass:
             if digest in column and not (over and column.load(digest, len(texts)) is None):
                 continue
             extractor, size = self._load(name)
-            features = Fetch({layer: run_texts(extractor, size, texts, layer)}).arrays()[layer]
+            with self._arithmetic():
+                found = run_texts(extractor, size, self.device, texts, layer)
+            features = Fetch({layer: found}).arrays()[layer]
             check_finite(name, source.name, layer, features)
             about = {"warnings": json.dumps(extractor.prompt_warnings(texts)), "device": devices.label(self.device)}
             column.save(digest, features, over=over, **about)
@@ -193,7 +212,7 @@ class FeaturePass:
             source,
             ((block, [loaded[name][0] for name in lacking[chunk]]) for chunk in lacking for block in blocks_of(chunk)),
         )
-        with _Savers() as savers:  # files are checked and written while the network goes on
+        with self._arithmetic(), _Savers() as savers:  # files are checked and written while the network goes on
             for chunk, by_extractor in lacking.items():
                 runs = {
                     n: self._chunk_run(source, chunk, *loaded[n], list(layers)) for n, layers in by_extractor.items()
@@ -206,8 +225,9 @@ class FeaturePass:
                     if self.progress is not None:
                         self.progress(source.name, done, total)
                 for name, run in runs.items():
-                    fetch = Fetch(run.finish())
-                    savers.submit(partial(self._save, source.name, name, by_extractor[name], fetch, over))
+                    run.end()
+                    arrive = run.arrays if self.device == "cpu" else Fetch(run.features()).arrays
+                    savers.submit(partial(self._save, source.name, name, by_extractor[name], arrive, over))
 
     def _chunk_run(
         self, source: ImageSource, chunk: range, extractor: Extractor, size: int, layers: Sequence[str]
@@ -218,10 +238,17 @@ class FeaturePass:
             if len(prompts) < len(chunk):
                 where = f"{source.name}: samples {chunk.start} to {chunk.stop - 1}"
                 raise UnsuitedError(f"{where} do not all have a prompt", extractor.name)
-        return ChunkRun(extractor, size, layers, prompts)
+        return ChunkRun(extractor, size, self.device, layers, prompts)
 
-    def _save(self, source: str, name: str, digests: Mapping[str, str], fetch: Fetch, over: bool) -> None:
-        arrays = fetch.arrays()
+    def _save(
+        self,
+        source: str,
+        name: str,
+        digests: Mapping[str, str],
+        arrive: Callable[[], Mapping[str, NDArray[np.float32]]],
+        over: bool,
+    ) -> None:
+        arrays = arrive()
         for layer, values in arrays.items():
             check_finite(name, source, layer, values)
         for layer, values in arrays.items():

@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import nullcontext
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from evalkit.data.reading import blocks_ahead, read_pool
 from evalkit.data.source import THREADED_FROM
 from evalkit.errors import EvalkitError, UnsuitedError
+from evalkit.numerics.threads import one_thread, start
 from evalkit.utils import devices
 from evalkit.utils.text import one_line
 
@@ -82,9 +85,13 @@ def decoded(
 class ChunkRun:
     """One extractor over one chunk, whose images come block by block; its batches begin anew with each chunk.
 
+    On a CPU each batch is computed by one thread, so that its bits are the same whatever the number of threads, and
+    several batches at once, where the extractor is `reentrant`.
+
     Args:
         extractor: loaded.
         size: images in a batch.
+        device: where it was loaded.
         layers: which layers; those that take prompts as well are asked for in calls of their own.
         prompts: of each image of the chunk, where there are joint layers.
         what: the chunk, for messages.
@@ -92,12 +99,13 @@ class ChunkRun:
 
     extractor: Extractor
     size: int
+    device: str
     layers: Sequence[str]
     prompts: Sequence[str] = ()
     what: str = ""
     _waiting: list[Any] = field(default_factory=list, init=False)
     _done: int = field(default=0, init=False)
-    _parts: dict[str, list[Tensor]] = field(default_factory=dict, init=False)
+    _parts: list[Future[dict[str, Tensor]]] = field(default_factory=list, init=False)
 
     def add(self, images: Sequence[Any]) -> None:
         """The next images, as `Extractor.prepare` gives them."""
@@ -105,11 +113,19 @@ class ChunkRun:
         while len(self._waiting) >= self.size:
             self._batch()
 
-    def finish(self) -> dict[str, Tensor]:
-        """By layer, f32 [rows,D] of the whole chunk, where the extractor leaves them."""
+    def end(self) -> None:
+        """There are no more images."""
         while self._waiting:
             self._batch()
-        return joined(self._parts)
+
+    def features(self) -> dict[str, Tensor]:
+        """By layer, f32 [rows,D] of the whole chunk, where the extractor leaves them, after `end`."""
+        parts = [part.result() for part in self._parts]
+        return joined({layer: [part[layer] for part in parts if layer in part] for layer in self.layers})
+
+    def arrays(self) -> dict[str, NDArray[np.float32]]:
+        """The same, on the CPU."""
+        return Fetch(self.features()).arrays()
 
     def _batch(self) -> None:
         images, self._waiting = self._waiting[: self.size], self._waiting[self.size :]
@@ -119,15 +135,24 @@ class ChunkRun:
         alone = [layer for layer in self.layers if layer not in joint]
         for layers, texts in ((alone, []), (joint, prompts)):
             if layers:
-                features = call(self.extractor, self.size, images, texts, layers)
-                for layer in layers:
-                    self._parts.setdefault(layer, []).append(features[layer])
+                self._parts.append(begin(self.device, self.extractor, self.size, images, texts, layers))
 
 
-def run_texts(extractor: Extractor, size: int, texts: Sequence[str], layer: str) -> Tensor:
+def run_texts(extractor: Extractor, size: int, device: str, texts: Sequence[str], layer: str) -> Tensor:
     """A text layer of texts, f32 [B,D], in the extractor's own batches."""
     batches = (texts[start : start + size] for start in range(0, len(texts), size))
-    return joined({layer: [call(extractor, size, [], batch, [layer])[layer] for batch in batches]})[layer]
+    parts = [begin(device, extractor, size, [], batch, [layer]) for batch in batches]
+    return joined({layer: [part.result()[layer] for part in parts]})[layer]
+
+
+def begin(device: str, *batch: Any) -> Future[dict[str, Tensor]]:
+    """`call` of a batch; on a CPU it may be still under way."""
+    if device == "cpu" and batch[0].reentrant:
+        return start(partial(call, *batch))
+    done: Future[dict[str, Tensor]] = Future()
+    with one_thread() if device == "cpu" else nullcontext():
+        done.set_result(call(*batch))
+    return done
 
 
 def joined(parts: Mapping[str, Sequence[Tensor]]) -> dict[str, Tensor]:

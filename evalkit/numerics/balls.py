@@ -102,8 +102,8 @@ def _meet(x: Tensor, y: Tensor, kinds: list[tuple[int, bool]], parts: Tensor | N
     of_x, of_y = _Side(x, len(y), kinds, distances.scale, rough), _Side(y, len(x), kinds, distances.scale)
     shares = None if parts is None else _Parts(of_x, len(y), kinds, parts)
     with full_float32():
-        for block in distances.blocks():
-            _collect(block, of_x, of_y, shares)
+        for found in distances.blocks(lambda block: _close(block, of_x, of_y)):
+            _count(*found, of_x, of_y, shares)
     inside = [{kind: counter.held() for kind, counter in side.counters.items()} for side in (of_y, of_x)]
     held = {} if shares is None else shares.held
     return {kind: Meeting(inside[0].get(kind), inside[1].get(kind), held.get(kind)) for kind in kinds}
@@ -185,15 +185,19 @@ class _Counter:
         return Held(self.balls, self.count, self.members, self.sums.where(self.balls == 1, self.sums.new_tensor(-1)))
 
 
-def _collect(block: Block, of_x: _Side, of_y: _Side, shares: _Parts | None) -> None:
-    """Finds a block's pairs that lie in a ball, and counts them."""
+def _close(block: Block, of_x: _Side, of_y: _Side) -> tuple[Tensor, Tensor, Tensor]:
+    """A block's pairs that may lie in a ball: i and j, i64 [P]; their squared distances by float64, f64 [P]."""
     outer = of_x.outer[block.rows], of_y.outer[block.columns]  # f64 [A], [B]
     i, j, squares, unsure = _pairs(block, outer, of_x, of_y)
     if len(unsure) > block.squares.numel() // MANY:
         block = block.in_float64()
         i, j, squares, unsure = _pairs(block, outer, of_x, of_y)
     squares[unsure] = block.exact(i[unsure], j[unsure])
-    i, j = i + block.rows.start, j + block.columns.start
+    return i + block.rows.start, j + block.columns.start, squares
+
+
+def _count(i: Tensor, j: Tensor, squares: Tensor, of_x: _Side, of_y: _Side, shares: _Parts | None) -> None:
+    """Counts the pairs that lie in a ball."""
     for part in _chunks(i):
         points, near = (i[part], j[part]), squares[part]
         for kind, counter in of_y.counters.items():

@@ -11,7 +11,8 @@ from evalkit.numerics.precision import float32_arithmetic
 if TYPE_CHECKING:
     from torch import Tensor
 
-BLOCK_BYTES = 16 * 2**20  # the most of a block of features, and of a block of distances
+BLOCK_BYTES = 4 * 2**20  # the most of a block of features, and of a block of distances; several are under way,
+CUDA_BLOCK_BYTES = 256 * 2**20  # one after another there
 ON_CUDA = 16  # times as much: smaller products leave a GPU waiting for Python
 
 
@@ -30,8 +31,8 @@ def room(x: Tensor) -> int:
 
 
 def row_blocks(x: Tensor) -> list[slice]:
-    """Blocks of rows of [N,D]: neither a block of f32 features nor a square of f32 distances exceeds `BLOCK_BYTES`."""
-    (n, width), numbers = x.shape, room(x) * BLOCK_BYTES // 4
+    """Blocks of rows of [N,D]: neither a block of f32 features nor a square of f32 distances exceeds the limit."""
+    (n, width), numbers = x.shape, (CUDA_BLOCK_BYTES if x.is_cuda else BLOCK_BYTES) // 4
     step = max(1, min(int(numbers**0.5), numbers // max(width, 1)))
     return [slice(start, min(start + step, n)) for start in range(0, n, step)]
 

@@ -11,16 +11,19 @@ Features are enlarged or reduced by a power of two, exactly, so that no square o
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from evalkit.numerics.blockwise import finite_mean, room, row_blocks
+from evalkit.numerics.threads import in_parallel
 
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
+
+Result = TypeVar("Result")
 
 PAIR_BYTES = 2**21  # of differences in float64: what stays in a core's cache
 ROUNDING = 64  # in eps of |x|^2 + |y|^2: nearer to a radius than this, a distance is computed again
@@ -53,16 +56,22 @@ class Distances:
         rows = torch.add((-self.centre * self.scale).to(self.dtype), rows, alpha=self.scale)
         return rows, torch.linalg.vector_norm(rows, dim=1).square_()
 
-    def blocks(self) -> Iterator[Block]:
-        """All blocks; where y is x, those on and above the diagonal alone."""
-        columns = row_blocks(self.y)
-        for part in row_blocks(self.x):
-            a = self.rows(self.x, part)
-            for other in columns:
-                if self.x is self.y and other.start < part.start:
-                    continue
-                b = a if self.x is self.y and other == part else self.rows(self.y, other)
-                yield Block(self, part, other, _squares(a, b), (a[1], b[1]))
+    def blocks(self, function: Callable[[Block], Result]) -> Iterator[Result]:
+        """The function of each block, in order, several at once; where y is x, of those on and above the diagonal."""
+        on_cpu, square = self.x.device.type == "cpu", self.x is self.y
+
+        def every() -> Iterator[tuple[slice, tuple[Tensor, Tensor], slice]]:
+            columns = row_blocks(self.y)
+            for part in row_blocks(self.x):
+                a = self.rows(self.x, part)
+                yield from ((part, a, other) for other in columns if not square or other.start >= part.start)
+
+        def block(at: tuple[slice, tuple[Tensor, Tensor], slice]) -> Result:
+            part, a, other = at
+            b = a if square and other == part else self.rows(self.y, other)
+            return function(Block(self, part, other, _squares(a, b), (a[1], b[1])))
+
+        return in_parallel(block, every()) if on_cpu else map(block, every())
 
     def exact(self, i: Tensor, j: Tensor) -> Tensor:
         """f64 [P], of the pairs (x[i], y[j]), from their differences; of equal rows, each kind once."""
@@ -82,10 +91,15 @@ class Distances:
 
         step = max(1, room(self.x) * PAIR_BYTES // (8 * max(self.x.shape[1], 1)))
         squares = torch.empty(len(i), dtype=torch.float64, device=self.x.device)
-        for start in range(0, len(i), step):
+
+        def some(start: int) -> None:
             part = slice(start, start + step)
             gaps = self.y.index_select(0, j[part]).double().sub_(self.x.index_select(0, i[part]).double())
             squares[part] = torch.linalg.vector_norm(gaps, dim=1)
+
+        starts = range(0, len(i), step)
+        for _ in in_parallel(some, starts) if self.x.device.type == "cpu" else map(some, starts):
+            pass
         return squares.mul_(self.scale).square_()
 
     @cached_property

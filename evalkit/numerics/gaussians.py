@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from evalkit.metric import Sums
 from evalkit.numerics.blockwise import finite_mean
+from evalkit.numerics.threads import gram, one_blas_thread, one_thread, product
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -46,7 +47,7 @@ def scatter_of(x: Tensor) -> Scatter:
     y = x.double()  # f64 [N,D]
     mean = y.mean(0)
     y = y - mean
-    return Scatter({"n": torch.tensor(float(len(x))).double(), "mean": mean, "scatter": y.T @ y})
+    return Scatter({"n": torch.tensor(float(len(x))).double(), "mean": mean, "scatter": gram(y)})
 
 
 def moments(sums: Sums, ddof: int = 1) -> tuple[Tensor, Tensor]:
@@ -67,7 +68,8 @@ def root_trace(cov1: Tensor, cov2: Tensor, rank1: int, rank2: int) -> Tensor:
     if rank2 < rank1:
         cov1, cov2, rank1, rank2 = cov2, cov1, rank2, rank1
     factor = _factor(cov1, rank1)
-    spectrum: Tensor = torch.linalg.eigvalsh(_seen_from(factor, cov2))
+    with one_thread():
+        spectrum: Tensor = torch.linalg.eigvalsh(_seen_from(factor, cov2))
     return spectrum[-rank2:].clamp(min=0).sqrt().sum()
 
 
@@ -82,10 +84,12 @@ def _factor(cov: Tensor, rank: int) -> Tensor:
 
     if rank >= len(cov):
         whole: Tensor
-        whole, failed = torch.linalg.cholesky_ex(cov)
+        with one_thread():
+            whole, failed = torch.linalg.cholesky_ex(cov)
         if not failed:
             return whole
-    packed, order, found, _ = lapack.dpstrf(cov.cpu().numpy(), lower=1, tol=0.0)  # S[order,order] = L L', from 1 on
+    with one_blas_thread():  # S[order,order] = L L', from 1 on
+        packed, order, found, _ = lapack.dpstrf(cov.cpu().numpy(), lower=1, tol=0.0)
     factor = torch.empty(len(cov), min(rank, found), dtype=cov.dtype)
     factor[torch.from_numpy(order).long() - 1] = torch.from_numpy(packed)[:, : factor.shape[1]].tril()
     return factor.to(cov.device)
@@ -108,7 +112,7 @@ class Seen:
         """Of covariances f64 [D,D], the second one of at most this rank; both are overwritten."""
         factor = _factor(cov2, rank2)
         values, rotation = _eigen(_seen_from(factor, cov1))
-        return cls(values.clamp_(min=0), factor @ rotation)
+        return cls(values.clamp_(min=0), product(factor, rotation))
 
     def without(self, y: Tensor, share: float) -> tuple[Tensor, Tensor]:
         """How the root term Tr((S1 S2)^(1/2)) changes with single samples: the slope, and what it is without one.
@@ -133,7 +137,7 @@ class Seen:
         steps = torch.linspace(*LOG_RANGE, NODES, dtype=values.dtype, device=values.device)
         nodes = top * steps.exp()  # f64 [T]
         table = torch.cat([values.rsqrt()[:, None], 1 / (values[:, None] + nodes)], 1)  # f64 [K,1+T]
-        sums = (y @ self.basis).square_() @ table.mul_(kept[:, None])  # f64 [B,1+T]
+        sums = product(y, self.basis).square_() @ table.mul_(kept[:, None])  # f64 [B,1+T]
         slope, inner = sums[:, 0], sums[:, 1:].mul_(share)
         curved = torch.log1p(-inner.clamp(max=1 - 1e-12)).add_(inner)  # its linear part is -share/2 y'Ty
         change = curved @ nodes.sqrt() * float(steps[1] - steps[0]) / (2 * math.pi)
@@ -142,11 +146,9 @@ class Seen:
 
 def _seen_from(factor: Tensor, cov2: Tensor) -> Tensor:
     """A' S2 A f64 [K,K] of A [D,K], in the memory of S2: at D = 2048 a matrix takes 34 MB, and few stand at a time."""
-    import torch
-
     rank = factor.shape[1]
     middle: Tensor = cov2.contiguous().view(-1)[: rank * rank].view(rank, rank)
-    return torch.mm(factor.T, cov2 @ factor, out=middle)
+    return product(factor.T, product(cov2, factor), out=middle)
 
 
 def _eigen(matrix: Tensor) -> tuple[Tensor, Tensor]:
@@ -157,5 +159,6 @@ def _eigen(matrix: Tensor) -> tuple[Tensor, Tensor]:
     if matrix.is_cuda:
         whole: tuple[Tensor, Tensor] = torch.linalg.eigh(matrix)
         return whole
-    values, vectors = eigh(matrix.numpy().T, driver="evd", overwrite_a=True, check_finite=False)
+    with one_blas_thread():
+        values, vectors = eigh(matrix.numpy().T, driver="evd", overwrite_a=True, check_finite=False)
     return torch.from_numpy(values), torch.from_numpy(vectors)

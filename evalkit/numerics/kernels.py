@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from evalkit.numerics.blockwise import finite_mean, full_float32, row_blocks
+from evalkit.numerics.threads import in_parallel
 
 if TYPE_CHECKING:
     import numpy as np
@@ -53,18 +54,22 @@ def kernel_product(x: Tensor, y: Tensor, kernel: Kernel, weights: Tensor | None 
     total = torch.zeros(shape, dtype=torch.float64, device=x.device)
     halved, dtype = x is y and weights is None, dtype_of(x, y)
     weights = None if weights is None else weights.to(dtype)
+
+    def of_block(at: tuple[slice, slice]) -> tuple[Tensor, Tensor | None]:
+        """What a block adds to its rows, and to its columns."""
+        rows, columns = at
+        block = kernel(x[rows].to(dtype), y[columns].to(dtype))  # [A,B]
+        if weights is not None:
+            return (block @ weights[columns]).double(), None
+        return block.sum(1).double(), block.sum(0).double() if halved and columns.start > rows.start else None
+
+    blocks = [(i, j) for i in row_blocks(x) for j in row_blocks(y) if not halved or j.start >= i.start]
     with full_float32():
-        for rows in row_blocks(x):
-            for columns in row_blocks(y):
-                if halved and columns.start < rows.start:
-                    continue
-                block = kernel(x[rows].to(dtype), y[columns].to(dtype))  # [A,B]
-                if weights is not None:
-                    total[rows] += (block @ weights[columns]).double()
-                    continue
-                total[rows] += block.sum(1).double()
-                if halved and columns.start > rows.start:
-                    total[columns] += block.sum(0).double()
+        found = in_parallel(of_block, blocks) if x.device.type == "cpu" else map(of_block, blocks)
+        for (rows, columns), (of_rows, of_columns) in zip(blocks, found, strict=True):
+            total[rows] += of_rows
+            if of_columns is not None:
+                total[columns] += of_columns
     return total
 
 

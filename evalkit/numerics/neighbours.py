@@ -4,7 +4,7 @@ Neighbours' distances are those of float64, and a copy of an image is at distanc
 out by its index, not by its value. Candidates are picked by float32; where the next one after them could be nearer by
 rounding, the row's distances are made again in float64.
 
-Work space: about six blocks of `BLOCK_BYTES`, 100 MiB (16 times as much on a GPU), next to the features themselves
+Work space: about six blocks of `BLOCK_BYTES` per thread, 25 MiB (1.5 GiB on a GPU), next to the features themselves
 (never copied as a whole) and a few numbers per row. Tensors may be on any device; the results are on the same.
 """
 
@@ -107,7 +107,7 @@ def _candidates(distances: Distances, k: int, rough: int, own: Tensor | None) ->
     width = min(k + SPARE, others)
     best = _Best(distances, n, min(max(k + rough, width), others))
     norms = torch.empty(n, dtype=torch.float64, device=distances.x.device)
-    for block in distances.blocks():
+    for block in distances.blocks(lambda each: each):
         squares, norms[block.rows] = block.squares, block.norms[0].double()
         if own is not None:
             mine = own[block.rows] - block.columns.start

@@ -30,6 +30,7 @@ from evalkit.metric import (
     widest_of,
     with_error,
 )
+from evalkit.numerics.threads import one_thread
 from evalkit.scoring.cache import ScoreCache, code_digest, finite
 from evalkit.scoring.checks import Failures, guarded, select_moments
 from evalkit.scoring.pair_pass import PairPass
@@ -138,6 +139,8 @@ class Scorer:
         }
 
     def _compute(self, cell: ToScore, metrics: Mapping[str, Metric]) -> dict[str, Score]:
+        if not metrics:
+            return {}
         source, n = cell.source, len(cell.source)
         absent = sum(text is None for text in source.prompts)
         lacking = Score(None, n, note=f"{'the' if absent == n else f'{absent} of {n}'} samples have no prompt")
@@ -145,13 +148,15 @@ class Scorer:
         applying = {name: metric for name, metric in metrics.items() if name not in scores}
         pairs = {name: metric for name, metric in applying.items() if isinstance(metric, PairMetric)}
         failed: Failures = {}
-        scores |= score_pairs(pairs, source, self.against.baseline, self.pairs, cell.own, failed, cell.clusters)
+        with one_thread():
+            scores |= score_pairs(pairs, source, self.against.baseline, self.pairs, cell.own, failed, cell.clusters)
         for name, metric in applying.items():
             if isinstance(metric, ModelMetric):
                 with guarded(name, failed):
                     scores[name] = self._measure(cell, name, metric)
         merging = {name: metric for name, metric in applying.items() if isinstance(metric, StateMetric)}
-        scores |= self._score_states(cell, merging, failed)
+        with one_thread():
+            scores |= self._score_states(cell, merging, failed)
         scores |= {name: Score(None, n, note=reason, broken=True) for name, reason in failed.items()}
         told = {name: self._warn(source, metrics[name], finite(score)) for name, score in scores.items()}
         return {name: finite(of_clusters(score, cell.clusters)) for name, score in told.items()}

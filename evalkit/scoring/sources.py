@@ -12,6 +12,7 @@ from evalkit.errors import DataError
 from evalkit.extractors.base import Extractor
 from evalkit.features.feature_pass import FeaturePass, ImageSource, Progress, parse
 from evalkit.metric import Metric, ReferenceMetric, Score, cluster_ids
+from evalkit.numerics.threads import one_thread
 from evalkit.scoring.cache import ScoreCache
 from evalkit.scoring.checks import Failures
 from evalkit.scoring.pair_pass import PairPass
@@ -155,7 +156,8 @@ def reference_statistics(
 ) -> tuple[Tensor, Tensor, int]:
     """Mean f64 [D], covariance f64 [D,D] and n of the reference's features, for a metric that `gives_moments`."""
     failed: Failures = {}
-    states = observe(FeaturePass(features, extractors), reference, {name: metric}, failed)
+    with one_thread():
+        states = observe(FeaturePass(features, extractors), reference, {name: metric}, failed)
     if failed:
         raise DataError(f"metric '{name}': {failed[name]}")
     mean, cov, n = metric.to_moments(states[name])

@@ -22,8 +22,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "helpers"))
 
 from seeded_inception import write_weights
 
-from evalkit.extractors.inception_blocks import on_own_cores
+from evalkit.extractors.inception_blocks import PART
 from evalkit.extractors.inception_net import load_network
+from evalkit.numerics.threads import in_parallel
 
 GFLOP = 11.4  # an image: 2 x 5.7 G multiply-adds
 LAYERS = ("pool3", "logits_unbiased")
@@ -46,6 +47,11 @@ def peer(weights: Path) -> Callable[[torch.Tensor], object]:
     return lambda x: net(x.to(torch.uint8))
 
 
+def in_parts(net: Callable[[torch.Tensor], object], x: torch.Tensor) -> list[object]:
+    """As the feature pass has it: each part by one thread, several at once."""
+    return list(in_parallel(net, torch.split(x, PART)))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repeats", type=int, default=5)
@@ -59,7 +65,7 @@ def main() -> None:
         for name, dtype in (("float32", torch.float32), ("bfloat16", torch.bfloat16)):
             net = load_network(weights, "", dtype=dtype)
             ways[f"all cores on one batch {name}"] = lambda x, net=net: net(x, LAYERS)  # type: ignore[misc]
-            ways[f"evalkit {name}"] = lambda x, net=net: on_own_cores(lambda part: net(part, LAYERS), x)  # type: ignore[misc]
+            ways[f"evalkit {name}"] = lambda x, net=net: in_parts(lambda part: net(part, LAYERS), x)  # type: ignore[misc]
     seconds: dict[str, list[float]] = {name: [] for name in ways}
     rates: dict[str, list[float]] = {"float32": [], "bfloat16": []}
     with torch.inference_mode():
