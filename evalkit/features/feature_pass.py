@@ -163,8 +163,10 @@ class FeaturePass:
         with exact_float32():
             try:
                 yield
-            finally:
-                settle()
+            except BaseException:
+                settle(cancel=True)
+                raise
+            settle()
 
     def extract(
         self, source: ImageSource, images: Sequence[NDArray[np.uint8]], addresses: Sequence[str]
@@ -212,7 +214,7 @@ class FeaturePass:
             source,
             ((block, [loaded[name][0] for name in lacking[chunk]]) for chunk in lacking for block in blocks_of(chunk)),
         )
-        with self._arithmetic(), _Savers() as savers:  # files are checked and written while the network goes on
+        with _Savers() as savers, self._arithmetic():  # files are checked and written while the network goes on
             for chunk, by_extractor in lacking.items():
                 runs = {
                     n: self._chunk_run(source, chunk, *loaded[n], list(layers)) for n, layers in by_extractor.items()

@@ -14,9 +14,9 @@ import os
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -27,6 +27,7 @@ Result = TypeVar("Result")
 TILE = 512  # rows and columns of a product that are one piece
 
 _mine = threading.local()  # width: how many pieces this thread may have under way, where it computes with one thread
+_under_way: set[Future[Any]] = set()
 
 
 @contextmanager
@@ -77,17 +78,17 @@ def start(function: Callable[[], Result]) -> Future[Result]:
     pool, room = _pool(os.getpid(), width())
     room.acquire()
     piece = pool.submit(_without_gradients, function)
+    _under_way.add(piece)
+    piece.add_done_callback(_under_way.discard)
     piece.add_done_callback(lambda _: room.release())
     return piece
 
 
-def settle() -> None:
-    """Waits until no piece is under way."""
-    if (threads := width()) > 1:
-        room = _pool(os.getpid(), threads)[1]
-        for _ in range(2 * threads):
-            room.acquire()
-        room.release(2 * threads)
+def settle(*, cancel: bool = False) -> None:
+    """Waits until no piece is under way; `cancel`: those that nobody computes yet never are."""
+    for piece in list(_under_way) if cancel else ():
+        piece.cancel()
+    wait(list(_under_way))
 
 
 def in_parallel(function: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:

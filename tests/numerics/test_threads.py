@@ -94,6 +94,10 @@ def test_settle_waits_for_what_was_started() -> None:
         start(lambda i=i: (time.sleep(0.05), done.append(i)))  # type: ignore[misc]
     settle()
     assert sorted(done) == [0, 1, 2, 3]
+    pieces = [start(lambda: time.sleep(0.3)) for _ in range(4)]
+    settle(cancel=True)
+    assert all(piece.done() for piece in pieces)
+    assert pieces[-1].cancelled()
 
 
 def features(n: int, seed: int) -> torch.Tensor:
