@@ -22,6 +22,7 @@ from evalkit.features.feature_pass import LOADERS, FeaturePass, ImageSource, sta
 from evalkit.features.run import ahead
 from evalkit.features.store import Column, extractor_ids
 from evalkit.metric import Batch, PairMetric
+from evalkit.numerics.threads import one_thread
 from evalkit.scoring.checks import Failures, guarded
 from evalkit.utils import devices
 from evalkit.utils.blobs import LocalBlobs
@@ -165,10 +166,12 @@ class PairPass:
     ) -> Values:
         """The values that are lacking, stored too; none of metrics that go into `failed`. `damaged`: files that go."""
         values: Values = {}
+        if not lacking:
+            return values
         waiting: dict[str, list[float]] = {}
         done, total = 0, sum(map(len, lacking))
         parts = ((block, part) for block in lacking for part in _parts(block))
-        with ThreadPoolExecutor(READERS, thread_name_prefix="decode") as pool:
+        with one_thread(), ThreadPoolExecutor(READERS, thread_name_prefix="decode") as pool:
             try:
                 for block, part, images in _read_ahead(pool, paired, parts):
                     names = [name for name in lacking[block] if name not in failed]

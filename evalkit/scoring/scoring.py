@@ -148,8 +148,7 @@ class Scorer:
         applying = {name: metric for name, metric in metrics.items() if name not in scores}
         pairs = {name: metric for name, metric in applying.items() if isinstance(metric, PairMetric)}
         failed: Failures = {}
-        with one_thread():
-            scores |= score_pairs(pairs, source, self.against.baseline, self.pairs, cell.own, failed, cell.clusters)
+        scores |= score_pairs(pairs, source, self.against.baseline, self.pairs, cell.own, failed, cell.clusters)
         for name, metric in applying.items():
             if isinstance(metric, ModelMetric):
                 with guarded(name, failed):
