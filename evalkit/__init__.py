@@ -21,9 +21,16 @@ if (_ROOT / "configs" / "eval.yaml").is_file() and str(_ROOT) not in __path__:
 
 if TYPE_CHECKING:
     from evalkit.api import evaluate
+    from evalkit.loop.evaluation import Evaluation
     from evalkit.results.peers import peer_check
     from evalkit.results.table import ResultTable
 else:
-    _, __getattr__ = lazy(__name__, api="evaluate", results__table="ResultTable", results__peers="peer_check")
+    _, __getattr__ = lazy(
+        __name__,
+        api="evaluate",
+        loop__evaluation="Evaluation",
+        results__table="ResultTable",
+        results__peers="peer_check",
+    )
 
-__all__ = ["ResultTable", "__version__", "evaluate", "peer_check"]
+__all__ = ["Evaluation", "ResultTable", "__version__", "evaluate", "peer_check"]

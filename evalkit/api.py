@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from omegaconf import OmegaConf
-
 from evalkit import pipeline
-from evalkit.config.compose import compose, default_extractors, group_options, resolve
-from evalkit.errors import ConfigError, nearest
+from evalkit.config.call import compose_call
+from evalkit.config.compose import resolve
+from evalkit.errors import ConfigError
 from evalkit.plan.plan import make_plan
 from evalkit.results.table import ResultTable
 
@@ -55,21 +53,7 @@ def evaluate(
     folders = samples if isinstance(samples, Mapping) else {"folder": samples}
     if not folders:
         raise ConfigError("samples: give a folder of images, or several by name")
-    settings = dict(settings or {})
-    extractors = dict.fromkeys(key.split(".")[1] for key in settings if re.match(r"extractor\.[^.]+\.", key))
-    added = [name for name in extractors if name not in default_extractors() and name in group_options("extractor")]
-    config = compose(
-        [f"metric=[{','.join(metrics)}]", *([f"+extractor=[{','.join(added)}]"] if added else [])],
-        folders={name: os.fspath(path) for name, path in folders.items()},
-        reference=None if reference is None else os.fspath(reference),
-    )
     values: dict[str, Any] = {"name": name, "num_samples": num_samples, "store": os.fspath(store), "device": device}
     values |= {"out": os.fspath(out) if out is not None else None}
-    for key, value in {**values, **settings}.items():
-        parent, _, last = key.rpartition(".")
-        node = OmegaConf.select(config, parent) if parent else config
-        if not OmegaConf.is_dict(node) or last not in list(node):  # a key whose value is to be given is in it too
-            known = map(str, node) if OmegaConf.is_dict(node) else map(str, config)
-            raise ConfigError(f"settings: there is no '{key}' in the configuration. {nearest(last, known)}")
-        OmegaConf.update(config, key, value)
+    config = compose_call(metrics, values, settings, folders=folders, reference=reference)
     return pipeline.run(make_plan(resolve(config)), command="evalkit.evaluate(...)")

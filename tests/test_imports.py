@@ -17,8 +17,21 @@ PACKAGE = ROOT / "evalkit"
 
 # In the order in which data flows: each may import what stands to its right only (and modules of its own).
 FOLDERS = [
-    *("work", "plan", "report", "gate", "trackers", "results", "lint", "samples", "scoring", "models", "features"),
-    *("prompts", "extractors", "data", "config", "digits", "engines", "numerics", "utils"),
+    *(
+        "loop",
+        "work",
+        "plan",
+        "report",
+        "gate",
+        "trackers",
+        "results",
+        "lint",
+        "samples",
+        "scoring",
+        "models",
+        "features",
+    ),
+    *("features", "prompts", "extractors", "data", "config", "digits", "engines", "numerics", "utils"),
 ]
 LEFT = ["__init__", "cli", "commands", "api", "selfcheck", "pipeline"]  # at the root; no other folder imports them
 RIGHT = ["cell", "metric", "errors"]  # modules at the root that any folder may import

@@ -162,13 +162,13 @@ def make_plan(config: RunConfig, *, choose: bool = False) -> Plan:
     grid = make_grid(config, missing)
     if (samples := sum(cell.num_samples for cell in grid.cells)) > MANY_SAMPLES:
         log.info("%s samples in %s cells", f"{samples:,}", f"{len(grid.cells):,}")
-    sides = {side: _open_side(config, side, missing, cache) for side in ("reference", "training")}
+    sides = {side: open_side(config, side, missing, cache) for side in ("reference", "training")}
     if choose:
         given = Given({c.name: c.num_samples for c in grid.cells}, sides["reference"], _prompted(config, grid, cache))
         config, line = choose_metrics(config, given)
         log.info("%s", line)
-    metrics = _build_metrics(config)
-    extractors = _build_extractors(config, metrics, missing)
+    metrics = build_metrics(config)
+    extractors = build_extractors(config, metrics, missing)
     if not missing.any_of(*sides):
         check_counts(metrics, {cell.name: cell.num_samples for cell in grid.cells}, sides)
     shown = shown_cells(grid.cells, config)
@@ -240,7 +240,7 @@ def _check_values(config: RunConfig, engine: Engine) -> None:
         raise ConfigError(f"save_stats={config.save_stats} is a file: give a folder")
 
 
-def _open_side(config: RunConfig, side: str, missing: Missing, cache: Path | None) -> Source | Moments | None:
+def open_side(config: RunConfig, side: str, missing: Missing, cache: Path | None) -> Source | Moments | None:
     """The images or statistics of the reference, or of the training set."""
     opened: Source | Moments | None = None
     with missing.noted(side):
@@ -265,7 +265,8 @@ def _prompted(config: RunConfig, grid: Grid, cache: Path | None) -> bool:
     return False
 
 
-def _build_metrics(config: RunConfig) -> dict[str, Metric]:
+def build_metrics(config: RunConfig) -> dict[str, Metric]:
+    """The chosen metrics, by name."""
     return {name: build(option, f"metric.{name}", Metric) for name, option in config.metric.items()}
 
 
@@ -291,7 +292,8 @@ def _build_engine(config: RunConfig) -> Engine:
     return choose_engine(engine, config.device)
 
 
-def _build_extractors(config: RunConfig, metrics: Mapping[str, Metric], missing: Missing) -> dict[str, Extractor]:
+def build_extractors(config: RunConfig, metrics: Mapping[str, Metric], missing: Missing) -> dict[str, Extractor]:
+    """The extractors that metrics need, by name, whose weights are there. ConfigError: no such extractor or layer."""
     extractors: dict[str, Extractor] = {}
     for metric_name, metric in metrics.items():
         for address in metric.needs:

@@ -11,7 +11,7 @@ import errno
 import os
 import secrets
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
@@ -130,6 +130,39 @@ class LocalBlobs:
 
     def below(self, prefix: str) -> LocalBlobs:
         return LocalBlobs(self.root / prefix)
+
+
+@dataclass(frozen=True)
+class HeldBlobs:
+    """A dictionary in memory, which ends with the process."""
+
+    held: dict[str, bytes] = field(default_factory=dict)
+    prefix: str = ""
+    where: str = "memory"
+
+    def put_new(self, key: str, data: bytes) -> bool:
+        return self.held.setdefault(self.prefix + key, data) is data
+
+    def put(self, key: str, data: bytes) -> None:
+        self.held[self.prefix + key] = data
+
+    def get(self, key: str, start: int | None = None, stop: int | None = None) -> bytes:
+        try:
+            return self.held[self.prefix + key][start:stop]
+        except KeyError:
+            raise FileNotFoundError(errno.ENOENT, "no such key", key) from None
+
+    def list(self, prefix: str = "") -> Iterator[tuple[str, int]]:
+        whole = self.prefix + prefix
+        for key, data in [*self.held.items()]:
+            if key.startswith(whole):
+                yield key[len(self.prefix) :], len(data)
+
+    def delete(self, key: str) -> None:
+        self.held.pop(self.prefix + key, None)
+
+    def below(self, prefix: str) -> HeldBlobs:
+        return HeldBlobs(self.held, f"{self.prefix}{prefix.strip('/')}/")
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,55 @@
+"""The configuration of a call from Python: metrics by name, the rest as of the command line."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from evalkit.config.compose import compose, default_extractors, group_options
+from evalkit.errors import ConfigError, nearest
+
+
+def compose_call(
+    metrics: Sequence[str],
+    values: Mapping[str, Any],
+    settings: Mapping[str, Any] | None = None,
+    *,
+    folders: Mapping[str, str | os.PathLike[str]] | None = None,
+    reference: str | os.PathLike[str] | None = None,
+) -> DictConfig:
+    """Composes what a function was called with.
+
+    Args:
+        metrics: names of the metrics' YAML files.
+        values: of the root's keys.
+        settings: further configuration by dotted key, such as {"extractor.inception.weights": "FILE"}; a key of another
+            extractor ({"extractor.timm.model": "resnet18"}) chooses it.
+        folders: by name the places of images; none: there are none, and the grid has no model.
+        reference: the place of the reference, or an option's name.
+
+    Raises:
+        ConfigError: a metric, a key or a place that is not there (the nearest is offered).
+    """
+    if isinstance(metrics, str):
+        raise ConfigError(f"metrics={metrics!r}: give a list, [{metrics!r}]")
+    settings = dict(settings or {})
+    extractors = dict.fromkeys(key.split(".")[1] for key in settings if re.match(r"extractor\.[^.]+\.", key))
+    added = [name for name in extractors if name not in default_extractors() and name in group_options("extractor")]
+    overrides = [f"metric=[{','.join(metrics)}]", *([f"+extractor=[{','.join(added)}]"] if added else [])]
+    config = compose(
+        overrides if folders else ["~experiment", *overrides],
+        folders={name: os.fspath(path) for name, path in (folders or {}).items()},
+        reference=None if reference is None else os.fspath(reference),
+    )
+    for key, value in {**values, **settings}.items():
+        parent, _, last = key.rpartition(".")
+        node = OmegaConf.select(config, parent) if parent else config
+        if not OmegaConf.is_dict(node) or last not in list(node):  # a key whose value is to be given is in it too
+            known = map(str, node) if OmegaConf.is_dict(node) else map(str, config)
+            raise ConfigError(f"settings: there is no '{key}' in the configuration. {nearest(last, known)}")
+        OmegaConf.update(config, key, value)
+    return config
