@@ -198,5 +198,5 @@ def _score(
         reference = watch.of(reference) if reference and not isinstance(reference, Moments) else reference
         watched = replace(plan, reference=reference)
     with stages.worker.pool as pool:
-        arguments = scoring_arguments(watched, pool, sources)
-        return score_sources(sources, clusters=clusters, valueless=stages.valueless(), done=done, **arguments)
+        given = scoring_arguments(watched, pool, sources, clusters)
+        return score_sources(sources, valueless=stages.valueless(), done=done, **given)

@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING, Any, Protocol, Required, TypedDict, Unpack
 from evalkit.errors import DataError
 from evalkit.extractors.base import Extractor
 from evalkit.features.feature_pass import FeaturePass, ImageSource, Progress, parse
-from evalkit.metric import Metric, ReferenceMetric, Score, cluster_ids
+from evalkit.metric import Metric, PairMetric, ReferenceMetric, Score, cluster_ids
 from evalkit.numerics.threads import one_thread
 from evalkit.scoring.cache import ScoreCache
 from evalkit.scoring.checks import Failures
-from evalkit.scoring.pair_pass import PairPass
+from evalkit.scoring.pair_pass import Paired, PairPass
+from evalkit.scoring.pairs import pairings
 from evalkit.scoring.protocol import Against
 from evalkit.scoring.scoring import KeyedGenerator, Scored, Scorer, ToScore
 from evalkit.scoring.states import observe
@@ -109,15 +110,27 @@ class Scoring:
     def __init__(
         self, sources: Mapping[str, ImageSource], progress: Progress | None = None, **given: Unpack[Given]
     ) -> None:
-        metrics, extractors, store = given["metrics"], given["extractors"], given["store"]
-        for name, (_, metric) in metrics.items():
+        self._metrics, extractors, store = given["metrics"], given["extractors"], given["store"]
+        for name, (_, metric) in self._metrics.items():
             for address in metric.needs:
                 parse(address, extractors, f"metric '{name}'")
         self.features = FeaturePass(store.features, extractors, given.get("device", "auto"), progress)
         self._sources = sources
         self._generators, self._clusters = given.get("generators") or {}, given.get("clusters") or {}
-        pairs = PairPass(self.features, {name: option for name, (option, _) in metrics.items()})
-        self._scorer = Scorer(metrics, self.features, given["against"], ScoreCache(store.scores), pairs)
+        cache = ScoreCache(store.scores)
+        self._scorer = Scorer(self._metrics, self.features, given["against"], cache, self.pair_pass(self.features))
+
+    def pair_pass(self, features: FeaturePass) -> PairPass:
+        """A pass over pairs that lists what is stored when it is first asked; `features` extracts and tells."""
+        return PairPass(features, {name: option for name, (option, _) in self._metrics.items()})
+
+    def paired(self, name: str, metrics: Collection[str]) -> list[Paired]:
+        """What those of some metrics that are of pairs compare of a source."""
+        source, against = self._sources[name], self._scorer.against
+        chosen = {metric: self._metrics[metric][1] for metric in metrics}
+        of_pairs = {metric: m for metric, m in chosen.items() if isinstance(m, PairMetric) and applies(m, source)}
+        baseline = against.baselines.get(name, against.baseline)
+        return pairings(of_pairs, source, baseline, against.own.get(name, {}))[0]
 
     def uncached(self, name: str) -> list[str]:
         """The metrics whose scores of a source are not cached. Whether those that are can be believed is seen later."""
@@ -145,6 +158,11 @@ class Scoring:
         if name not in against.baselines:
             return self._scorer, cell
         return replace(self._scorer, against=replace(against, baseline=against.baselines[name])), cell
+
+
+def applies(metric: Metric, source: ImageSource) -> bool:
+    """Whether a metric takes a source: one that needs prompts, those alone whose images all have one."""
+    return not metric.needs_prompts or None not in source.prompts
 
 
 def reference_statistics(

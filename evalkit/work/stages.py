@@ -4,22 +4,21 @@ from __future__ import annotations
 
 import functools
 import sys
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from evalkit import metric as contract
 from evalkit.data.moments import Moments
 from evalkit.engines.base import Run, Work
 from evalkit.engines.stripe import Stripe
-from evalkit.metric import Metric, ModelMetric, ReferenceMetric, StateMetric
+from evalkit.metric import ModelMetric, ReferenceMetric, StateMetric
 from evalkit.plan.plan import Plan, check_calls
 from evalkit.samples.cells import look as look_for_shards
 from evalkit.utils.progress import stage
-from evalkit.work.units import SIDES, Extract, Measure, Score, Shard
+from evalkit.work.units import SIDES, Extract, Measure, Pairs, Score, Shard
 from evalkit.work.worker import Worker, open_worker
 
 if TYPE_CHECKING:
-    from evalkit.data.source import Source
     from evalkit.utils.blobs import Blobs
 
 Look = Callable[[Sequence[Any]], set[str]]
@@ -63,6 +62,7 @@ class Stages:
                 for name in self._cells:
                     self.worker.source(name)
             self._extract()
+            self._compare()
             self._measure()
             self._score()
 
@@ -109,6 +109,16 @@ class Stages:
     ) -> None:
         work = Work(name, units, totals or {}, self._open, look, self._command, notes=self._notes, **how)
         self.plan.engine.map(work)
+
+    def _map_counted(self, name: str, units: Sequence[Any], look: Look, of: Callable[[Any], str]) -> None:
+        """Units over ranges; progress counts what of these is to do, by what `of` calls them."""
+        done = self._looked(look)
+        there = done(units) if units else set()
+        totals: dict[str, int] = {}
+        for unit in units:
+            if unit.key not in there:
+                totals[of(unit)] = totals.get(of(unit), 0) + unit.stop - unit.start
+        self._map(name, units, done, totals)
 
     def _looked(self, look: Look) -> Look:
         """Asks `look` of units that were not done before; those that left word are done as far as they can be."""
@@ -172,16 +182,12 @@ class Stages:
             }
             return {unit.key for unit in units if (unit.source, unit.start) not in missing}
 
-        done = self._looked(look)
-        there = done(units) if units else set()
-        totals: dict[str, int] = {}
-        for unit in units:
-            if unit.key not in there:
-                totals[unit.source] = totals.get(unit.source, 0) + unit.stop - unit.start
-        self._map("extracting features", units, done, totals)
+        self._map_counted("extracting features", units, look, lambda unit: unit.source)
 
     def _wanted(self) -> dict[str, tuple[str, ...]]:
         """By cell or side: the addresses of features that scores which are not cached rest on."""
+        from evalkit.scoring.sources import applies
+
         wanted: dict[str, dict[str, None]] = {}
         for name in self._cells:
             source = self.worker.source(name)
@@ -194,28 +200,42 @@ class Stages:
                             wanted.setdefault(SIDES[side], {}).update(dict.fromkeys(metric.needs))
         return {name: tuple(addresses) for name, addresses in wanted.items()}
 
+    def _compare(self) -> None:
+        scoring = self.worker.scoring  # pairs are named by the metrics whose scores are not cached now
+        paired = {
+            (name, tuple(each.metrics)): each
+            for name in self._cells
+            for each in scoring.paired(name, scoring.uncached(name))
+        }
+        units = [
+            Pairs(name, block.start, block.stop, metrics)
+            for (name, metrics), each in paired.items()
+            for block in each.blocks
+        ]
+
+        def look(units: Sequence[Pairs]) -> set[str]:
+            listed = scoring.pair_pass(scoring.features)
+            asked: dict[tuple[str, tuple[str, ...]], list[range]] = {}
+            for unit in units:
+                asked.setdefault((unit.cell, unit.metrics), []).append(range(unit.start, unit.stop))
+            missing = {(of, block) for of, blocks in asked.items() for block in listed.lacking(paired[of], blocks)}
+            return {u.key for u in units if ((u.cell, u.metrics), range(u.start, u.stop)) not in missing}
+
+        self._map_counted("comparing pairs", units, look, lambda unit: unit.cell)
+
     def _measures(self) -> list[Measure]:
         metrics = [name for name, metric in self.plan.metrics.items() if isinstance(metric, ModelMetric)]
         return [Measure(cell.name, metric) for cell in self.plan.generated for metric in metrics]
 
     def _measure(self) -> None:
         def look(units: Sequence[Measure]) -> set[str]:
-            uncached = self._uncached(units)
+            uncached = {name: self.worker.scoring.uncached(name) for name in dict.fromkeys(u.cell for u in units)}
             return {unit.key for unit in units if unit.metric not in uncached[unit.cell]}
 
         self._map("measuring models", self._measures(), self._looked(look))
 
     def _score(self) -> None:
         def look(units: Sequence[Score]) -> set[str]:
-            uncached = self._uncached(units)
-            return {unit.key for unit in units if not self.worker.of_images(uncached[unit.cell])}
+            return {u.key for u in units if not self.worker.of_images(self.worker.scoring.uncached(u.cell))}
 
         self._map("scoring", [Score(name) for name in self._cells], self._looked(look))
-
-    def _uncached(self, units: Sequence[Measure] | Sequence[Score]) -> dict[str, Collection[str]]:
-        return {name: self.worker.scoring.uncached(name) for name in dict.fromkeys(unit.cell for unit in units)}
-
-
-def applies(metric: Metric, source: Source) -> bool:
-    """Whether a metric takes a source: one that needs prompts, those alone whose images all have one."""
-    return not metric.needs_prompts or None not in source.prompts

@@ -44,6 +44,24 @@ class Extract:
 
 
 @dataclass(frozen=True)
+class Pairs:
+    """Compares the pairs [start, stop) of a cell, a block of them, by metrics that pair in the same way."""
+
+    cell: str
+    start: int
+    stop: int
+    metrics: tuple[str, ...]
+
+    @property
+    def key(self) -> str:
+        return f"pairs/{self.cell}/{self.metrics[0]}/{self.start}-{self.stop}"
+
+    @property
+    def label(self) -> str:
+        return f"pairs {self.start} to {self.stop - 1} of {self.cell} by {', '.join(self.metrics)}"
+
+
+@dataclass(frozen=True)
 class Measure:
     """Measures the model behind a cell by a metric of models."""
 
@@ -61,7 +79,7 @@ class Measure:
 
 @dataclass(frozen=True)
 class Score:
-    """Scores a cell by all metrics but those of models, as far as they are not cached."""
+    """Scores a cell by all metrics but those of models, as far as they are not cached, from what other units left."""
 
     cell: str
 

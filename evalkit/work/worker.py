@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from evalkit.data.moments import Moments
@@ -13,7 +13,7 @@ from evalkit.samples.model_pool import ModelPool
 from evalkit.samples.sample_set import STALE
 from evalkit.utils import devices
 from evalkit.work.fused import Fused, HeldSource
-from evalkit.work.units import SIDES, Extract, Measure, Score, Shard
+from evalkit.work.units import SIDES, Extract, Measure, Pairs, Score, Shard
 
 if TYPE_CHECKING:
     from evalkit.data.source import Source
@@ -22,7 +22,8 @@ if TYPE_CHECKING:
     from evalkit.lint.parts import Parts
     from evalkit.plan.plan import Plan
     from evalkit.samples.cells import FoundCell
-    from evalkit.scoring.sources import Scoring
+    from evalkit.scoring.pair_pass import PairPass
+    from evalkit.scoring.sources import Given, Scoring
     from evalkit.work.stored_plan import Leftovers
 
 SOURCES = 4  # that a worker which is sent units one by one holds at a time: 50,000 samples' lines take 5 MB
@@ -82,6 +83,8 @@ class Worker:
         try:
             if isinstance(unit, Extract):
                 self._extract(unit, tell)
+            elif isinstance(unit, Pairs):
+                self._compare(unit, tell)
             elif isinstance(unit, Measure):
                 self._score(unit, unit.cell, [unit.metric])
             elif isinstance(unit, Score):
@@ -112,7 +115,7 @@ class Worker:
 
         sources = _Lazy(self._cells, self.source)
         clusters = _Lazy(self._cells, lambda name: self.plan.clusters_of(self._cells[name], self.source(name)))
-        return Scoring(sources, clusters=clusters, **scoring_arguments(self.plan, self.pool, sources))
+        return Scoring(sources, **scoring_arguments(self.plan, self.pool, sources, clusters))
 
     @functools.cached_property
     def _baselines(self) -> set[str | None]:
@@ -127,6 +130,11 @@ class Worker:
         from evalkit.features.feature_pass import FeaturePass
 
         return FeaturePass(self.plan.store.features, self.plan.extractors, self.device)
+
+    @functools.cached_property
+    def _pairs(self) -> PairPass:
+        """Not the one of scores, which lists what is stored once all of it is."""
+        return self.scoring.pair_pass(self._features)
 
     def _open(self, name: str) -> Source:
         for side, called in SIDES.items():
@@ -155,6 +163,16 @@ class Worker:
         self._features.compute(held, unit.addresses, [chunk])
         held.measure(chunk, self.parts)
 
+    def _compare(self, unit: Pairs, tell: Tell) -> None:
+        self.pool.unload()  # the extractors need its memory
+        self._features.progress = _telling(tell, unit.cell)
+        failed: dict[str, str] = {}
+        block = range(unit.start, unit.stop)
+        for paired in self.scoring.paired(unit.cell, unit.metrics):
+            self._pairs.compute(paired, [block], failed)
+            if self._pairs.lacking(paired, [block]):  # whoever scores the cell meets it again, and says so
+                self._leave(unit, failed=failed)
+
     def _score(self, unit: Measure | Score, cell: str, metrics: Collection[str]) -> None:
         scored = self.scoring.score(cell, metrics)
         valueless = {
@@ -165,18 +183,20 @@ class Worker:
         if valueless:
             self._leave(unit, scores=valueless)
 
-    def _leave(self, unit: Extract | Measure | Score, **word: Any) -> None:
+    def _leave(self, unit: Extract | Pairs | Measure | Score, **word: Any) -> None:
         if self.leftovers is not None:
             self.leftovers.leave(unit.key, word)
 
 
-def scoring_arguments(plan: Plan, pool: ModelPool, sources: Mapping[str, Source]) -> dict[str, Any]:
-    """What a plan's cells are scored with: arguments of `Scoring` and `score_sources`.
+def scoring_arguments(
+    plan: Plan, pool: ModelPool, sources: Mapping[str, Source], clusters: Mapping[str, Sequence[int]]
+) -> Given:
+    """What a plan's cells are scored with.
 
     Args:
         plan: whose.
         pool: loads the models of metrics of models.
-        sources: by cell.
+        sources, clusters: by cell.
     """
     from evalkit.scoring import Against
 
@@ -187,6 +207,7 @@ def scoring_arguments(plan: Plan, pool: ModelPool, sources: Mapping[str, Source]
         "extractors": plan.extractors,
         "against": Against(plan.reference, plan.training, any_baseline, plan.own, baselines),
         "generators": plan.generators(pool),
+        "clusters": clusters,
         "store": plan.store,
         "device": plan.config.device,
     }

@@ -172,7 +172,7 @@ def test_units_that_run_twice_at_once(tmp_path: Path, expected: dict[str, Any]) 
     assert figures(plan, pipeline.run(plan)) == expected
     assert engine.closed == 1
     stages = [key.partition("/")[0] for key in engine.ran]
-    assert list(dict.fromkeys(stages)) == ["shard", "extract", "measure", "score"]
+    assert list(dict.fromkeys(stages)) == ["shard", "extract", "pairs", "measure", "score"]
 
 
 def test_the_first_shard_of_each_cell_is_timed_alone(tmp_path: Path) -> None:
