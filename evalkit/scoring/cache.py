@@ -72,17 +72,19 @@ class ScoreCache:
             return None
 
     def keep(self, key: Mapping[str, Any], score: Score) -> None:
-        """Writes a score; one without a value is computed anew each time.
+        """Writes a score, unless another was first; one without a value is computed anew each time.
 
         Where the store is read-only the score is told and not kept, which a line says.
 
         Raises:
             StoreError: it cannot be written for another reason.
         """
-        if score.value is None or (self.has(key) and self.find(key) is not None):  # the first to write stays
+        if score.value is None:
             return
+        data = dump(key, asdict(score))
         try:
-            self.blobs.put(file_name(key), dump(key, asdict(score)))
+            if not self.blobs.put_new(file_name(key), data) and self.find(key) is None:  # it cannot be believed
+                self.blobs.put(file_name(key), data)
             self._there.add(file_name(key))
         except ReadOnlyError:
             log.warning("%s: the store is read-only: a score is not kept", self.blobs.where)

@@ -187,8 +187,8 @@ class Leftovers:
         return cls(_plans(plan.store.address).below(f"{key}/left"))
 
     def leave(self, unit: str, word: Mapping[str, Any]) -> None:
-        """Writes what a unit, by its key, has to say (JSON)."""
-        self.blobs.put(_name(unit), json.dumps({"unit": unit, **word}, ensure_ascii=False).encode())
+        """Writes what a unit, by its key, has to say (JSON), unless another that ran it was first."""
+        self.blobs.put_new(_name(unit), json.dumps({"unit": unit, **word}, ensure_ascii=False).encode())
 
     def of_units(self, units: Iterable[str]) -> set[str]:
         """The units, by their keys, that left word; by one listing."""

@@ -1,0 +1,129 @@
+"""A hundred workers killed at random over a real run: the numbers of one process, and nothing left behind."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import random
+import signal
+import tempfile
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from real_run import UNITS, files_of, litter, plan_of, scores_of
+
+from evalkit import pipeline
+from evalkit.engines.local import STARTS, Local
+from evalkit.engines.process import Process
+
+LOSSES = 3  # of workers, after which a unit is set aside: the engine's own number
+
+
+class Killer:
+    """Kills workers of a local engine at random moments: as they start, and in every kind of unit.
+
+    No unit is hit in as many workers as would have it set aside; starts are hit as often as it comes, but for so many
+    in a row that the engine would rightly stop.
+
+    Args:
+        most: workers to kill.
+    """
+
+    def __init__(self, most: int) -> None:
+        self.most = most
+        self.kills = Counter[str]()  # by what the worker was at
+        self.pids: list[int] = []  # of all workers seen
+        self._draw = random.Random(0)
+        self._hits = Counter[str]()  # by unit
+        self._starts = Counter[int]()  # by slot, in a row
+        self._took: dict[str, float] = {}  # seconds that one of a kind went on before it ended, the longest so far
+        self._due: dict[tuple[int, str], float] = {}  # by pid and what it is at: when it is to die
+        self._begun: dict[tuple[int, str], float] = {}
+
+    @property
+    def count(self) -> int:
+        return self.kills.total()
+
+    @contextmanager
+    def at_work(self, engine: Local) -> Iterator[None]:
+        over = threading.Event()
+        self._hits.clear()  # another round's units
+        self._starts.clear()
+
+        def watch() -> None:
+            while not over.wait(0.01):
+                for process in list(engine._processes.values()):
+                    if self.count < self.most:
+                        self._look(process)
+
+        thread = threading.Thread(target=watch)
+        thread.start()
+        try:
+            yield
+        finally:
+            over.set()
+            thread.join()
+
+    def _look(self, process: Process) -> None:
+        unit, now = process.unit, time.monotonic()
+        doing = "start" if not process.ready else "idle" if unit is None else unit.key
+        if process.pid not in self.pids:
+            self.pids.append(process.pid)
+        kind = doing.partition("/")[0]
+        key = (process.pid, doing)
+        begun = self._begun.setdefault(key, now)
+        self._took[kind] = max(self._took.get(kind, 1.0), now - begun)
+        if process.started:
+            self._starts[process.slot] = 0
+        if key not in self._due:
+            spared = self._draw.random() < (0.75 if kind == "start" else 0.2)
+            self._due[key] = float("inf") if spared else now + self._draw.uniform(0, 0.8) * self._took[kind]
+        if now < self._due[key] or self._hits[doing] >= LOSSES - 1 or self._starts[process.slot] >= STARTS - 1:
+            return
+        self._due[key] = float("inf")
+        if kind == "start" or not process.started:
+            self._starts[process.slot] += 1
+        if unit is not None:
+            self._hits[doing] += 1
+        self.kills[kind] += 1
+        os.kill(process.pid, signal.SIGKILL)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(5400)
+def test_a_hundred_workers_that_are_killed_over_a_real_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
+) -> None:
+    (tmp_path / "tmp").mkdir()
+    monkeypatch.setenv("TMPDIR", str(tmp_path / "tmp"))
+    monkeypatch.setattr(tempfile, "tempdir", None)
+    plan = plan_of(tmp_path / "alone")
+    scores = scores_of(pipeline.run(plan))
+    assert sum(not text.startswith("None") for text in scores.values()) == 3 * 4 + 2 + 1  # ssim of two, ppl of one
+    files = files_of(tmp_path / "alone" / "runs")
+    (tmp_path / "reference").mkdir()
+    most = int(os.environ.get("KILLS", "100"))
+    killer = Killer(most)
+    for round_ in itertools.count():
+        folder = tmp_path / f"round-{round_}"
+        folder.mkdir()
+        (folder / "reference").symlink_to(tmp_path / "alone" / "reference")
+        engine, before = Local(workers=2), killer.count
+        with killer.at_work(engine):
+            table = pipeline.run(plan_of(folder, engine))
+        print(f"round {round_}: {killer.count - before} kills, in all {dict(killer.kills)}", flush=True)
+        assert scores_of(table) == scores
+        assert files_of(folder / "runs") == files
+        assert litter(folder) == []
+        if killer.count >= most:
+            break
+        assert killer.count > before, "the units are too short to be hit"
+    assert [pid for pid in killer.pids if Path(f"/proc/{pid}").exists()] == []
+    assert list((tmp_path / "tmp").iterdir()) == []
+    assert set(killer.kills) >= {*UNITS, "start"}
+    assert min(killer.kills[kind] for kind in (*UNITS, "start")) >= most // 20
