@@ -17,16 +17,22 @@ from evalkit.results.table import ResultTable
 
 METRICS = ("fid_digits", "kid_digits", "precision_digits", "recall_digits", "ssim", "ppl_digits")
 WORDS = (
-    *("name=real", "model=[digits_dcgan,digits_ldm]", "sampler=[ddim]", "prompts=[digits]"),
-    *("sampler.ddim.num_inference_steps={sweep: [2, 3]}", "baseline={model: digits_dcgan}"),
-    *(f"metric=[{','.join(METRICS)}]", "metric.ppl_digits.num_pairs=1000"),
-    *("num_samples=600", "reference=folder", "device=cpu", "report=false", "contact_sheet=0"),
+    *("name=real", "prompts=[digits]", f"metric=[{','.join(METRICS)}]", "metric.ppl_digits.num_pairs=1000"),
+    *("num_samples=600", "reference=folder", "device=cpu", "contact_sheet=0"),
 )
-UNITS = {"shard": 9, "extract": 3, "measure": 3, "score": 3}  # of the run
+THREE = (
+    *("model=[digits_dcgan,digits_ldm]", "sampler=[ddim]", "sampler.ddim.num_inference_steps={sweep: [2, 3]}"),
+    "baseline={model: digits_dcgan}",
+)
+GAN = ("model=[digits_dcgan]", "seed={sweep: [1, 2]}", "seeds=apart", "baseline={seed: 1}")  # two cells, quickly made
+UNITS = {"shard": 9, "extract": 3, "measure": 3, "score": 3}  # of the three cells
 
 
 def command(folder: Path, *more: str, px: int = 192) -> list[str]:
-    """The run's words; its store is `folder`/runs, its reference 600 pictures of so many pixels, in 3 chunks."""
+    """A run's words, with those of its cells (`THREE`, `GAN`) in `more`; its store is `folder`/runs.
+
+    Its reference is `folder`/reference: 600 pictures of so many pixels in 3 chunks, where there is none yet.
+    """
     reference = folder / "reference"
     if not reference.exists():
         reference.mkdir(parents=True)
@@ -37,7 +43,7 @@ def command(folder: Path, *more: str, px: int = 192) -> list[str]:
 
 
 def plan_of(folder: Path, engine: Any = None, *more: str) -> Plan:
-    plan = make_plan(resolve(compose(command(folder, *more))))
+    plan = make_plan(resolve(compose(command(folder, "report=false", *more))))
     return plan if engine is None else replace(plan, engine=engine)
 
 

@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from real_run import UNITS, files_of, litter, plan_of, scores_of
+from real_run import THREE, UNITS, files_of, litter, plan_of, scores_of
 
 from evalkit import pipeline
 from evalkit.engines.local import STARTS, Local
@@ -102,11 +102,10 @@ def test_a_hundred_workers_that_are_killed_over_a_real_run(
     (tmp_path / "tmp").mkdir()
     monkeypatch.setenv("TMPDIR", str(tmp_path / "tmp"))
     monkeypatch.setattr(tempfile, "tempdir", None)
-    plan = plan_of(tmp_path / "alone")
+    plan = plan_of(tmp_path / "alone", None, *THREE)
     scores = scores_of(pipeline.run(plan))
     assert sum(not text.startswith("None") for text in scores.values()) == 3 * 4 + 2 + 1  # ssim of two, ppl of one
     files = files_of(tmp_path / "alone" / "runs")
-    (tmp_path / "reference").mkdir()
     most = int(os.environ.get("KILLS", "100"))
     killer = Killer(most)
     for round_ in itertools.count():
@@ -115,7 +114,7 @@ def test_a_hundred_workers_that_are_killed_over_a_real_run(
         (folder / "reference").symlink_to(tmp_path / "alone" / "reference")
         engine, before = Local(workers=2), killer.count
         with killer.at_work(engine):
-            table = pipeline.run(plan_of(folder, engine))
+            table = pipeline.run(plan_of(folder, engine, *THREE))
         print(f"round {round_}: {killer.count - before} kills, in all {dict(killer.kills)}", flush=True)
         assert scores_of(table) == scores
         assert files_of(folder / "runs") == files
