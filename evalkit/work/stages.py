@@ -14,6 +14,7 @@ from evalkit.engines.stripe import Stripe
 from evalkit.metric import ModelMetric, ReferenceMetric, StateMetric
 from evalkit.plan.plan import Plan, check_calls
 from evalkit.samples.cells import look as look_for_shards
+from evalkit.utils.files import sweep
 from evalkit.utils.progress import stage
 from evalkit.work.units import SIDES, Extract, Measure, Pairs, Score, Shard
 from evalkit.work.worker import Worker, open_worker
@@ -44,6 +45,7 @@ class Stages:
         self._open: Callable[[], Run] = lambda: self.worker.run
         self._command: tuple[str, ...] = ()
         self._notes: Blobs | None = None
+        self._worked = False  # whether anything was to do
         self._cells = {cell.name: cell for cell in plan.cells}
 
     def run(self) -> None:
@@ -65,6 +67,8 @@ class Stages:
             self._compare()
             self._measure()
             self._score()
+            if self._worked and self._driver and self.plan.engine.leads:
+                self._sweep()
 
     def leads(self) -> bool:
         """Whether this process goes on to the table, after `run`: its engine says so; or the process that is to lead
@@ -104,6 +108,20 @@ class Stages:
         if not self.plan.engine.in_process:
             self._open = functools.partial(open_worker, store, key)
 
+    def _sweep(self) -> None:
+        """Removes what killed workers left where nobody wrote after them: a process sweeps before it first writes."""
+        store = self.plan.store
+        if store.remote is not None:
+            return
+        cells = [store.root / "samples" / place.name for place in store.places(self.plan.generated)]
+        plan = store.root / "plans" / self._command[-1]
+        for folder in (
+            *(inner for cell in cells for inner in (cell, cell / "shards")),
+            *store.root.glob("features/*/*"),
+            *(store.root / "scores", plan.parent, *plan.glob("*")),
+        ):
+            sweep(folder)
+
     def _map(
         self, name: str, units: Sequence[Any], look: Look, totals: dict[str, int] | None = None, **how: Any
     ) -> None:
@@ -130,6 +148,7 @@ class Stages:
             if rest:
                 known.update(look(rest))
                 known.update(leftovers.of_units(unit.key for unit in rest) if leftovers is not None else ())
+            self._worked = self._worked or any(unit.key not in known for unit in rest)
             return {unit.key for unit in units} & known
 
         return done

@@ -28,7 +28,7 @@ from evalkit.plan.plan import Plan, make_plan
 from evalkit.scoring.cache import code_digest
 from evalkit.utils.blobs import Blobs, open_blobs
 from evalkit.utils.code import package_digest
-from evalkit.utils.files import sha256_bytes, sha256_json
+from evalkit.utils.files import sha256_bytes, sha256_json, temporary_path
 
 KEY_DIGITS = 20  # hex digits of a plan's digest
 VERSIONS = ("evalkit", "torch", "diffusers", "transformers", "numpy", "scipy", "pillow", "open-clip-torch", "timm")
@@ -129,15 +129,17 @@ def _plans(store: str) -> Blobs:
 
 def _probe(store: str) -> None:
     """Raises StoreError where this process cannot write what it then reads."""
-    plans, key = _plans(store), f"probe-{socket.gethostname()}-{os.getpid()}"
-    plans.put(key, key.encode())
-    try:
-        same = plans.get(key) == key.encode()
-    except OSError as error:
-        raise StoreError(f"{_seen(store)} cannot be read ({type(error).__name__}): use another store") from error
-    finally:
-        with contextlib.suppress(StoreError):
-            plans.delete(key)
+    plans = _plans(store)
+    with temporary_path(Path("probe")) as free:  # a name that is swept where this process is killed meanwhile
+        key = free.name
+        plans.put(key, key.encode())
+        try:
+            same = plans.get(key) == key.encode()
+        except OSError as error:
+            raise StoreError(f"{_seen(store)} cannot be read ({type(error).__name__}): use another store") from error
+        finally:
+            with contextlib.suppress(StoreError):
+                plans.delete(key)
     if not same:
         raise StoreError(f"{_seen(store)} does not give back what is written there: use another store")
 
