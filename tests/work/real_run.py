@@ -22,7 +22,7 @@ WORDS = (
 )
 THREE = (
     *("model=[digits_dcgan,digits_ldm]", "sampler=[ddim]", "sampler.ddim.num_inference_steps={sweep: [2, 3]}"),
-    "baseline={model: digits_dcgan}",
+    "baseline={num_inference_steps: 3}",
 )
 GAN = ("model=[digits_dcgan]", "seed={sweep: [1, 2]}", "seeds=apart", "baseline={seed: 1}")  # two cells, quickly made
 UNITS = {"shard": 9, "extract": 3, "measure": 3, "score": 3}  # of the three cells
