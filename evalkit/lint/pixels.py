@@ -125,7 +125,7 @@ class PixelScan:
 
 def measure(
     chunk: range, images: Sequence[U8], count: int, tested: Collection[tuple[int, int]]
-) -> Iterator[tuple[list[int], Looked]]:
+) -> list[tuple[list[int], Looked]]:
     """By block the indices in their set, and what a scan of the set would measure of them.
 
     A block of images of several sizes is left to that scan.
@@ -136,11 +136,13 @@ def measure(
         count: images in the set.
         tested: the sizes that are tested for enlargement; empty: all.
     """
+    parts = []
     for start, stop in spans(count, images[0].nbytes):
         if start in chunk and stop <= chunk.stop:
             block = images[start - chunk.start : stop - chunk.start]
             if len({image.shape for image in block}) == 1:
-                yield list(range(start, stop)), look(np.stack(block), tested)
+                parts.append((list(range(start, stop)), look(np.stack(block), tested)))
+    return parts
 
 
 def common(sizes: Counter[tuple[int, int]]) -> list[tuple[int, int]]:

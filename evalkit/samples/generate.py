@@ -7,10 +7,10 @@ killed and started again, and returns at once where its shard is there.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from evalkit.engines.base import Engine, InProcess, Run, Tell, Work, beside
 from evalkit.errors import StoreError, whole_number
@@ -66,8 +66,15 @@ class ShardResult:
     made: bool
 
 
-InHand = Callable[[Sequence[Mapping[str, Any]], Sequence["NDArray[np.uint8]"]], None]
-"""Is given a shard's lines of metadata and images u8 [H,W,3] just before the shard is committed."""
+class InHand(Protocol):
+    """Takes a shard's images while they are in memory."""
+
+    def add(self, images: Sequence[NDArray[np.uint8]]) -> None:
+        """The next ones, u8 [H,W,3] each."""
+
+    def take(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        """That was all; their lines of metadata. Called just before the shard is committed."""
+
 
 _WORKER = ModelPool()  # of a process that is sent shards one by one: its model stays loaded from shard to shard
 
@@ -93,8 +100,8 @@ def run_shard(
         store: where to.
         tell: called with the cell's name and the images of each batch.
         pool: holds the cell's model and prompts; none, in a worker process: they are built from the cell's options.
-        in_hand: is called before the shard is there: what it makes of the images cannot get lost with them. All of the
-            shard is done by the time this returns.
+        in_hand: is given the images before the shard is there: what it makes of them cannot get lost with them. All of
+            the shard is done by the time this returns.
 
     Raises:
         StoreError: the store cannot be written, or the cell's folder is damaged.
@@ -129,14 +136,13 @@ def run_shard(
             peak = None if remote else max(meter.peak_mb() - pool.others_mb, 0.0)
             return {"device": name, "peak_memory_mb": peak, **together}
 
-        behind = pool.behind if devices.is_accelerator(spec.device) and not remote and in_hand is None else None
+        on_device = devices.is_accelerator(spec.device) and not remote
+        behind = pool.behind if on_device and in_hand is None else None
         begun: list[Batch] = []
-        held: list[NDArray[np.uint8]] = []
         for batch in batches(cell, range(spec.start, spec.stop), spec.batch_size, built, loaded, about):
             begun.append(batch)
-            if behind is None:
-                written = _write(begun, writer, built)
-                held += written if in_hand is not None else ()
+            if behind is None:  # a device has the next batch before the one before is fetched
+                _write(begun, writer, built, in_hand, left=int(on_device))
             report(cell.name, len(batch.requests))
         if behind is not None:
             behind.wait()
@@ -144,10 +150,10 @@ def run_shard(
 
     def finish() -> bool:
         with rest:
-            written = _write(begun, writer, built)
+            _write(begun, writer, built, in_hand)
             if in_hand is not None:
                 writer.finish()
-                in_hand(writer.rows, held + written)
+                in_hand.take(writer.rows)
             made = writer.commit()
             fetched.remove(spec.start, spec.stop)
         return made
@@ -158,15 +164,16 @@ def run_shard(
     return ShardResult(cell.name, count, True)
 
 
-def _write(begun: list[Batch], writer: ShardWriter, built: BuiltCell) -> list[NDArray[np.uint8]]:
-    """Hands the batches to the writer, as they are done, and forgets them; returns their images."""
-    written: list[NDArray[np.uint8]] = []
-    while begun:
+def _write(
+    begun: list[Batch], writer: ShardWriter, built: BuiltCell, in_hand: InHand | None = None, left: int = 0
+) -> None:
+    """Hands all batches but the last `left` on, as they are done, and forgets them."""
+    while len(begun) > left:
         rows, images = begun.pop(0).fetch(built.prompts)
         for row, image in zip(rows, images, strict=True):
             writer.add(row, image)
-        written.extend(images)
-    return written
+        if in_hand is not None:
+            in_hand.add(list(images))
 
 
 def generate_cells(

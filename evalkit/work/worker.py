@@ -149,7 +149,7 @@ class Worker:
         from evalkit.samples.generate import ShardSpec, run_shard
 
         spec = ShardSpec(self._cells[unit.cell], unit.start, unit.stop, self.plan.config.batch_size, self.device)
-        in_hand = functools.partial(self._fused.take, spec.cell.num_samples) if self._fuse else None
+        in_hand = self._fused.shard(unit.start, spec.cell.num_samples) if self._fuse else None
         run_shard(spec, self.plan.store, tell, self.pool, in_hand)
 
     def _extract(self, unit: Extract, tell: Tell) -> None:

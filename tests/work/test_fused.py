@@ -2,22 +2,29 @@
 
 from __future__ import annotations
 
+import threading
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from fake_models import Noise
 
 from evalkit.config.compose import compose, resolve
+from evalkit.data.codec import encode_png
 from evalkit.errors import UnsuitedError
 from evalkit.extractors.digits import Digits
 from evalkit.lint.parts import Parts
 from evalkit.lint.pixels import PixelScan
 from evalkit.lint.watch import Watch
 from evalkit.plan.plan import Plan, make_plan
+from evalkit.samples.batches import Batch
+from evalkit.samples.model_pool import ModelPool
 from evalkit.samples.store import SampleSet
+from evalkit.utils import devices
 from evalkit.utils.blobs import LocalBlobs
+from evalkit.utils.processes import Processes
 from evalkit.work.units import Extract, Shard
 from evalkit.work.worker import Worker
 
@@ -144,3 +151,42 @@ def test_a_part_that_is_damaged_is_measured_anew(tmp_path: Path) -> None:
     sizes = Counter(source.headers().sizes)
     scan = Watch(tmp_path / "lint", parts=Parts(LocalBlobs(tmp_path / "hand"))).scan_of(source, sizes)
     assert scan.finish() == PixelScan(source, sizes).finish()
+
+
+def test_next_to_a_device_images_are_measured_while_the_next_are_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A device has a batch before the one before is fetched; what is measured in processes is the same."""
+    plain = Worker(plan_of(tmp_path / "plain", 32, 80), fuse=True)
+    plain.parts = Parts(LocalBlobs(tmp_path / "measured"))
+    make(plain)
+    events: list[str] = []
+    told = threading.Event()
+    generate, fetch, call = Noise.generate, Batch.fetch, Processes.__call__
+
+    def noted(what: str, function: Any) -> Any:
+        def noting(*args: Any, **about: Any) -> Any:
+            events.append(what)
+            if what == "make" and events.count("make") == 5:
+                assert told.wait(60)  # the last batch: what came before is being measured
+            elif what == "measure":
+                told.set()
+            return function(*args, **about)
+
+        return noting
+
+    monkeypatch.setattr(devices, "is_accelerator", lambda device: True)
+    monkeypatch.setattr(ModelPool, "encoder", lambda self, device: encode_png)
+    monkeypatch.setattr(Noise, "generate", noted("make", generate))
+    monkeypatch.setattr(Batch, "fetch", noted("fetch", fetch))
+    monkeypatch.setattr(Processes, "__call__", noted("measure", call))
+    worker = Worker(plan_of(tmp_path / "runs", 32, 80), fuse=True)
+    worker.parts = Parts(LocalBlobs(tmp_path / "hand"))
+    make(worker)
+    assert [event for event in events if event != "measure"] == ["make", *["make", "fetch"] * 4, "fetch"]
+    assert measured(tmp_path / "hand") == measured(tmp_path / "measured")
+    assert features(worker.plan) == features(plain.plan)
+
+
+def measured(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
