@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import itertools
+import math
 import os
 import random
 import signal
+import statistics
 import tempfile
 import threading
 import time
@@ -37,17 +39,19 @@ class Killer:
     def __init__(self, most: int) -> None:
         self.most = most
         self.kills = Counter[str]()  # by what the worker was at
-        self.pids: list[int] = []  # of all workers seen
         self._draw = random.Random(0)
         self._hits = Counter[str]()  # by unit
         self._starts = Counter[int]()  # by slot, in a row
-        self._took: dict[str, float] = {}  # seconds that one of a kind went on before it ended, the longest so far
-        self._due: dict[tuple[int, str], float] = {}  # by pid and what it is at: when it is to die
-        self._begun: dict[tuple[int, str], float] = {}
+        self._took: dict[str, list[float]] = {}  # seconds, by kind, of what came to its end
+        self._at: dict[int, tuple[str, float, float]] = {}  # by pid: what it is at, since when, and when it is to die
 
     @property
     def count(self) -> int:
         return self.kills.total()
+
+    def pids(self) -> list[int]:
+        """Of all workers that were seen."""
+        return list(self._at)
 
     @contextmanager
     def at_work(self, engine: Local) -> Iterator[None]:
@@ -58,8 +62,7 @@ class Killer:
         def watch() -> None:
             while not over.wait(0.01):
                 for process in list(engine._processes.values()):
-                    if self.count < self.most:
-                        self._look(process)
+                    self._look(process)
 
         thread = threading.Thread(target=watch)
         thread.start()
@@ -72,26 +75,33 @@ class Killer:
     def _look(self, process: Process) -> None:
         unit, now = process.unit, time.monotonic()
         doing = "start" if not process.ready else "idle" if unit is None else unit.key
-        if process.pid not in self.pids:
-            self.pids.append(process.pid)
         kind = doing.partition("/")[0]
-        key = (process.pid, doing)
-        begun = self._begun.setdefault(key, now)
-        self._took[kind] = max(self._took.get(kind, 1.0), now - begun)
+        before, since, due = self._at.get(process.pid, ("start", now, math.inf))
+        if doing != before or process.pid not in self._at:
+            if doing != before:
+                self._took.setdefault(before.partition("/")[0], []).append(now - since)
+            wanted = self.count < self.most and self._draw.random() < self._odds(kind)
+            since, due = now, now + self._draw.uniform(0, 1) * self._usual(kind) if wanted else math.inf
+            self._at[process.pid] = doing, since, due
         if process.started:
             self._starts[process.slot] = 0
-        if key not in self._due:
-            spared = self._draw.random() < (0.75 if kind == "start" else 0.2)
-            self._due[key] = float("inf") if spared else now + self._draw.uniform(0, 0.8) * self._took[kind]
-        if now < self._due[key] or self._hits[doing] >= LOSSES - 1 or self._starts[process.slot] >= STARTS - 1:
+        if now < due or self._hits[doing] >= LOSSES - 1 or self._starts[process.slot] >= STARTS - 1:
             return
-        self._due[key] = float("inf")
+        self._at[process.pid] = doing, since, math.inf
         if kind == "start" or not process.started:
             self._starts[process.slot] += 1
         if unit is not None:
             self._hits[doing] += 1
         self.kills[kind] += 1
         os.kill(process.pid, signal.SIGKILL)
+
+    def _usual(self, kind: str) -> float:
+        return statistics.median(self._took.get(kind, [1.0])[-20:])
+
+    def _odds(self, kind: str) -> float:
+        """Starts come often by themselves, and what was hit least is hit first."""
+        fewest = min(self.kills[each] for each in UNITS)
+        return 0.25 if kind in ("start", "idle") else 1.0 if self.kills[kind] <= fewest + 2 else 0.5
 
 
 @pytest.mark.slow
@@ -122,7 +132,7 @@ def test_a_hundred_workers_that_are_killed_over_a_real_run(
         if killer.count >= most:
             break
         assert killer.count > before, "the units are too short to be hit"
-    assert [pid for pid in killer.pids if Path(f"/proc/{pid}").exists()] == []
+    assert [pid for pid in killer.pids() if Path(f"/proc/{pid}").exists()] == []
     assert list((tmp_path / "tmp").iterdir()) == []
     assert set(killer.kills) >= {*UNITS, "start"}
     assert min(killer.kills[kind] for kind in (*UNITS, "start")) >= most // 20
