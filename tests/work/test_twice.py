@@ -30,6 +30,7 @@ THINGS = {"samples", "features", "lint", "scores", "left"}  # that units write
 WRITTEN = {  # by kind of unit: what both of its runs must have tried to write
     "shard": {"samples", "features", "lint"},
     "extract": {"features", "lint"},
+    "pairs": {"features"},
     "measure": {"scores"},
     "score": {"scores", "left"},
 }
@@ -160,5 +161,5 @@ def test_units_that_run_twice_at_once(tmp_path: Path, expected: dict[str, Any], 
     assert figures(plan, pipeline.run(plan)) == expected
     assert engine.closed == 1
     kinds = Counter(key.partition("/")[0] for key in engine.ran)
-    assert kinds == {"shard": 3, "extract": 1, "measure": 1, "score": 1}
+    assert kinds == {"shard": 3, "extract": 1, "pairs": 1, "measure": 1, "score": 1}
     assert {kind: {thing for of, thing in engine.refused if of == kind} for kind in WRITTEN} == WRITTEN
