@@ -12,14 +12,17 @@ from omegaconf import DictConfig, OmegaConf
 from evalkit.config.compose import compose, default_extractors, group_options
 from evalkit.errors import ConfigError, nearest
 
+Place = str | os.PathLike[str] | Mapping[str, Any]
+"""Where images are: a path or a URL, or an option with its `_target_`."""
+
 
 def compose_call(
     metrics: Sequence[str],
     values: Mapping[str, Any],
     settings: Mapping[str, Any] | None = None,
     *,
-    folders: Mapping[str, str | os.PathLike[str]] | None = None,
-    reference: str | os.PathLike[str] | None = None,
+    folders: Mapping[str, Place] | None = None,
+    reference: Place | None = None,
 ) -> DictConfig:
     """Composes what a function was called with.
 
@@ -28,8 +31,8 @@ def compose_call(
         values: of the root's keys.
         settings: further configuration by dotted key, such as {"extractor.inception.weights": "FILE"}; a key of another
             extractor ({"extractor.timm.model": "resnet18"}) chooses it.
-        folders: by name the places of images; none: there are none, and the grid has no model.
-        reference: the place of the reference, or an option's name.
+        folders: by name the places of images, or options of models; none: there are none, and the grid has no model.
+        reference: the place of the reference, an option's name, or an option.
 
     Raises:
         ConfigError: a metric, a key or a place that is not there (the nearest is offered).
@@ -42,9 +45,14 @@ def compose_call(
     overrides = [f"metric=[{','.join(metrics)}]", *([f"+extractor=[{','.join(added)}]"] if added else [])]
     config = compose(
         overrides if folders else ["~experiment", *overrides],
-        folders={name: os.fspath(path) for name, path in (folders or {}).items()},
-        reference=None if reference is None else os.fspath(reference),
+        folders={name: _path(place) for name, place in (folders or {}).items()},
+        reference=None if reference is None or isinstance(reference, Mapping) else os.fspath(reference),
     )
+    for name, place in (folders or {}).items():
+        if isinstance(place, Mapping):
+            config.model[name] = dict(place)
+    if isinstance(reference, Mapping):
+        config.reference = {"memory": dict(reference)}
     for key, value in {**values, **settings}.items():
         parent, _, last = key.rpartition(".")
         node = OmegaConf.select(config, parent) if parent else config
@@ -53,3 +61,7 @@ def compose_call(
             raise ConfigError(f"settings: there is no '{key}' in the configuration. {nearest(last, known)}")
         OmegaConf.update(config, key, value)
     return config
+
+
+def _path(place: Place) -> str:
+    return "" if isinstance(place, Mapping) else os.fspath(place)

@@ -41,7 +41,8 @@ def as_pixels(batch: Any, where: str, value_range: Range | None = None) -> NDArr
         batch: a torch tensor u8 [B,3,H,W]; an array u8 [B,H,W,3]; PIL images, or tensors or arrays of one image each,
             of one size. One image alone ([3,H,W], [H,W,3], a PIL image) is a batch of one.
         where: what messages call it.
-        value_range: (lowest, highest), (0, 1) or (-1, 1) say, of floats, which are rounded as diffusers does.
+        value_range: (lowest, highest), (0, 1) or (-1, 1) say, of floats, which are rounded as diffusers does; uint8 is
+            0 to 255 whatever it says.
 
     Raises:
         DataError: another shape, dtype or range; the message names the conversion.
@@ -133,7 +134,7 @@ def _pieces(given: Any, name: str, num_samples: int | None, batch_size: int) -> 
     elif not isinstance(given, Mapping) and hasattr(given, "__getitem__") and hasattr(given, "__len__"):
         for start in range(0, min(len(given), num_samples or len(given)), batch_size):
             items = [given[i] for i in range(start, min(start + batch_size, len(given)))]
-            if _is_batch(items[0]):  # a list of batches
+            if _is_batch(items[0], name):  # a list of batches
                 yield from items
             else:
                 parted = [_parted(item, name) for item in items]
@@ -172,6 +173,9 @@ def _parted(item: Any, where: str) -> tuple[Any, Any]:
         return (item, None) if same and item[0].ndim == 3 else (item[0], None)  # else (image, label)
     if isinstance(item, tuple) and len(item) > 1 and _is_picture(item[0]) and not _is_picture(item[1]):
         return item[0], None
+    if isinstance(item, list) and len(item) > 1 and getattr(item[0], "ndim", 0) == 4:  # of a DataLoader
+        labelled = getattr(item[1], "ndim", 0) != 4
+        return (item[0], None) if labelled else (item, None)
     return item, None
 
 
@@ -189,10 +193,10 @@ def _is_one(value: Any) -> bool:
     return _is_picture(value) or getattr(value, "ndim", 0) == 3
 
 
-def _is_batch(value: Any) -> bool:
+def _is_batch(value: Any, where: str) -> bool:
     images = value
     if isinstance(value, Mapping | tuple):
-        images = _parted(value, "")[0]
+        images = _parted(value, where)[0]
     return getattr(images, "ndim", 0) == 4 or (isinstance(images, list) and bool(images) and _is_one(images[0]))
 
 
@@ -225,8 +229,6 @@ def _of_tensor(batch: Any, where: str, value_range: Range | None) -> NDArray[np.
         pixels = (scaled.clamp(0, 1) * 255).round().to(torch.uint8)
     elif pixels.dtype != torch.uint8:
         raise DataError(f"{given}: whole numbers must be uint8: give x.clamp(0, 255).to(torch.uint8)")
-    elif value_range is not None:
-        raise DataError(f"{given}: uint8 is 0 to 255: leave value_range out")
     array: NDArray[np.uint8] = pixels.permute(0, 2, 3, 1).contiguous().cpu().numpy()
     return array
 
@@ -253,8 +255,6 @@ def _of_array(batch: NDArray[Any], where: str, value_range: Range | None) -> NDA
         return whole
     if batch.dtype != np.uint8:
         raise DataError(f'{given}: whole numbers must be uint8: give x.clip(0, 255).astype("uint8")')
-    if value_range is not None:
-        raise DataError(f"{given}: uint8 is 0 to 255: leave value_range out")
     return batch
 
 

@@ -70,7 +70,7 @@ class Collected(WithoutRecords):
 
     @property
     def prompts(self) -> Sequence[str | None]:
-        return [self._prompts.get(i) for i in range(len(self))]
+        return [self._prompts.get(i) for i in range(max(self._prompts, default=-1) + 1)]  # indices come in any order
 
     def whole_chunk(self, index: int) -> range | None:
         """The chunk of a sample, where all its images are held; else none."""

@@ -117,7 +117,7 @@ class Evaluation:
         if memory.is_place(given):
             config = resolve(compose_call([*self.metrics], {}, reference=given))
             return open_side(config, "reference", missing, cache)
-        return memory.take(given, side, value_range=self._range if _floats(given) else None)
+        return memory.take(given, side, value_range=self._range)
 
     def _check_metrics(self) -> None:
         for name, metric in self.metrics.items():
@@ -148,7 +148,7 @@ class Evaluation:
         Raises:
             DataError: another shape, dtype or range (the message names the conversion), or an index twice.
         """
-        pixels = memory.as_pixels(images, self._name, self._range if _floats(images) else None)
+        pixels = memory.as_pixels(images, self._name, self._range)
         count = len(pixels)
         places = list(range(len(self), len(self) + count)) if index is None else [int(i) for i in index]
         texts: Sequence[str | None] = [None] * count if prompts is None else list(prompts)
@@ -235,14 +235,6 @@ class Evaluation:
     def reset(self) -> None:
         """Forgets the samples since the last `compute`; the reference's features and the history stay."""
         self._samples = Collected(self._name)
-
-
-def _floats(given: Any) -> bool:
-    """Whether images in memory are floats, or it shows only when they come."""
-    kind = str(getattr(given, "dtype", "float"))
-    if isinstance(given, list | tuple) and given:
-        return _floats(given[0]) if not hasattr(given[0], "getbands") else False
-    return "float" in kind or "half" in kind
 
 
 def _silent(source: str, done: int, total: int) -> None:
