@@ -19,6 +19,7 @@ PACKAGE = ROOT / "evalkit"
 FOLDERS = [
     *(
         "loop",
+        "history",
         "work",
         "plan",
         "report",

@@ -1,5 +1,6 @@
 """The subcommands of the command line, a file per family; `evalkit.cli` adds the run, which is what has no name."""
 
 from evalkit.commands import basics as basics
+from evalkit.commands import history as history
 from evalkit.commands.program import Action as Action
 from evalkit.commands.program import app as app

@@ -48,7 +48,7 @@ class EarlierRun:
         file = file / "results.json" if file.is_dir() else file
         try:
             table = ResultTable.load(file)
-            return cls(table, *_read_samples(file.with_name("samples.csv"), table))
+            return cls(table, *read_influences(file.with_name("samples.csv"), table))
         except (DataError, OSError) as error:
             raise ConfigError(f"{where}: {error}") from error
 
@@ -73,7 +73,7 @@ class EarlierRun:
         return str(name)
 
 
-def _read_samples(path: Path, table: ResultTable) -> tuple[dict[tuple[str, str], list[float]], dict[str, list[int]]]:
+def read_influences(path: Path, table: ResultTable) -> tuple[dict[tuple[str, str], list[float]], dict[str, list[int]]]:
     """samples.csv's columns of metrics by (cell, metric), and the samples' clusters; empty where there is no such file.
 
     A column counts only if it is complete. It holds six digits, which is plenty for a standard error. A file without

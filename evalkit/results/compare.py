@@ -44,13 +44,13 @@ def compare(
 
     def against(base: Row, rows: Sequence[Row], pairs: int | None = None) -> list[Comparison]:
         others = [row for row in rows if row.cell != base.cell]
-        differences = [_difference(row, base, influences, pairing, clusters or {}) for row in others]
+        differences = [row_difference(row, base, influences, pairing, clusters or {}) for row in others]
         corrected = holm([d.p for d in differences], pairs)
         return [
             Comparison(
                 *(row.metric, row.cell, base.cell, d.value, d.stderr, d.paired, d.low, d.high, d.p),
                 p_holm=p,
-                verdict=_verdict(d, p, row.better),
+                verdict=verdict_of(d, p, row.better),
             )
             for row, d, p in zip(others, differences, corrected, strict=True)
         ]
@@ -78,16 +78,17 @@ def estimate(row: Row, influences: Influences, clusters: Clusters) -> Estimate:
     return Estimate(row.value, row.stderr, row.n, influence, clusters.get(row.cell), row.clusters)
 
 
-def _difference(
+def row_difference(
     row: Row, base: Row, influences: Influences, pairing: Mapping[str, str], clusters: Clusters
 ) -> Difference:
+    """A score less another of the same protocol: paired where their samples are and both have influences."""
     a, b = (estimate(one, influences, clusters) for one in (row, base))
     same = pairing.get(row.cell) is not None and pairing.get(row.cell) == pairing.get(base.cell)
     counts = (a.groups, b.groups)
     return difference((a.value, a.stderr), (b.value, b.stderr), align(a, b, same=same), counts)
 
 
-def _verdict(d: Difference, p: float | None, better: str) -> Literal["better", "worse", "not distinguishable", ""]:
+def verdict_of(d: Difference, p: float | None, better: str) -> Literal["better", "worse", "not distinguishable", ""]:
     """By the corrected p; without a standard error there is no verdict, unless the values are equal."""
     if p is None:
         return "not distinguishable" if d.value == 0 else ""

@@ -23,7 +23,7 @@ def take_protocols(rows: Iterable[Any], where: str | Path) -> dict[str, Any]:
 
 def protocol_difference(a: Mapping[str, Any], b: Mapping[str, Any]) -> str:
     """What differs between two protocols, in one line."""
-    flat_a, flat_b = dict(_flat(a)), dict(_flat(b))
+    flat_a, flat_b = dict(flat(a)), dict(flat(b))
     pairs = {name: (flat_a.get(name), flat_b.get(name)) for name in dict.fromkeys([*flat_a, *flat_b])}
     texts = [f"{name} is {_short(one)}, not {_short(other)}" for name, (one, other) in pairs.items() if one != other]
     return "; ".join(texts) or "the protocols differ"
@@ -35,9 +35,10 @@ def _short(value: Any) -> str:
     return f"{text[:10]}..." if re.fullmatch(r"[0-9a-f]{40,}", text) else text
 
 
-def _flat(node: Any, path: str = "") -> Iterable[tuple[str, Any]]:
+def flat(node: Any, path: str = "") -> Iterable[tuple[str, Any]]:
+    """The values of nested mappings by dotted keys."""
     if isinstance(node, Mapping):
         for key, value in node.items():
-            yield from _flat(value, f"{path}.{key}" if path else str(key))
+            yield from flat(value, f"{path}.{key}" if path else str(key))
     else:
         yield path, node

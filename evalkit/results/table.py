@@ -235,7 +235,11 @@ class ResultTable:
         Raises:
             DataError: not a results.json (which row and key, and what is wrong), or of a later schema.
         """
-        data = read_results(path)
+        return cls.from_results(read_results(path), path)
+
+    @classmethod
+    def from_results(cls, data: Mapping[str, Any], path: Path) -> ResultTable:
+        """The table of what `read_results` gave; `path` is what errors call it."""
         rows = []
         for number, row in enumerate(data["rows"]):
             key = row["protocol_hash"]
@@ -345,6 +349,15 @@ def read_results(path: Path) -> dict[str, Any]:
     except OSError as error:
         missing = isinstance(error, FileNotFoundError)
         raise DataError(f"{path}: {'no such file' if missing else error.strerror or error}") from error
+    return of_present_schema(data, path)
+
+
+def of_present_schema(data: Any, path: Path) -> dict[str, Any]:
+    """The content of a results.json as the present schema has it, checked; `data` itself may be changed.
+
+    Raises:
+        DataError: as `ResultTable.load`.
+    """
     if not isinstance(data, dict) or "schema" not in data:
         raise DataError(f"{path}: not a results.json of evalkit: it has no schema")
     if data["schema"] == 1:

@@ -1,0 +1,108 @@
+"""`evalkit runs`, `show`, `compare` and `history`: runs over time."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from evalkit.commands.program import Action, app
+from evalkit.errors import EXIT_DONE, ConfigError
+
+_RUN = "a run's folder, its results.json, or its name in the store"
+_Json = Annotated[bool, typer.Option("--json", help="print JSON")]
+_Store = Annotated[Path, typer.Option(help="where a run is looked for by its name")]
+
+
+@app.command(short_help="List the runs below a folder, newest first.")
+def runs(
+    place: Annotated[Path, typer.Argument(metavar="[DIR]", help="a store, or a folder of stores")] = Path("runs"),
+    as_json: _Json = False,
+) -> Action:
+    """List the runs below a folder, newest first, from their results.json alone."""
+
+    def act() -> int:
+        from evalkit.history.registry import Registry
+        from evalkit.history.text import print_json, print_runs
+
+        registry = Registry.read(place.expanduser())
+        if not as_json:
+            return print_runs(registry)
+        registry.say()
+        print_json({"runs": [run.to_json() for run in registry.runs], "passed_over": list(registry.passed_over)})
+        return EXIT_DONE
+
+    return act
+
+
+@app.command(short_help="Show how a run was made, and its scores.")
+def show(
+    run: Annotated[str, typer.Argument(help=_RUN)], store: _Store = Path("runs"), as_json: _Json = False
+) -> Action:
+    """Show a run's configuration, versions, protocols, machine, commit, headline and table."""
+
+    def act() -> int:
+        from evalkit.history.registry import find_run
+        from evalkit.history.text import print_json, print_run
+
+        found = find_run(run, store)
+        if not as_json:
+            return print_run(found)
+        print_json({**found.to_json(), "results": found.table.to_json()})
+        return EXIT_DONE
+
+    return act
+
+
+@app.command(short_help="Compare a run with an earlier one; the exit code is a gate.")
+def compare(
+    before: Annotated[str, typer.Argument(metavar="RUN_A", help=_RUN)],
+    after: Annotated[str, typer.Argument(metavar="RUN_B", help="likewise; differences are RUN_B less RUN_A")],
+    metric: Annotated[list[str] | None, typer.Option("--metric", help="compare these alone")] = None,
+    within: Annotated[list[str] | None, typer.Option(metavar="METRIC=MARGIN", help="how much worse is allowed")] = None,
+    cell: Annotated[list[str] | None, typer.Option(metavar="A=B", help="compare these two cells")] = None,
+    store: _Store = Path("runs"),
+    as_json: _Json = False,
+) -> Action:
+    """Show what differs between two runs: configuration, versions, protocols, and every score with its interval.
+
+    \b
+    Exit code 0: nothing got significantly worse (5 %, Holm over all scores);
+              3: something did, or was shown to be worse by more than its margin (--within);
+              4: a score could not be compared (it is gone, or its protocol is another one),
+                 or whether it is within its margin is not decided.
+    """
+
+    def act() -> int:
+        from evalkit.history.compare import compare_runs
+        from evalkit.history.registry import find_run
+        from evalkit.history.text import print_comparison, print_json
+
+        margins = {name: _number(value, f"--within {name}") for name, value in _pairs(within, "--within")}
+        names = [name for given in metric or [] for name in given.split(",")]
+        cells = dict(_pairs(cell, "--cell"))
+        found = (find_run(before, store), find_run(after, store))
+        comparison = compare_runs(*found, metrics=names, within=margins, cells=cells)
+        if not as_json:
+            return print_comparison(comparison)
+        print_json(comparison.to_json())
+        return comparison.exit_code
+
+    return act
+
+
+def _pairs(given: Sequence[str] | None, option: str) -> list[tuple[str, str]]:
+    pairs = [tuple(text.split("=", 1)) for text in given or []]
+    for text, pair in zip(given or [], pairs, strict=True):
+        if len(pair) != 2 or not all(pair):
+            raise ConfigError(f"{option} {text}: give two parts with = between them")
+    return [(pair[0], pair[1]) for pair in pairs]
+
+
+def _number(text: str, what: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        raise ConfigError(f"{what}={text}: give a number") from None
