@@ -25,6 +25,7 @@ from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBase
 from yaml import YAMLError
 
 from evalkit.config.build import accepted_keys
+from evalkit.config.checkpoints import CHECKPOINTS, name_weights
 from evalkit.config.environment import environment_as_text, refuse_environment
 from evalkit.config.listing import option_files
 from evalkit.config.overrides import choose_folder, complete
@@ -222,6 +223,7 @@ def resolve(config: DictConfig) -> RunConfig:
     for key in map(str, config):
         if key not in known:
             raise ConfigError(f"{key}: no such key. {nearest(key, known)}")
+    _place_checkpoints(config)
     try:
         with environment_as_text():
             missing = sorted(OmegaConf.missing_keys(config))  # it resolves interpolations too
@@ -234,6 +236,14 @@ def resolve(config: DictConfig) -> RunConfig:
     for group in GROUPS:
         plain[group] = _options(group, plain[group] or {}, choices)
     return RunConfig(**plain)
+
+
+def _place_checkpoints(config: DictConfig) -> None:
+    """Puts `model.NAME.checkpoints` where the model's weights go, in place of what its YAML has there."""
+    for name in list(config.model or {}):
+        option = OmegaConf.to_container(config.model, resolve=False)[name]  # type: ignore[index]
+        if isinstance(option, dict) and option.get(CHECKPOINTS) is not None:
+            config.model[name] = name_weights(option, f"model.{name}")
 
 
 def _options(group: str, entries: Mapping[str, Any], choices: Mapping[str, Any]) -> dict[str, Any]:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+from evalkit.config.checkpoints import KEYS as SERIES_KEYS
 from evalkit.config.schema import GROUPS, SINGLE
 
 # What a run that names no metric computes of these, as far as its images, its reference and the weights allow.
@@ -79,7 +80,7 @@ def complete(
         extractors: those that every run knows without choosing them.
     """
     parsed = [_own_case(Override.parse(text), options) for text in overrides]
-    result = [str(override) for override in parsed]
+    result = [str(_as_series(override)) for override in parsed]
     if leaves_demo(overrides):
         result.insert(0, "~experiment")
         result += _implied(parsed, options)
@@ -88,6 +89,12 @@ def complete(
         added = sorted(given & set(options("extractor")) - set(extractors()))
         result += [f"+extractor=[{','.join(added)}]"] if added else []
     return result
+
+
+def _as_series(override: Override) -> Override:
+    """`model.NAME.checkpoints=PATTERN` (and its `step`, `leave_out`) is taken though no YAML has such a key."""
+    added = override.group == "model" and override.rest.removeprefix(".") in SERIES_KEYS and not override.prefix
+    return replace(override, prefix="++") if added else override
 
 
 def _implied(parsed: Sequence[Override], options: Callable[[str], Sequence[str]]) -> list[str]:

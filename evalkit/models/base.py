@@ -127,6 +127,7 @@ class Model(ABC):
     conditioning: Conditioning = "none"
     takes_sampler: ClassVar[bool] = False
     remote: ClassVar[bool] = False  # made elsewhere: this machine's device and memory tell nothing of it
+    weights_option: ClassVar[str | None] = None  # the key of its YAML that a series of `checkpoints` goes to
     call_settings: ClassVar[frozenset[str]] = frozenset()  # names in the YAML that go to `generate`, not to __init__
 
     @abstractmethod

@@ -38,6 +38,8 @@ class TorchModuleModel(GanModel):
     that settings compare sample by sample. None: off.
     """
 
+    weights_option = "weights"
+
     def __init__(
         self,
         module: str | Mapping[str, Any] | None = None,

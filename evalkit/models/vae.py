@@ -58,6 +58,8 @@ class VaeReconstruction(Model):
         variant: "fp16", say: prefers weights named `*.fp16.safetensors`.
     """
 
+    weights_option = "path"
+
     def __init__(
         self,
         path: str,

@@ -10,6 +10,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+from evalkit.config.checkpoints import without_left_out
 from evalkit.config.schema import RunConfig
 from evalkit.config.words import place_name
 from evalkit.errors import ConfigError, DataError
@@ -98,7 +99,7 @@ def _is_free(folder: Path, config: RunConfig, extractors: Collection[str]) -> bo
 
 def _what_is_scored(config: Mapping[str, Any], extractors: Collection[str]) -> list[Any]:
     known = config["extractor"]
-    return [config.get(key) for key in _SAME] + [known.get(name) for name in sorted(extractors)]
+    return [without_left_out(config.get(key)) for key in _SAME] + [known.get(name) for name in sorted(extractors)]
 
 
 def _as_json(config: RunConfig) -> dict[str, Any]:

@@ -6,6 +6,7 @@ with `weights_only=False`, which runs whatever code is in it.
 
 from __future__ import annotations
 
+import logging
 import pickle
 import re
 import zipfile
@@ -20,8 +21,15 @@ from evalkit.utils.text import one_line
 if TYPE_CHECKING:
     from torch import Tensor
 
+log = logging.getLogger(__name__)
+
 KEY = "weights_key"  # the option that names one of several state dicts
 _SHOWN = 8
+# Of several state dicts in a training's checkpoint: averaged weights first, then those that were trained.
+_PREFERRED = (
+    *("ema", "g_ema", "ema_model", "model_ema", "ema_state_dict"),
+    *("model", "generator", "netg", "g", "state_dict", "model_state_dict", "unet", "weights"),
+)
 _SAVE = "save the module's state_dict() alone, best as .safetensors"
 
 _BEGINNINGS = (
@@ -115,8 +123,34 @@ def read_state(file: Path, where: str, key: str | None = None) -> dict[str, Tens
     raise ConfigError(f"{where}: {file} is not a state dict (a mapping from names to tensors): {_SAVE}")
 
 
-def load_tensors(file: Path, where: str) -> Any:
+def choose_state(file: Path, where: str) -> str | None:
+    """The key of the state dict that a checkpoint with several of them is read from; none where it is one itself.
+
+    Averaged weights (`ema`) go before those that were trained; a line says which was taken. None as well where no name
+    is known: who reads it then asks for the key.
+
+    Raises:
+        ConfigError: as of `load_tensors`.
+    """
+    inner = _inner(load_tensors(file, where, mapped=zipfile.is_zipfile(file)))
+    by_name = {name.lower(): name for name in inner}
+    known = [by_name[name] for name in _PREFERRED if name in by_name]
+    averaged = [name for name in inner if "ema" in re.split(r"[^a-z]+", name.lower())]
+    chosen = next(iter([*averaged, *known, *(inner if len(inner) == 1 else [])]), None)
+    if chosen is not None:
+        others = [name for name in inner if name != chosen]
+        more = f" and not {', '.join(others)} ({KEY}=NAME takes another)" if others else ""
+        log.info("%s: of %s the state dict '%s' is read%s", where, file.name, chosen, more)
+    return chosen
+
+
+def load_tensors(file: Path, where: str, *, mapped: bool = False) -> Any:
     """What a weights file holds: tensors, and plain values around them.
+
+    Args:
+        file: the weights.
+        where: who asks, for messages.
+        mapped: tensors stay in the file (of torch.save's zip) until they are looked at.
 
     Raises:
         ConfigError: it is something else, holds code, or is damaged.
@@ -131,7 +165,7 @@ def load_tensors(file: Path, where: str) -> Any:
             from safetensors.torch import load_file
 
             return load_file(str(file))
-        return torch.load(file, map_location="cpu", weights_only=True)
+        return torch.load(file, map_location="cpu", weights_only=True, mmap=mapped)
     except ConfigError:
         raise
     except Exception as error:  # torch.load and safetensors raise many kinds for a damaged file

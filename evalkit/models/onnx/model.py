@@ -33,6 +33,8 @@ class OnnxModel(GanModel):
     The graph's first dimension is free, or 1. Call setting `truncation`: see TorchModuleModel.
     """
 
+    weights_option = "path"
+
     def __init__(
         self,
         path: str,
@@ -95,6 +97,7 @@ class OnnxDenoiser(Model):
     """
 
     takes_sampler = True
+    weights_option = "path"
     call_settings = frozenset({"num_inference_steps", "eta"})
 
     def __init__(
