@@ -1,12 +1,14 @@
-"""One figure of points and lines, drawn by matplotlib: error bars, tooltips, labels that keep apart."""
+"""One figure of points and lines: matplotlib's axes, and in them marks with tooltips, labels that keep apart."""
 
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+from xml.etree import ElementTree
 
 from markupsafe import Markup
 
@@ -16,10 +18,15 @@ from evalkit.report.svg import INK, MARKERS, MUTED, SERIES, drawing, to_svg
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
+Position = tuple[float, float]
+
 
 @dataclass(frozen=True)
 class Point:
-    """A point, its label and its tooltip; the lengths of its bars, below and above, along x and y (none: no bar)."""
+    """A point, its label and its tooltip; the lengths of its bars, below and above, along x and y (none: no bar).
+
+    `cell` is the key of the cell that it is of: the page's filter hides it with the cell's line of the table.
+    """
 
     x: float
     y: float
@@ -27,6 +34,7 @@ class Point:
     tip: str
     across: tuple[float, float] | None = None
     up: tuple[float, float] | None = None
+    cell: str = ""
 
 
 @dataclass(frozen=True)
@@ -80,45 +88,83 @@ def draw(spec: FigureSpec, *, key: str, label: str) -> Markup:
         size = (2.7, 2.0) if spec.small else (5.0, 3.5)
         figure = Figure(figsize=size)
         axes = figure.subplots()
-        tips: dict[str, str] = {}
-        if len(spec.front) > 1:
-            axes.plot(*_xy(spec.front), color=MUTED, linewidth=0.9, linestyle=(0, (4, 3)), zorder=1)
-        for line in spec.lines:
-            _line(axes, spec, line, tips)
+        axes.tick_params(length=0)  # the grid's lines say where
+        extent = axes.plot(*_xy(_extent(spec)), linestyle="none")
         axes.set_xlabel(clean(spec.x))
         axes.set_ylabel(clean(spec.y))
         _scale(axes, spec)
         _lay_out(axes, size, bool(spec.y))
-        if spec.labels:
-            _place(axes, spec)
-        return to_svg(figure, key=key, label=label, tips=tips)
+        axes.set(xlim=axes.get_xlim(), ylim=axes.get_ylim())
+        for artist in extent:
+            artist.remove()
+        labels = _place(axes, spec) if spec.labels else []
+        return to_svg(figure, key=key, label=label, marks=[*_marks(axes, spec), *labels])
 
 
 def _xy(points: Sequence[Point]) -> tuple[list[float], list[float]]:
     return [p.x for p in points], [p.y for p in points]
 
 
-def _line(axes: Axes, spec: FigureSpec, line: Line, tips: dict[str, str]) -> None:
-    colour, marker = style(line.number)
-    if line.fit:
-        axes.plot(*_xy(line.fit), color=colour, linewidth=0.8, alpha=0.6)
-    if line.joined:
-        axes.plot(*_xy(line.points), color=colour)
-    for point in line.points:
-        gid = f"tip-{len(tips)}"
-        tips[gid] = point.tip
-        if point.up or point.across:
-            bars = {
-                "yerr": point.up and [[end] for end in point.up],
-                "xerr": point.across and [[end] for end in point.across],
-            }
-            axes.errorbar(point.x, point.y, **bars, fmt="none", ecolor=colour, elinewidth=1, capsize=0, alpha=0.75)  # type: ignore[arg-type]
-        faint = spec.ends and point.x > 0
-        size = 3.0 if faint else 4.5 if spec.small else 6.0
-        axes.plot(
-            [point.x], [point.y], marker=marker, color=colour, markersize=size, alpha=0.6 if faint else 1, gid=gid,
-            linestyle="none", clip_on=False, zorder=3,
-        )  # fmt: skip
+def _extent(spec: FigureSpec) -> list[Point]:
+    """Points at the ends of all that is drawn."""
+    extent = []
+    for point in (p for line in spec.lines for p in (*line.points, *line.fit)):
+        (left, right), (below, above) = point.across or (0.0, 0.0), point.up or (0.0, 0.0)
+        left = 0.0 if spec.log_x and left >= point.x else left
+        extent += [Point(point.x - left, point.y - below, "", ""), Point(point.x + right, point.y + above, "", "")]
+    return extent
+
+
+def _marks(axes: Axes, spec: FigureSpec) -> list[ElementTree.Element]:
+    """The front, then each series: its fit, its line, a stroke per error bar and a mark per point."""
+    marks = []
+    if len(spec.front) > 1:
+        style_of = f"fill:none;stroke:{MUTED};stroke-width:.9;stroke-dasharray:4 3"
+        marks.append(_path(_track(axes, spec.front), style_of, "front"))
+    for line in spec.lines:
+        colour, marker = style(line.number)
+        group = ElementTree.Element("g", {"style": f"stroke:{colour};fill:{colour};stroke-linejoin:round"})
+        if line.fit:
+            group.append(_path(_track(axes, line.fit), "fill:none;stroke-width:.8;opacity:.6"))
+        if line.joined:
+            group.append(_path(_track(axes, line.points), "fill:none;stroke-width:1.2"))
+        group.extend(_point(axes, spec, point, marker) for point in line.points)
+        marks.append(group)
+    return marks
+
+
+def _point(axes: Axes, spec: FigureSpec, point: Point, marker: str) -> ElementTree.Element:
+    faint = spec.ends and point.x > 0
+    (x, y), size = _at(axes, point.x, point.y), 1.5 if faint else 2.2 if spec.small else 3.0
+    bars = ""
+    if point.up:
+        ends = [_at(axes, point.x, end)[1] for end in (point.y - point.up[0], point.y + point.up[1])]
+        bars += f"M{x:.1f} {ends[0]:.1f}V{ends[1]:.1f}"
+    if point.across and not (spec.log_x and point.across[0] >= point.x):
+        ends = [_at(axes, end, point.y)[0] for end in (point.x - point.across[0], point.x + point.across[1])]
+        bars += f"M{ends[0]:.1f} {y:.1f}H{ends[1]:.1f}"
+    mark = _path(f"{bars}M{x:.1f} {y:.1f}{marker_path(marker, size)}", "opacity:.6" if faint else "")
+    if point.cell:
+        mark.set("data-c", point.cell)
+    ElementTree.SubElement(mark, "title").text = clean(point.tip)
+    return mark
+
+
+def _path(data: str, style_of: str, name: str = "") -> ElementTree.Element:
+    return ElementTree.Element(
+        "path", {"d": data} | ({"style": style_of} if style_of else {}) | ({"class": name} if name else {})
+    )
+
+
+def _track(axes: Axes, points: Sequence[Point]) -> str:
+    return "M" + "L".join(f"{x:.1f} {y:.1f}" for x, y in (_at(axes, p.x, p.y) for p in points))
+
+
+def _at(axes: Axes, x: float, y: float) -> Position:
+    """Where a point of the data lies in the <svg>, in 1/72 inch from its upper left."""
+    scale = 72 / axes.figure.dpi
+    right, up = axes.transData.transform((x, y))
+    return float(right) * scale, (axes.figure.bbox.height - float(up)) * scale
 
 
 def _scale(axes: Axes, spec: FigureSpec) -> None:
@@ -145,34 +191,35 @@ def _lay_out(axes: Axes, size: tuple[float, float], named: bool) -> None:
 
 
 _AROUND = ((5, 4), (-5, 4), (5, -11), (-5, -11), (8, -3), (-8, -3), (12, 9), (-12, 9), (12, -16), (-12, -16))
-Position = tuple[float, float]
 
 
-def _place(axes: Axes, spec: FigureSpec) -> None:
-    """Puts each label next to its point, where it covers the least of points, lines and labels; in 1/72 inch."""
-    scale = 72 / axes.figure.dpi
-
-    def at(point: Point) -> Position:
-        x, y = axes.transData.transform((point.x, point.y))
-        return float(x) * scale, float(y) * scale
-
-    positions = [at(p) for line in spec.lines for p in line.points]
-    between = [s for line in spec.lines if line.joined for s in _between([at(p) for p in line.points])]
+def _place(axes: Axes, spec: FigureSpec) -> list[ElementTree.Element]:
+    """Each label next to its point, where it covers the least of points, lines and labels; in 1/72 inch."""
+    positions = [_at(axes, p.x, p.y) for line in spec.lines for p in line.points]
+    joined = [line for line in spec.lines if line.joined]
+    between = [s for line in joined for s in _between([_at(axes, p.x, p.y) for p in line.points])]
     boxes: list[tuple[float, float, float]] = []  # centre and half the width of what is placed
-    for point in (p for line in spec.lines for p in line.points if p.text):
-        (x, y), half = at(point), 3.2 * len(point.text) + 1
+    labels = []
+    for point in (p for line in spec.lines for p in line.points if p.text.strip()):
+        (x, y), half = _at(axes, point.x, point.y), 3.2 * len(point.text) + 1
 
         def covered(offset: tuple[int, int], x: float = x, y: float = y, half: float = half) -> float:
-            at_x, at_y = x + offset[0] + half * (1 if offset[0] > 0 else -1), y + offset[1] + 3
+            at_x, at_y = x + offset[0] + half * (1 if offset[0] > 0 else -1), y - offset[1] - 3
             hits: float = sum(abs(at_x - a) < half + 3 and abs(at_y - b) < 7 for a, b in positions)
             hits += 0.5 * any(abs(at_x - a) < half + 1 and abs(at_y - b) < 5 for a, b in between)
             hits += sum(2 * (abs(at_x - a) < half + w and abs(at_y - b) < 9) for a, b, w in boxes)
             return hits + 0.01 * (abs(offset[0]) + abs(offset[1]))
 
         offset = min(_AROUND, key=covered)
-        boxes.append((x + offset[0] + half * (1 if offset[0] > 0 else -1), y + offset[1] + 3, half))
-        label = axes.annotate(clean(point.text), (point.x, point.y), offset, textcoords="offset points", fontsize=9)
-        label.set(color=INK, ha="left" if offset[0] > 0 else "right", annotation_clip=False)
+        boxes.append((x + offset[0] + half * (1 if offset[0] > 0 else -1), y - offset[1] - 3, half))
+        anchor = "start" if offset[0] > 0 else "end"
+        where = {"x": f"{x + offset[0]:.1f}", "y": f"{y - offset[1]:.1f}"}
+        label = ElementTree.Element("text", where | {"style": f"font-size:9px;fill:{INK};text-anchor:{anchor}"})
+        label.text = clean(point.text)
+        if point.cell:
+            label.set("data-c", point.cell)
+        labels.append(label)
+    return labels
 
 
 def _between(positions: Sequence[Position], step: float = 4.0) -> list[Position]:
@@ -189,13 +236,26 @@ def style(number: int) -> tuple[str, str]:
     return SERIES[number % len(SERIES)], MARKERS[(number + number // len(SERIES)) % len(MARKERS)]
 
 
+def marker_path(marker: str, size: float) -> str:
+    """A marker's outline around the current point, `size` from its centre to its edge."""
+    return re.sub(r"-?\d*\.?\d+", lambda m: f" {float(m[0]) * size:.3g}", _OUTLINES[marker])
+
+
+# Relative path data of radius 1. The disk is an octagon with round corners: an arc's flags would be scaled as well.
+_OUTLINES = {
+    "o": "m-1 0l.29-.71l.71-.29l.71.29l.29.71l-.29.71l-.71.29l-.71-.29z",
+    "s": "m-.9-.9h1.8v1.8h-1.8z",
+    "^": "m0-1.1l1.1 2h-2.2z",
+    "D": "m0-1.25l1.25 1.25l-1.25 1.25l-1.25-1.25z",
+    "v": "m0 1.1l1.1-2h-2.2z",
+    "P": "m-.4-1.1h.8v.7h.7v.8h-.7v.7h-.8v-.7h-.7v-.8h.7z",
+    "X": "m-.6-1.1l.6.6l.6-.6l.5.5l-.6.6l.6.6l-.5.5l-.6-.6l-.6.6l-.5-.5l.6-.6l-.6-.6z",
+    "h": "m0-1.15l1 .58v1.15l-1 .57l-1-.57v-1.15z",
+}
+
+
 def legend_mark(number: int) -> Markup:
     """A series' marker as a small <svg>, for a legend in HTML."""
-    from matplotlib.markers import MarkerStyle
-
-    marker: Any = MarkerStyle(style(number)[1])
-    polygons = marker.get_path().transformed(marker.get_transform()).to_polygons()
-    data = "".join("M" + "L".join(f"{7 + 7 * x:.1f} {7 - 7 * y:.1f}" for x, y in polygon) + "Z" for polygon in polygons)
-    fill = f"var(--s{number % len(SERIES) + 1})"
-    text = '<svg class="mark" viewBox="0 0 14 14" aria-hidden="true"><path d="{}" fill="{}"/></svg>'
+    data, fill = marker_path(style(number)[1], 5.5), f"var(--s{number % len(SERIES) + 1})"
+    text = '<svg class="mark" viewBox="0 0 14 14" aria-hidden="true"><path d="M7 7{}" fill="{}"/></svg>'
     return Markup(text).format(data, fill)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -18,6 +18,9 @@ from evalkit.results.render import format_value
 from evalkit.results.stats import REACH
 from evalkit.results.table import Column, Row, finite
 
+BARS = "Bars: 95 % intervals."
+MAX_LABELS = 24  # of more points only those on the front bear their letters
+MAX_LINES = 8  # of more the colours tell models and samplers apart, and each point's tooltip says the rest
 MAX_PLOTS = 60  # along swept axes: a page of 30 metrics and 4 axes would take half a minute
 
 
@@ -83,7 +86,7 @@ class _Maker:
         if isinstance(x, Row):
             tip += f", {x.label} {format_value(x.value, x.stderr)}"
         spread = bar(x) if isinstance(x, Row) else None
-        return Point(across, y.value or 0.0, text or self.run.keys[cell], tip, spread, bar(y))
+        return Point(across, y.value or 0.0, text or self.run.keys[cell], tip, spread, bar(y), self.run.keys[cell])
 
     # -- quality against cost, metric against metric
 
@@ -94,14 +97,16 @@ class _Maker:
             return None
         best = pareto([(x.rows[c], y.rows[c]) for c in cells])
         points = {c: self.point(c, x.rows[c], y.rows[c]) for c in cells}
+        if len(cells) > MAX_LABELS:
+            points = {c: p if i in best else replace(p, text="") for i, (c, p) in enumerate(points.items())}
         lines = [
             Line(number, tuple(point for c, point in points.items() if self.family(c) == family), False)
             for number, family in enumerate(self.families)
         ]
         on_front = sorted((points[cells[i]] for i in best), key=lambda p: p.x)
-        names = ", ".join(self.run.keys[cells[i]] for i in best)
+        names = _some([self.run.keys[cells[i]] for i in best])
         which = "On the Pareto front" if front else "Beaten by none in both"
-        out = ", ".join(self.run.keys[cell] for cell in self.run.table.cells if cell not in cells)
+        out = _some([self.run.keys[cell] for cell in self.run.table.cells if cell not in cells])
         left_out = f"Not shown (no value, or another protocol): {out}." if out else ""
         caption = f"{which}, by value: {names}. {left_out}"
         title = f"{short(y.label, 40)} against {short(x.label, 40)}"
@@ -129,8 +134,12 @@ class _Maker:
         drawn = [plot for plot in plots if plot is not None]
         if not drawn:
             return None
-        legend = [(legend_mark(i), short(" ".join(filter(None, family)))) for i, family in enumerate(self.families)]
-        return Group("Trade-offs", drawn, legend, "Letters are the table's. Bars: 95 % intervals.")
+        return Group("Trade-offs", drawn, self.legend, f"Letters are the table's. {BARS}")
+
+    @property
+    def legend(self) -> list[tuple[Markup, str]]:
+        """Of models and samplers."""
+        return [(legend_mark(i), short(" ".join(filter(None, family)))) for i, family in enumerate(self.families)]
 
     def guidance(self) -> Plot | None:
         """The Frechet distance against the CLIP score, a line for what differs in guidance alone."""
@@ -139,10 +148,12 @@ class _Maker:
         if clip is None or axis is None or self.main is None:
             return None
         lines = []
+        best = next((row.cell for row in self.main.ranked), None)
+        few = len(self.comparable(self.run.table.cells, clip, self.main)) <= MAX_LABELS
         for _, cells in self.sweeps(axis):
             both = self.comparable(cells, clip, self.main)
             if len(both) > 1:
-                texts = {c: f"{self.rows[c].settings[axis]:g}" for c in both}
+                texts = {c: f"{self.rows[c].settings[axis]:g}" if few or best in cells else " " for c in both}
                 points = (self.point(c, clip.rows[c], self.main.rows[c], text) for c, text in texts.items())
                 lines.append(Line(self.families.index(self.family(both[0])), tuple(points), True))
         if not lines:
@@ -181,6 +192,7 @@ class _Maker:
     def along(self, axis: str) -> Group | None:
         """Every metric of quality along one swept setting, all others held."""
         sweeps = self.sweeps(axis)
+        many = len(sweeps) > MAX_LINES
         values = [self.rows[c].settings[axis] for _, cells in sweeps for c in cells]
         numeric = all(isinstance(v, (int, float)) and not isinstance(v, bool) for v in values)
         places = sorted(set(values)) if numeric else list(dict.fromkeys(str(v) for v in values))
@@ -192,7 +204,7 @@ class _Maker:
                 at = at if numeric else {c: places.index(str(value)) for c, value in at.items()}
                 points = tuple(self.point(c, float(x), column.rows[c]) for c, x in at.items())
                 if len(points) > 1:
-                    lines.append(Line(number, points, True))
+                    lines.append(Line(self.families.index(self.family(cells[0])) if many else number, points, True))
             if not lines or self.count >= MAX_PLOTS:
                 continue
             title, name = short(column.title, 34), short(setting_name(axis), 30)
@@ -202,8 +214,9 @@ class _Maker:
             plots.append(self.plot(title, "", spec, f"{title} along {setting_name(axis)}, with 95 % intervals."))
         if not plots:
             return None
-        legend = [(legend_mark(number), name) for number, (name, _) in enumerate(sweeps)]
-        return Group(f"Along {short(setting_name(axis), 40)}", plots, legend, "Bars: 95 % intervals.", small=True)
+        legend = self.legend if many else [(legend_mark(number), name) for number, (name, _) in enumerate(sweeps)]
+        note = f"A line holds all other settings: point at a mark for its cell. {BARS}"
+        return Group(f"Along {short(setting_name(axis), 40)}", plots, legend, note if many else BARS, small=True)
 
     # -- against N
 
@@ -228,13 +241,14 @@ class _Maker:
                 plots.append(self.plot(title, caption, spec, f"{title}. {caption}"))
         if not plots:
             return None
-        legend = [(legend_mark(n), f"{key} {short(cell)}") for n, (cell, key) in enumerate(self.run.keys.items())]
+        cells = list(self.run.keys.items())[:MAX_LABELS]
+        legend = [(legend_mark(n), f"{key} {short(cell)}") for n, (cell, key) in enumerate(cells)]
         return Group("Against N", plots, legend)
 
     def _subsets(self, number: int, cell: str, row: Row, by_n: Sequence[tuple[int, float]]) -> Line:
         key = self.run.keys[cell]
-        end = Point(0.0, row.value or 0.0, key, f"{key}  {short(cell)}: {format_value(row.value)} at ∞")
-        dots = [Point(1 / n, v, "", f"{key}  {short(cell)}: {format_value(v)} at N = {n}") for n, v in by_n]
+        end = Point(0.0, row.value or 0.0, key, f"{key}  {short(cell)}: {format_value(row.value)} at ∞", cell=key)
+        dots = [Point(1 / n, v, "", f"{key}  {short(cell)}: {format_value(v)} at N = {n}", cell=key) for n, v in by_n]
         slope = row.details.get("slope")
         fit = (end, Point(1 / by_n[0][0], end.y + slope / by_n[0][0], "", "")) if slope is not None else ()
         return Line(number, (end, *dots), False, fit)
@@ -265,6 +279,10 @@ def bar(row: Row) -> tuple[float, float] | None:
 def wide(values: Sequence[float], factor: float = 20) -> bool:
     """Whether values are better seen on a logarithmic scale."""
     return bool(values) and min(values) > 0 and max(values) / min(values) >= factor
+
+
+def _some(keys: Sequence[str], most: int = 24) -> str:
+    return ", ".join(keys[:most]) + (f" and {len(keys) - most} more" if len(keys) > most else "")
 
 
 def _text(value: Any) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import re
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 from xml.etree import ElementTree
@@ -50,22 +50,24 @@ def drawing() -> Iterator[None]:
         yield
 
 
-def to_svg(figure: Figure, *, key: str, label: str, tips: dict[str, str]) -> Markup:
+def to_svg(figure: Figure, *, key: str, label: str, marks: Sequence[ElementTree.Element]) -> Markup:
     """A figure as an <svg> element.
 
     Args:
         figure: drawn in INK, MUTED, LINE, PAPER and SERIES only.
         key: unique in the page: ids begin with it.
         label: what a screen reader says of the figure.
-        tips: by gid of an artist, the text that stands by it when it is pointed at.
+        marks: elements to stand in it, over the axes, in 1/72 inch from the upper left.
     """
     out = io.BytesIO()
     figure.savefig(out, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
     root = ElementTree.fromstring(out.getvalue())
     _strip(root)
+    root.extend(marks)
     names = {old: f"{key}-{number}" for number, old in enumerate(sorted(_references(root)))}
     for element in root.iter():
-        _restyle(element, names, tips)
+        _restyle(element, names)
+    _flatten(root)
     for name in ("width", "height", "version"):
         root.attrib.pop(name, None)
     root.attrib |= {"role": "img", "aria-label": clean(label)}
@@ -84,19 +86,25 @@ def _strip(root: ElementTree.Element) -> None:
             parent.remove(child)
 
 
+def _flatten(parent: ElementTree.Element) -> None:
+    """Takes out groups that say nothing, and what only they and other empty ones hold."""
+    children = []
+    for child in parent:
+        _flatten(child)
+        bare = child.tag == "g" and not child.attrib
+        children += list(child) if bare else [child]
+    parent[:] = [child for child in children if len(child) or child.tag not in ("g", "defs")]
+
+
 def _references(root: ElementTree.Element) -> set[str]:
     values = " ".join(value for element in root.iter() for value in element.attrib.values())
     links = {element.attrib["href"][1:] for element in root.iter() if element.attrib.get("href", "").startswith("#")}
     return set(re.findall(r"url\(#([^)]+)\)", values)) | links
 
 
-def _restyle(element: ElementTree.Element, names: dict[str, str], tips: dict[str, str]) -> None:
-    """Colours, fonts, ids and the tooltip of one element."""
+def _restyle(element: ElementTree.Element, names: dict[str, str]) -> None:
+    """Colours, fonts and ids of one element."""
     old = element.attrib.pop("id", None)
-    if old in tips and not any(child.tag == "title" for child in element):
-        title = ElementTree.Element("title")
-        title.text = clean(tips[old])
-        element.insert(0, title)
     if old in names:
         element.attrib["id"] = names[old]
     for name, value in list(element.attrib.items()):
