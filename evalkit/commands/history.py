@@ -93,6 +93,43 @@ def compare(
     return act
 
 
+@app.command(short_help="Follow a metric over the runs below a folder.")
+def history(
+    metric: Annotated[str, typer.Argument(metavar="METRIC", help="its name in the configuration: fid")],
+    place: Annotated[Path, typer.Argument(metavar="[DIR]", help="a store, or a folder of stores")] = Path("runs"),
+    by: Annotated[str, typer.Option(help="a series per cell, or per model (its best cell of each run)")] = "cell",
+    match: Annotated[str, typer.Option(help="only names that hold this")] = "",
+    last: Annotated[int | None, typer.Option(min=1, help="only so many runs of each series")] = None,
+    most: Annotated[int, typer.Option(min=1, help="series that are printed per protocol")] = 8,
+    svg: Annotated[Path | None, typer.Option(help="write the plot to this file")] = None,
+    as_json: _Json = False,
+) -> Action:
+    """Follow a metric over runs: each score against the run before, with a plot; protocols stand apart.
+
+    Steps are paired where the samples are; p is corrected for the steps of a series (Holm).
+    """
+
+    def act() -> int:
+        from evalkit.history.course import follow
+        from evalkit.history.registry import Registry
+        from evalkit.history.text import print_course, print_json
+        from evalkit.utils.files import write_text
+
+        registry = Registry.read(place.expanduser())
+        registry.say()
+        course = follow(registry, metric, by=by, last=last, match=match)
+        if svg is not None:
+            from evalkit.history.plot import to_svg
+
+            write_text(svg.expanduser(), to_svg(course))
+        if not as_json:
+            return print_course(course, most)
+        print_json(course.to_json())
+        return EXIT_DONE
+
+    return act
+
+
 def _pairs(given: Sequence[str] | None, option: str) -> list[tuple[str, str]]:
     pairs = [tuple(text.split("=", 1)) for text in given or []]
     for text, pair in zip(given or [], pairs, strict=True):

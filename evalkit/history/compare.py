@@ -9,7 +9,8 @@ from typing import Any
 from evalkit.errors import EXIT_DONE, EXIT_GATE_FAILED, EXIT_GATE_INCONCLUSIVE, ConfigError, nearest
 from evalkit.gate.bounds import difference_bounds
 from evalkit.history.registry import PastRun
-from evalkit.results.compare import Clusters, Influences, estimate, row_difference, verdict_of
+from evalkit.history.scored import Scored
+from evalkit.results.compare import verdict_of
 from evalkit.results.protocols import flat, protocol_difference
 from evalkit.results.stats import Difference, holm
 from evalkit.results.table import COSTS, Row, finite
@@ -142,7 +143,7 @@ def compare_runs(
     chosen = list(metrics) or known
     chosen += [metric for metric in margins if metric not in chosen]
     pairs = match(before, after, cells or {})
-    changes = _Scores.of(before, after, chosen).changes(pairs, set(metrics), margins)
+    changes = _changes((before, after), chosen, pairs, set(metrics), margins)
     left = (
         [cell for cell in before.table.cells if cell not in {pair.before for pair in pairs}],
         [cell for cell in after.table.cells if cell not in {pair.after for pair in pairs}],
@@ -205,93 +206,69 @@ def _differing(a: Mapping[str, Any], b: Mapping[str, Any]) -> dict[str, tuple[An
     return {key: (a.get(key), b.get(key)) for key in dict.fromkeys([*a, *b]) if a.get(key) != b.get(key)}
 
 
-@dataclass(frozen=True)
-class _Scores:
-    """Both runs' scores, and what they rest on; cells of the first run are called 0:name, of the second 1:name."""
-
-    runs: tuple[PastRun, PastRun]
-    metrics: Sequence[str]
-    influences: Influences
-    clusters: Clusters
-    pairing: Mapping[str, str]
-
-    @classmethod
-    def of(cls, before: PastRun, after: PastRun, metrics: Sequence[str]) -> _Scores:
-        influences: dict[tuple[str, str], Sequence[float]] = {}
-        clusters: dict[str, Sequence[int]] = {}
-        pairing: dict[str, str] = {}
-        for side, run in enumerate((before, after)):
-            values, ids = run.samples(*metrics)
-            influences |= {(_called(side, cell), metric): each for (cell, metric), each in values.items()}
-            clusters |= {_called(side, cell): each for cell, each in ids.items()}
-            pairing |= {_called(side, cell): digest for cell, digest in run.pairing.items()}
-        return cls((before, after), metrics, influences, clusters, pairing)
-
-    def changes(self, pairs: Sequence[Pair], asked: set[str], margins: Mapping[str, float]) -> list[Change]:
-        """Every metric of every pair; p-values corrected over all that count."""
-        changes = [
-            change
-            for metric in self.metrics
-            for pair in pairs
-            if (change := self._change(metric, pair, metric not in asked, margins.get(metric))) is not None
-        ]
-        counted = [i for i, change in enumerate(changes) if not change.cost]
-        corrected = dict(zip(counted, holm([changes[i].p for i in counted]), strict=True))
-        done = []
-        for number, change in enumerate(changes):
-            p = corrected.get(number, change.p)
-            verdict = change.verdict or _verdict(change, p)
-            done.append(replace(change, p_holm=p, verdict=verdict))
-        return done
-
-    def _change(self, metric: str, pair: Pair, unasked: bool, margin: float | None) -> Change | None:
-        old = _row(self.runs[0], pair.before, metric)
-        new = _row(self.runs[1], pair.after, metric)
-        if old is None or not finite(old):
-            return None  # there was nothing that could get worse
-        cost = metric in COSTS and unasked and margin is None
-        value = new.value if new is not None and finite(new) else None
-        untold = None if margin is None else (margin, "inconclusive")
-        change = Change(metric, old.label, pair.before, pair.after, old.value, value, old.better, cost=cost)
-        if new is None or value is None:
-            missing = f"{self.runs[1].name} has no value: {(new and new.note) or 'it was not scored'}"
-            return replace(change, verdict="not comparable", note=missing, within=untold)
-        if new.protocol_hash != old.protocol_hash:
-            note = protocol_difference(new.protocol, old.protocol)
-            return replace(change, verdict="not comparable", note=note, within=untold)
-        one, other = replace(new, cell=_called(1, pair.after)), replace(old, cell=_called(0, pair.before))
-        d = row_difference(one, other, self.influences, self.pairing, self.clusters)
-        change = replace(change, difference=d.value, stderr=d.stderr, low=d.low, high=d.high, paired=d.paired, p=d.p)
-        return change if margin is None else self._within(change, one, other, pair, margin)
-
-    def _within(self, change: Change, new: Row, old: Row, pair: Pair, margin: float) -> Change:
-        """Judged as a gate's `no_worse_than` is: by one-sided bounds of 95 % each."""
-        a, b = (estimate(row, self.influences, self.clusters) for row in (new, old))
-        digest, key = self.pairing.get(new.cell), self.runs[1].keys.get(pair.after)
-        common = digest is not None and digest == self.pairing.get(old.cell)
-        same = key is not None and key == self.runs[0].keys.get(pair.before)
-        bounds = difference_bounds(a, b, common=common, same=same)
-        if bounds is None:
-            note = "without a standard error of both, the margin decides nothing"
-            return replace(change, within=(margin, "inconclusive"), note=note)
-        worse = (bounds.low, bounds.high) if new.better == "lower" else (-bounds.high, -bounds.low)
-        status = "pass" if worse[1] <= margin else "fail" if worse[0] > margin else "inconclusive"
-        edge = f"at least {worse[0]:.3g}" if status == "fail" else f"at most {worse[1]:.3g}"
-        return replace(
-            change, within=(margin, status), note=f"worse by {edge} with 95 % confidence; allowed {margin:g}"
-        )
+def _changes(
+    runs: tuple[PastRun, PastRun],
+    metrics: Sequence[str],
+    pairs: Sequence[Pair],
+    asked: set[str],
+    margins: Mapping[str, float],
+) -> list[Change]:
+    """Every metric of every pair; p-values corrected over all that count."""
+    samples = [run.samples(*metrics) for run in runs]
+    changes: list[Change] = []
+    for metric in metrics:
+        for pair in pairs:
+            old, new = _row(runs[0], pair.before, metric), _row(runs[1], pair.after, metric)
+            if old is None or not finite(old):
+                continue  # there was nothing that could get worse
+            margin = margins.get(metric)
+            value = new.value if new is not None and finite(new) else None
+            cost = metric in COSTS and metric not in asked and margin is None
+            change = Change(metric, old.label, pair.before, pair.after, old.value, value, old.better, cost=cost)
+            note = _apart(runs[1], old, new)
+            if note or new is None:
+                untold = None if margin is None else (margin, "inconclusive")
+                changes.append(replace(change, verdict="not comparable", note=note, within=untold))
+                continue
+            both = Scored.of(runs[1], new, samples[1]), Scored.of(runs[0], old, samples[0])
+            d = both[0].less(both[1])
+            change = replace(
+                change, difference=d.value, stderr=d.stderr, low=d.low, high=d.high, paired=d.paired, p=d.p
+            )
+            changes.append(change if margin is None else _within(change, *both, margin))
+    counted = [i for i, change in enumerate(changes) if not change.cost]
+    corrected = dict(zip(counted, holm([changes[i].p for i in counted]), strict=True))
+    return [_judged(change, corrected.get(i, change.p)) for i, change in enumerate(changes)]
 
 
-def _called(side: int, cell: str) -> str:
-    return f"{side}:{cell}"
+def _apart(run: PastRun, old: Row, new: Row | None) -> str:
+    """Why a score cannot be compared; empty where it can."""
+    if new is None or not finite(new):
+        return f"{run.name} has no value: {(new and new.note) or 'it was not scored'}"
+    return protocol_difference(new.protocol, old.protocol) if new.protocol_hash != old.protocol_hash else ""
+
+
+def _judged(change: Change, p: float | None) -> Change:
+    verdict = change.verdict or verdict_of(Difference(change.difference or 0.0), p, change.better)
+    return replace(change, p_holm=p, verdict=verdict)
+
+
+def _within(change: Change, new: Scored, old: Scored, margin: float) -> Change:
+    """Judged as a gate's `no_worse_than` is: by one-sided bounds of 95 % each."""
+    same = new.key is not None and new.key == old.key
+    common = new.shares_samples_with(old)
+    bounds = difference_bounds(new.estimate, old.estimate, common=common, same=same)
+    if bounds is None:
+        note = "without a standard error of both, the margin decides nothing"
+        return replace(change, within=(margin, "inconclusive"), note=note)
+    worse = (bounds.low, bounds.high) if change.better == "lower" else (-bounds.high, -bounds.low)
+    status = "pass" if worse[1] <= margin else "fail" if worse[0] > margin else "inconclusive"
+    edge = f"at least {worse[0]:.3g}" if status == "fail" else f"at most {worse[1] + 0.0:.3g}"
+    return replace(change, within=(margin, status), note=f"worse by {edge} with 95 % confidence; allowed {margin:g}")
 
 
 def _row(run: PastRun, cell: str, metric: str) -> Row | None:
     return next((row for row in run.table.rows_by_cell[cell] if row.metric == metric), None)
-
-
-def _verdict(change: Change, p: float | None) -> str:
-    return verdict_of(Difference(change.difference or 0.0), p, change.better)
 
 
 def about_protocols(comparison: RunComparison) -> Iterator[str]:

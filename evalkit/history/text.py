@@ -8,11 +8,13 @@ from typing import Any
 
 from evalkit.errors import EXIT_DONE, EXIT_GATE_FAILED, printable
 from evalkit.history.compare import Change, RunComparison, about_protocols
+from evalkit.history.course import Course, Point
 from evalkit.history.registry import PastRun, Registry
+from evalkit.results.protocols import protocol_difference
 from evalkit.results.render import format_value, score_text, signed
 from evalkit.results.table import ARROW, MISSING
 from evalkit.results.terminal import make_console, print_results
-from evalkit.utils.text import one_line
+from evalkit.utils.text import letters, one_line
 
 MOST = 25  # lines of what differs; --json has all
 SHOWN_VALUE = 60  # characters of a setting's value
@@ -35,7 +37,7 @@ def print_table(heads: Sequence[str], lines: Iterable[Sequence[str]], right: Seq
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 0, 0, 1))
     for number, head in enumerate(heads):
         table.add_column(Text(head), justify="right" if number in right else "left", overflow="fold")
     for line in lines:
@@ -181,3 +183,44 @@ def _lines_of(config: Mapping[str, Any]) -> list[str]:
     """The configuration, a line per key of the root; config.yaml has it whole."""
     lines = [f"  {key}: {one_line(json.dumps(value, ensure_ascii=False), 110)}" for key, value in config.items()]
     return lines if len(lines) <= MOST else [*lines[:MOST], f"  ... and {len(lines) - MOST} more (config.yaml)"]
+
+
+def print_course(course: Course, most: int) -> int:
+    """A plot per protocol, and a line per series and run, newest first."""
+    from evalkit.history.plot import text_plot
+
+    console = make_console()
+    title = f"{course.label} {ARROW[course.better]}"
+    for key, series in course.by_protocol.items():
+        shown = series[:most]
+        rest = f" (the first {most} of {len(series)} series; --match chooses)" if len(series) > most else ""
+        print_lines([f"{title}, protocol {key}{rest}"])
+        print_lines(text_plot(shown, console.width))
+        alone = len(shown) == 1
+        print_lines(f"{'●' if alone else letters(number)}  {each.name}" for number, each in enumerate(shown))
+        lines = [
+            _point_line("●" if alone else letters(number), point)
+            for number, each in enumerate(shown)
+            for point in reversed(each.points)
+        ]
+        heads = ["", "run", "made (UTC)", title, "", "difference", "95 % interval", "p (Holm)", "verdict"]
+        print_table(heads, lines, right=(3, 5))
+    if len(course.by_protocol) > 1:
+        first, *others = course.by_protocol.values()
+        print_lines(
+            f"protocol {each[0].protocol_hash} is not compared with {first[0].protocol_hash}: "
+            f"{protocol_difference(each[0].protocol, first[0].protocol)}"
+            for each in others
+        )
+    return EXIT_DONE
+
+
+def _point_line(mark: str, point: Point) -> list[str]:
+    step = point.step
+    value = score_text(point.row)
+    if step is None:
+        return [mark, point.run.name, point.run.day, value, "", "", "", "", ""]
+    interval = MISSING if step.low is None or step.high is None else f"{signed(step.low)} .. {signed(step.high)}"
+    p = MISSING if point.p_holm is None else "< 0.0001" if point.p_holm < 1e-4 else f"{point.p_holm:.4f}"
+    verdict = (point.verdict or "no standard error") + (" (paired)" if step.paired else "")
+    return [mark, point.run.name, point.run.day, value, point.arrow, signed(step.value), interval, p, verdict]

@@ -44,7 +44,7 @@ def compare(
 
     def against(base: Row, rows: Sequence[Row], pairs: int | None = None) -> list[Comparison]:
         others = [row for row in rows if row.cell != base.cell]
-        differences = [row_difference(row, base, influences, pairing, clusters or {}) for row in others]
+        differences = [_difference(row, base, influences, pairing, clusters or {}) for row in others]
         corrected = holm([d.p for d in differences], pairs)
         return [
             Comparison(
@@ -78,10 +78,9 @@ def estimate(row: Row, influences: Influences, clusters: Clusters) -> Estimate:
     return Estimate(row.value, row.stderr, row.n, influence, clusters.get(row.cell), row.clusters)
 
 
-def row_difference(
+def _difference(
     row: Row, base: Row, influences: Influences, pairing: Mapping[str, str], clusters: Clusters
 ) -> Difference:
-    """A score less another of the same protocol: paired where their samples are and both have influences."""
     a, b = (estimate(one, influences, clusters) for one in (row, base))
     same = pairing.get(row.cell) is not None and pairing.get(row.cell) == pairing.get(base.cell)
     counts = (a.groups, b.groups)
