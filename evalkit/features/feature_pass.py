@@ -134,6 +134,17 @@ class FeaturePass:
         of_images = [address for address in dict.fromkeys(addresses) if not self._is_text(address)]
         return list(self._lacking(source, of_images, source.chunks))
 
+    def stored(self, source: ImageSource, addresses: Sequence[str], chunk: range) -> list[tuple[str, str, bytes]]:
+        """The files of a chunk's features, each with its address and digest, for another process to `take`."""
+        of_images = [address for address in dict.fromkeys(addresses) if not self._is_text(address)]
+        digests = [(address, self.digest(source, address, chunk)) for address in of_images]
+        return [(address, digest, self.column(address).stored(digest)) for address, digest in digests]
+
+    def take(self, files: Sequence[tuple[str, str, bytes]]) -> None:
+        """Keeps what another process's `stored` gave."""
+        for address, digest, data in files:
+            self.column(address).take(digest, data)
+
     def _lacking(self, source: ImageSource, addresses: Sequence[str], chunks: Sequence[range]) -> Lacking:
         lacking: Lacking = {}
         asked = set[tuple[str, str]]()

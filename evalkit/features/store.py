@@ -114,6 +114,15 @@ class Column:
             self.blobs.delete(key)
         self.sizes()[key] = len(data) if self.blobs.put_new(key, data) else 0  # another's: a reader asks for all of it
 
+    def stored(self, digest: str) -> bytes:
+        """The file of a chunk, for another process to `take`."""
+        return self.blobs.get(self.key(digest))
+
+    def take(self, digest: str, data: bytes) -> None:
+        """Keeps a file as another process wrote it; one that is there stays."""
+        key = self.key(digest)
+        self.sizes()[key] = len(data) if self.blobs.put_new(key, data) else 0
+
 
 def _digest(key: str, features: NDArray[Any], metadata: Mapping[str, str]) -> str:
     """Digest of a file: its values and shape, what is said of it, and its place (files could be swapped)."""

@@ -72,6 +72,31 @@ class Collected(WithoutRecords):
     def prompts(self) -> Sequence[str | None]:
         return [self._prompts.get(i) for i in range(max(self._prompts, default=-1) + 1)]  # indices come in any order
 
+    def known(self) -> tuple[dict[int, str], dict[int, str | None]]:
+        """By index the sha256s and the prompts of the samples."""
+        return dict(self._sha256s), dict(self._prompts)
+
+    def with_others(self, others: Sequence[tuple[Mapping[int, str], Mapping[int, str | None]]]) -> Collected:
+        """These samples and those of others, each `known`; the pixels that are held are shared with this set.
+
+        Raises:
+            DataError: two have other images of one index.
+        """
+        whole = Collected(self.name)
+        whole._images = self._images
+        for number, (sha256s, prompts) in enumerate(others):
+            for index, sha256 in sha256s.items():
+                if whole._sha256s.setdefault(index, sha256) != sha256:
+                    raise DataError(
+                        f"{self.name}: rank {number} has another image of index {index}: give each index once"
+                    )
+            whole._prompts |= prompts
+        return whole
+
+    def hold(self, images: Mapping[int, NDArray[np.uint8]]) -> None:
+        """Takes the pixels of samples that are known."""
+        self._images |= images
+
     def whole_chunk(self, index: int) -> range | None:
         """The chunk of a sample, where all its images are held; else none."""
         start = index // CHUNK * CHUNK

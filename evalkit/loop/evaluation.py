@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,10 +14,15 @@ from evalkit.cell import Cell
 from evalkit.config.call import compose_call
 from evalkit.config.compose import resolve
 from evalkit.data import memory
+from evalkit.data.moments import Moments
+from evalkit.data.source import chunks_of
 from evalkit.errors import ConfigError
+from evalkit.features.store import extractor_id
 from evalkit.loop.collected import Collected
+from evalkit.loop.ranks import Ranks, check_alike
+from evalkit.loop.spread import Part, bring_all_pixels, bring_together, compute_side
 from evalkit.loop.undisturbed import undisturbed
-from evalkit.metric import ModelMetric, PairMetric, cluster_ids
+from evalkit.metric import ModelMetric, PairMetric, ReferenceMetric, cluster_ids
 from evalkit.plan.grid import Missing
 from evalkit.plan.plan import build_extractors, build_metrics, open_side
 from evalkit.results.compare import compare
@@ -26,7 +33,7 @@ from evalkit.utils.blobs import Blobs, HeldBlobs
 from evalkit.utils.files import sha256_json
 
 if TYPE_CHECKING:
-    from evalkit.data.moments import Moments
+    from evalkit.config.schema import RunConfig
     from evalkit.data.source import Source
     from evalkit.scoring.scoring import Scored
 
@@ -50,6 +57,10 @@ class Evaluation:
     Features are taken in whole chunks of 256 images, as files' are, so that the bits are the same; the reference's are
     computed once. Random states, autocast, TF32, gradients and defaults of the caller's are left as they are.
 
+    Under `torch.distributed` every rank builds one, gives its own samples and calls `compute`; all get the same table,
+    whose bits do not depend on the number of ranks. Without `index` a sample's place is that of `DistributedSampler`:
+    rank r has r, r + ranks, ... A rank that makes the samples of `indices(n)` holds whole chunks, and sends no image.
+
     Args:
         reference: a folder, archive or URL of reference images, statistics (.npz), an option's name ("digits"), or
             images in memory (`evalkit.data.memory`); none: only metrics of the samples alone apply.
@@ -63,10 +74,17 @@ class Evaluation:
         name: what the table calls the samples.
         keep_images: pixels are kept after their features are taken, which metrics of pairs within a set need; none:
             where one of the metrics does.
+        distributed: whether other ranks take part; none: where the caller began a process group. False: this one alone.
+        patience: seconds that ranks wait for one another.
+
+    Attributes:
+        seconds: spent in `update` and `compute` so far.
 
     Raises:
-        ConfigError: a metric, a file of weights or a reference that is not there (what, where and how to fix it).
+        ConfigError: a metric, a file of weights or a reference that is not there (what, where and how to fix it); ranks
+            whose settings differ.
         DataError: a reference in memory of another shape, dtype or range.
+        ServiceError: another rank ended or did not come.
     """
 
     def __init__(
@@ -81,21 +99,43 @@ class Evaluation:
         settings: Mapping[str, Any] | None = None,
         name: str = "samples",
         keep_images: bool | None = None,
+        distributed: bool | None = None,
+        patience: float = 1800,
+    ) -> None:
+        self._name, self._range, self.seconds = name, value_range, 0.0
+        self._samples = Collected(name)
+        self._done: set[int] = set()  # chunks, by their first index, whose features are there
+        self._sources: dict[str, Collected] = {}
+        self._cells: list[Cell] = []
+        self._scored: dict[tuple[str, str], Scored] = {}
+        self._past: dict[str, Collected] = {}
+        self._ranks = Ranks.find(distributed, patience)
+        place = reference if memory.is_place(reference) else None
+        given = {"reference": reference, "training": training}
+
+        def build() -> dict[str, Any]:
+            config = resolve(compose_call(metrics, {"name": name, "device": device}, settings, reference=place))
+            self._build(config, given, store, keep_images)
+            return self._settings()
+
+        self._ranks.agree(build)
+
+    def _build(
+        self,
+        config: RunConfig,
+        given: Mapping[str, Any],
+        store: str | os.PathLike[str] | None,
+        keep_images: bool | None,
     ) -> None:
         from evalkit.scoring import Against, Scoring
 
-        place = reference if memory.is_place(reference) else None
-        config = resolve(compose_call(metrics, {"name": name, "device": device}, settings, reference=place))
-        self._config, self._name, self._range = config, name, value_range
+        self._config = config
         self.metrics = build_metrics(config)
         self._check_metrics()
         missing = Missing(False)
         self._extractors = build_extractors(config, self.metrics, missing)
         cache = Path(os.fspath(store)) / "cache" if store is not None and "://" not in os.fspath(store) else None
-        given = {"reference": reference, "training": training}
         self._sides = {side: self._open(side, value, missing, cache) for side, value in given.items()}
-        self._samples = Collected(name)
-        self._sources: dict[str, Collected] = {}
         self._pixels = self._want_pixels() if keep_images is None else keep_images
         self._addresses = [address for metric in self.metrics.values() for address in metric.needs]
         self._scoring = Scoring(
@@ -104,12 +144,20 @@ class Evaluation:
             extractors=self._extractors,
             against=Against(self._sides["reference"], self._sides["training"]),
             store=_InMemory() if store is None else Store.at(os.fspath(store)),
-            device=device,
+            device=config.device,
             progress=_silent,
         )
-        self._cells: list[Cell] = []
-        self._scored: dict[tuple[str, str], Scored] = {}
-        self._past: dict[str, Collected] = {}
+
+    def _settings(self) -> dict[str, Any]:
+        """What must be the same on all ranks."""
+        digests = {
+            side: sha256_json([each.mean.tolist(), each.n]) if isinstance(each, Moments) else each and each.digest
+            for side, each in self._sides.items()
+        }
+        extractors = {name: extractor_id(extractor) for name, extractor in self._extractors.items()}
+        metrics = {name: self._config.metric[name] for name in self.metrics}
+        about = {"name": self._name, "value_range": self._range, "keep_images": self._pixels}
+        return {"metrics": metrics, "extractors": extractors, **digests, **about}
 
     def _open(self, side: str, given: Any, missing: Missing, cache: Path | None) -> Source | Moments | None:
         if given is None or (side == "reference" and memory.is_place(given)):
@@ -132,8 +180,13 @@ class Evaluation:
         return any(isinstance(metric, PairMetric) or not metric.needs for metric in self.metrics.values())
 
     def __len__(self) -> int:
-        """Samples since the last `compute` or `reset`."""
+        """This rank's samples since the last `compute` or `reset`."""
         return len(self._samples)
+
+    def indices(self, num_samples: int) -> list[int]:
+        """Of the indices of `num_samples` samples those that this rank had best make: whole chunks."""
+        chunks = chunks_of(num_samples)[self._ranks.rank :: self._ranks.size]
+        return [index for chunk in chunks for index in chunk]
 
     def update(
         self, images: Any, prompts: Sequence[str | None] | None = None, index: Sequence[int] | None = None
@@ -143,29 +196,40 @@ class Evaluation:
         Args:
             images: u8 [B,3,H,W] tensor, u8 [B,H,W,3] array or PIL images; floats with the `value_range` given.
             prompts: one text per image, for metrics of texts, and for errors by prompt.
-            index: i [B], the samples' places in their set; none: the next ones.
+            index: i [B], the samples' places in their set, over all ranks; none: the next ones of this rank.
 
         Raises:
             DataError: another shape, dtype or range (the message names the conversion), or an index twice.
         """
-        pixels = memory.as_pixels(images, self._name, self._range)
-        count = len(pixels)
-        places = list(range(len(self), len(self) + count)) if index is None else [int(i) for i in index]
-        texts: Sequence[str | None] = [None] * count if prompts is None else list(prompts)
-        for what, values in (("indices", places), ("prompts", texts)):
-            if len(values) != count:
-                raise ConfigError(f"{self._name}: {len(values)} {what} for {count} images")
-        pixels = pixels.copy()  # the caller's memory may be written over
-        for place, image, text in zip(places, pixels, texts, strict=True):
-            self._samples.add(place, image, text)
-        whole = dict.fromkeys(c for place in places if (c := self._samples.whole_chunk(place)) is not None)
-        self._extract(list(whole))
+        with self._timed():
+            pixels = memory.as_pixels(images, self._name, self._range)
+            count, ranks = len(pixels), self._ranks
+            next_ones = [(len(self) + i) * ranks.size + ranks.rank for i in range(count)]
+            places = next_ones if index is None else [int(i) for i in index]
+            texts: Sequence[str | None] = [None] * count if prompts is None else list(prompts)
+            for what, values in (("indices", places), ("prompts", texts)):
+                if len(values) != count:
+                    raise ConfigError(f"{self._name}: {len(values)} {what} for {count} images")
+            pixels = pixels.copy()  # the caller's memory may be written over
+            for place, image, text in zip(places, pixels, texts, strict=True):
+                self._samples.add(place, image, text)
+            whole = dict.fromkeys(c for place in places if (c := self._samples.whole_chunk(place)) is not None)
+            self._extract(list(whole))
+
+    @contextmanager
+    def _timed(self) -> Iterator[None]:
+        started = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.seconds += time.perf_counter() - started
 
     def _extract(self, chunks: Sequence[range]) -> None:
         if not chunks or not self._addresses:
             return
         with undisturbed():
             self._scoring.features.compute(self._samples, self._addresses, chunks)
+        self._done |= {chunk.start for chunk in chunks}
         if not self._pixels:
             for chunk in chunks:
                 self._samples.let_go(chunk)
@@ -177,31 +241,52 @@ class Evaluation:
             step: of the training, for the table; none: the number of calls so far.
 
         Raises:
-            ConfigError: too few samples for a metric; this step was computed before.
-            DataError: an index is missing.
+            ConfigError: too few samples for a metric; this step was computed before; ranks are at different steps.
+            DataError: an index is missing, or two ranks have other images of it.
+            ServiceError: another rank ended or did not come.
         """
-        step = len(self._cells) if step is None else int(step)
-        samples = self._samples
+        with self._timed(), undisturbed():
+            step = len(self._cells) if step is None else int(step)
+            name = f"{self._name}-step{step}"
+            samples = self._whole(name, step)
+            identity = {"name": self._name, "step": step, "digest": samples.digest}
+            key = sha256_json(identity)
+            cell = Cell(self._name, None, None, {"step": step}, 0, len(samples), key, name, {}, {}, identity)
+            self._sources[name] = samples
+            try:
+                scored = self._ranks.from_first(lambda: self._scoring.score(name))
+            finally:
+                del self._sources[name]
+            samples.let_go(range(len(samples)))
+            self._cells.append(cell)
+            self._past[name] = samples
+            self._scored |= {(name, metric): each for metric, each in scored.items()}
+            self.reset()
+            return self._table([cell])
+
+    def _whole(self, name: str, step: int) -> Collected:
+        """The samples of all ranks, whose features are on the first one."""
+
+        def mine() -> Part:
+            if name in self._past:
+                raise ConfigError(f"step {step} was computed before: give another step")
+            sha256s, prompts = self._samples.known()
+            return Part(sha256s, prompts, frozenset(self._samples.held()), frozenset(self._done), {"step": step})
+
+        ranks, features = self._ranks, self._scoring.features
+        parts = ranks.together(mine)
+        check_alike([part.about for part in parts])
+        samples = self._samples.with_others([(part.sha256s, part.prompts) for part in parts])
         samples.check_whole()
         self._check_counts(len(samples))
-        name = f"{self._name}-step{step}"
-        if name in self._past:
-            raise ConfigError(f"step {step} was computed before: give another step")
-        identity = {"name": self._name, "step": step, "digest": samples.digest}
-        key = sha256_json(identity)
-        cell = Cell(self._name, None, None, {"step": step}, 0, len(samples), key, name, {}, {}, identity)
-        self._sources[name] = samples
-        try:
-            with undisturbed():
-                scored = self._scoring.score(name)
-        finally:
-            del self._sources[name]
-        samples.let_go(range(len(samples)))
-        self._cells.append(cell)
-        self._past[name] = samples
-        self._scored |= {(name, metric): each for metric, each in scored.items()}
-        self._samples = Collected(self._name)
-        return self._table([cell])
+        if ranks.size > 1:
+            for side, given in self._sides.items():
+                of_side = [m for m in self.metrics.values() if isinstance(m, ReferenceMetric) and side in m.sides]
+                compute_side(ranks, features, given, [address for metric in of_side for address in metric.needs])
+            bring_together(ranks, samples, parts, features, self._addresses)
+            if self._pixels:
+                bring_all_pixels(ranks, samples, parts)
+        return samples
 
     def _check_counts(self, count: int) -> None:
         from evalkit.scoring.checks import check_counts
@@ -234,7 +319,7 @@ class Evaluation:
 
     def reset(self) -> None:
         """Forgets the samples since the last `compute`; the reference's features and the history stay."""
-        self._samples = Collected(self._name)
+        self._samples, self._done = Collected(self._name), set()
 
 
 def _silent(source: str, done: int, total: int) -> None:

@@ -112,27 +112,6 @@ def test_floats_by_their_declared_range_are_the_bytes() -> None:
     assert scores(evaluation.compute(1)) == by_floats
 
 
-def test_what_the_caller_set_up_stays(folders: tuple[Path, Path]) -> None:
-    evaluation = evalkit.Evaluation(folders[1], ["fid_digits", "kid_digits"], device="cpu")
-    torch.manual_seed(3)
-    np.random.seed(3)  # noqa: NPY002
-    torch.set_default_dtype(torch.float64)
-    before = (torch.get_rng_state(), np.random.get_state()[1].copy())  # noqa: NPY002
-    try:
-        with torch.autocast("cpu", dtype=torch.bfloat16):
-            evaluation.update(pictures())
-            table = evaluation.compute()
-            assert torch.is_autocast_enabled("cpu")
-        assert torch.get_default_dtype() == torch.float64
-    finally:
-        torch.set_default_dtype(torch.float32)
-    assert torch.is_grad_enabled()
-    assert torch.equal(before[0], torch.get_rng_state())
-    assert (before[1] == np.random.get_state()[1]).all()  # noqa: NPY002
-    evaluation.update(pictures())
-    assert scores(evaluation.compute()) == scores(table)
-
-
 def test_gaps_doubles_and_few_samples_are_told() -> None:
     evaluation = evalkit.Evaluation(pictures(seed=1), ["fid_digits"], device="cpu")
     evaluation.update(pictures(2), index=[0, 2])
