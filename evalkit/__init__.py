@@ -22,15 +22,20 @@ if (_ROOT / "configs" / "eval.yaml").is_file() and str(_ROOT) not in __path__:
 if TYPE_CHECKING:
     from evalkit.api import evaluate
     from evalkit.loop.evaluation import Evaluation
+    from evalkit.results.notebook import ResultTable, load
     from evalkit.results.peers import peer_check
-    from evalkit.results.table import ResultTable
 else:
     _, __getattr__ = lazy(
         __name__,
         api="evaluate",
         loop__evaluation="Evaluation",
-        results__table="ResultTable",
+        results__notebook="ResultTable load",
         results__peers="peer_check",
     )
 
-__all__ = ["Evaluation", "ResultTable", "__version__", "evaluate", "peer_check"]
+__all__ = ["Evaluation", "ResultTable", "__version__", "evaluate", "load", "peer_check"]
+
+
+def __dir__() -> list[str]:
+    """What completion shows: the API, and no module that happens to be imported."""
+    return list(__all__)

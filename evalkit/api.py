@@ -14,7 +14,7 @@ from evalkit.data.held import holding
 from evalkit.engines.launch import find_gang
 from evalkit.errors import ConfigError
 from evalkit.plan.plan import make_plan
-from evalkit.results.table import ResultTable
+from evalkit.results.notebook import ResultTable
 
 HELD_SAMPLES, HELD_REFERENCE = "evalkit.models.held.HeldImages", "evalkit.data.held.HeldReference"
 

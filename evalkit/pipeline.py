@@ -22,10 +22,11 @@ from evalkit.results.compare import compare, rename_apart
 from evalkit.results.files import write
 from evalkit.results.latent_walk import write_walks
 from evalkit.results.made import made_before, made_now
+from evalkit.results.notebook import ResultTable
 from evalkit.results.publish import copy_results, staged
 from evalkit.results.rows import Outcome, make_rows, notes, run_info
 from evalkit.results.seeds import pool_seeds
-from evalkit.results.table import COSTS, ResultTable
+from evalkit.results.table import COSTS
 from evalkit.trackers.push import push
 from evalkit.utils.files import check_writable, writing
 from evalkit.utils.progress import stage
@@ -167,7 +168,8 @@ def _table(plan: Plan, run: Mapping[str, object], outcome: Outcome) -> ResultTab
     )
     unsure = {(row.metric, row.cell) for row in rows if row.unsure}
     best = {metric: [cell for cell in cells if (metric, cell) not in unsure] for metric, cells in best.items()}
-    return ResultTable(run, tuple(rows), tuple(notes(outcome.sources)), tuple(comparisons), best)
+    said = tuple(notes(outcome.sources))
+    return ResultTable(run, tuple(rows), said, tuple(comparisons), best, folder=plan.out)
 
 
 def _lint(plan: Plan, sources: Mapping[str, Source], watch: Watch) -> list[Finding]:

@@ -26,8 +26,9 @@ from evalkit.metric import ModelMetric, PairMetric, ReferenceMetric, cluster_ids
 from evalkit.plan.grid import Missing
 from evalkit.plan.plan import build_extractors, build_metrics, open_side
 from evalkit.results.compare import compare
+from evalkit.results.evidence import Evidence
+from evalkit.results.notebook import ResultTable
 from evalkit.results.rows import Outcome, make_rows, run_info
-from evalkit.results.table import ResultTable
 from evalkit.samples.store import Store
 from evalkit.utils.blobs import Blobs, HeldBlobs
 from evalkit.utils.files import sha256_json
@@ -315,7 +316,8 @@ class Evaluation:
             rows, baseline=None, influences=outcome.influences, pairing=outcome.pairing, clusters=clusters
         )
         about = run_info(outcome, self._config, "memory", baseline=None, command="evalkit.Evaluation(...)", seconds={})
-        return ResultTable(about, tuple(rows), (), tuple(comparisons), best)
+        evidence = Evidence(outcome.influences, clusters)
+        return ResultTable(about, tuple(rows), (), tuple(comparisons), best, evidence=evidence)
 
     def reset(self) -> None:
         """Forgets the samples since the last `compute`; the reference's features and the history stay."""

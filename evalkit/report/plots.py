@@ -13,9 +13,9 @@ from markupsafe import Markup
 from evalkit.cell import setting_name
 from evalkit.report.figure import FigureSpec, Line, Point, draw, legend_mark
 from evalkit.report.run_folder import Run, short
-from evalkit.report.summary import by_size, is_frechet
+from evalkit.report.summary import is_frechet
+from evalkit.results.axes import bar, by_size, wide
 from evalkit.results.render import format_value
-from evalkit.results.stats import REACH
 from evalkit.results.table import Column, Row, finite
 
 BARS = "Bars: 95 % intervals."
@@ -265,20 +265,6 @@ def pareto(points: Sequence[tuple[Row, Row]]) -> list[int]:
     """The indices of the points that no other beats in one score while being as good in the other."""
     values = [(x.sign * (x.value or 0.0), y.sign * (y.value or 0.0)) for x, y in points]
     return [i for i, (x, y) in enumerate(values) if not any(a >= x and b >= y and (a > x or b > y) for a, b in values)]
-
-
-def bar(row: Row) -> tuple[float, float] | None:
-    """How far a score's interval reaches below and above it; of a row of before there were intervals 1.96 errors."""
-    if row.value is None:
-        return None
-    if row.low is not None and row.high is not None:
-        return max(row.value - row.low, 0.0), max(row.high - row.value, 0.0)
-    return (REACH * row.stderr,) * 2 if row.stderr else None
-
-
-def wide(values: Sequence[float], factor: float = 20) -> bool:
-    """Whether values are better seen on a logarithmic scale."""
-    return bool(values) and min(values) > 0 and max(values) / min(values) >= factor
 
 
 def _some(keys: Sequence[str], most: int = 24) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -10,6 +9,7 @@ from typing import Any
 
 from evalkit.cell import setting_name
 from evalkit.report.run_folder import Run, short
+from evalkit.results.axes import by_size
 from evalkit.results.table import Column, Row, finite
 
 SMALL_N = 10_000  # below it FID is commonly not trusted against other papers: its bias is of O(1/N)
@@ -40,12 +40,6 @@ def compared(run: Run) -> list[dict[str, str]]:
     if run.table.run.get("baseline"):
         facts.append(("baseline", short(str(run.table.run["baseline"]))))
     return [{"name": name, "text": text} for name, text in facts if text]
-
-
-def by_size(value: Any) -> tuple[bool, float, str]:
-    """Sorts a setting's values: numbers by size, before all else."""
-    number = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
-    return (False, float(value), "") if number else (True, 0.0, str(value))
 
 
 def _side(run: Run, side: str) -> str:
