@@ -1,4 +1,4 @@
-"""`evalkit runs`, `show`, `compare` and `history`: runs over time."""
+"""`evalkit runs`, `show`, `compare`, `history` and `leaderboard`: runs over time."""
 
 from __future__ import annotations
 
@@ -125,6 +125,37 @@ def history(
         if not as_json:
             return print_course(course, most)
         print_json(course.to_json())
+        return EXIT_DONE
+
+    return act
+
+
+@app.command(short_help="Write a page that ranks the cells of all runs.")
+def leaderboard(
+    place: Annotated[Path, typer.Argument(metavar="[DIR]", help="a store, or a folder of stores")] = Path("runs"),
+    out: Annotated[Path, typer.Option(help="the page to write; the JSON has its name")] = Path("board.html"),
+    metric: Annotated[list[str] | None, typer.Option("--metric", help="these alone")] = None,
+    title: Annotated[str, typer.Option(help="of the page")] = "Leaderboard",
+) -> Action:
+    """Write a static page over the runs below a folder: filter, sort, ranks that chance cannot give; and its JSON.
+
+    Scores of different protocols are never in one table.
+    """
+
+    def act() -> int:
+        from evalkit.history.board import make_boards
+        from evalkit.history.board_page import write_board
+        from evalkit.history.registry import Registry
+
+        path = out.expanduser()
+        if path.suffix == ".json":
+            raise ConfigError(f"--out {out}: name the page (board.html); the JSON next to it gets its name")
+        registry = Registry.read(place.expanduser())
+        registry.say()
+        boards = make_boards(registry, [name for given in metric or [] for name in given.split(",")])
+        page, beside = write_board(registry, boards, path, title)
+        size = page.stat().st_size / 1e6
+        print(f"{page} ({size:.2f} MB) and {beside}: {len(boards)} tables of {len(registry.runs)} runs")
         return EXIT_DONE
 
     return act
