@@ -16,8 +16,9 @@ from evalkit.config.compose import resolve
 from evalkit.data import memory
 from evalkit.data.moments import Moments
 from evalkit.data.source import chunks_of
-from evalkit.errors import ConfigError
+from evalkit.errors import ConfigError, nearest
 from evalkit.features.store import extractor_id
+from evalkit.loop.best import Best, best_of
 from evalkit.loop.collected import Collected
 from evalkit.loop.ranks import Ranks, check_alike
 from evalkit.loop.spread import Part, bring_all_pixels, bring_together, compute_side
@@ -34,9 +35,15 @@ from evalkit.utils.blobs import Blobs, HeldBlobs
 from evalkit.utils.files import sha256_json
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+    from PIL import Image
+
     from evalkit.config.schema import RunConfig
     from evalkit.data.source import Source
     from evalkit.scoring.scoring import Scored
+
+SHOWN = 64  # samples on a sheet
 
 
 @dataclass(frozen=True)
@@ -110,6 +117,8 @@ class Evaluation:
         self._cells: list[Cell] = []
         self._scored: dict[tuple[str, str], Scored] = {}
         self._past: dict[str, Collected] = {}
+        self._shown: dict[int, NDArray[np.uint8]] = {}  # for sheets
+        self._last: tuple[dict[int, NDArray[np.uint8]], str] = ({}, "")  # those of the last `compute`, and their title
         self._ranks = Ranks.find(distributed, patience)
         place = reference if memory.is_place(reference) else None
         given = {"reference": reference, "training": training}
@@ -214,6 +223,8 @@ class Evaluation:
             pixels = pixels.copy()  # the caller's memory may be written over
             for place, image, text in zip(places, pixels, texts, strict=True):
                 self._samples.add(place, image, text)
+                if place < SHOWN:
+                    self._shown[place] = image
             whole = dict.fromkeys(c for place in places if (c := self._samples.whole_chunk(place)) is not None)
             self._extract(list(whole))
 
@@ -262,6 +273,7 @@ class Evaluation:
             self._cells.append(cell)
             self._past[name] = samples
             self._scored |= {(name, metric): each for metric, each in scored.items()}
+            self._last = (self._shown, f"{self._name}, step {step}")
             self.reset()
             return self._table([cell])
 
@@ -287,7 +299,41 @@ class Evaluation:
             bring_together(ranks, samples, parts, features, self._addresses)
             if self._pixels:
                 bring_all_pixels(ranks, samples, parts)
+            for theirs in ranks.gather(0, self._shown):
+                self._shown = self._shown | theirs
         return samples
+
+    def sheet(self, path: str | os.PathLike[str] | None = None, *, columns: int = 8) -> Image.Image:
+        """A contact sheet of the first 64 samples, since the last `compute` or, where there are none, before it.
+
+        Of several ranks the first one has all of them after `compute`, the others their own.
+
+        Args:
+            path: an image file to write as well, by its ending.
+            columns: of the sheet.
+
+        Raises:
+            ConfigError: there are no samples.
+        """
+        from evalkit.results.sheets import draw_sheet, save_picture
+
+        shown, title = (self._shown, self._name) if self._shown else self._last
+        if not shown:
+            raise ConfigError("there are no samples to draw: call update(images)")
+        drawn = draw_sheet([shown[index] for index in sorted(shown)], title, columns)
+        if path is not None:
+            save_picture(drawn, path)
+        return drawn
+
+    def best(self, metric: str) -> Best:
+        """The step with the best score so far, and all that cannot be told from it.
+
+        Raises:
+            ConfigError: no such metric, or no step has a score of it.
+        """
+        if metric not in self.metrics:
+            raise ConfigError(f"best: there is no metric '{metric}'. {nearest(metric, self.metrics)}")
+        return best_of(self.history, metric, self.metrics[metric].better)
 
     def _check_counts(self, count: int) -> None:
         from evalkit.scoring.checks import check_counts
@@ -321,7 +367,7 @@ class Evaluation:
 
     def reset(self) -> None:
         """Forgets the samples since the last `compute`; the reference's features and the history stay."""
-        self._samples, self._done = Collected(self._name), set()
+        self._samples, self._done, self._shown = Collected(self._name), set(), {}
 
 
 def _silent(source: str, done: int, total: int) -> None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from evalkit.errors import ConfigError
 from evalkit.results.thumbnails import fit
 from evalkit.utils.files import atomic_path, sha256_json
 
@@ -28,13 +30,18 @@ def write_sheet(source: Any, path: Path, *, title: str, count: int, columns: int
     mark = sha256_json([source.digest, title, count, columns, spread, VERSION])
     if count < 1 or mark_of(path) == mark:
         return
-    columns = min(columns, count)
     chosen = [i * len(source) // count if spread else i for i in range(count)]
-    tiles = [_tile(source.read(range(i, i + 1))[0]) for i in chosen]
-    lines = [tiles[start : start + columns] for start in range(0, count, columns)]
+    _save(draw_sheet([source.read(range(i, i + 1))[0] for i in chosen], title, columns), path, mark)
+
+
+def draw_sheet(images: Sequence[Any], title: str, columns: int = 10) -> Image.Image:
+    """One or more images, u8 [H,W,3], as a sheet."""
+    columns = min(columns, len(images))
+    tiles = [_tile(image) for image in images]
+    lines = [tiles[start : start + columns] for start in range(0, len(tiles), columns)]
     sheet, draw, _ = _draw_lines(lines, (GAP, 30), columns * (_side(lines) + GAP) + GAP)
     draw.text((GAP + 2, 8), title, fill=INK, font=_font(14))
-    _save(sheet, path, mark)
+    return sheet
 
 
 def write_overview(sources: Mapping[str, Any], path: Path, *, columns: int = 12) -> None:
@@ -162,6 +169,18 @@ def mark_of(path: Path) -> str | None:
             return mark
     except (OSError, SyntaxError, ValueError):  # what Pillow says of a PNG that is none
         return None
+
+
+def save_picture(picture: Image.Image, path: str | os.PathLike[str]) -> None:
+    """Writes a file of the kind that its ending says. ConfigError where that is none of an image."""
+    from PIL import Image
+
+    Image.init()
+    kind = Image.EXTENSION.get(Path(path).suffix.lower())
+    if kind not in Image.SAVE:
+        raise ConfigError(f"{path}: give a file's name that ends in .png, .jpg or .webp")
+    with atomic_path(Path(path)) as temporary:
+        picture.save(temporary, format=kind)
 
 
 def _save(sheet: Image.Image, path: Path, mark: str) -> None:

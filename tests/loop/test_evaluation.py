@@ -125,3 +125,27 @@ def test_gaps_doubles_and_few_samples_are_told() -> None:
         evaluation.compute()
     with pytest.raises(EvalkitError, match="give a list"):
         evalkit.Evaluation(pictures(seed=1), "fid_digits")
+
+
+def test_a_sheet_of_the_last_samples_and_the_best_step(tmp_path: Path) -> None:
+    evaluation = evalkit.Evaluation(pictures(seed=1), ["fid_digits", "kid_digits"], device="cpu")
+    with pytest.raises(EvalkitError, match="no samples to draw"):
+        evaluation.sheet()
+    with pytest.raises(EvalkitError, match="nothing was computed"):
+        evaluation.best("fid_digits")
+    for step, seed in ((10, 2), (20, 3), (30, 4)):
+        images = pictures(70, seed)
+        evaluation.update(images // 4 if step == 20 else images)  # 20 is the worst by far
+        evaluation.compute(step)
+    sheet = evaluation.sheet(tmp_path / "sheets" / "last.png")
+    with Image.open(tmp_path / "sheets" / "last.png") as written:
+        assert written.tobytes() == sheet.tobytes()
+    tile = np.asarray(sheet)[30 : 30 + 64, 4 : 4 + 64][::2, ::2]  # enlarged twice
+    assert (tile == pictures(70, 4)[0]).all()
+    best = evaluation.best("kid_digits")
+    assert best.step in (10, 30)
+    assert best.alike == [10, 30]
+    assert 0 < evaluation.seconds < 600
+    for wrong in (lambda: evaluation.sheet(tmp_path / "a.txt"), lambda: evaluation.best("fid")):
+        with pytest.raises(EvalkitError, match=r"ends in \.png|there is no metric .fid."):
+            wrong()
