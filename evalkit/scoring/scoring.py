@@ -154,8 +154,9 @@ class Scorer:
                 with guarded(name, failed):
                     scores[name] = self._measure(cell, name, metric)
         merging = {name: metric for name, metric in applying.items() if isinstance(metric, StateMetric)}
-        with one_thread():
-            scores |= self._score_states(cell, merging, failed)
+        if merging:  # a set without prompts lacks the scores of texts each time: that needs no torch
+            with one_thread():
+                scores |= self._score_states(cell, merging, failed)
         scores |= {name: Score(None, n, note=reason, broken=True) for name, reason in failed.items()}
         told = {name: self._warn(source, metrics[name], finite(score)) for name, score in scores.items()}
         return {name: finite(of_clusters(score, cell.clusters)) for name, score in told.items()}
@@ -181,8 +182,6 @@ class Scorer:
         self, cell: ToScore, metrics: Mapping[str, StateMetric[Any]], failed: Failures
     ) -> dict[str, Score]:
         """The metrics that merge states: one pass over the features, and a second one where there are influences."""
-        if not metrics:
-            return {}
         import torch
 
         self._observe_sides(metrics)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import re
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -148,7 +149,7 @@ def test_filtering(opened: Any, plain: Path) -> None:
     page.locator("#find").fill("num_inference_steps_8")
     assert keys(page) == "B"
     page.get_by_role("button", name="Show all").click()
-    page.wait_for_function("document.getElementById('count').textContent === ''")  # it filters once the form is reset
+    page.locator("#count", has_text=re.compile(r"^$")).wait_for(state="attached")  # it filters once the form is reset
     assert keys(page) == "ABCD"
 
 
