@@ -125,9 +125,9 @@ def _marks(axes: Axes, spec: FigureSpec) -> list[ElementTree.Element]:
         colour, marker = style(line.number)
         group = ElementTree.Element("g", {"style": f"stroke:{colour};fill:{colour};stroke-linejoin:round"})
         if line.fit:
-            group.append(_path(_track(axes, line.fit), "fill:none;stroke-width:.8;opacity:.6"))
+            group.append(_path(_track(axes, line.fit), "fill:none;stroke-width:.8;opacity:.6", "track"))
         if line.joined:
-            group.append(_path(_track(axes, line.points), "fill:none;stroke-width:1.2"))
+            group.append(_path(_track(axes, line.points), "fill:none;stroke-width:1.2", "track"))
         group.extend(_point(axes, spec, point, marker) for point in line.points)
         marks.append(group)
     return marks

@@ -8,8 +8,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from evalkit.report.run_folder import Run
+from evalkit.report.tables import main_column
 from evalkit.results.side_by_side import SampleScores, Scale, choose, make_scales
 from evalkit.results.thumbnails import Thumbnail
+
+PAGE, FRONT = 8, 12  # cards, and images per card, at a time
+FIRST_PICTURES = 6
+INLINE = 200  # images that a page holds in its HTML; more are data
 
 
 @dataclass(frozen=True)
@@ -30,6 +35,7 @@ class Card:
     index: int
     prompt: str
     items: Sequence[CardImage]
+    category: str = ""
 
 
 @dataclass(frozen=True)
@@ -42,6 +48,16 @@ class Gallery:
     missing: Sequence[str] = ()
     cells: Sequence[str] = ()
     unprompted: frozenset[str] = frozenset()  # cells that have no prompt at any card
+    front: Sequence[str] = ()  # the cells that are shown first
+
+    @property
+    def whole(self) -> bool:
+        """Whether all images stand in the page; else those of the first cards and cells, the rest as data."""
+        return len(self.cards) * len(self.cells) <= INLINE
+
+    @property
+    def categories(self) -> list[str]:
+        return sorted({card.category for card in self.cards if card.category})
 
     @property
     def width(self) -> int:
@@ -52,6 +68,13 @@ class Gallery:
         """What the page's script sorts by."""
         return {
             "cards": [card.index for card in self.cards],
+            "prompts": [card.prompt[:2000].lower() for card in self.cards],
+            "texts": [card.prompt[:2000] for card in self.cards],
+            "categories": [card.category for card in self.cards],
+            "cells": [keys[cell] for cell in self.cells],
+            "base": keys.get(next((s.base for s in self.scales if s.base), None) or ""),
+            "page": PAGE,
+            "front": FRONT,
             "scales": [
                 {
                     "metric": s.metric,
@@ -69,8 +92,11 @@ class Gallery:
         }
 
 
-def make_gallery(run: Run) -> Gallery:
-    """The samples that the run has thumbnails of; without thumbnails, the same samples' prompts and scores."""
+def make_gallery(run: Run, order: Sequence[str] = ()) -> Gallery:
+    """The samples that the run has thumbnails of; without thumbnails, the same samples' prompts and scores.
+
+    `order` is that of the table's cells.
+    """
     samples = run.samples
     if isinstance(samples, str):
         return Gallery(missing=[f"{samples} Without it there are no images and no scores of single samples to show."])
@@ -100,15 +126,55 @@ def make_gallery(run: Run) -> Gallery:
             if index >= samples.counts[cell]:
                 thumbnail, why, other = None, "no sample of this index", ""
             images.append(CardImage(cell, thumbnail, why, other, scores))
-        cards.append(Card(index, common, images))
+        categories = (of[index] for cell in cells if index < len(of := samples.categories.get(cell, ())))
+        cards.append(Card(index, common, images, next(categories, "")))
     without = [run.keys[cell] for cell in run.table.cells if cell not in cells]
     if without:
         missing.append(f"samples.csv has no samples of {', '.join(without)} (cells of earlier runs, say).")
     prompted = {cell for (cell, _), prompt in prompts.items() if prompt}
     unprompted = frozenset(cells) - prompted if prompted else frozenset()
-    return Gallery(cards, scales, max(samples.counts.values()), missing, cells, unprompted)
+    total = max(samples.counts.values())
+    return Gallery(cards, scales, total, missing, cells, unprompted, _front(run, order or cells, cells, scales))
+
+
+def _front(run: Run, order: Sequence[str], cells: Sequence[str], scales: Sequence[Scale]) -> list[str]:
+    """The first cells in the table's order, and the one that the others are held against."""
+    known = [cell for cell in order if cell in cells]
+    base = run.table.run.get("baseline") or next((scale.base for scale in scales if scale.base), None)
+    front = known[:FRONT]
+    return front if base is None or base in front or base not in cells else [base, *front[: FRONT - 1]]
 
 
 def _score(samples: SampleScores, metric: str, cell: str, index: int) -> float | None:
     values = samples.scores[metric].get(cell, ())
     return None if index >= len(values) or math.isnan(values[index]) else round(values[index], 4)
+
+
+@dataclass(frozen=True)
+class FirstPictures:
+    """Some of a cell's images, for the first screen."""
+
+    title: str
+    cell: str
+    images: Sequence[tuple[int, Thumbnail]]
+
+
+def first_pictures(run: Run, gallery: Gallery) -> list[FirstPictures]:
+    """The same prompts of the best cell and of the baseline, where there are pictures of them."""
+    ranked = main_column(run.table)
+    best = next((row.cell for row in ranked.ranked), None) if ranked else None
+    base = run.table.run.get("baseline")
+    shown = []
+    for title, cell in (
+        (f"Best by {ranked.label if ranked else ''}", best),
+        ("Baseline", base if base != best else None),
+    ):
+        items = [
+            (card.index, item.thumb)
+            for card in gallery.cards
+            for item in card.items
+            if item.cell == cell and item.thumb
+        ]
+        if items and cell:
+            shown.append(FirstPictures(title, cell, items[:FIRST_PICTURES]))
+    return shown

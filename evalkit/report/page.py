@@ -5,23 +5,34 @@ from __future__ import annotations
 import base64
 import functools
 import hashlib
+import json
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from evalkit.report import categories, gallery, plots, summary, tables
+from evalkit.report import categories, fullsize, gallery, plots, summary, tables
+from evalkit.report.later import Later
 from evalkit.report.run_folder import Run, clean, nearest_sheets, short
 from evalkit.results import headline, thumbnails
 
 if TYPE_CHECKING:
     import jinja2
+    from markupsafe import Markup
 
 TEMPLATES = Path(__file__).parent / "templates"
+SCRIPTS = ("state.js", "theme.js", "table.js", "plots.js", "copy.js", "cards.js", "lightbox.js", "xyz.js", "links.js")
+_BLOCKS = (
+    "table|caption|thead|tbody|tr|th|td|ul|ol|li|dl|dt|dd|div|figure|figcaption|details|select|option|section|svg|g"
+)
 MAX_SHEETS, SHEET_BYTES = 12, 60_000  # of nearest training images; of each without loss
 
 
 def make_page(run: Run, mark: str) -> str:
     """The report as HTML; `mark` stands in its head."""
-    shown = gallery.make_gallery(run)
+    table = tables.make_table(run)
+    shown = gallery.make_gallery(run, [entry.cell for entry in table.entries])
+    full = fullsize.full_size(run, shown)
+    said = headline.headline(run.table, headline.winners(run.table))
     won, reference = headline.winners(run.table), run.file("reference.png")
     context = {
         "run": run,
@@ -30,12 +41,16 @@ def make_page(run: Run, mark: str) -> str:
         "name": str(run.table.run.get("name") or run.path.stem),
         "facts": summary.compared(run),
         "winners": won,
-        "headline": headline.headline(run.table, won),
+        "headline": said,
+        "strip": summary.strip(run, won, said.cells),
         "warnings": summary.warnings(run),
-        "table": tables.make_table(run),
+        "table": table,
+        "rows_shown": tables.PAGE,
+        "later": Later(),
         "plots": plots.make_plots(run),
         "gallery": shown,
-        "script_data": {"gallery": shown.script(run.keys)},
+        "script_data": lambda later: _script_data(run, table, shown, full, later),
+        "first_pictures": gallery.first_pictures(run, shown),
         "reference": thumbnails.sheet(reference) if reference else None,
         "nearest": _nearest(run),
         "maps": categories.make_maps(run),
@@ -44,10 +59,29 @@ def make_page(run: Run, mark: str) -> str:
         "linted": isinstance(config := run.table.run.get("config"), dict) and bool(config.get("lint")),
         "provenance": tables.make_provenance(run),
         "css": _text("page.css"),
-        "js": _text("page.js"),
-        "js_hash": base64.b64encode(hashlib.sha256(_text("page.js").encode()).digest()).decode(),
+        "js": _script(),
+        "js_hash": base64.b64encode(hashlib.sha256(_script().encode()).digest()).decode(),
     }
-    return _environment().get_template("page.html").render(context)
+    return _tight(_environment().get_template("page.html").render(context))
+
+
+def _script_data(
+    run: Run, table: tables.TableView, shown: gallery.Gallery, full: fullsize.FullSize, later: Later
+) -> dict[str, Any]:
+    """What the page's script works with; what the templates kept back is known once they were rendered."""
+    return {
+        "rows": table.script(run.keys),
+        "row_page": tables.PAGE,
+        "gallery": shown.script(run.keys) | {"full": full.embedded, "files": full.linked},
+        "names": {key: short(cell) for cell, key in run.keys.items()},
+        "folds": later.folds,
+        "lists": later.lists,
+    }
+
+
+def _script() -> str:
+    """The page's one script: its parts share their names, and nothing of them is seen from outside."""
+    return "".join(['"use strict";\n(() => {\n', *map(_text, SCRIPTS), "})();\n"])
 
 
 def _text(name: str) -> str:
@@ -75,8 +109,21 @@ def _environment() -> jinja2.Environment:
     environment.filters["minus"] = lambda text: str(text).replace("-", "−")
     environment.filters["title"] = lambda text: short(text, 40).replace(" ↓", "\u00a0↓").replace(" ↑", "\u00a0↑")
     environment.filters["breakable"] = lambda text: escape(text).replace("_", Markup("_<wbr>"))  # a long name wraps
+    environment.filters["data"] = _data
     environment.filters["raw"] = Markup  # for this package's own CSS and script alone
     return environment
+
+
+def _data(value: Any) -> Markup:
+    """JSON for a <script>: of what HTML reads there only "<" matters, and in markup that "tojson" escapes all is."""
+    from markupsafe import Markup
+
+    return Markup(clean(json.dumps(value, ensure_ascii=False, separators=(",", ":"))).replace("<", "\\u003c"))
+
+
+def _tight(page: str) -> str:
+    """Without the lines' ends between blocks: each would be a node of the page."""
+    return re.sub(rf"(</?(?:{_BLOCKS})\b[^<>]*>)\s+(?=</?(?:{_BLOCKS})\b)", r"\1", page)
 
 
 def _nearest(run: Run) -> list[dict[str, Any]]:

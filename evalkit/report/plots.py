@@ -13,7 +13,7 @@ from markupsafe import Markup
 from evalkit.cell import setting_name
 from evalkit.report.figure import FigureSpec, Line, Point, draw, legend_mark
 from evalkit.report.run_folder import Run, short
-from evalkit.report.summary import is_frechet
+from evalkit.report.tables import main_column
 from evalkit.results.axes import bar, by_size, wide
 from evalkit.results.render import format_value
 from evalkit.results.table import Column, Row, finite
@@ -71,9 +71,8 @@ class _Maker:
 
     @cached_property
     def main(self) -> Column | None:
-        """What stands for quality: the first Frechet distance, else the first metric."""
-        frechet = [c for c in self.quality if any(is_frechet(row) for row in c.rows.values())]
-        return next(iter(frechet or self.quality), None)
+        """What stands for quality."""
+        return main_column(self.run.table)
 
     def plot(self, title: str, caption: str, spec: FigureSpec, label: str) -> Plot:
         self.count += 1

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from evalkit.cell import setting_name
 from evalkit.report.run_folder import Run, short
 from evalkit.results.axes import by_size
+from evalkit.results.headline import Winner
+from evalkit.results.render import score_text
 from evalkit.results.table import Column, Row, finite
 
+STRIP = 5  # scores below the headline
 SMALL_N = 10_000  # below it FID is commonly not trusted against other papers: its bias is of O(1/N)
 
 
@@ -103,3 +106,15 @@ def _lint(run: Run) -> list[Warning]:
             text = message if where and where in message else f"{where}: {message}".removeprefix(": ")
             shown.append(Warning(short(text, 240), "findings", severity == "error"))
     return shown
+
+
+def strip(run: Run, winners: Sequence[Winner], cells: Sequence[str]) -> list[tuple[str, str, str]]:
+    """The first scores of the best cell: label, value, standard error."""
+    best = next(iter(cells), None)
+    scores = []
+    for column in (winner.column for winner in winners if not winner.column.is_cost):
+        row = column.rows.get(best or "")
+        if finite(row) and row is not None:
+            value, _, spread = score_text(row).partition(" ± ")
+            scores.append((column.title, value, spread))
+    return scores[:STRIP]

@@ -8,9 +8,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from evalkit.report.run_folder import Run, short
+from evalkit.report.summary import is_frechet
 from evalkit.results import render
 from evalkit.results.render import format_value, spread_text
-from evalkit.results.table import MISSING, Column, Row, finite, group
+from evalkit.results.table import MISSING, Column, ResultTable, Row, finite, group
+
+PAGE = 25  # lines of the table at a time
 
 
 @dataclass(frozen=True)
@@ -51,6 +54,8 @@ class TableView:
         markdown, latex: the whole table.
         notes: what must be read with it.
         comparisons: a line each, as in comparison.md.
+        shared: the leading columns in which no cells differ, with their one value: said once.
+        order: by what the lines are ordered, where they are not in the run's order: a metric's title.
     """
 
     heads: Sequence[str]
@@ -62,11 +67,25 @@ class TableView:
     latex: str
     notes: Sequence[str]
     comparisons: Sequence[Sequence[str]]
+    shared: Sequence[tuple[str, str]] = ()
+    order: str = ""
+
+    def script(self, keys: Mapping[str, str]) -> list[dict[str, Any]]:
+        """What the page's script sorts, filters and pages by: a line's place and leading texts, then its values."""
+        return [
+            {
+                "key": keys[entry.cell],
+                "find": f"{keys[entry.cell]} {short(entry.cell, 400)} {' '.join(entry.leading)}".lower(),
+                "values": [place, *(short(text, 200) for text in entry.leading), *(s.value for s in entry.scores)],
+                "apart": [i + len(entry.leading) + 1 for i, score in enumerate(entry.scores) if score.apart],
+            }
+            for place, entry in enumerate(self.entries)
+        ]
 
 
 def make_table(run: Run) -> TableView:
     table = run.table
-    heads, leading = table.grid
+    heads, leading, shared = _leading(run)
     columns = [column for column in table.columns if not column.is_cost]
     columns += [column for column in table.columns if column.is_cost and any(map(finite, column.rows.values()))]
     best = {column.metric: _first(column) for column in columns}
@@ -74,6 +93,10 @@ def make_table(run: Run) -> TableView:
         Entry(cell, lead, [_score(column, cell, best[column.metric]) for column in columns])
         for cell, lead in zip(table.cells, leading, strict=True)
     ]
+    order = main_column(table) if len(entries) > PAGE else None
+    if order is not None:  # the first page of many is of the best
+        places = {row.cell: place for place, row in enumerate(order.ranked)}
+        entries.sort(key=lambda entry: places.get(entry.cell, len(places)))
     filters = []
     for place, head in enumerate(heads):
         values = sorted({lead[place] for lead in leading}, key=_by_number)
@@ -84,7 +107,24 @@ def make_table(run: Run) -> TableView:
     hashed = [(column, _common_hash(column)) for column in columns]
     files = (f"data:text/csv;base64,{csv}", render.to_markdown(table), render.to_latex(table))
     comparisons = render.comparison_lines(table.comparisons, titles)
-    return TableView(heads, hashed, entries, filters, *files, table.footnotes(), comparisons)
+    title = order.title if order else ""
+    return TableView(heads, hashed, entries, filters, *files, table.footnotes(), comparisons, shared, title)
+
+
+def _leading(run: Run) -> tuple[list[str], list[list[str]], list[tuple[str, str]]]:
+    """The leading columns: headings and lines of those in which cells differ, and the others with their one value."""
+    heads, lines = run.table.grid
+    differ = [len(lines) == 1 or len({line[place] for line in lines}) > 1 for place in range(len(heads))]
+    shared = [(head, lines[0][place]) for place, head in enumerate(heads) if not differ[place]]
+    kept = [[text for text, differs in zip(line, differ, strict=True) if differs] for line in lines]
+    return [head for head, differs in zip(heads, differ, strict=True) if differs], kept, shared
+
+
+def main_column(table: ResultTable) -> Column | None:
+    """What stands for quality: the first Frechet distance, else the first metric that has a value."""
+    columns = [c for c in table.columns if not c.is_cost and any(map(finite, c.rows.values()))]
+    frechet = [c for c in columns if any(is_frechet(row) for row in c.rows.values())]
+    return next(iter(frechet or columns), None)
 
 
 def _by_number(text: str) -> tuple[float, str]:
