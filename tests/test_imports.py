@@ -19,6 +19,7 @@ PACKAGE = ROOT / "evalkit"
 FOLDERS = [
     *(
         "loop",
+        "view",
         "history",
         "work",
         "plan",

@@ -1,4 +1,4 @@
-"""`evalkit runs`, `show`, `compare`, `history` and `leaderboard`: runs over time."""
+"""`evalkit runs`, `show`, `compare`, `history`, `leaderboard` and `view`: runs over time."""
 
 from __future__ import annotations
 
@@ -157,6 +157,25 @@ def leaderboard(
         size = page.stat().st_size / 1e6
         print(f"{page} ({size:.2f} MB) and {beside}: {len(boards)} tables of {len(registry.runs)} runs")
         return EXIT_DONE
+
+    return act
+
+
+@app.command(short_help="Show all runs and samples on a local page.")
+def view(
+    place: Annotated[Path, typer.Argument(metavar="[DIR]", help="a store, or a folder of stores")] = Path("runs"),
+    port: Annotated[int, typer.Option(min=0, max=65535, help="of 127.0.0.1; 0: a free one")] = 0,
+    also: Annotated[list[Path] | None, typer.Option(help="a further folder whose images may be shown")] = None,
+) -> Action:
+    """Show all runs and all samples below a folder on a page of this machine alone, images in full size.
+
+    It needs pip install 'evalkit[view]', writes nothing, and answers to 127.0.0.1 and localhost only.
+    """
+
+    def act() -> int:
+        from evalkit.view.serve import serve
+
+        return serve(place.expanduser(), port=port, also=[folder.expanduser() for folder in also or []])
 
     return act
 
