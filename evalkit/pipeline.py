@@ -26,6 +26,7 @@ from evalkit.results.notebook import ResultTable
 from evalkit.results.publish import copy_results, staged
 from evalkit.results.rows import Outcome, make_rows, notes, run_info
 from evalkit.results.seeds import pool_seeds
+from evalkit.results.series import find_series
 from evalkit.results.table import COSTS
 from evalkit.trackers.push import push
 from evalkit.utils.files import check_writable, writing
@@ -166,6 +167,9 @@ def _table(plan: Plan, run: Mapping[str, object], outcome: Outcome) -> ResultTab
     comparisons, best = compare(
         compared, baseline=plan.baseline, influences=influences, pairing=pairing, clusters=clusters
     )
+    mine = [row for row in rows if row.cell in taken]
+    series = find_series(mine, influences=influences, pairing=pairing, clusters=clusters)
+    run = {**run, "series": series} if series else run
     unsure = {(row.metric, row.cell) for row in rows if row.unsure}
     best = {metric: [cell for cell in cells if (metric, cell) not in unsure] for metric, cells in best.items()}
     said = tuple(notes(outcome.sources))

@@ -67,6 +67,7 @@ class FigureSpec:
         small: one of many next to each other.
         labels: whether points bear their labels.
         ends: only the points at x = 0 bear labels and full markers.
+        bands: along y, bars are one band per joined line.
     """
 
     lines: Sequence[Line]
@@ -78,6 +79,7 @@ class FigureSpec:
     small: bool = False
     labels: bool = True
     ends: bool = False
+    bands: bool = False
 
 
 def draw(spec: FigureSpec, *, key: str, label: str) -> Markup:
@@ -126,6 +128,8 @@ def _marks(axes: Axes, spec: FigureSpec) -> list[ElementTree.Element]:
         group = ElementTree.Element("g", {"style": f"stroke:{colour};fill:{colour};stroke-linejoin:round"})
         if line.fit:
             group.append(_path(_track(axes, line.fit), "fill:none;stroke-width:.8;opacity:.6", "track"))
+        if spec.bands and line.joined:
+            group.append(_path(_band(axes, line.points), "stroke:none;opacity:.16", "band"))
         if line.joined:
             group.append(_path(_track(axes, line.points), "fill:none;stroke-width:1.2", "track"))
         group.extend(_point(axes, spec, point, marker) for point in line.points)
@@ -137,7 +141,7 @@ def _point(axes: Axes, spec: FigureSpec, point: Point, marker: str) -> ElementTr
     faint = spec.ends and point.x > 0
     (x, y), size = _at(axes, point.x, point.y), 1.5 if faint else 2.2 if spec.small else 3.0
     bars = ""
-    if point.up:
+    if point.up and not spec.bands:
         ends = [_at(axes, point.x, end)[1] for end in (point.y - point.up[0], point.y + point.up[1])]
         bars += f"M{x:.1f} {ends[0]:.1f}V{ends[1]:.1f}"
     if point.across and not (spec.log_x and point.across[0] >= point.x):
@@ -154,6 +158,14 @@ def _path(data: str, style_of: str, name: str = "") -> ElementTree.Element:
     return ElementTree.Element(
         "path", {"d": data} | ({"style": style_of} if style_of else {}) | ({"class": name} if name else {})
     )
+
+
+def _band(axes: Axes, points: Sequence[Point]) -> str:
+    """Once along the upper ends of the points' bars, and back along the lower ones."""
+    ends = [(p, *(p.up or (0.0, 0.0))) for p in points]
+    upper = [Point(p.x, p.y + above, "", "") for p, _, above in ends]
+    lower = [Point(p.x, p.y - below, "", "") for p, below, _ in reversed(ends)]
+    return _track(axes, [*upper, *lower]) + "Z"
 
 
 def _track(axes: Axes, points: Sequence[Point]) -> str:

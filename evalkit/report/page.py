@@ -43,6 +43,7 @@ def make_page(run: Run, mark: str) -> str:
         "winners": won,
         "headline": said,
         "strip": summary.strip(run, won, said.cells),
+        "series": headline.series_lines(run.table),
         "warnings": summary.warnings(run),
         "table": table,
         "rows_shown": tables.PAGE,

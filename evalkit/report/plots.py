@@ -14,6 +14,7 @@ from evalkit.cell import setting_name
 from evalkit.report.figure import FigureSpec, Line, Point, draw, legend_mark
 from evalkit.report.run_folder import Run, short
 from evalkit.report.tables import main_column
+from evalkit.results import series
 from evalkit.results.axes import bar, by_size, wide
 from evalkit.results.render import format_value
 from evalkit.results.table import Column, Row, finite
@@ -208,14 +209,20 @@ class _Maker:
                 continue
             title, name = short(column.title, 34), short(setting_name(axis), 30)
             ticks = [(float(v) if numeric else float(i), _text(v)) for i, v in enumerate(places)]
-            log = numeric and wide([float(v) for v in places], 8)
-            spec = FigureSpec(lines, name, "", log_x=log, ticks=ticks, small=True, labels=False)
-            plots.append(self.plot(title, "", spec, f"{title} along {setting_name(axis)}, with 95 % intervals."))
+            steps = numeric and setting_name(axis) == series.STEP  # of a training: bands, and matplotlib's own ticks
+            log = numeric and not steps and wide([float(v) for v in places], 8)
+            ticks = [] if steps else ticks
+            spec = FigureSpec(lines, name, "", log_x=log, ticks=ticks, small=True, labels=False, bands=steps)
+            caption = (
+                "; ".join(series.of_metric(self.run.table.run.get("series") or (), column.metric)) if steps else ""
+            )
+            plots.append(self.plot(title, caption, spec, f"{title} along {setting_name(axis)}, with 95 % intervals."))
         if not plots:
             return None
         legend = self.legend if many else [(legend_mark(number), name) for number, (name, _) in enumerate(sweeps)]
-        note = f"A line holds all other settings: point at a mark for its cell. {BARS}"
-        return Group(f"Along {short(setting_name(axis), 40)}", plots, legend, note if many else BARS, small=True)
+        bars = BARS.replace("Bars", "Bands") if setting_name(axis) == series.STEP else BARS
+        note = f"A line holds all other settings: point at a mark for its cell. {bars}"
+        return Group(f"Along {short(setting_name(axis), 40)}", plots, legend, note if many else bars, small=True)
 
     # -- against N
 

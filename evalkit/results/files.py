@@ -105,6 +105,10 @@ def write(outcome: Outcome, table: ResultTable, config: RunConfig, out: Path) ->
                 sheets.write_sheet(outcome.sources[cell.name], path, title=cell.name, count=count)
         with _drawn(out / "overview.png"):
             sheets.write_overview(outcome.sources, out / "overview.png")
+        for series in table.run.get("series") or ():
+            by_step = {f"step {step}": outcome.sources[cell] for cell, step in series["steps"].items()}
+            with _drawn(path := out / "steps" / f"{series['name']}.png"):
+                sheets.write_overview(by_step, path)
         if outcome.reference is not None and not isinstance(outcome.reference, Moments):
             path, title = out / "reference.png", outcome.reference.name
             sheets.write_sheet(outcome.reference, path, title=title, count=count, spread=True)

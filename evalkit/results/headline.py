@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from evalkit.results import series
 from evalkit.results.render import format_value, score_text, signed
 from evalkit.results.table import Column, ResultTable, Row, finite
 
@@ -122,7 +123,7 @@ def sentences(table: ResultTable) -> list[str]:
     if not said.cells:
         ranked = any(not winner.column.is_cost for winner in best_cells)
         why = "tells the best from the others" if ranked else "ranks two of them surely under one protocol"
-        return [f"{total:,} cells; no metric {why}."]
+        return [f"{total:,} cells; no metric {why}.", *series_lines(table)]
     names = [*said.cells[:3], *([f"{len(said.cells) - 3} more"] if len(said.cells) > 3 else [])]
     who = names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
     which = "the one metric" if said.total == 1 else f"{said.most} of {said.total} metrics"
@@ -140,4 +141,10 @@ def sentences(table: ResultTable) -> list[str]:
     ]
     if verdicts:
         lines.append(f"Against the baseline {table.run.get('baseline')}: {'; '.join(verdicts)}.")
-    return lines
+    return lines + series_lines(table)
+
+
+def series_lines(table: ResultTable) -> list[str]:
+    """Of each series of checkpoints the best step, and where it stopped getting better."""
+    labels = {column.metric: column.label for column in table.columns}
+    return series.sentences(table.run.get("series") or (), labels)

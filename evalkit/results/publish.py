@@ -25,7 +25,15 @@ RESULTS = "results.json"
 _COPIED = "copied.json"  # of a store on a URL: the sha256 of each file of a run's results
 LOCK = ".lock"
 LONGEST = 120.0  # seconds that another run may take to put its files in place
-_KEPT = ("thumbnails.json", "report.html", "overview.png", "reference.png", "sheets/*.png", "nearest/*.png")
+_KEPT = (
+    "thumbnails.json",
+    "report.html",
+    "overview.png",
+    "reference.png",
+    "sheets/*.png",
+    "nearest/*.png",
+    "steps/*.png",
+)
 _OPTIONAL = ("junit.xml", "gate.md", "categories.csv", "nearest.csv")  # of an earlier run they would lie about this one
 
 

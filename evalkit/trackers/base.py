@@ -92,6 +92,20 @@ class FinishedRun:
         return scores
 
     @cached_property
+    def curves(self) -> dict[str, list[tuple[int, float]]]:
+        """By `<series>/<metric>` the scores of a series of checkpoints: (step, value), by step.
+
+        Trackers count steps in whole numbers: others are rounded.
+        """
+        curves: dict[str, list[tuple[int, float]]] = {}
+        for series in self.table.run.get("series") or ():
+            for cell, step in series["steps"].items():
+                for row in self.table.rows_by_cell.get(cell, ()):
+                    if row.value is not None:
+                        curves.setdefault(f"{series['name']}/{row.metric}", []).append((round(step), row.value))
+        return curves
+
+    @cached_property
     def protocols(self) -> dict[str, str]:
         """By metric the short hash of its protocol; several, with commas, where cells differ."""
         rows_by_metric = group((row for row in self.table.rows if row.value is not None), lambda row: row.metric)
@@ -113,6 +127,7 @@ class FinishedRun:
         """By name (`sheets/<cell>`, `overview`, ...) the contact sheets; those of cells that left it are not its."""
         names = [f"sheets/{cell}" for cell in self.table.cells]
         names += ["overview", "reference", *(f"nearest/{row.cell}-{row.metric}" for row in self.table.rows)]
+        names += [f"steps/{series['name']}" for series in self.table.run.get("series") or ()]
         paths = {name: self.folder / f"{name}.png" for name in names}
         return {name: path for name, path in paths.items() if path.is_file()}
 

@@ -99,6 +99,9 @@ def _write(client: Any, known: Any, run: FinishedRun) -> None:
     metrics = _keys(run.scores)
     # A value that is there already would be one more point in the metric's history.
     new = [Metric(key, value, now, 0) for key, value in metrics.items() if data.metrics.get(key) != value]
+    for key, points in _keys(run.curves).items():
+        known_steps = {(m.step, m.value) for m in client.get_metric_history(run_id, key)} if key in data.metrics else ()
+        new += [Metric(key, value, now, step) for step, value in points if (step, value) not in known_steps]
     settings = _keys(dict(_flat({k: v for k, v in run.config.items() if k != "extractor"})))
     # A parameter cannot be changed; config.yaml among the files is always the last one's.
     params = [Param(key, value) for key, value in settings.items() if key not in data.params]

@@ -51,19 +51,23 @@ class TensorBoardTracker(Tracker):
 
 
 def _events(run: FinishedRun) -> Iterator[Any]:
-    """All that there is to a run, at step 0."""
+    """All that there is to a run, at step 0; the curves of a series of checkpoints at their own."""
     from tensorboard.compat.proto import event_pb2, summary_pb2
     from tensorboard.plugins.text.summary_v2 import text_pb
 
     now = time.time()
 
-    def event(**what: Any) -> Any:
-        return event_pb2.Event(wall_time=now, step=0, **what)
+    def event(step: int = 0, **what: Any) -> Any:
+        return event_pb2.Event(wall_time=now, step=step, **what)
 
     # Makes a TensorBoard that has read an earlier push drop what it held from step 0 on.
     yield event(session_log=event_pb2.SessionLog(status=event_pb2.SessionLog.START))
     for tag, value in run.scores.items():
         yield event(summary=summary_pb2.Summary(value=[summary_pb2.Summary.Value(tag=tag, simple_value=value)]))
+    for tag, points in run.curves.items():
+        for step, number in points:
+            value = summary_pb2.Summary.Value(tag=tag, simple_value=number)
+            yield event(step, summary=summary_pb2.Summary(value=[value]))
     for tag, path in run.images.items():
         image = _image(path)
         yield event(summary=summary_pb2.Summary(value=[summary_pb2.Summary.Value(tag=tag, image=image)]))

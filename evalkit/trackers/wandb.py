@@ -128,12 +128,35 @@ def _write(session: Any, run: FinishedRun) -> None:
         media["report"] = wandb.Html(str(run.report), inject=False)
     session.log(media)
     session.summary.update(run.scores)
+    _log_curves(session, run)
     if run.gate is not None:
         session.summary["gate"] = run.gate
     artifact = wandb.Artifact(f"evalkit-{run.id}", type="evaluation", description=f"the results of {run.name}")
     for name, path in run.files.items():
         artifact.add_file(str(path), name=name)
     session.log_artifact(artifact)
+
+
+def _log_curves(session: Any, run: FinishedRun) -> None:
+    """A point per training step, over `step`: W&B's own counter of steps may only grow, checkpoints come in any order.
+
+    What a run that is taken up again has already stands in its summary: nothing is logged twice.
+    """
+    known = set(session.summary.get("logged_points") or ())
+    by_step: dict[int, dict[str, float]] = {}
+    for name, points in run.curves.items():
+        for step, value in points:
+            if f"{name}@{step}" not in known:
+                by_step.setdefault(step, {})[name] = value
+                known.add(f"{name}@{step}")
+    if not by_step:
+        return
+    session.define_metric("step")
+    for name in run.curves:
+        session.define_metric(name, step_metric="step")
+    for step, values in sorted(by_step.items()):
+        session.log({"step": step, **values})
+    session.summary["logged_points"] = sorted(known)
 
 
 def _has_key() -> bool:

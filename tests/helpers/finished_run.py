@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -77,3 +78,13 @@ def make_folder(out: Path, table: ResultTable | None = None) -> Path:
     render.write(table or make_table(), out)
     (out / "report.html").write_text(REPORT)
     return out
+
+
+def make_series_folder(out: Path, steps: Sequence[int] = (100, 200, 1000)) -> Path:
+    """The folder of a run of a series of checkpoints: `fid` is 1000 / step."""
+    cells = {f"gan-step_{step}": step for step in steps}
+    rows = tuple(row(cell, "fid", 1000 / step, 0.1, settings={"step": step}) for cell, step in cells.items())
+    trend = {"best": rows[-1].cell, "ties": [], "plateau": rows[-1].cell}
+    series = [{"name": "gan", "steps": cells, "trends": {"fid": trend}}]
+    run = {"name": "training", "command": "", "cells": {cell: cell for cell in cells}, "config": {"name": "training"}}
+    return make_folder(out, ResultTable({**run, "series": series}, rows))

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from finished_run import NAMED, REPORT, SHEETS, make_folder, make_table
+from finished_run import NAMED, REPORT, SHEETS, make_folder, make_series_folder, make_table
 from packages import need
 
 from evalkit.config.build import build
@@ -168,3 +168,12 @@ def test_the_environments_uri_is_looked_at_too(monkeypatch: pytest.MonkeyPatch) 
         build(OPTION).check("tracker.mlflow")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "https://me:key@host")  # the environment is where a secret belongs
     build(OPTION).check("tracker.mlflow")
+
+
+def test_a_series_of_checkpoints_is_a_curve_that_goes_on(client: Any, finished: Path, tmp_path: Path) -> None:
+    option = {**OPTION, "uri": f"sqlite:///{finished / 'mlflow.db'}", "experiment": "training"}
+    for steps in ((100, 200), (50, 100, 200, 1000)):  # a checkpoint of before may come late
+        build(option).log(FinishedRun.load(make_series_folder(tmp_path / "training", steps)))
+    (run,) = client.search_runs([client.get_experiment_by_name("training").experiment_id])
+    points = client.get_metric_history(run.info.run_id, "gan/fid")
+    assert sorted((point.step, point.value) for point in points) == [(50, 20.0), (100, 10.0), (200, 5.0), (1000, 1.0)]

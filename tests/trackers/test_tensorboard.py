@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from finished_run import NAMED, REPORT, SHEETS
+from finished_run import NAMED, REPORT, SHEETS, make_series_folder
 from packages import need
 
 from evalkit.trackers.push import push
@@ -67,3 +67,10 @@ def test_by_default_it_stays_in_the_runs_folder(finished: Path, home: Path) -> N
     assert str(finished / "tensorboard") in place
     assert set(read(finished / "tensorboard" / f"night-{run.id}").Tags()["scalars"]) == set(NAMED)
     assert not any("tensorboard/" in name for name in FinishedRun.load(finished).files)
+
+
+def test_a_series_of_checkpoints_is_a_curve_over_its_steps(tmp_path: Path) -> None:
+    assert push({"tensorboard": {**OPTION, "logdir": str(tmp_path)}}, make_series_folder(tmp_path / "training")) == []
+    (folder,) = tmp_path.glob("training-*")
+    points = [(event.step, event.value) for event in read(folder).Scalars("gan/fid")]
+    assert points == [(100, 10.0), (200, 5.0), (1000, 1.0)]

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from finished_run import CONFIG, NAMED, REPORT, SHEETS
+from finished_run import CONFIG, NAMED, REPORT, SHEETS, make_series_folder
 from packages import need
 
 from evalkit.config.build import build
@@ -117,3 +117,14 @@ def test_a_key_is_found_where_wandb_keeps_it(tmp_path: Path, monkeypatch: pytest
         online.check("tracker.wandb")
     monkeypatch.setenv("WANDB_API_KEY", "0123")
     online.check("tracker.wandb")
+
+
+def test_a_series_of_checkpoints_is_a_curve_over_its_steps(tmp_path: Path, offline: list[bytes], home: Path) -> None:
+    from wandb_file import read
+
+    run = FinishedRun.load(make_series_folder(tmp_path / "training"))
+    build(OPTION).log(run)
+    (folder,) = (tmp_path / "training" / "wandb").glob("offline-run-*")
+    history = read(folder / f"run-{run.id}.wandb").history
+    points = [(line["step"], line["gan/fid"]) for line in history if "gan/fid" in line]
+    assert points == [(100, 10.0), (200, 5.0), (1000, 1.0)]
