@@ -22,7 +22,7 @@ def reference(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def run(store: Path, *words: str) -> ResultTable:
-    given = [f"store={store}", "metric=[fid_digits]", "device=cpu", "lint=false", "num_samples=96", "name=run"]
+    given = [f"store={store}", "metric=[kid_digits]", "device=cpu", "lint=false", "num_samples=96", "name=run"]
     return pipeline.run(make_plan(resolve(compose([*given, *words]))))
 
 
@@ -38,12 +38,12 @@ def finished(tmp_path_factory: pytest.TempPathFactory, reference: Path) -> Path:
 
 def test_a_run_says_which_step_is_best_and_draws_it(finished: Path) -> None:
     table = ResultTable.load(finished / "results.json")
-    assert [row.settings["step"] for row in table.rows if row.metric == "fid_digits"] == [100, 200, 1000]
-    values = [row.value or 0.0 for row in table.rows if row.metric == "fid_digits"]
+    assert [row.settings["step"] for row in table.rows if row.metric == "kid_digits"] == [100, 200, 1000]
+    values = [row.value or 0.0 for row in table.rows if row.metric == "kid_digits"]
     assert values == sorted(values, reverse=True)
     [series] = table.run["series"]
     assert list(series["steps"].values()) == [100, 200, 1000]
-    assert series["trends"]["fid_digits"] == {
+    assert series["trends"]["kid_digits"] == {
         "best": "digits_dcgan-step_1000",
         "ties": [],
         "plateau": "digits_dcgan-step_1000",
@@ -53,7 +53,7 @@ def test_a_run_says_which_step_is_best_and_draws_it(finished: Path) -> None:
     assert page.count('class="band"') == 1
     assert (finished / "steps" / "digits_dcgan.png").stat().st_size > 1000
     pushed = FinishedRun.load(finished)
-    assert [step for step, _ in pushed.curves["digits_dcgan/fid_digits"]] == [100, 200, 1000]
+    assert [step for step, _ in pushed.curves["digits_dcgan/kid_digits"]] == [100, 200, 1000]
     assert "steps/digits_dcgan" in pushed.images
 
 
@@ -64,7 +64,7 @@ def test_a_series_of_diffusers_folders(tmp_path: Path, reference: Path) -> None:
     words = [f"model.digits_ddpm.checkpoints={tmp_path}/ckpt-*", "sampler=[ddim]", "sampler.ddim.num_inference_steps=4"]
     table = run(tmp_path / "runs", *words, f"reference.folder.path={reference}")
     [series] = table.run["series"]
-    assert series["trends"]["fid_digits"]["best"] == "digits_ddpm-ddim-step_3-num_inference_steps_4"
+    assert series["trends"]["kid_digits"]["best"] == "digits_ddpm-ddim-step_3-num_inference_steps_4"
 
 
 @pytest.mark.slow
@@ -81,5 +81,5 @@ def test_a_series_of_loras(tmp_path: Path, reference: Path) -> None:
     table = run(tmp_path / "runs", *words, f"reference.folder.path={reference}")
     [series] = table.run["series"]
     assert list(series["steps"].values()) == [100, 200, 300]
-    trend = series["trends"]["fid_digits"]
+    trend = series["trends"]["kid_digits"]
     assert series["steps"][trend["best"]] == series["steps"][trend["plateau"]] == 100

@@ -44,7 +44,7 @@ def compare(
 
     def against(base: Row, rows: Sequence[Row], pairs: int | None = None) -> list[Comparison]:
         others = [row for row in rows if row.cell != base.cell]
-        differences = [_difference(row, base, influences, pairing, clusters or {}) for row in others]
+        differences = [row_difference(row, base, influences, pairing, clusters or {}) for row in others]
         corrected = holm([d.p for d in differences], pairs)
         return [
             Comparison(
@@ -78,9 +78,10 @@ def estimate(row: Row, influences: Influences, clusters: Clusters) -> Estimate:
     return Estimate(row.value, row.stderr, row.n, influence, clusters.get(row.cell), row.clusters)
 
 
-def _difference(
+def row_difference(
     row: Row, base: Row, influences: Influences, pairing: Mapping[str, str], clusters: Clusters
 ) -> Difference:
+    """A score less another, of one metric and protocol: paired where both share prompts or seeds."""
     a, b = (estimate(one, influences, clusters) for one in (row, base))
     same = pairing.get(row.cell) is not None and pairing.get(row.cell) == pairing.get(base.cell)
     counts = (a.groups, b.groups)

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 STEP = "step"
+MAX_TIES = 6
 MAX_SAID = 3  # metrics per series that are said in sentences; results.json has all
 
 
@@ -86,7 +87,8 @@ def trend(
 
     Returns:
         `best`, the best cell; `ties`, those that are not significantly worse; `plateau`, the first cell from which no
-        later one is significantly better: paired comparisons of all pairs of steps, corrected together (Holm).
+        later one is significantly better: paired comparisons of all pairs of steps, corrected together (Holm); none
+        where the scores have no standard errors.
     """
     _, best = compare(rows, baseline=None, influences=influences, pairing=pairing, clusters=clusters)
     top, *ties = next(iter(best.values()))
@@ -95,7 +97,8 @@ def trend(
     gains = [(i, j) for i, j in pairs if rows[i].sign * ((rows[j].value or 0.0) - (rows[i].value or 0.0)) > 0]
     corrected = holm([p[i, j] for i, j in gains], len(pairs))
     beaten = {i for (i, _), q in zip(gains, corrected, strict=True) if q is not None and q <= 1 - CONFIDENCE}
-    plateau = next(row.cell for i, row in enumerate(rows) if i not in beaten)
+    known = any(value is not None for value in p.values())
+    plateau = next(row.cell for i, row in enumerate(rows) if i not in beaten) if known else None
     return {"best": top, "ties": ties, "plateau": plateau}
 
 
@@ -159,10 +162,14 @@ def of_metric(series: Sequence[Mapping[str, Any]], metric: str) -> list[str]:
 
 def summary(steps: Mapping[str, float], along: Mapping[str, Any]) -> str:
     """One metric's trend in words."""
-    best, plateau, last = steps[along["best"]], steps[along["plateau"]], max(steps.values())
-    tied = sorted(steps[cell] for cell in along["ties"])
-    shown = [f"{step:g}" if isinstance(step, float) else str(step) for step in tied]
-    shown = shown if len(shown) <= 6 else [*shown[:5], f"{len(shown) - 5} more"]
+    best, last = steps[along["best"]], max(steps.values())
+    shown = [str(step) for step in sorted(steps[cell] for cell in along["ties"])]
+    shown = shown if len(shown) <= MAX_TIES else [*shown[: MAX_TIES - 1], f"{len(shown) - MAX_TIES + 1} more"]
     ties = f", not distinguishable from it: {', '.join(shown)}" if shown else ""
-    stop = "still significantly better at the last step" if plateau == last else f"no significant gain after {plateau}"
+    plateau = None if along.get("plateau") is None else steps[along["plateau"]]
+    stop = f"no significant gain after {plateau}"
+    if plateau is None:
+        stop = "without standard errors nobody can tell where gains end"
+    elif plateau == last:
+        stop = "still significantly better at the last step"
     return f"best at {best}{ties}; {stop}"

@@ -16,7 +16,7 @@ from evalkit.utils.files import resolve_path
 
 DCGAN = "pkg://evalkit.digits/weights/dcgan.safetensors"
 DDPM = "pkg://evalkit.digits/weights/ddpm"
-NOISE = {100: 0.6, 200: 0.3, 1000: 0.0}  # by step, of a weight's standard deviation: later ones are better, surely
+NOISE = {100: 1.0, 200: 0.5, 1000: 0.0}  # by step, of a weight's standard deviation: later ones are better, surely
 
 
 def noisy(weights: Mapping[str, torch.Tensor], std: float, seed: int = 0) -> dict[str, Any]:

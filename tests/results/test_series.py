@@ -41,6 +41,10 @@ def test_the_best_step_its_ties_and_where_gains_end() -> None:
     falling, about = training([3.0, 1.0, 0.0])
     assert trend(falling, **about) == {"best": "g-step_10", "ties": [], "plateau": "g-step_10"}
     lower, about = training([0.0, -1.0, -1.0])
+    unsure = [replace(one, stderr=None) for one in rows]
+    none = trend(unsure, influences={}, pairing={}, clusters={})
+    assert none["plateau"] is None
+    assert summary({one.cell: 1 for one in rows}, none).endswith("nobody can tell where gains end")
     assert trend([replace(one, better="lower") for one in lower], **about)["plateau"] == "g-step_20"
 
 
