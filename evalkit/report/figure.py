@@ -129,7 +129,7 @@ def _marks(axes: Axes, spec: FigureSpec) -> list[ElementTree.Element]:
         if line.fit:
             group.append(_path(_track(axes, line.fit), "fill:none;stroke-width:.8;opacity:.6", "track"))
         if spec.bands and line.joined:
-            group.append(_path(_band(axes, line.points), "stroke:none;opacity:.16", "band"))
+            group.append(_path(_band(axes, line.points), "stroke:none;fill-opacity:.16", "track band"))
         if line.joined:
             group.append(_path(_track(axes, line.points), "fill:none;stroke-width:1.2", "track"))
         group.extend(_point(axes, spec, point, marker) for point in line.points)
