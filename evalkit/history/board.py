@@ -5,17 +5,20 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from evalkit.errors import ConfigError, nearest
 from evalkit.history.registry import PastRun, Registry
 from evalkit.history.scored import Scored
-from evalkit.results.compare import verdict_of
 from evalkit.results.protocols import protocol_difference
-from evalkit.results.stats import CONFIDENCE, holm
+from evalkit.results.stats import CONFIDENCE, NO_SPREAD, holm
 from evalkit.results.table import COSTS, Row, finite
 
-MOST_WORK = 3 * 10**7  # of values in all pairs of a board; beyond it scores are compared unpaired
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+MOST_WORK = 3 * 10**7  # of values in all pairs of a board: some 10 s; beyond it scores are compared unpaired
 
 
 @dataclass(frozen=True)
@@ -109,11 +112,11 @@ def _board(key: str, cells: Sequence[Sequence[Scored]]) -> Board:
     """Of each cell its scores, newest first."""
     ordered = sorted(cells, key=lambda scores: -scores[0].row.sign * (scores[0].row.value or 0.0))
     newest = [scores[0] for scores in ordered]
-    work = sum(len(score.influence or ()) for score in newest) * len(newest)
-    paired = work <= MOST_WORK
+    samples = max((len(score.influence or ()) for score in newest), default=0)
+    paired = len(newest) ** 2 * (samples + 300) <= MOST_WORK  # 300: what a pair costs besides
     if not paired:
         newest = [replace(score, influence=None) for score in newest]
-    ranks, ties = _ranks(newest)
+    ranks, ties = _ranks(newest, paired)
     row = newest[0].row
     entries = [
         Entry(scores[0].run, scores[0].row, rank, tied, len(scores))
@@ -122,20 +125,53 @@ def _board(key: str, cells: Sequence[Sequence[Scored]]) -> Board:
     return Board(row.metric, row.label, row.better, key, row.protocol, "", paired, entries)
 
 
-def _ranks(scores: Sequence[Scored]) -> tuple[list[int | None], list[tuple[int, ...]]]:
+def _ranks(scores: Sequence[Scored], paired: bool) -> tuple[list[int | None], list[tuple[int, ...]]]:
     """1 + how many are surely better, and which ones each cannot be told from; Holm over all pairs of the board."""
+    import numpy as np
+
     sure = [number for number, score in enumerate(scores) if score.row.stderr is not None and not score.row.unsure]
-    pairs = list(combinations(sure, 2))
-    steps = [scores[j].less(scores[i]) for i, j in pairs]
-    corrected = holm([step.p for step in steps])
-    better: list[int] = [0] * len(scores)
-    ties: list[list[int]] = [[] for _ in scores]
-    for (i, j), step, p in zip(pairs, steps, corrected, strict=True):
-        if p is not None and p <= 1 - CONFIDENCE:
-            loser = j if verdict_of(step, p, scores[j].row.better) == "worse" else i
-            better[loser] += 1
-        else:
-            ties[i].append(j)
-            ties[j].append(i)
-    ranks = [1 + better[number] if number in sure else None for number in range(len(scores))]
-    return ranks, [tuple(tied) for tied in ties]
+    known = [scores[number] for number in sure]
+    p = _paired_ps(known) if paired else _unpaired_ps(known)
+    value = np.array([score.row.sign * (score.row.value or 0.0) for score in known])
+    apart = p <= 1 - CONFIDENCE
+    better = (apart & (value[None, :] > value[:, None])).sum(axis=1)
+    ranks: list[int | None] = [None] * len(scores)
+    ties: list[tuple[int, ...]] = [()] * len(scores)
+    for place, number in enumerate(sure):
+        ranks[number] = 1 + int(better[place])
+        ties[number] = tuple(sure[other] for other in np.flatnonzero(~apart[place]) if other != place)
+    return ranks, ties
+
+
+def _paired_ps(scores: Sequence[Scored]) -> NDArray[np.float64]:
+    """[K,K]: corrected p of each two, paired where their samples are; 1 on the diagonal."""
+    import numpy as np
+
+    pairs = list(combinations(range(len(scores)), 2))
+    corrected = holm([scores[j].less(scores[i]).p for i, j in pairs])
+    p = np.ones((len(scores), len(scores)))
+    for (i, j), each in zip(pairs, corrected, strict=True):
+        p[i, j] = p[j, i] = 1.0 if each is None else each
+    return p
+
+
+def _unpaired_ps(scores: Sequence[Scored]) -> NDArray[np.float64]:
+    """The same of independent scores, all at once: Student's t of the smaller count, as `stats.difference` has it."""
+    import numpy as np
+    from scipy.special import stdtr
+
+    value = np.array([score.row.value for score in scores], dtype=np.float64)
+    stderr = np.array([score.row.stderr for score in scores], dtype=np.float64)
+    groups = np.array([score.estimate.groups for score in scores], dtype=np.float64)
+    i, j = np.triu_indices(len(scores), 1)
+    gap, spread = np.abs(value[j] - value[i]), np.hypot(stderr[i], stderr[j])
+    degrees = np.maximum(np.minimum(groups[i], groups[j]) - 1, 1)
+    none = spread <= NO_SPREAD * gap  # nothing varies: few, and asked one by one
+    ps = 2 * stdtr(degrees, -gap / np.where(none, 1.0, spread))
+    for k in np.flatnonzero(none):
+        ps[k] = scores[j[k]].less(scores[i[k]]).p
+    order = np.argsort(ps, kind="stable")
+    steps = np.minimum(1.0, ps[order] * np.arange(len(ps), 0, -1))
+    p = np.ones((len(scores), len(scores)))
+    p[i[order], j[order]] = p[j[order], i[order]] = np.maximum.accumulate(steps)
+    return p

@@ -17,6 +17,7 @@ from evalkit.results.table import ARROW, COSTS
 from evalkit.utils.files import write_json, write_text
 
 TEMPLATES = Path(__file__).parent / "templates"
+MOST_LINES = 100  # of a table on the page; the JSON has all
 SCHEMA = 1  # of board.json
 WIDTH, EDGE = 120, 6  # of the small plot of an interval
 
@@ -65,7 +66,8 @@ def _heading(shown: dict[str, Any]) -> dict[str, str]:
 
 def _shown(board: Board, folder: Path) -> dict[str, Any]:
     """A board and its lines as the template shows them."""
-    ends = [_ends(entry) for entry in board.entries]
+    entries = board.entries[:MOST_LINES]
+    ends = [_ends(entry) for entry in entries]
     low, high = min(end[0] for end in ends), max(end[1] for end in ends)
     spread = high - low or 1.0
 
@@ -74,7 +76,7 @@ def _shown(board: Board, folder: Path) -> dict[str, Any]:
 
     lines = []
     rank_before: int | None = None
-    for entry, (left, right) in zip(board.entries, ends, strict=True):
+    for entry, (left, right) in zip(entries, ends, strict=True):
         row = entry.row
         value = row.value or 0.0
         text, _, error = format_value(row.value, row.stderr).partition(" ± ")
@@ -93,7 +95,7 @@ def _shown(board: Board, folder: Path) -> dict[str, Any]:
             }
         )
         rank_before = entry.rank if entry.rank is not None else rank_before
-    return {"board": board, "lines": lines, "width": WIDTH}
+    return {"board": board, "lines": lines, "width": WIDTH, "rest": len(board.entries) - len(entries)}
 
 
 def _ends(entry: Entry) -> tuple[float, float]:

@@ -6,6 +6,7 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 from many_runs import CELLS, write_runs
 from report_runs import HOSTILE, HOSTILE_MARK, Page
@@ -15,6 +16,7 @@ from evalkit.history import board
 from evalkit.history.board import make_boards
 from evalkit.history.board_page import make_page, write_board
 from evalkit.history.registry import PastRun, Registry
+from evalkit.history.scored import Scored
 
 NET, GAN = CELLS
 
@@ -49,6 +51,28 @@ def test_of_very_many_samples_scores_are_compared_unpaired(registry: Registry, m
     (clip,) = make_boards(registry, ["clip_score"])
     assert not clip.paired
     assert "compared unpaired" in make_page(registry, [clip], Path("board.html"), "x")
+
+
+def test_unpaired_ranks_are_those_of_one_pair_after_the_other(registry: Registry) -> None:
+    scores = [
+        Scored(run, row) for run in registry.runs for row in run.table.rows if row.metric in ("clip_score", "fid")
+    ]
+    still = [
+        replace(each, row=replace(each.row, stderr=0.0, value=50.0 + number)) for number, each in enumerate(scores[:3])
+    ]
+    known = [*scores, *still]
+    assert np.allclose(board._unpaired_ps(known), board._paired_ps(known), rtol=1e-9, atol=1e-300)
+
+
+def test_a_long_table_is_cut_on_the_page_alone(registry: Registry, tmp_path: Path) -> None:
+    run = registry.runs[0]
+    row = run.table.rows[0]
+    rows = [replace(row, cell=f"c{number:03d}", value=float(number)) for number in range(130)]
+    many = replace(registry, runs=(replace(run, table=replace(run.table, rows=rows)),))
+    page, beside = write_board(many, make_boards(many), tmp_path / "board.html", "x")
+    assert page.read_text().count('<th scope="row">') == 100
+    assert "The best 100 of 130 entries" in Page(page).text
+    assert len(json.loads(beside.read_text())["boards"][0]["entries"]) == 130
 
 
 def test_the_json_next_to_it(registry: Registry, tmp_path: Path) -> None:
