@@ -1,0 +1,155 @@
+"""`evalkit watch`: scores a training's checkpoints as they arrive."""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from evalkit.commands.program import Action, app
+from evalkit.errors import EXIT_DONE, ConfigError, DataError
+
+if TYPE_CHECKING:
+    from evalkit.config.checkpoints import Checkpoint
+    from evalkit.config.schema import RunConfig
+    from evalkit.loop.watch import Rules
+    from evalkit.results.table import ResultTable
+
+log = logging.getLogger(__name__)
+
+_UNITS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}
+
+
+@app.command(short_help="Score a training's checkpoints as they arrive.")
+def watch(
+    words: Annotated[list[str], typer.Argument(metavar="KEY=VALUE ...", help="as of a run, with a series in it")],
+    reference: Annotated[str | None, typer.Option("--reference", "-r")] = None,
+    config_dir: Annotated[str | None, typer.Option("--config-dir", "-cd")] = None,
+    newest: Annotated[bool, typer.Option("--newest", help="one at a time, the newest first")] = False,
+    poll: Annotated[float, typer.Option(help="seconds between looks")] = 30.0,
+    patience: Annotated[int | None, typer.Option(help="stop after so many checkpoints without a gain")] = None,
+    metric: Annotated[str | None, typer.Option(help="of which metric; else the first")] = None,
+    until_gate: Annotated[bool, typer.Option("--until-gate", help="stop once a checkpoint passes the gate")] = False,
+    time: Annotated[str | None, typer.Option("--for", help="stop after 90m, 6h, ...; 0: after what is there")] = None,
+    settle: Annotated[float, typer.Option(help="seconds without a change until one counts as written")] = 2.0,
+    stale: Annotated[float, typer.Option(help="seconds until a half-written one counts as damaged")] = 120.0,
+) -> Action:
+    """Score a training's checkpoints as they arrive, and keep the report up to date; the same command goes on.
+
+    \b
+    evalkit watch model.gan.module=my.Generator 'model.gan.checkpoints=out/g_*.pt' \\
+        reference.folder.path=REAL 'metric=[fid]' --patience 3
+    """
+
+    def act() -> int:
+        from evalkit.loop.watch import Rules
+
+        if poll <= 0 or settle < 0 or (patience is not None and patience < 1):
+            raise ConfigError("--poll takes seconds above 0, --settle at least 0, --patience at least 1 checkpoint")
+        rules = Rules(patience, metric, until_gate, None if time is None else seconds_of(time))
+        config, choose = _config(words, reference, config_dir)
+        return run_watch(config, rules, choose=choose, newest=newest, poll=poll, settle=settle, stale=stale)
+
+    return act
+
+
+def seconds_of(text: str) -> float:
+    """ "90m", "6h", "30" as seconds. ConfigError: it is none of these."""
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)([smhd]?)", text.strip())
+    if match is None:
+        raise ConfigError(f"--for {text}: give a time such as 90m, 6h or 2d")
+    return float(match[1]) * _UNITS[match[2]]
+
+
+def _config(words: Sequence[str], reference: str | None, config_dir: str | None) -> tuple[RunConfig, bool]:
+    """The configuration of a run's words, and whether its metrics are candidates (`make_plan`)."""
+    from evalkit.config.compose import compose, group_options, resolve
+    from evalkit.config.overrides import METRICS, leaves_metrics_open
+    from evalkit.config.words import read_words
+
+    read = read_words(words, reference, ["watch"], group_options("model", config_dir))
+    choose = leaves_metrics_open(read.overrides, bool(read.folders))
+    overrides = [*read.overrides, *([f"metric=[{','.join(METRICS)}]"] if choose else [])]
+    return resolve(compose(overrides, config_dir, folders=read.folders, reference=read.reference)), choose
+
+
+def run_watch(
+    config: RunConfig, rules: Rules, *, choose: bool, newest: bool, poll: float, settle: float, stale: float
+) -> int:
+    """Watches a configuration's series until a rule ends it; the exit code is that of its gate, where there is one."""
+    from evalkit import pipeline
+    from evalkit.config.build import build, split_call_settings
+    from evalkit.config.checkpoints import LEAVE_OUT, find, passed_over, series_in
+    from evalkit.config.sweep import expand
+    from evalkit.loop.watch import Watched
+    from evalkit.loop.watch import watch as watch_series
+    from evalkit.models.base import Model
+    from evalkit.plan.plan import build_metrics, make_plan
+    from evalkit.results.table import ResultTable
+
+    places = [(name, place, node) for name, option in config.model.items() for place, node in series_in(option)]
+    if len(places) != 1:
+        what = "no series of checkpoints" if not places else f"{len(places)} series"
+        raise ConfigError(f"watch wants one series, and there is {what}: give model.NAME.checkpoints='out/ckpt_*'")
+    if rules.until_gate and not config.gate:
+        raise ConfigError("--until-gate: there is no gate; choose one (gate=NAME)")
+    name, place, series = places[0]
+    build_metrics(config)  # what is wrong with these is told before the first checkpoint is there
+
+    def there() -> list[Checkpoint]:
+        return find(series, f"model.{name}.{'.'.join(place)}")
+
+    def without(paths: Sequence[str]) -> RunConfig:
+        option = passed_over(config.model[name], {place: list(paths)})
+        return replace(config, model={**config.model, name: option})
+
+    def check(checkpoint: Checkpoint) -> None:
+        others = [c.path for c in there() if c.path != checkpoint.path]
+        option = expand(name, without(others).model[name])[0].option
+        constructor, _ = split_call_settings(option)
+        constructor.pop("samplers", None)
+        model: Model = build(constructor, f"model.{name}", Model)
+        model.check()
+
+    def score(left_out: Sequence[str]) -> ResultTable:
+        plan = make_plan(without(left_out), choose=choose)
+        command = f"evalkit watch ({LEAVE_OUT}: {len(left_out)})" if left_out else "evalkit watch"
+        table = pipeline.run(plan, command=command)
+        _tell(table, str(plan.out))
+        return table
+
+    def before(checkpoint: Checkpoint) -> list[float]:
+        others = [c.path for c in there() if c.path != checkpoint.path]
+        try:
+            table = ResultTable.load(make_plan(without(others), choose=choose).out / "results.json")
+        except DataError:  # nothing is there
+            return []
+        return [step for one in table.run.get("series") or () for step in one["steps"].values()]
+
+    watched = Watched(check, settle, stale)
+    reason, table = watch_series(there, score, watched, rules=rules, newest=newest, poll=poll, before=before)
+    log.info("watch ends: %s", reason)
+    return _exit_code(table)
+
+
+def _tell(table: ResultTable, out: str) -> None:
+    from evalkit.results.headline import series_lines
+
+    lines = series_lines(table) or [f"{len(table.cells)} checkpoints are scored: a trend takes two"]
+    for line in lines:
+        print(line, flush=True)
+    print(f"results: {out}", flush=True)
+
+
+def _exit_code(table: ResultTable | None) -> int:
+    """0 where a checkpoint passes the gate, or there is none; else the gate's own."""
+    from evalkit.gate import Verdict
+    from evalkit.loop.watch import passing_cell
+
+    if table is None or table.gate is None or passing_cell(table.gate) is not None:
+        return EXIT_DONE
+    return Verdict.from_json(table.gate).exit_code
