@@ -40,11 +40,23 @@ def init(folder: Annotated[Path, typer.Argument(help="where to; by default here"
 def report(
     results: Annotated[Path, typer.Argument(metavar="RUN", help="a run's folder, or its results.json")],
     out: Annotated[Path | None, typer.Option(help="the page to write")] = None,
+    previous: Annotated[str | None, typer.Option(help="arrows against this earlier run; auto: the last one")] = None,
 ) -> Action:
-    """Make a finished run's report.html again."""
-    from evalkit.report.__main__ import main as write
+    """Make a finished run's report.html again; with --previous its table tells what got better or worse since."""
 
-    return functools.partial(write, [str(results), *(["--out", str(out)] if out else [])])
+    def act() -> int:
+        from evalkit.report.__main__ import main as write
+
+        if previous is not None:
+            from evalkit.history.previous import write_previous
+            from evalkit.history.registry import find_run
+
+            before = write_previous(find_run(str(results)), previous)
+            if before is not None:
+                print(f"arrows against {before.name} of {before.day} UTC")
+        return write([str(results), *(["--out", str(out)] if out else [])])
+
+    return act
 
 
 @app.command(short_help="Check a store against its digests.")

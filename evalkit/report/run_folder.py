@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from evalkit.errors import DataError
-from evalkit.results import thumbnails
+from evalkit.results import previous, thumbnails
 from evalkit.results.csv_files import CLUSTER, SAMPLE_HEADS, cluster_id, number, read_columns, read_heads
 from evalkit.results.side_by_side import SampleScores
 from evalkit.results.table import ResultTable, read_results
@@ -20,7 +20,7 @@ from evalkit.utils.text import letters
 
 T = TypeVar("T")
 RESULTS = "results.json"
-_OTHERS = ("samples.csv", "categories.csv", "nearest.csv", "reference.png", thumbnails.NAME)
+_OTHERS = ("samples.csv", "categories.csv", "nearest.csv", "reference.png", thumbnails.NAME, previous.NAME)
 _CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff\ufdd0-\ufdef\ufffe\uffff]")
 
 
@@ -92,6 +92,12 @@ class Run:
     def thumbnails(self) -> dict[tuple[str, int], thumbnails.Thumbnail | None] | str:
         """By cell and index the pictures of thumbnails.json, none of a damaged image; or why there are none."""
         return self._read(thumbnails.NAME, thumbnails.read_thumbnails, " The run's command, given again, writes it.")
+
+    @cached_property
+    def previous(self) -> previous.Previous:
+        """Each score against an earlier run's; empty where none was asked for, or it cannot be read."""
+        found = self._read(previous.NAME, previous.read_previous) if self.file(previous.NAME) else ""
+        return previous.Previous() if isinstance(found, str) else found
 
     def _read(self, name: str, read: Callable[[Path], T], remedy: str = "") -> T | str:
         """What `read` makes of a file of the run, or why there is none."""

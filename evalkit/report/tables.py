@@ -10,6 +10,7 @@ from typing import Any
 from evalkit.report.run_folder import Run, short
 from evalkit.report.summary import is_frechet
 from evalkit.results import render
+from evalkit.results.previous import Previous
 from evalkit.results.render import format_value, spread_text
 from evalkit.results.table import MISSING, Column, ResultTable, Row, finite, group
 
@@ -20,7 +21,8 @@ PAGE = 25  # lines of the table at a time
 class Score:
     """One score: its text, its value to sort by, and its mark: "best", "tie" (not significantly worse), or "".
 
-    `unsure`: measured on too little to be ranked.
+    `unsure`: measured on too little to be ranked. `step`: "better" or "worse" than in the previous run, where that is
+    significant, and `since` what it is in words.
     """
 
     text: str
@@ -30,6 +32,8 @@ class Score:
     apart: bool
     why: str
     unsure: bool = False
+    step: str = ""
+    since: str = ""
 
 
 @dataclass(frozen=True)
@@ -90,7 +94,7 @@ def make_table(run: Run) -> TableView:
     columns += [column for column in table.columns if column.is_cost and any(map(finite, column.rows.values()))]
     best = {column.metric: _first(column) for column in columns}
     entries = [
-        Entry(cell, lead, [_score(column, cell, best[column.metric]) for column in columns])
+        Entry(cell, lead, [_score(column, cell, best[column.metric], run.previous) for column in columns])
         for cell, lead in zip(table.cells, leading, strict=True)
     ]
     order = main_column(table) if len(entries) > PAGE else None
@@ -149,13 +153,17 @@ def _by_protocol(rows: Iterable[Row]) -> dict[str, list[Row]]:
     return group(filter(finite, rows), lambda row: row.protocol_hash)
 
 
-def _score(column: Column, cell: str, best: set[str]) -> Score:
+def _score(column: Column, cell: str, best: set[str], previous: Previous) -> Score:
     row = column.rows.get(cell)
     if row is None or not finite(row):
         return Score(MISSING, "", None, "", False, short((row.note if row else None) or "no value", 200))
     text, spread = format_value(row.value), spread_text(row)
     mark = "best" if cell in best else "tie" if cell in column.best else ""
-    return Score(text, spread, row.value, mark, cell in column.odd, short(row.note or "", 200), row.unsure)
+    step = previous.steps.get((cell, column.metric))
+    since = short(step.text, 300) if step is not None and step.new == row.value else ""
+    went = step.verdict if step is not None and since and step.verdict in ("better", "worse") else ""
+    why = short(row.note or "", 200)
+    return Score(text, spread, row.value, mark, cell in column.odd, why, row.unsure, went, since)
 
 
 def _common_hash(column: Column) -> str:

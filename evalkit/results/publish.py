@@ -33,6 +33,7 @@ _KEPT = (
     "sheets/*.png",
     "nearest/*.png",
     "steps/*.png",
+    "previous.json",  # `evalkit report --previous`
 )
 _OPTIONAL = ("junit.xml", "gate.md", "categories.csv", "nearest.csv")  # of an earlier run they would lie about this one
 
