@@ -124,6 +124,8 @@ def main(*, program: bool = True) -> None:
         program: whether the process ends with it: then Ctrl-C does not wait for the interpreter to be taken apart.
     """
     _set_up_logging()
+    if program:
+        os.environ["MPLBACKEND"] = "agg"  # of a notebook's `!evalkit` it names the kernel's own, which may not be here
     try:
         with sigterm_is_ctrl_c():
             action = _parse(sys.argv[1:])

@@ -43,7 +43,7 @@ class Plot(Figure):
         with rc_context(_STYLE), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # glyphs that matplotlib's font lacks: the page's font has them
             self.savefig(out, format="svg", metadata={"Date": None, "Creator": None})
-        return out.getvalue().decode()
+        return out.getvalue().decode().replace("<svg ", '<svg style="max-width:100%;height:auto" ', 1)
 
 
 @dataclass(frozen=True)

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import html
 import importlib
+import json
 import re
+import socket
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 from xml.etree import ElementTree
 
 import numpy as np
 import pytest
 from matplotlib.figure import Figure
+from notebook import execute
 from report_runs import HOSTILE_MARK, RunOptions, hostile, set_apart, write_run
 
 import evalkit
@@ -243,6 +247,61 @@ def test_completion_shows_the_api_and_nothing_else() -> None:
     assert not [name for name in dir(evalkit) if not hasattr(evalkit, name)]
     assert {"evaluate", "Evaluation", "load", "ResultTable", "peer_check"} <= set(dir(evalkit))
     assert all(getattr(getattr(evalkit, name), "__doc__", None) for name in evalkit.__all__)
+
+
+NOTEBOOK = Path(__file__).parents[2] / "docs" / "notebook.ipynb"
+
+
+def code_cells(notebook: dict[str, Any]) -> list[dict[str, Any]]:
+    return [cell for cell in notebook["cells"] if cell["cell_type"] == "code"]
+
+
+def test_the_notebook_of_the_docs_runs_on_few_samples(tmp_path: Path) -> None:
+    text = NOTEBOOK.read_text(encoding="utf-8")
+    assert "num_samples=140" in text
+    stored = code_cells(json.loads(text))
+    short = text.replace("num_samples=140", "num_samples=16 report=false lint=false")
+    made = execute(json.loads(short), tmp_path)
+    for cell, outputs in zip(stored, made, strict=True):
+        assert [[*output["data"]] for output in outputs] == [[*output["data"]] for output in cell["outputs"]]
+
+
+@pytest.mark.slow
+def test_the_notebook_of_the_docs_shows_what_it_gives(tmp_path: Path) -> None:
+    """Words equal, numbers near: those of other CPUs differ in their last digits. Costs are this machine's."""
+    notebook = json.loads(NOTEBOOK.read_text(encoding="utf-8"))
+    made = execute(notebook, tmp_path)
+    assert len(made) == 9
+    for cell, outputs in zip(code_cells(notebook), made, strict=True):
+        for now, before in zip(outputs, cell["outputs"], strict=True):
+            for kind in ("text/plain", "text/html", "image/svg+xml"):
+                same(*("".join(output["data"].get(kind, "")) for output in (now, before)), kind)
+
+
+def same(now: str, before: str, kind: str) -> None:
+    """Asserts that two outputs say the same."""
+    if kind == "text/html":
+        tables = [Cells(text).lines for text in (now, before)]
+        ends = [next((i for i, head in enumerate(t[0]) if "latency" in head), None) if t else None for t in tables]
+        now, before = ("\n".join(" ".join(line[:end]) for line in t) for t, end in zip(tables, ends, strict=True))
+    if kind == "image/svg+xml":
+        now, before = (" ".join(re.findall(r"<text[^>]*>([^<]*)<", text)) for text in (now, before))
+    number = r"\d+(?:\.\d+)?"
+    assert re.sub(number, "#", now) == re.sub(number, "#", before)
+    assert [float(x) for x in re.findall(number, now)] == pytest.approx(
+        [float(x) for x in re.findall(number, before)], rel=0.02, abs=0.01
+    )
+
+
+def test_the_notebook_was_executed_and_names_no_machine() -> None:
+    text = NOTEBOOK.read_text(encoding="utf-8")
+    assert len(text) < 400_000
+    cells = code_cells(json.loads(text))
+    assert [cell["execution_count"] for cell in cells] == list(range(1, len(cells) + 1))
+    assert all(cell["outputs"] for cell in cells if not "".join(cell["source"]).startswith("!"))
+    data = re.sub(r"data:image/webp;base64,[A-Za-z0-9+/=]+", "", text)
+    assert not re.findall(r"(?<![\w.<])/(?:home|tmp|root|Users|mnt|var|work|opt)/", data)
+    assert socket.gethostname() not in data
 
 
 def test_a_table_of_images_in_memory_compares_in_pairs(tmp_path: Path) -> None:
