@@ -11,6 +11,8 @@ from evalkit.results.render import format_value, signed
 from evalkit.results.side_by_side import SampleScores, Scale, make_scale
 from evalkit.results.stats import Difference, Estimate, align, difference
 
+SHOWN = 20  # cells of a map that is shown at once
+
 
 @dataclass(frozen=True)
 class Tile:
@@ -42,6 +44,11 @@ class HeatMap:
     categories: Sequence[tuple[str, int]]
     lines: Sequence[tuple[str, Sequence[Tile | None]]]
     flat: str | None
+
+    @property
+    def short(self) -> bool:
+        """Whether it is shown at once: of a large grid it is folded, and not printed."""
+        return len(self.lines) <= SHOWN
 
 
 Means = Mapping[tuple[str, str], tuple[float, float | None, int]]

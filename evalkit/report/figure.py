@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 Position = tuple[float, float]
+MAX_TITLES = 100  # points with a <title> each: of more it is an attribute
 
 
 @dataclass(frozen=True)
@@ -150,7 +151,10 @@ def _point(axes: Axes, spec: FigureSpec, point: Point, marker: str) -> ElementTr
     mark = _path(f"{bars}M{x:.1f} {y:.1f}{marker_path(marker, size)}", "opacity:.6" if faint else "")
     if point.cell:
         mark.set("data-c", point.cell)
-    ElementTree.SubElement(mark, "title").text = clean(point.tip)
+    if sum(len(line.points) for line in spec.lines) > MAX_TITLES:
+        mark.set("data-t", clean(point.tip))  # the page's script makes a tooltip of it
+    else:
+        ElementTree.SubElement(mark, "title").text = clean(point.tip)
     return mark
 
 

@@ -111,7 +111,7 @@ def picture(out: Path, name: str, index: int) -> Path:
 
 
 def _write_pictures(out: Path, names: list[str], quality: list[float], samples: int) -> None:
-    """Thumbnails of disks on a gradient, noisier where a cell is worse; and of the first 3 the full-size files."""
+    """Thumbnails of disks on a gradient, noisier where a cell is worse; and of the first 2 the full-size files."""
     from PIL import Image
 
     rng = np.random.default_rng(5)
@@ -127,9 +127,9 @@ def _write_pictures(out: Path, names: list[str], quality: list[float], samples: 
                 continue
             pixels = np.clip(ground + noise * (1 - q), 0, 255).astype(np.uint8)
             images[name][i] = asdict(thumbnailer.make(pixels))
-            if i < 3:
+            if i < 2:
                 path = picture(out, name, i)
                 path.parent.mkdir(parents=True, exist_ok=True)
-                Image.fromarray(pixels).save(path)
+                Image.fromarray(pixels).save(path, compress_level=1)
     (out / NAME).write_text(json.dumps({"mark": "", "images": images}), encoding="utf-8")
     Image.new("RGB", (700, 400), (200, 130, 30)).save(out / "reference.png")

@@ -6,8 +6,6 @@ import csv
 import io
 import re
 import shutil
-from collections.abc import Iterator
-from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,23 +18,11 @@ from evalkit.results import render
 from evalkit.results.table import ResultTable
 
 if TYPE_CHECKING:
-    from playwright.sync_api import Browser, Page
+    from playwright.sync_api import Page
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None)
-QUIET = ("--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update")
 
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on the PATH")
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-    with sync_api.sync_playwright() as playwright:
-        chromium = playwright.chromium.launch(
-            executable_path=CHROMIUM, args=[*QUIET, "--disable-sync", "--no-first-run"]
-        )
-        yield chromium
-        chromium.close()
 
 
 @pytest.fixture(scope="module")
@@ -62,41 +48,6 @@ def nasty(tmp_path_factory: pytest.TempPathFactory) -> Path:
     gate = {"status": "fail", "results": results, "notes": list(HOSTILE)}
     options = RunOptions(text=hostile(), notes=HOSTILE, lint=(finding,), gate=gate)
     return write_report(write_run(tmp_path_factory.mktemp("nasty") / "run", options))
-
-
-@dataclass
-class Opened:
-    """A page and what it did: messages of its console, errors, requests other than for the file itself."""
-
-    page: Page
-    said: list[str] = field(default_factory=list)
-    asked: list[str] = field(default_factory=list)
-
-    def check(self, *, fetch: bool = True) -> None:
-        assert self.said == []
-        assert self.asked == []
-
-
-@pytest.fixture
-def opened(browser: Browser) -> Iterator[Any]:
-    """Opens pages; when the test is done, each must have been silent and asked for nothing."""
-    pages: list[Opened] = []
-
-    def open_page(path: Path, *, width: int = 1400, **more: Any) -> Page:
-        context = browser.new_context(viewport={"width": width, "height": 900}, **more)
-        one = Opened(context.new_page())
-        pages.append(one)
-        one.page.on("console", lambda message: one.said.append(message.text))
-        one.page.on("pageerror", lambda error: one.said.append(str(error)))
-        address = path.resolve().as_uri()
-        one.page.on("request", lambda r: None if r.url.startswith(("data:", address)) else one.asked.append(r.url))
-        one.page.goto(address)
-        return one.page
-
-    yield open_page
-    for one in pages:
-        one.check()
-        one.page.context.close()
 
 
 def keys(page: Page) -> str:

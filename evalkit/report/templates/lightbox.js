@@ -40,6 +40,7 @@ function openBox(key, card, mode = looking.mode, other = looking.other) {
   $("box-other").replaceChildren(...keys.map((one) => new Option(`${one} ${data.names[one]}`, one, false, one === other)));
   if (!box.open) box.showModal();
   showBox();
+  box.querySelector("[aria-pressed=true]").focus();
 }
 
 function walk(cells, prompts) {
@@ -67,8 +68,8 @@ if (box) {
     const image = event.target.closest?.("img[data-key]");
     if (image && (event.key === "Enter" || event.key === " ")) { event.preventDefault(); openBox(image.dataset.key, Number(image.dataset.card)); }
   });
-  box.addEventListener("keydown", (event) => {
-    if (["SELECT", "INPUT"].includes(event.target.tagName)) return;
+  document.addEventListener("keydown", (event) => { // of the page: a click on the image takes the focus from the box
+    if (!box.open || ["SELECT", "INPUT"].includes(event.target.tagName)) return;
     const act = { ArrowLeft: () => walk(-1, 0), ArrowRight: () => walk(1, 0), ArrowUp: () => walk(0, -1), ArrowDown: () => walk(0, 1),
       1: () => setMode("one"), 2: () => setMode("flip"), 3: () => setMode("slider"), 4: () => setMode("difference"),
       " ": event.target.tagName === "BUTTON" ? undefined : flip, f: flip }[event.key];

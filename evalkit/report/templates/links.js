@@ -15,7 +15,7 @@ function openTarget() {
   if (anchor.startsWith("cell-")) reveal(anchor.slice(5));
   else if (target) { if (target.tagName === "DETAILS") target.open = true; target.scrollIntoView(); }
 }
-function restore() { tell("restored"); openTarget(); }
+function restore() { tell("restored"); showRows(); openTarget(); }
 addEventListener("hashchange", () => {
   const before = new Map(state);
   readState();

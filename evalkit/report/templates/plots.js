@@ -27,7 +27,20 @@ if ($("colours")) {
   $("colours").hidden = rows.length < 2;
   $("colours").addEventListener("submit", (event) => event.preventDefault());
   $("colour").addEventListener("change", () => { keep("colour", $("colour").value); paintPlots(); });
-  listeners.restored.push(() => { $("colour").value = state.get("colour") || ""; if ($("colour").selectedIndex < 0) $("colour").value = ""; });
+  listeners.restored.push(() => { $("colour").value = state.get("colour") || ""; if ($("colour").selectedIndex < 0) $("colour").value = ""; painted = ""; });
 }
-listeners.cells.push(() => paintPlots());
+let painted = "";
+listeners.cells.push(() => { // sorting alone changes nothing here
+  const now = [...visible].sort((a, b) => a - b).join();
+  if (now !== painted) paintPlots();
+  painted = now;
+});
+document.addEventListener("pointerover", (event) => {
+  const mark = event.target.closest?.("[data-t]");
+  if (!mark) return;
+  const title = document.createElementNS("http://www.w3.org/2000/svg", "title");
+  title.textContent = mark.dataset.t;
+  mark.removeAttribute("data-t");
+  mark.append(title);
+});
 listeners.inserted.push(paintPlots);

@@ -112,7 +112,6 @@ function restoreTable() {
   chosen.clear();
   (state.get("cells") || "").split(",").filter((key) => byKey.has(key)).forEach((key) => chosen.add(key));
   rowPage = Number(state.get("rows")) - 1 || 0;
-  showRows();
 }
 
 heads.forEach((head, column) => {
