@@ -18,6 +18,7 @@ PACKAGE = ROOT / "evalkit"
 # In the order in which data flows: each may import what stands to its right only (and modules of its own).
 FOLDERS = [
     *(
+        "torchmetrics",
         "loop",
         "view",
         "history",

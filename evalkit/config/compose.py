@@ -120,6 +120,7 @@ def _kind_of_reference(reference: str, options: Sequence[str]) -> str:
 @functools.cache
 def default_extractors() -> tuple[str, ...]:
     """The extractors that every run knows without choosing them."""
+    register()
     with _hydra():
         return tuple(str(name) for name in hydra_compose("eval", overrides=["~experiment"]).extractor)
 

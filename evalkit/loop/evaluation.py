@@ -20,8 +20,9 @@ from evalkit.errors import ConfigError, nearest
 from evalkit.features.store import extractor_id
 from evalkit.loop.best import Best, best_of
 from evalkit.loop.collected import Collected
-from evalkit.loop.ranks import Ranks, check_alike
-from evalkit.loop.spread import Part, bring_all_pixels, bring_together, compute_side
+from evalkit.loop.ranks import Ranks
+from evalkit.loop.spread import compute_side
+from evalkit.loop.stream import Stream
 from evalkit.loop.undisturbed import undisturbed
 from evalkit.metric import ModelMetric, PairMetric, ReferenceMetric, cluster_ids
 from evalkit.plan.grid import Missing
@@ -31,6 +32,7 @@ from evalkit.results.evidence import Evidence
 from evalkit.results.notebook import ResultTable
 from evalkit.results.rows import Outcome, make_rows, run_info
 from evalkit.samples.store import Store
+from evalkit.scoring.checks import check_counts
 from evalkit.utils.blobs import Blobs, HeldBlobs
 from evalkit.utils.files import sha256_json
 
@@ -41,9 +43,8 @@ if TYPE_CHECKING:
 
     from evalkit.config.schema import RunConfig
     from evalkit.data.source import Source
+    from evalkit.scoring import Scoring
     from evalkit.scoring.scoring import Scored
-
-SHOWN = 64  # samples on a sheet
 
 
 @dataclass(frozen=True)
@@ -111,13 +112,10 @@ class Evaluation:
         patience: float = 1800,
     ) -> None:
         self._name, self._range, self.seconds = name, value_range, 0.0
-        self._samples = Collected(name)
-        self._done: set[int] = set()  # chunks, by their first index, whose features are there
         self._sources: dict[str, Collected] = {}
         self._cells: list[Cell] = []
         self._scored: dict[tuple[str, str], Scored] = {}
         self._past: dict[str, Collected] = {}
-        self._shown: dict[int, NDArray[np.uint8]] = {}  # for sheets
         self._last: tuple[dict[int, NDArray[np.uint8]], str] = ({}, "")  # those of the last `compute`, and their title
         self._ranks = Ranks.find(distributed, patience)
         place = reference if memory.is_place(reference) else None
@@ -137,8 +135,6 @@ class Evaluation:
         store: str | os.PathLike[str] | None,
         keep_images: bool | None,
     ) -> None:
-        from evalkit.scoring import Against, Scoring
-
         self._config = config
         self.metrics = build_metrics(config)
         self._check_metrics()
@@ -148,13 +144,20 @@ class Evaluation:
         self._sides = {side: self._open(side, value, missing, cache) for side, value in given.items()}
         self._pixels = self._want_pixels() if keep_images is None else keep_images
         self._addresses = [address for metric in self.metrics.values() for address in metric.needs]
-        self._scoring = Scoring(
+        self._store = _InMemory() if store is None else Store.at(os.fspath(store))
+        self._scoring = self._new_scoring()
+        self._stream = self.stream(self._name)
+
+    def _new_scoring(self) -> Scoring:
+        from evalkit.scoring import Against, Scoring
+
+        return Scoring(
             self._sources,
-            metrics={name: (config.metric[name], metric) for name, metric in self.metrics.items()},
+            metrics={name: (self._config.metric[name], metric) for name, metric in self.metrics.items()},
             extractors=self._extractors,
             against=Against(self._sides["reference"], self._sides["training"]),
-            store=_InMemory() if store is None else Store.at(os.fspath(store)),
-            device=config.device,
+            store=self._store,
+            device=self._config.device,
             progress=_silent,
         )
 
@@ -191,7 +194,7 @@ class Evaluation:
 
     def __len__(self) -> int:
         """This rank's samples since the last `compute` or `reset`."""
-        return len(self._samples)
+        return len(self._stream)
 
     def indices(self, num_samples: int) -> list[int]:
         """Of the indices of `num_samples` samples those that this rank had best make: whole chunks."""
@@ -213,20 +216,7 @@ class Evaluation:
         """
         with self._timed():
             pixels = memory.as_pixels(images, self._name, self._range)
-            count, ranks = len(pixels), self._ranks
-            next_ones = [(len(self) + i) * ranks.size + ranks.rank for i in range(count)]
-            places = next_ones if index is None else [int(i) for i in index]
-            texts: Sequence[str | None] = [None] * count if prompts is None else list(prompts)
-            for what, values in (("indices", places), ("prompts", texts)):
-                if len(values) != count:
-                    raise ConfigError(f"{self._name}: {len(values)} {what} for {count} images")
-            pixels = pixels.copy()  # the caller's memory may be written over
-            for place, image, text in zip(places, pixels, texts, strict=True):
-                self._samples.add(place, image, text)
-                if place < SHOWN:
-                    self._shown[place] = image
-            whole = dict.fromkeys(c for place in places if (c := self._samples.whole_chunk(place)) is not None)
-            self._extract(list(whole))
+            self._stream.add(pixels, self._scoring.features, prompts, index)
 
     @contextmanager
     def _timed(self) -> Iterator[None]:
@@ -235,16 +225,6 @@ class Evaluation:
             yield
         finally:
             self.seconds += time.perf_counter() - started
-
-    def _extract(self, chunks: Sequence[range]) -> None:
-        if not chunks or not self._addresses:
-            return
-        with undisturbed():
-            self._scoring.features.compute(self._samples, self._addresses, chunks)
-        self._done |= {chunk.start for chunk in chunks}
-        if not self._pixels:
-            for chunk in chunks:
-                self._samples.let_go(chunk)
 
     def compute(self, step: int | None = None) -> ResultTable:
         """Scores the samples since the last call, and begins anew; `history` has the scores of all steps.
@@ -260,48 +240,60 @@ class Evaluation:
         with self._timed(), undisturbed():
             step = len(self._cells) if step is None else int(step)
             name = f"{self._name}-step{step}"
-            samples = self._whole(name, step)
+            self._ranks.together(lambda: self._check_step(name, step))
+            samples, scored = self._score(name, {"step": step})
             identity = {"name": self._name, "step": step, "digest": samples.digest}
             key = sha256_json(identity)
             cell = Cell(self._name, None, None, {"step": step}, 0, len(samples), key, name, {}, {}, identity)
-            self._sources[name] = samples
-            try:
-                scored = self._ranks.from_first(lambda: self._scoring.score(name))
-            finally:
-                del self._sources[name]
             samples.let_go(range(len(samples)))
             self._cells.append(cell)
             self._past[name] = samples
             self._scored |= {(name, metric): each for metric, each in scored.items()}
-            self._last = (self._shown, f"{self._name}, step {step}")
-            self.reset()
+            self._last = (self._stream.shown, f"{self._name}, step {step}")
+            self._stream.reset()
             return self._table([cell])
 
-    def _whole(self, name: str, step: int) -> Collected:
-        """The samples of all ranks, whose features are on the first one."""
+    def _check_step(self, name: str, step: int) -> None:
+        if name in self._past:
+            raise ConfigError(f"step {step} was computed before: give another step")
 
-        def mine() -> Part:
-            if name in self._past:
-                raise ConfigError(f"step {step} was computed before: give another step")
-            sha256s, prompts = self._samples.known()
-            return Part(sha256s, prompts, frozenset(self._samples.held()), frozenset(self._done), {"step": step})
+    def so_far(self, reference: Stream | None = None) -> dict[str, Scored]:
+        """Scores of the samples up to now, by metric; they stay, and `history` knows nothing of it.
 
+        Args:
+            reference: images that came by `stream`, instead of the reference.
+
+        Raises:
+            EvalkitError: as of `compute`.
+        """
+        with self._timed(), undisturbed():
+            if reference is not None:
+                self._sides = {**self._sides, "reference": reference.whole(self._scoring.features, {})}
+                self._scoring = self._new_scoring()
+            return self._score(self._name, {})[1]
+
+    def stream(self, name: str) -> Stream:
+        """Takes other samples than those that are scored, such as a reference that comes batch by batch (`so_far`)."""
+        return Stream(name, self._ranks, self._addresses, pixels=self._pixels)
+
+    def update_stream(self, stream: Stream, images: Any) -> None:
+        """Takes images of a `stream`; arguments and errors as of `update`."""
+        with self._timed():
+            stream.add(memory.as_pixels(images, stream.name, self._range), self._scoring.features)
+
+    def _score(self, name: str, about: Mapping[str, Any]) -> tuple[Collected, dict[str, Scored]]:
+        """The samples of all ranks, and their scores."""
         ranks, features = self._ranks, self._scoring.features
-        parts = ranks.together(mine)
-        check_alike([part.about for part in parts])
-        samples = self._samples.with_others([(part.sha256s, part.prompts) for part in parts])
-        samples.check_whole()
-        self._check_counts(len(samples))
-        if ranks.size > 1:
-            for side, given in self._sides.items():
-                of_side = [m for m in self.metrics.values() if isinstance(m, ReferenceMetric) and side in m.sides]
-                compute_side(ranks, features, given, [address for metric in of_side for address in metric.needs])
-            bring_together(ranks, samples, parts, features, self._addresses)
-            if self._pixels:
-                bring_all_pixels(ranks, samples, parts)
-            for theirs in ranks.gather(0, self._shown):
-                self._shown = self._shown | theirs
-        return samples
+        samples = self._stream.whole(features, about)
+        check_counts(self.metrics, {self._name: len(samples)}, self._sides)
+        for side, given in self._sides.items():
+            of_side = [m for m in self.metrics.values() if isinstance(m, ReferenceMetric) and side in m.sides]
+            compute_side(ranks, features, given, [address for metric in of_side for address in metric.needs])
+        self._sources[name] = samples
+        try:
+            return samples, ranks.from_first(lambda: self._scoring.score(name))
+        finally:
+            del self._sources[name]
 
     def sheet(self, path: str | os.PathLike[str] | None = None, *, columns: int = 8) -> Image.Image:
         """A contact sheet of the first 64 samples, since the last `compute` or, where there are none, before it.
@@ -317,7 +309,7 @@ class Evaluation:
         """
         from evalkit.results.sheets import draw_sheet, save_picture
 
-        shown, title = (self._shown, self._name) if self._shown else self._last
+        shown, title = (self._stream.shown, self._name) if self._stream.shown else self._last
         if not shown:
             raise ConfigError("there are no samples to draw: call update(images)")
         drawn = draw_sheet([shown[index] for index in sorted(shown)], title, columns)
@@ -334,11 +326,6 @@ class Evaluation:
         if metric not in self.metrics:
             raise ConfigError(f"best: there is no metric '{metric}'. {nearest(metric, self.metrics)}")
         return best_of(self.history, metric, self.metrics[metric].better)
-
-    def _check_counts(self, count: int) -> None:
-        from evalkit.scoring.checks import check_counts
-
-        check_counts(self.metrics, {self._name: count}, self._sides)
 
     @property
     def history(self) -> ResultTable:
@@ -367,7 +354,7 @@ class Evaluation:
 
     def reset(self) -> None:
         """Forgets the samples since the last `compute`; the reference's features and the history stay."""
-        self._samples, self._done, self._shown = Collected(self._name), set(), {}
+        self._stream.reset()
 
 
 def _silent(source: str, done: int, total: int) -> None:
