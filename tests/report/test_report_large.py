@@ -107,8 +107,7 @@ def test_the_lightbox_by_keyboard_alone(opened: Any, sixty: Path) -> None:
     assert page.locator("#box-over").evaluate("i => getComputedStyle(i).mixBlendMode") == "difference"
     page.keyboard.press("2")
     shown = page.locator("#box-under").get_attribute("src")
-    page.locator("#box-title").evaluate("t => document.activeElement.blur()")
-    page.keyboard.press("f")
+    page.keyboard.press("Space")
     assert page.locator("#box-under").get_attribute("src") != shown
     assert "view=" in page.evaluate("location.hash")
     page.keyboard.press("Escape")

@@ -1,19 +1,22 @@
 // -- the lightbox: one image large, or two of one prompt held against each other
 const box = $("lightbox");
 if (box) { // an <img> without a source is no image: they are made here
+  $("box-stage").tabIndex = -1;
   for (const id of ["box-under", "box-over"]) $("box-stage").append(Object.assign(document.createElement("img"), { id, alt: "" }));
 }
 const looking = { key: "", card: 0, other: "", mode: "one", flipped: false };
-const sourceOf = (key, card) => data.gallery.full?.[key]?.[card] || pictureOf(key, card)?.src || "";
+const fullOf = (key, card) => data.gallery.full?.[key]?.[card] || "";
 
 function showBox() {
   const { key, card, other, mode, flipped } = looking;
   const [under, over] = [$("box-under"), $("box-over")];
-  const two = mode !== "one" && other && other !== key;
-  under.src = sourceOf(mode === "flip" && flipped && two ? other : key, card);
+  const two = mode !== "one" && other && other !== key && pictureOf(other, card);
+  const alike = Boolean(fullOf(key, card)) && (!two || Boolean(fullOf(other, card))); // like is held against like
+  const sourceOf = (one) => (alike && fullOf(one, card)) || pictureOf(one, card)?.src || "";
+  under.src = sourceOf(mode === "flip" && flipped && two ? other : key);
   under.alt = `${mode === "flip" && flipped && two ? other : key}, sample ${cards[card]}`;
   over.hidden = !two || mode === "flip";
-  if (!over.hidden) { over.src = sourceOf(other, card); over.alt = `${other}, sample ${cards[card]}`; }
+  if (!over.hidden) { over.src = sourceOf(other); over.alt = `${other}, sample ${cards[card]}`; }
   $("box-stage").dataset.mode = two ? mode : "one";
   $("box-stage").classList.toggle("px", Boolean(pictureOf(key, card)?.classList.contains("px")));
   $("box-cut-label").hidden = !(two && mode === "slider");
@@ -23,7 +26,7 @@ function showBox() {
   const { scale } = wanted();
   const score = scale ? scoreOf(scale, key, card) : null;
   const which = two ? { flip: flipped ? `shown: ${other}; space flips to ${key}` : `shown: ${key}; space flips to ${other}`, slider: `left ${key}, right ${other}`, difference: `what differs between ${key} and ${other}` }[mode] : "";
-  const size = data.gallery.full?.[key]?.[card] ? "full size" : pictureOf(key, card)?.classList.contains("px") ? "every pixel" : "thumbnail";
+  const size = alike ? "full size" : pictureOf(key, card)?.classList.contains("px") ? "every pixel" : fullOf(key, card) ? `thumbnails: ${other} has no full size here` : "thumbnail";
   $("box-caption").textContent = [`sample ${cards[card]}`, score === null ? "" : `${scale.label} ${minus(score.toPrecision(4))}`, which, size].filter(Boolean).join(" · ");
   $("box-prompt").textContent = data.gallery.texts[card];
   const file = data.gallery.files?.[key]?.[card];
@@ -40,7 +43,7 @@ function openBox(key, card, mode = looking.mode, other = looking.other) {
   $("box-other").replaceChildren(...keys.map((one) => new Option(`${one} ${data.names[one]}`, one, false, one === other)));
   if (!box.open) box.showModal();
   showBox();
-  box.querySelector("[aria-pressed=true]").focus();
+  $("box-stage").focus();
 }
 
 function walk(cells, prompts) {
