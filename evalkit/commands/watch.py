@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import re
+import shlex
+import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated
@@ -52,7 +54,16 @@ def watch(
             raise ConfigError("--poll takes seconds above 0, --settle at least 0, --patience at least 1 checkpoint")
         rules = Rules(patience, metric, until_gate, None if time is None else seconds_of(time))
         config, choose = _config(words, reference, config_dir)
-        return run_watch(config, rules, choose=choose, newest=newest, poll=poll, settle=settle, stale=stale)
+        return run_watch(
+            config,
+            rules,
+            choose=choose,
+            newest=newest,
+            poll=poll,
+            settle=settle,
+            stale=stale,
+            command=shlex.join(["evalkit", *sys.argv[1:]]),
+        )
 
     return act
 
@@ -78,12 +89,20 @@ def _config(words: Sequence[str], reference: str | None, config_dir: str | None)
 
 
 def run_watch(
-    config: RunConfig, rules: Rules, *, choose: bool, newest: bool, poll: float, settle: float, stale: float
+    config: RunConfig,
+    rules: Rules,
+    *,
+    choose: bool,
+    newest: bool,
+    poll: float,
+    settle: float,
+    stale: float,
+    command: str = "evalkit watch",
 ) -> int:
     """Watches a configuration's series until a rule ends it; the exit code is that of its gate, where there is one."""
     from evalkit import pipeline
     from evalkit.config.build import build, split_call_settings
-    from evalkit.config.checkpoints import LEAVE_OUT, find, passed_over, series_in
+    from evalkit.config.checkpoints import find, passed_over, series_in
     from evalkit.config.sweep import expand
     from evalkit.loop.watch import Watched
     from evalkit.loop.watch import watch as watch_series
@@ -117,7 +136,6 @@ def run_watch(
 
     def score(left_out: Sequence[str]) -> ResultTable:
         plan = make_plan(without(left_out), choose=choose)
-        command = f"evalkit watch ({LEAVE_OUT}: {len(left_out)})" if left_out else "evalkit watch"
         table = pipeline.run(plan, command=command)
         _tell(table, str(plan.out))
         return table
