@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import re
+import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -15,10 +16,12 @@ from urllib.parse import urlsplit
 
 from evalkit.errors import ConfigError
 from evalkit.trackers.base import FinishedRun, Tracker, environment, installed
+from evalkit.trackers.samples import SampleTable, sample_table
 
 _SQLITE = "sqlite:///"  # then a path: relative, or with a fourth slash absolute
 _SERVERS = ("http", "https", "databricks")
 _ID = "evalkit.run"  # the tag by which a run is recognised
+_SAMPLES, _PICTURES = "samples.json", "table_images/samples"
 
 
 @dataclass(eq=False)
@@ -30,6 +33,8 @@ class MlflowTracker(Tracker):
         experiment: its name; made where there is none.
         artifacts: the folder or bucket of a new experiment's files; none: the server's choice, or `mlflow-artifacts/`
             next to the SQLite file.
+        model, version: a registered model and the version of it that the run judged; none: no alias is moved.
+        alias: where the run's gate says "pass", it is moved to this version; else it stays where it is.
         timeout: seconds that a push may take.
     """
 
@@ -38,10 +43,16 @@ class MlflowTracker(Tracker):
     uri: str | None = None
     experiment: str = "evalkit"
     artifacts: str | None = None
+    model: str | None = None
+    version: Any = None
+    alias: str = "champion"
     timeout: float = 600.0
 
     def check(self, where: str) -> None:
         super().check(where)
+        if (self.model is None) != (self.version is None):
+            other = "version" if self.version is None else "model"
+            raise ConfigError(f"{where}.{other} is not set: an alias is moved to a version of a registered model")
         uri, key = (self.uri, f"{where}.uri") if self.uri else (os.environ.get("MLFLOW_TRACKING_URI"), None)
         if key and urlsplit(uri or "").password:
             raise ConfigError(f"{key} holds a password, which the results would show: set MLFLOW_TRACKING_URI instead")
@@ -77,7 +88,19 @@ class MlflowTracker(Tracker):
                     client.set_terminated(known.info.run_id, "FAILED")
                 raise
             client.set_terminated(known.info.run_id, "FINISHED")
-        return f"{uri}, experiment {self.experiment}, run {known.info.run_id}"
+            moved = "" if self.model is None else f"; {self._move_alias(client, run)}"
+        return f"{uri}, experiment {self.experiment}, run {known.info.run_id}{moved}"
+
+    def _move_alias(self, client: Any, run: FinishedRun) -> str:
+        """Moves the alias where the gate passed, and tags the version with the verdict; what was done, for people."""
+        version = str(self.version)
+        client.set_model_version_tag(self.model, version, "evalkit.gate", run.gate or "none")
+        client.set_model_version_tag(self.model, version, _ID, run.id)
+        if run.gate == "pass":
+            client.set_registered_model_alias(self.model, self.alias, version)
+            return f"{self.alias} of {self.model} is version {version}"
+        verdict = "no gate was asked for" if run.gate is None else f"gate: {run.gate}"
+        return f"{self.alias} of {self.model} was not moved to version {version} ({verdict})"
 
     def _experiment(self, client: Any, uri: str) -> str:
         """The experiment's id."""
@@ -106,7 +129,9 @@ def _write(client: Any, known: Any, run: FinishedRun) -> None:
     # A parameter cannot be changed; config.yaml among the files is always the last one's.
     params = [Param(key, value) for key, value in settings.items() if key not in data.params]
     tags = _keys({f"protocol.{metric}": hashes for metric, hashes in run.protocols.items()})
-    tags["mlflow.loggedArtifacts"] = json.dumps([{"path": "table.json", "type": "table"}])  # shown as a table
+    samples = sample_table(run)
+    tables = ["table.json", *([_SAMPLES] if samples is not None else [])]
+    tags["mlflow.loggedArtifacts"] = json.dumps([{"path": path, "type": "table"} for path in tables])  # shown as such
     if run.gate is not None:
         tags["gate"] = run.gate
     run_tags = [RunTag(key, value) for key, value in tags.items()]
@@ -115,8 +140,23 @@ def _write(client: Any, known: Any, run: FinishedRun) -> None:
             client.log_batch(run_id, **{kind: items[start : start + most]})
     heads, lines = run.lines()
     client.log_dict(run_id, {"columns": heads, "data": lines}, "table.json")  # log_table would append to the last one
+    if samples is not None:
+        _log_samples(client, run_id, samples)
     for name, path in run.files.items():
         client.log_artifact(run_id, str(path), name.rpartition("/")[0] or None)
+
+
+def _log_samples(client: Any, run_id: str, samples: SampleTable) -> None:
+    """samples.json: prompt, scores and image of single samples, as MLflow's own log_table would write it."""
+    lines = []
+    with tempfile.TemporaryDirectory(prefix="evalkit-samples-") as scratch:
+        for number, (line, picture) in enumerate(zip(samples.lines, samples.pictures, strict=True)):
+            name = f"{number:05}.webp"
+            (Path(scratch) / name).write_bytes(picture)
+            where = f"{_PICTURES}/{name}"
+            lines.append([*line, {"type": "image", "filepath": where, "compressed_filepath": where}])
+        client.log_artifacts(run_id, scratch, _PICTURES)
+    client.log_dict(run_id, {"columns": [*samples.heads, "image"], "data": lines}, _SAMPLES)
 
 
 def _keys(named: Mapping[str, Any]) -> dict[str, Any]:

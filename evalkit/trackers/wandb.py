@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import configparser
 import contextlib
+import io
 import netrc
 import os
 import shutil
@@ -19,6 +20,7 @@ from urllib.parse import urlsplit
 
 from evalkit.errors import ConfigError, nearest
 from evalkit.trackers.base import FinishedRun, Tracker, environment
+from evalkit.trackers.samples import sample_table
 
 _MODES = ("offline", "online")
 
@@ -126,6 +128,8 @@ def _write(session: Any, run: FinishedRun) -> None:
     media |= {name: wandb.Image(str(path), caption=name) for name, path in run.images.items()}
     if run.report is not None:
         media["report"] = wandb.Html(str(run.report), inject=False)
+    if (samples := _samples(run)) is not None:
+        media["samples"] = samples
     session.log(media)
     session.summary.update(run.scores)
     _log_curves(session, run)
@@ -135,6 +139,20 @@ def _write(session: Any, run: FinishedRun) -> None:
     for name, path in run.files.items():
         artifact.add_file(str(path), name=name)
     session.log_artifact(artifact)
+
+
+def _samples(run: FinishedRun) -> Any:
+    """A table of single samples: prompt, scores and image; none where the run kept no pictures."""
+    import wandb
+    from PIL import Image
+
+    samples = sample_table(run)
+    if samples is None:
+        return None
+    table = wandb.Table(columns=[*samples.heads, "image"])
+    for line, picture in zip(samples.lines, samples.pictures, strict=True):
+        table.add_data(*line, wandb.Image(Image.open(io.BytesIO(picture), formats=["WEBP"])))
+    return table
 
 
 def _log_curves(session: Any, run: FinishedRun) -> None:

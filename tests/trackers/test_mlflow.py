@@ -10,6 +10,8 @@ from typing import Any
 import pytest
 from finished_run import NAMED, REPORT, SHEETS, make_folder, make_series_folder, make_table
 from packages import need
+from PIL import Image
+from report_runs import RunOptions, colour, gate, write_run
 
 from evalkit.config.build import build
 from evalkit.errors import ConfigError
@@ -124,6 +126,43 @@ def test_a_push_that_fails_marks_the_run_and_the_next_one_mends_it(
     assert len(client.get_metric_history(mended.info.run_id, "dcgan/fid")) == 1
 
 
+def test_single_samples_are_a_table_with_images(client: Any, finished: Path, tmp_path: Path) -> None:
+    out = write_run(tmp_path / "run")
+    uri = f"sqlite:///{finished / 'mlflow.db'}"
+    build({**OPTION, "uri": uri, "experiment": "samples"}).log(FinishedRun.load(out))
+    (run,) = client.search_runs([client.get_experiment_by_name("samples").experiment_id])
+    table = json.loads(Path(client.download_artifacts(run.info.run_id, "samples.json", str(tmp_path))).read_text())
+    assert table["columns"] == ["cell", "index", "prompt", "category", "clip_score_x", "image"]
+    assert len(table["data"]) == 90
+    assert table["data"][31][1:4] == [1, "prompt 1", "people"]
+    image = table["data"][31][-1]
+    assert image["type"] == "image"
+    path = client.download_artifacts(run.info.run_id, image["compressed_filepath"], str(tmp_path))
+    assert Image.open(path).getpixel((0, 0)) == colour(1, 1)
+    assert [one["path"] for one in json.loads(run.data.tags["mlflow.loggedArtifacts"])] == [
+        "table.json",
+        "samples.json",
+    ]
+
+
+def test_an_alias_is_moved_where_the_gate_passes_alone(client: Any, finished: Path, tmp_path: Path) -> None:
+    client.create_registered_model("net")
+    for _ in range(3):
+        client.create_model_version("net", "somewhere")
+    uri = f"sqlite:///{finished / 'mlflow.db'}"
+    said = {}
+    for version, status, at in ((1, "pass", 1), (2, "fail", 1), (3, None, 1), (3, "pass", 3)):
+        verdict = None if status is None else gate(status=status)
+        run = FinishedRun.load(write_run(tmp_path / str(version), RunOptions(gate=verdict)))
+        option = {**OPTION, "uri": uri, "experiment": "aliases", "model": "net", "version": version}
+        said[status, version] = build(option).log(run)
+        assert int(client.get_model_version_by_alias("net", "champion").version) == at
+        assert client.get_model_version("net", str(version)).tags["evalkit.gate"] == (status or "none")
+    assert said["pass", 1].endswith("; champion of net is version 1")
+    assert said["fail", 2].endswith("champion of net was not moved to version 2 (gate: fail)")
+    assert said[None, 3].endswith("(no gate was asked for)")
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -137,6 +176,8 @@ def test_a_push_that_fails_marks_the_run_and_the_next_one_mends_it(
         ({"uri": "https://me:hidden@host"}, "tracker.mlflow.uri holds a password"),
         ({"uri": "postgresql+psycopg2://host/db"}, "tracker.mlflow.artifacts is not set"),
         ({"timeout": -1}, "tracker.mlflow.timeout is -1"),
+        ({"model": "net"}, "tracker.mlflow.version is not set"),
+        ({"version": 3}, "tracker.mlflow.model is not set"),
     ],
 )
 def test_a_wrong_option_is_one_line(options: dict[str, Any], message: str) -> None:

@@ -8,10 +8,13 @@ from typing import Any
 import pytest
 from finished_run import CONFIG, NAMED, REPORT, SHEETS, make_series_folder
 from packages import need
+from PIL import Image
+from report_runs import colour, write_run
 
 from evalkit.config.build import build
 from evalkit.errors import ConfigError
 from evalkit.trackers.base import FinishedRun
+from evalkit.trackers.samples import sample_table
 
 need("wandb", "the extra 'wandb' is not installed")
 
@@ -128,3 +131,24 @@ def test_a_series_of_checkpoints_is_a_curve_over_its_steps(tmp_path: Path, offli
     history = read(folder / f"run-{run.id}.wandb").history
     points = [(line["step"], line["gan/fid"]) for line in history if "gan/fid" in line]
     assert points == [(100, 10.0), (200, 5.0), (1000, 1.0)]
+
+
+def test_single_samples_are_a_table_with_images(tmp_path: Path, offline: list[bytes], home: Path) -> None:
+    from wandb_file import read
+
+    run = FinishedRun.load(write_run(tmp_path / "run"))
+    build(OPTION).log(run)
+    (folder,) = (tmp_path / "run" / "wandb").glob("offline-run-*")
+    held = read(folder / f"run-{run.id}.wandb").artifacts["run_table"]
+    table = json.loads(held["samples.table.json"].read_text())
+    assert table["columns"] == ["cell", "index", "prompt", "category", "clip_score_x", "image"]
+    assert len(table["data"]) == 90
+    assert table["data"][31][1:4] == [1, "prompt 1", "people"]
+    assert Image.open(held[table["data"][31][-1]["path"]]).getpixel((0, 0)) == colour(1, 1)
+
+
+def test_without_pictures_there_is_no_table_of_samples(finished: Path, tmp_path: Path) -> None:
+    assert sample_table(FinishedRun.load(finished)) is None
+    run = write_run(tmp_path)
+    (run / "samples.csv").write_text("cell,index\n")
+    assert sample_table(FinishedRun.load(run)) is None
