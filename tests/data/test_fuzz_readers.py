@@ -30,7 +30,7 @@ NAMES = (
         "npy and npz",
         "stats npz",
     ),
-    *("weights", "prompt tables", "results", "gate files", "config", "model folders", "service answers"),
+    *("weights", "prompt tables", "results", "past runs", "gate files", "config", "model folders", "service answers"),
 )
 SLOW = {"results": 8, "config": 8, "service answers": 2}  # how many times as long as others
 

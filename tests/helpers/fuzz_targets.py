@@ -282,6 +282,30 @@ def results(folder: Path) -> Target:
     )
 
 
+def past_runs(folder: Path) -> Target:
+    """What the verbs over many runs read: results.json, samples.csv, previous.json."""
+    import many_runs
+
+    from evalkit.history.compare import compare_runs
+    from evalkit.history.previous import write_previous
+    from evalkit.history.registry import Registry, read_run
+    from evalkit.results.previous import read_previous
+    from evalkit.view.samples import samples_of
+
+    first, run = (many_runs.write_run(folder / f"week{week:02d}", week) for week in (5, 6))
+    write_previous(read_run(run / "results.json"), "auto")
+    before = read_run(first / "results.json")
+
+    def read(path: Path) -> None:
+        read_previous(path.with_name("previous.json"))
+        for past in Registry.read(path.parent).runs:
+            samples_of(past)
+            compare_runs(before, past)
+
+    names = ("results.json", "samples.csv", "previous.json")
+    return Target("past runs", {name: (run / name).read_bytes() for name in names}, read, text=True)
+
+
 def gates() -> Target:
     """A gate's YAML, as `config.resolve` gives it to the gate."""
     import yaml
@@ -409,13 +433,21 @@ def answers() -> Target:
 
 def all_targets(folder: Path) -> list[Target]:
     """Every reader; `folder` is where inputs are made that only a library can write."""
-    made = {name: folder / name for name in ("parquet", "arrays", "statistics", "weights", "results")}
+    made = {name: folder / name for name in ("parquet", "arrays", "statistics", "weights", "results", "history")}
     for path in made.values():
         path.mkdir(parents=True)
     return [
         *(images(), profiles(), png_texts(), folder_target(), sidecars(), archives("zip"), archives("tar")),
         *(parquet(made["parquet"]), arrays(made["arrays"]), statistics(made["statistics"]), weights(made["weights"])),
-        *(prompt_tables(), results(made["results"]), gates(), config(), folders_of_weights(), answers()),
+        *(
+            prompt_tables(),
+            results(made["results"]),
+            past_runs(made["history"]),
+            gates(),
+            config(),
+            folders_of_weights(),
+            answers(),
+        ),
     ]
 
 
