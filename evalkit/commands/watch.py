@@ -6,9 +6,9 @@ import logging
 import re
 import shlex
 import sys
-from collections.abc import Sequence
-from dataclasses import replace
-from typing import TYPE_CHECKING, Annotated
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -100,58 +100,98 @@ def run_watch(
     command: str = "evalkit watch",
 ) -> int:
     """Watches a configuration's series until a rule ends it; the exit code is that of its gate, where there is one."""
-    from evalkit import pipeline
-    from evalkit.config.build import build, split_call_settings
-    from evalkit.config.checkpoints import find, passed_over, series_in
-    from evalkit.config.sweep import expand
     from evalkit.loop.watch import Watched
     from evalkit.loop.watch import watch as watch_series
-    from evalkit.models.base import Model
-    from evalkit.plan.plan import build_metrics, make_plan
-    from evalkit.results.table import ResultTable
+    from evalkit.plan.plan import build_metrics
 
-    places = [(name, place, node) for name, option in config.model.items() for place, node in series_in(option)]
-    if len(places) != 1:
-        what = "no series of checkpoints" if not places else f"{len(places)} series"
-        raise ConfigError(f"watch wants one series, and there is {what}: give model.NAME.checkpoints='out/ckpt_*'")
     if rules.until_gate and not config.gate:
         raise ConfigError("--until-gate: there is no gate; choose one (gate=NAME)")
-    name, place, series = places[0]
+    runs = _Runs.of(config, choose, command)
     build_metrics(config)  # what is wrong with these is told before the first checkpoint is there
+    watched = Watched(runs.check, settle, stale)
+    reason, table = watch_series(
+        runs.find, runs.score, watched, rules=rules, newest=newest, poll=poll, before=runs.scored_before
+    )
+    log.info("watch ends: %s", reason)
+    return _exit_code(table)
 
-    def there() -> list[Checkpoint]:
-        return find(series, f"model.{name}.{'.'.join(place)}")
 
-    def without(paths: Sequence[str]) -> RunConfig:
-        option = passed_over(config.model[name], {place: list(paths)})
-        return replace(config, model={**config.model, name: option})
+@dataclass(frozen=True)
+class _Runs:
+    """A configuration with one series of checkpoints, run with those that are whole.
 
-    def check(checkpoint: Checkpoint) -> None:
-        others = [c.path for c in there() if c.path != checkpoint.path]
-        option = expand(name, without(others).model[name])[0].option
-        constructor, _ = split_call_settings(option)
-        constructor.pop("samplers", None)
-        model: Model = build(constructor, f"model.{name}", Model)
+    Attributes:
+        config: what is asked for.
+        choose: as of `make_plan`.
+        command: for the results.
+        name, place: the model's name, and where in its option the series stands.
+        series: the series itself.
+    """
+
+    config: RunConfig
+    choose: bool
+    command: str
+    name: str
+    place: tuple[str, ...]
+    series: Mapping[str, Any]
+
+    @classmethod
+    def of(cls, config: RunConfig, choose: bool, command: str) -> _Runs:
+        """ConfigError: there is not one series."""
+        from evalkit.config.checkpoints import series_in
+
+        places = [(name, *found) for name, option in config.model.items() for found in series_in(option)]
+        if len(places) != 1:
+            what = "no series of checkpoints" if not places else f"{len(places)} series"
+            raise ConfigError(f"watch wants one series, and there is {what}: give model.NAME.checkpoints='out/ckpt_*'")
+        return cls(config, choose, command, *places[0])
+
+    def find(self) -> list[Checkpoint]:
+        from evalkit.config.checkpoints import find
+
+        return find(self.series, f"model.{self.name}.{'.'.join(self.place)}")
+
+    def without(self, paths: Sequence[str]) -> RunConfig:
+        """The configuration, these checkpoints left out."""
+        from evalkit.config.checkpoints import passed_over
+
+        option = passed_over(self.config.model[self.name], {self.place: list(paths)})
+        return replace(self.config, model={**self.config.model, self.name: option})
+
+    def alone(self, checkpoint: Checkpoint) -> RunConfig:
+        return self.without([other.path for other in self.find() if other.path != checkpoint.path])
+
+    def check(self, checkpoint: Checkpoint) -> None:
+        """Builds the checkpoint's model, and has it look for its files."""
+        from evalkit.config.build import build, split_call_settings
+        from evalkit.config.sweep import expand
+        from evalkit.models.base import Model
+
+        option, _ = split_call_settings(expand(self.name, self.alone(checkpoint).model[self.name])[0].option)
+        option.pop("samplers", None)
+        model: Model = build(option, f"model.{self.name}", Model)
         model.check()
 
-    def score(left_out: Sequence[str]) -> ResultTable:
-        plan = make_plan(without(left_out), choose=choose)
-        table = pipeline.run(plan, command=command)
+    def score(self, left_out: Sequence[str]) -> ResultTable:
+        from evalkit import pipeline
+        from evalkit.plan.plan import make_plan
+
+        plan = make_plan(self.without(left_out), choose=self.choose)
+        table = pipeline.run(plan, command=self.command)
         _tell(table, str(plan.out))
         return table
 
-    def before(checkpoint: Checkpoint) -> list[float]:
-        others = [c.path for c in there() if c.path != checkpoint.path]
+    def scored_before(self, checkpoint: Checkpoint) -> list[float]:
+        """The steps that stand in the results' folder already."""
+        from evalkit.plan.plan import make_plan
+        from evalkit.results.table import ResultTable
+
+        out = make_plan(self.alone(checkpoint), choose=self.choose).out
         try:
-            table = ResultTable.load(make_plan(without(others), choose=choose).out / "results.json")
+            table = ResultTable.load(out / "results.json")
         except DataError:  # nothing is there
             return []
         return [step for one in table.run.get("series") or () for step in one["steps"].values()]
-
-    watched = Watched(check, settle, stale)
-    reason, table = watch_series(there, score, watched, rules=rules, newest=newest, poll=poll, before=before)
-    log.info("watch ends: %s", reason)
-    return _exit_code(table)
 
 
 def _tell(table: ResultTable, out: str) -> None:

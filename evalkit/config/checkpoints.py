@@ -102,7 +102,7 @@ def find(series: Mapping[str, Any], where: str) -> list[Checkpoint]:
         if other is not checkpoint:
             raise ConfigError(
                 f"{where}: {other.path} and {checkpoint.path} are both of step {checkpoint.step}: give a {STEP} that "
-                f"tells them apart, or {LEAVE_OUT}=[{Path(checkpoint.path).name}]"
+                f"tells them apart, or {LEAVE_OUT}=[{checkpoint.path}]"
             )
     return [by_step[step] for step in sorted(by_step)]
 
@@ -259,7 +259,7 @@ def check(found: list[Checkpoint], where: str) -> None:
         if fault is None and signature(path) != marks[checkpoint.path]:
             fault = Fault("half written", f"{path} changed within the last {SETTLE:g} s")
         if fault is not None:
-            lines.append((path.name, f"the checkpoint of step {checkpoint.step} is {fault.kind}: {fault.why}"))
+            lines.append((checkpoint.path, f"the checkpoint of step {checkpoint.step} is {fault.kind}: {fault.why}"))
     if lines:
         some = "; ".join(line for _, line in lines[:_SHOWN])
         more = f"; and {len(lines) - _SHOWN} more" if len(lines) > _SHOWN else ""
