@@ -11,6 +11,7 @@ import os
 import shlex
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NamedTuple, NoReturn
 
@@ -34,6 +35,8 @@ from evalkit.utils.signals import Terminated, leave, sigterm_is_ctrl_c
 
 if TYPE_CHECKING:
     from evalkit.config.schema import RunConfig
+    from evalkit.plan.plan import Plan
+    from evalkit.results.table import ResultTable
 
 log = logging.getLogger(__name__)
 
@@ -231,20 +234,33 @@ def _evaluate(config: RunConfig, choose: bool) -> int:
         return EXIT_DONE if all(right) else EXIT_ERROR
     with stage("loading"):
         from evalkit import pipeline
+        from evalkit.plan.auto import read_growth
+        from evalkit.plan.look import AUTO
         from evalkit.plan.plan import make_plan
         from evalkit.plan.show import print_plan
-        from evalkit.results.terminal import print_results
+    grows = config.num_samples == AUTO
     with stage("planning"):
-        plan = make_plan(config, choose=choose)
-    if config.dry_run:
+        if grows and config.dry_run:  # at its most
+            config = replace(config, num_samples=read_growth(config).ceiling)
+        plan = make_plan(config, choose=choose) if not grows or config.dry_run else None
+    if plan is not None and config.dry_run:
         print_plan(plan)
         return EXIT_CONFIG if plan.missing else EXIT_DONE
     script = Path(sys.argv[0]).name
     command = shlex.join([*(["python", script] if script.endswith(".py") else ["evalkit"]), *sys.argv[1:]])
+    if plan is None:
+        plan, table = pipeline.run_auto(config, choose=choose, command=command)
+        return _finish(plan, table)
     if not plan.engine.leads and not pipeline.fill(plan).leads():
         log.info("all is in the store; the process that leads this run makes the table")
         return EXIT_DONE
-    table = pipeline.run(plan, command=command)
+    return _finish(plan, pipeline.run(plan, command=command))
+
+
+def _finish(plan: Plan, table: ResultTable) -> int:
+    """Prints the results and the gate's verdict; the exit code."""
+    from evalkit.results.terminal import print_results
+
     print_results(table, plan.out, against_baseline=plan.baseline is not None, report=plan.config.report)
     exit_code = EXIT_DONE
     if table.gate is not None:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,20 +15,25 @@ from evalkit.data.moments import Moments, write_moments
 from evalkit.data.source import Source
 from evalkit.errors import DataError, StoreError
 from evalkit.gate import judge
+from evalkit.gate.rules import IMAGE_SHARES
 from evalkit.lint import Finding, Watch, asked_of, lint
 from evalkit.metric import ReferenceMetric
-from evalkit.plan.plan import Plan
+from evalkit.plan.auto import read_growth
+from evalkit.plan.look import at_look, at_rest
+from evalkit.plan.plan import Plan, make_plan
 from evalkit.plan.results_folder import results_folder
-from evalkit.results.compare import compare, rename_apart
+from evalkit.results.compare import compare, rename_apart, surely_worse
 from evalkit.results.files import write
 from evalkit.results.latent_walk import write_walks
+from evalkit.results.looks import Grown, Looks, Stopped
 from evalkit.results.made import made_before, made_now
 from evalkit.results.notebook import ResultTable
 from evalkit.results.publish import copy_results, staged
 from evalkit.results.rows import Outcome, make_rows, notes, run_info
-from evalkit.results.seeds import pool_seeds
+from evalkit.results.seeds import pool_cells, pool_seeds
 from evalkit.results.series import find_series
-from evalkit.results.table import COSTS
+from evalkit.results.stats import CONFIDENCE
+from evalkit.results.table import COSTS, Row, group
 from evalkit.trackers.push import push
 from evalkit.utils.files import check_writable, writing
 from evalkit.utils.progress import stage
@@ -35,8 +41,11 @@ from evalkit.work.stages import Stages
 from evalkit.work.worker import scoring_arguments
 
 if TYPE_CHECKING:
+    from evalkit.config.schema import RunConfig
     from evalkit.samples.model_pool import ModelPool
     from evalkit.scoring.scoring import Scored
+
+log = logging.getLogger(__name__)
 
 
 def fill(plan: Plan) -> Stages:
@@ -50,11 +59,82 @@ def fill(plan: Plan) -> Stages:
     return stages
 
 
+@dataclass(frozen=True)
+class Measured:
+    """A plan's samples and scores, before anything is written."""
+
+    stages: Stages
+    outcome: Outcome
+    findings: Sequence[Finding]
+    seconds: Mapping[str, float]
+
+
 def run(plan: Plan, *, command: str = "") -> ResultTable:
     """Makes what is missing, scores it, and writes the results into `plan.out`.
 
     Of several processes that work on the run, the one that leads writes; the others return the same table.
     """
+    return conclude(plan, measure(plan), command=command)
+
+
+def run_auto(config: RunConfig, *, choose: bool = False, command: str = "") -> tuple[Plan, ResultTable]:
+    """`num_samples=auto`: look after look, twice as many samples, until it is decided; then as `run`.
+
+    A look that was taken before is read from the store. Returns the last look's plan and table.
+    """
+    growth = read_growth(config)
+    plan = make_plan(at_look(config, growth.first), choose=choose)
+    growth.check(plan)
+    looks, config = growth.looks(plan.cells), replace(plan.config, name=config.name)
+    stopped: dict[str, Stopped] = {}
+    sizes: dict[str, int] = {}  # of the cells of the grid that stopped: of each seed's
+    for number, n in enumerate(looks.sizes, 1):
+        plan = make_plan(at_look(config, n, sizes))
+        measured = measure(plan)
+        table = _tabled(plan, measured, command, looks)
+        going = {cell.name for cell in plan.shown} - stopped.keys()
+        verdict = _judge(plan, measured.outcome, table, looks.one_sided) if plan.gates else None
+        why = growth.decide(table, verdict, going, [*COSTS, *IMAGE_SHARES])
+        if not why and number == len(looks.sizes):
+            why = "the ceiling is reached"
+        if not why and max(cell.num_samples for cell in plan.cells if cell.name not in sizes) < n:
+            why = "there are no more images"
+        found = _stop(plan, measured.outcome, table, growth.halving, looks, going) if growth.halving and not why else {}
+        if found and len(going - found.keys()) == 1 and not growth.target and not plan.gates:
+            why = f"the best in {growth.halving} is found"  # the others have as many samples, and are ranked
+        log.info("look %d of %d, N = %d: %s", number, len(looks.sizes), n, why or "goes on")
+        if why:
+            break
+        stopped |= found
+        groups = pool_cells(plan.cells) if plan.config.seeds != "apart" else [(cell, [cell]) for cell in plan.cells]
+        sizes |= {one.name: one.num_samples for cell, group in groups if cell.name in found for one in group}
+    plan = replace(plan, config=at_rest(plan.config))
+    return plan, conclude(plan, measured, command=command, grown=Grown(looks, number, why, stopped))
+
+
+def _stop(
+    plan: Plan, outcome: Outcome, table: ResultTable, metric: str, looks: Looks, going: set[str]
+) -> dict[str, Stopped]:
+    """The cells that go on no more. The truly best one is among them, at any look, in at most 5 % of runs: it would
+    have to lose against one of all the others."""
+    level = looks.level(0.05 / max(len(plan.shown) - 1, 1), one_sided=True)
+    rows = [row for row in table.rows if row.metric == metric and row.cell in going]
+    influences, pairing, clusters = outcome.influences, outcome.pairing, outcome.clusters
+    sizes = {row.cell: row.n for row in rows}
+    found: dict[str, Stopped] = {}
+    for alike in group(rows, lambda row: row.protocol_hash).values():
+        for cell, (than, by) in surely_worse(
+            alike, level, influences=influences, pairing=pairing, clusters=clusters
+        ).items():
+            if cell != plan.baseline:  # all are compared with it in the end
+                found[cell] = Stopped(sizes[cell], metric, than, by)
+    if found:
+        log.info("%d of %d cells stop: surely worse in %s", len(found), len(going), metric)
+    return found
+
+
+def measure(plan: Plan) -> Measured:
+    """Makes what is missing, and scores it."""
     started = time.time()
     seconds: dict[str, float] = {}
     stages = fill(plan)
@@ -75,26 +155,53 @@ def run(plan: Plan, *, command: str = "") -> ResultTable:
         raise
     seconds["score"] = time.time() - started - seconds["generate"]
     findings = _lint(plan, sources, watch) if watch is not None else []
-    leads = stages.leads()
-    if worker.parts is not None and leads:
+    if worker.parts is not None and stages.leads():
         worker.parts.sweep()
     seconds["lint"] = time.time() - started - seconds["generate"] - seconds["score"]
     outcome = Outcome(plan.cells, plan.metrics, sources, scored, plan.reference, plan.training, clusters)
     if plan.config.seeds != "apart":
         outcome = pool_seeds(outcome)
-    about = run_info(outcome, plan.config, plan.store.address, baseline=plan.baseline, command=command, seconds=seconds)
-    table = _table(plan, about, outcome)
-    table = replace(table, lint=tuple(asdict(finding) for finding in findings))
+    return Measured(stages, outcome, findings, seconds)
+
+
+def conclude(plan: Plan, measured: Measured, *, command: str, grown: Grown | None = None) -> ResultTable:
+    """The table, and all that a run leaves of it; `grown` says how its number of samples came about."""
+    outcome = measured.outcome
+    table = _tabled(plan, measured, command, grown.looks if grown else None)
+    if grown is not None:
+        rows = tuple(_marked(row, grown.stopped.get(row.cell)) for row in table.rows)
+        table = replace(table, run={**table.run, "auto": grown.to_json()}, rows=rows, notes=(*table.notes, grown.note))
+        table = _compared(plan, outcome, table, grown.looks.confidence)
     made = made_before(table, plan.out / "results.json") or {"made": made_now()}
     table = replace(table, run={**table.run, **made})
     verdict = None
     if plan.gates:
-        influences, pairing = outcome.influences, outcome.pairing
-        verdict = judge(table, plan.gates, influences=influences, pairing=pairing, clusters=outcome.clusters)
+        verdict = _judge(plan, outcome, table, grown.looks.one_sided if grown else CONFIDENCE)
         table = replace(table, gate=verdict.to_json())
-    if leads:
-        _write(plan, outcome, table, verdict, worker.pool)
+    if measured.stages.leads():
+        _write(plan, outcome, table, verdict, measured.stages.worker.pool)
     return table
+
+
+def _marked(row: Row, stop: Stopped | None) -> Row:
+    """A row of a cell that stopped early: it is kept, and never ranked with those of more samples."""
+    if stop is None or row.metric in COSTS:
+        return row
+    return replace(row, unsure=True, note="; ".join(filter(None, (row.note, stop.note))))
+
+
+def _judge(plan: Plan, outcome: Outcome, table: ResultTable, confidence: float) -> gate.Verdict:
+    influences, pairing, clusters = outcome.influences, outcome.pairing, outcome.clusters
+    return judge(table, plan.gates, influences=influences, pairing=pairing, clusters=clusters, confidence=confidence)
+
+
+def _tabled(plan: Plan, measured: Measured, command: str, looks: Looks | None) -> ResultTable:
+    """The table of scores, with intervals that hold however often the data were looked at."""
+    outcome, seconds = measured.outcome, measured.seconds
+    confidence = looks.confidence if looks else CONFIDENCE
+    about = run_info(outcome, plan.config, plan.store.address, baseline=plan.baseline, command=command, seconds=seconds)
+    table = _table(plan, about, outcome, confidence)
+    return replace(table, lint=tuple(asdict(finding) for finding in measured.findings))
 
 
 def _write(plan: Plan, outcome: Outcome, table: ResultTable, verdict: gate.Verdict | None, pool: ModelPool) -> None:
@@ -156,24 +263,35 @@ def _save_stats(plan: Plan) -> None:
         write_moments(path, mean.numpy(), cov.numpy(), n=n, features=metric.needs[0], extractor=identity)
 
 
-def _table(plan: Plan, run: Mapping[str, object], outcome: Outcome) -> ResultTable:
+def _table(plan: Plan, run: Mapping[str, object], outcome: Outcome, confidence: float) -> ResultTable:
     """The run's rows, those of earlier runs next to them, and all comparisons."""
-    rows = make_rows(outcome)
+    rows = make_rows(outcome, confidence)
     taken = {cell.name for cell in outcome.cells}
     for earlier in plan.earlier:
         rows += rename_apart(earlier.rows, taken, str(earlier.run.get("name", "earlier")))
-    compared = [row for row in rows if not (row.unsure and row.metric in COSTS)]  # nothing is worse than such a cost
+    table = ResultTable(run, tuple(rows), tuple(notes(outcome.sources)), folder=plan.out)
+    return _compared(plan, outcome, table, confidence)
+
+
+def _compared(plan: Plan, outcome: Outcome, table: ResultTable, confidence: float) -> ResultTable:
+    """The table with all comparisons of its rows; cells that stopped early were compared when they did."""
+    stopped = table.run.get("auto", {}).get("stopped", {})
+    compared = [row for row in table.rows if not (row.unsure and (row.metric in COSTS or row.cell in stopped))]
     influences, pairing, clusters = outcome.influences, outcome.pairing, outcome.clusters
     comparisons, best = compare(
-        compared, baseline=plan.baseline, influences=influences, pairing=pairing, clusters=clusters
+        compared,
+        baseline=plan.baseline,
+        influences=influences,
+        pairing=pairing,
+        clusters=clusters,
+        confidence=confidence,
     )
-    mine = [row for row in rows if row.cell in taken]
+    mine = [row for row in compared if row.cell in {cell.name for cell in outcome.cells}]
     series = find_series(mine, influences=influences, pairing=pairing, clusters=clusters)
-    run = {**run, "series": series} if series else run
-    unsure = {(row.metric, row.cell) for row in rows if row.unsure}
+    run = {**table.run, "series": series} if series else table.run
+    unsure = {(row.metric, row.cell) for row in table.rows if row.unsure}
     best = {metric: [cell for cell in cells if (metric, cell) not in unsure] for metric, cells in best.items()}
-    said = tuple(notes(outcome.sources))
-    return ResultTable(run, tuple(rows), said, tuple(comparisons), best, folder=plan.out)
+    return replace(table, run=run, comparisons=tuple(comparisons), best=best)
 
 
 def _lint(plan: Plan, sources: Mapping[str, Source], watch: Watch) -> list[Finding]:

@@ -30,7 +30,11 @@ class RunConfig:
         keep_images: which images of new samples stay once features and lint measures are taken of them: "all";
             "sample", the first shard and what contact sheets show; "none". What needs the others later (metrics of
             pairs, an export, another extractor) then says so.
-        num_samples: samples per cell; none: as many as its prompt set holds (times samples_per_prompt).
+        num_samples: samples per cell; none: as many as its prompt set holds (times samples_per_prompt); "auto": as many
+            as it takes, see `auto`.
+        auto: of `num_samples=auto`: twice as many at each look, from `first` on, until half widths of intervals
+            (`target: {clip_score: 0.5}`) are reached and the gate is decided, or `ceiling` is reached. `halving:
+            METRIC` stops cells early that are surely worse in it (docs/power.md).
         batch_size: samples per generation batch; halved where the device runs out of memory.
         max_cells: a larger grid is refused before it is built.
         seed: the cells' seed, or `{sweep: [0, 1]}`.
@@ -63,7 +67,10 @@ class RunConfig:
     store: str = "runs"
     shards: str = "auto"
     keep_images: str = "all"
-    num_samples: int | None = None
+    num_samples: Any = None
+    auto: dict[str, Any] = field(
+        default_factory=lambda: {"first": 256, "ceiling": 16384, "target": None, "halving": None}
+    )
     batch_size: int = 64
     max_cells: int = 10_000
     seed: Any = 0

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime
 from typing import Any
 
-from evalkit.gate.bounds import Bounds, difference_bounds, needed_n, score_bounds
+from evalkit.gate.bounds import CONFIDENCE, Bounds, difference_bounds, needed_n, score_bounds
 from evalkit.gate.rules import IMAGE_SHARES, LINTED, Baseline, Gate, Rule, Waiver
 from evalkit.gate.verdict import WORST_FIRST, Result, Status, Verdict
 from evalkit.results.compare import Clusters, Influences, estimate
@@ -25,6 +25,7 @@ def judge(
     pairing: Mapping[str, str],
     clusters: Clusters | None = None,
     today: date | None = None,
+    confidence: float = CONFIDENCE,
 ) -> Verdict:
     """Judges every rule on every cell that it selects.
 
@@ -35,10 +36,11 @@ def judge(
         pairing: by cell the digest of its prompts and seed: cells that share it are compared sample by sample.
         clusters: by cell, of its samples; cells that share some are compared prompt by prompt.
         today: the day on which waivers must still hold; none: today, UTC.
+        confidence: of each bound; above `CONFIDENCE` where the data were looked at several times before N was settled.
     """
     now = datetime.now(UTC)
     day = today or now.date()
-    run = _Scores(table, influences, pairing, clusters or {})
+    run = _Scores(table, influences, pairing, clusters or {}, confidence)
     results: list[Result] = []
     notes: list[str] = []
     for gate in gates.values():
@@ -58,6 +60,7 @@ class _Scores:
     influences: Influences
     pairing: Mapping[str, str]
     clusters: Clusters
+    confidence: float = CONFIDENCE
 
     def row(self, cell: str, metric: str) -> Row | None:
         if metric in IMAGE_SHARES:
@@ -112,7 +115,7 @@ def _unusable(row: Row | None, what: str) -> tuple[Status, str] | None:
 
 def _against_limit(run: _Scores, result: Result, row: Row, limit: float) -> Result:
     estimate = run.estimate(row)
-    bounds = score_bounds(estimate)
+    bounds = score_bounds(estimate, run.confidence)
     if bounds is None:
         ok = estimate.value <= limit if result.kind == "max" else estimate.value >= limit
         if row.metric in IMAGE_SHARES:
@@ -149,7 +152,7 @@ def _against_baseline(run: _Scores, result: Result, row: Row, rule: Rule, baseli
     digest, key = run.pairing.get(row.cell), run.key(row.cell)
     common = digest is not None and digest == other.pairing.get(base.cell)
     same = key is not None and key == other.key(base.cell)
-    bounds = difference_bounds(a, b, factor=factor, common=common, same=same)
+    bounds = difference_bounds(a, b, factor=factor, common=common, same=same, confidence=run.confidence)
     both = f"{a.value:.4g} against the baseline's {b.value:.4g}"
     if bounds is None:
         reason = f"{both}: without a standard error of both, their difference cannot be judged"

@@ -289,7 +289,7 @@ class _GridMaker:
         if available is not None:
             return min(self.config.num_samples or available, available)
         if self.config.num_samples:
-            return self.config.num_samples
+            return int(self.config.num_samples)
         if prompt_set is not None:
             return len(prompt_set.prompts)
         # An unconditional model is compared with the prompted ones: only sets of equal size can be.

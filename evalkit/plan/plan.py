@@ -27,6 +27,7 @@ from evalkit.metric import Metric, PairMetric, cluster_ids
 from evalkit.models.base import ExistingImages
 from evalkit.plan.choose import Given, choose_metrics
 from evalkit.plan.grid import Grid, Missing, make_grid
+from evalkit.plan.look import as_stopped, of_look
 from evalkit.plan.results_folder import results_folder, with_name
 from evalkit.prompts.images import prompt_images
 from evalkit.results.latent_walk import Walk, check_walk, make_walk
@@ -159,7 +160,8 @@ def make_plan(config: RunConfig, *, choose: bool = False) -> Plan:
     cache = None if config.dry_run else store.root / "cache"  # of scans: a dry run writes nothing
     if config.rescan and cache is not None:
         forget_scans(cache)
-    grid = make_grid(config, missing)
+    grid = make_grid(of_look(config), missing)
+    grid = replace(grid, cells=as_stopped(grid.cells, config))
     if (samples := sum(cell.num_samples for cell in grid.cells)) > MANY_SAMPLES:
         log.info("%s samples in %s cells", f"{samples:,}", f"{len(grid.cells):,}")
     sides = {side: open_side(config, side, missing, cache) for side in ("reference", "training")}

@@ -23,6 +23,7 @@ def compare(
     influences: Influences,
     pairing: Mapping[str, str],
     clusters: Clusters | None = None,
+    confidence: float = CONFIDENCE,
 ) -> tuple[list[Comparison], dict[str, list[str]]]:
     """Compares the cells, metric by metric; scores of different protocols are never compared.
 
@@ -32,6 +33,9 @@ def compare(
         influences: of the scores that have them.
         pairing: by cell a digest of its prompts and seed; cells that share it are compared sample by sample.
         clusters: of the cells' samples; cells that share some are compared prompt by prompt.
+        confidence: of each interval; above `CONFIDENCE` where the data were looked at several times before N was
+            settled (`evalkit.results.looks`). p-values are then raised by as much, so that 5 % stays what they are held
+            against.
 
     Returns:
         The comparisons with the baseline (or the best), Holm-corrected within a metric; and by metric the cells that
@@ -44,7 +48,7 @@ def compare(
 
     def against(base: Row, rows: Sequence[Row], pairs: int | None = None) -> list[Comparison]:
         others = [row for row in rows if row.cell != base.cell]
-        differences = [row_difference(row, base, influences, pairing, clusters or {}) for row in others]
+        differences = [row_difference(row, base, influences, pairing, clusters or {}, confidence) for row in others]
         corrected = holm([d.p for d in differences], pairs)
         return [
             Comparison(
@@ -78,14 +82,47 @@ def estimate(row: Row, influences: Influences, clusters: Clusters) -> Estimate:
     return Estimate(row.value, row.stderr, row.n, influence, clusters.get(row.cell), row.clusters)
 
 
+def surely_worse(
+    rows: Sequence[Row], level: float, *, influences: Influences, pairing: Mapping[str, str], clusters: Clusters
+) -> dict[str, tuple[str, float]]:
+    """The cells that are worse than the best one so far, one-sided at `level`: by cell that one, and the difference.
+
+    Args:
+        rows: of one metric and one protocol.
+        level: of each comparison: the caller allows for the number of cells and of looks.
+        influences, pairing, clusters: as of `compare`.
+    """
+    alike = [row for row in rows if finite(row)]
+    if len(alike) < 2:
+        return {}
+    top = max(alike, key=lambda row: row.sign * (row.value or 0.0))
+    found = {}
+    for row in alike:
+        gap = row_difference(row, top, influences, pairing, clusters)
+        if row.cell != top.cell and gap.value and gap.p is not None and gap.p / 2 <= level:
+            found[row.cell] = (top.cell, abs(gap.value))
+    return found
+
+
 def row_difference(
-    row: Row, base: Row, influences: Influences, pairing: Mapping[str, str], clusters: Clusters
+    row: Row,
+    base: Row,
+    influences: Influences,
+    pairing: Mapping[str, str],
+    clusters: Clusters,
+    confidence: float = CONFIDENCE,
 ) -> Difference:
-    """A score less another, of one metric and protocol: paired where both share prompts or seeds."""
+    """A score less another, of one metric and protocol: paired where both share prompts or seeds.
+
+    p is raised by as much as `confidence` is above `CONFIDENCE`: 5 % stays what it is held against.
+    """
     a, b = (estimate(one, influences, clusters) for one in (row, base))
     same = pairing.get(row.cell) is not None and pairing.get(row.cell) == pairing.get(base.cell)
     counts = (a.groups, b.groups)
-    return difference((a.value, a.stderr), (b.value, b.stderr), align(a, b, same=same), counts)
+    found = difference((a.value, a.stderr), (b.value, b.stderr), align(a, b, same=same), counts, confidence)
+    if found.p is None:
+        return found
+    return replace(found, p=min(1.0, found.p * ((1 - CONFIDENCE) / (1 - confidence))))
 
 
 def verdict_of(d: Difference, p: float | None, better: str) -> Literal["better", "worse", "not distinguishable", ""]:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from evalkit.cell import Cell
 from evalkit.data.source import Source
 from evalkit.metric import cluster_ids
-from evalkit.results.stats import Estimate, interval
+from evalkit.results.stats import CONFIDENCE, Estimate, interval
 from evalkit.results.table import COSTS, FEW, Row
 from evalkit.samples.store import SampleSet
 from evalkit.utils.files import sha256_json
@@ -73,8 +73,8 @@ class Outcome:
         return digests
 
 
-def make_rows(outcome: Outcome) -> list[Row]:
-    """One row per cell and metric, and one per cell and cost."""
+def make_rows(outcome: Outcome, confidence: float = CONFIDENCE) -> list[Row]:
+    """One row per cell and metric, with its interval at `confidence`, and one per cell and cost."""
     rows = []
     for cell in outcome.cells:
         about = (cell.name, cell.model, cell.sampler, cell.prompts, dict(cell.settings), cell.seed)
@@ -87,7 +87,7 @@ def make_rows(outcome: Outcome) -> list[Row]:
             if score.value is not None:
                 ids = outcome.clusters_of(cell.name)
                 about_it = Estimate(score.value, score.stderr, score.n, score.influence, ids, score.clusters)
-                ends = interval(about_it) or ends
+                ends = interval(about_it, confidence) or ends
             rows.append(
                 Row(
                     *(*about, name, result.label, *values),

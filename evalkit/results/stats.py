@@ -73,6 +73,7 @@ def difference(
     b: tuple[float, float | None],
     paired: Sequence[Sequence[float]] | None = None,
     counts: tuple[int, int] | None = None,
+    confidence: float = CONFIDENCE,
 ) -> Difference:
     """`a` less `b`, each a value and its standard error (or none).
 
@@ -81,6 +82,7 @@ def difference(
         paired: the influences of both, sample for sample or cluster for cluster (`align`): the standard error is then
             std(influence_a - influence_b) / sqrt(G). None: the scores count as independent.
         counts: without `paired`, the number of clusters behind each; none: so many that the normal distribution holds.
+        confidence: of the interval.
 
     Student's t with G - 1 degrees of freedom, of the smaller count. What both are compared with (the reference) counts
     as fixed. Where nothing varies there is no interval, and p is that of a permutation: 2 samples of 1 against 2 of 0
@@ -100,7 +102,7 @@ def difference(
     if stderr <= NO_SPREAD * abs(value):
         return Difference(value, 0.0, paired is not None, p=1.0 if value == 0 else _by_permutation(*sizes))
     degrees = min(filter(None, sizes), default=math.inf) - 1
-    reach = quantile(degrees) * stderr
+    reach = quantile(degrees, confidence) * stderr
     return Difference(
         value, stderr, paired is not None, value - reach, value + reach, two_sided(value, stderr, degrees)
     )
@@ -150,13 +152,13 @@ def _over(influence: Sequence[float], clusters: Sequence[int], union: set[int]) 
     return whole
 
 
-def quantile(degrees: float) -> float:
-    """How many standard errors an interval at `CONFIDENCE` reaches to either side, by Student's t."""
+def quantile(degrees: float, confidence: float = CONFIDENCE) -> float:
+    """How many standard errors an interval at `confidence` reaches to either side, by Student's t."""
     if math.isinf(degrees):
-        return REACH
+        return NormalDist().inv_cdf(0.5 + confidence / 2)
     from scipy.special import stdtrit
 
-    return float(stdtrit(max(degrees, 1), 0.5 + CONFIDENCE / 2))
+    return float(stdtrit(max(degrees, 1), 0.5 + confidence / 2))
 
 
 def two_sided(value: float, stderr: float, degrees: float = math.inf) -> float:
@@ -177,8 +179,8 @@ def stderr_of_mean(values: Sequence[float]) -> float | None:
     return math.sqrt(math.fsum((value - mean) ** 2 for value in values) / (n - 1) / n)
 
 
-def interval(score: Estimate) -> tuple[float, float] | None:
-    """A score's interval at `CONFIDENCE`; none without a standard error, or with one of 0: then nothing is estimated.
+def interval(score: Estimate, confidence: float = CONFIDENCE) -> tuple[float, float] | None:
+    """A score's interval at `confidence`; none without a standard error, or with one of 0: then nothing is estimated.
 
     Student's t; of a share of the samples (precision, AuthPct, memorised) that of Wilson (1927), by the number of
     independent samples that its standard error stands for: near 0 and 1 the other promises too much.
@@ -187,9 +189,9 @@ def interval(score: Estimate) -> tuple[float, float] | None:
     if scale is None:
         if not score.stderr:
             return None
-        reach = quantile(score.groups - 1) * score.stderr
+        reach = quantile(score.groups - 1, confidence) * score.stderr
         return score.value - reach, score.value + reach
-    n, z = effective_n(score, scale), REACH if score.groups >= score.n else quantile(score.groups - 1)
+    n, z = effective_n(score, scale), quantile(math.inf if score.groups >= score.n else score.groups - 1, confidence)
     p = score.value / scale
     middle = (p + z**2 / (2 * n)) / (1 + z**2 / n)
     reach = z / (1 + z**2 / n) * math.sqrt(p * (1 - p) / n + z**2 / (4 * n**2))

@@ -151,9 +151,11 @@ class Column:
     def odd(self) -> set[str]:
         """The cells whose protocol is not the column's most common one: their values stand apart."""
         hashes = [row.protocol_hash for row in self.rows.values() if row.value is not None]
+        ranked = [row.protocol_hash for row in self.rows.values() if row.value is not None and not row.unsure]
         if len(set(hashes)) < 2:
             return set()
-        common = max(set(hashes), key=lambda h: (hashes.count(h), -hashes.index(h)))
+        ranked = ranked or hashes  # cells that stopped early may be the most, and are not ranked
+        common = max(set(ranked), key=lambda h: (ranked.count(h), -ranked.index(h)))
         return {cell for cell, row in self.rows.items() if row.value is not None and row.protocol_hash != common}
 
     @property

@@ -73,7 +73,7 @@ def test_every_experiment_composes(experiment: str) -> None:
         ("sampler=[dimm]", "sampler=dimm: no such option. Did you mean 'ddim'?"),
         ("experiment=digit", "experiment=digit: no such option. Did you mean 'digits'?"),
         ("metric=[fdi]", "metric=fdi: no such option. Did you mean 'fid'?"),
-        ("num_samples=abc", "num_samples: Value 'abc' of type 'str' could not be converted to Integer"),
+        ("batch_size=abc", "batch_size: Value 'abc' of type 'str' could not be converted to Integer"),
         ("sampler.dimm.num_inference_steps=3", "sampler.dimm: no such key. Did you mean 'ddim'?"),
         ("sampler.ddim.steps=3", "sampler.ddim.steps: no such key. "),
         ("sampler.unipc.num_inference_steps=3", "sampler.unipc: 'unipc' is not chosen in this run. Add it:"),

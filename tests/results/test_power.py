@@ -84,7 +84,7 @@ def test_fid_is_told_apart_as_often_as_forecast() -> None:
 @pytest.mark.slow
 def test_forecast_and_simulation_agree_within_5_points() -> None:
     for case, paired in cases():
-        found = simulate(case, paired=paired, draws=1500)
+        found = simulate(case, paired=paired, draws=1000)
         assert found.simulated == pytest.approx(found.forecast, abs=0.05), found.line()
 
 
