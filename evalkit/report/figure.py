@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 Position = tuple[float, float]
-MAX_TITLES = 100  # points with a <title> each: of more it is an attribute
+MAX_TITLES = 40  # points with a <title> each: of more it is an attribute
 
 
 @dataclass(frozen=True)
