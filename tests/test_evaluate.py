@@ -113,7 +113,9 @@ def test_each_kind_scores_as_files(
     assert {kind: scores(table, kind) for kind in given} == dict.fromkeys(given, expected)
 
 
-@pytest.mark.parametrize("kind", ["floats", "loader", "hugging face"])
+@pytest.mark.parametrize(
+    "kind", ["loader", *(pytest.param(kind, marks=pytest.mark.slow) for kind in ("floats", "hugging face"))]
+)
 def test_a_reference_may_be_in_memory(
     kind: str, folders: tuple[Path, Path], expected: dict[str, tuple[str, str]], tmp_path: Path
 ) -> None:

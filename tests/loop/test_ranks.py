@@ -38,6 +38,7 @@ def test_two_ranks_give_the_bits_of_one(two: list[dict[str, Any]]) -> None:
     assert set(alone) == set(loop_rank.METRICS)
     for way in ("interleaved", "whole chunks", "by index, in a store", "after errors"):
         assert [rank[way] for rank in two] == [alone, alone], way
+    assert [rank["streamed"] for rank in two] == [alone["fid_digits"][0]] * 2
     assert [rank["steps"] for rank in two] == [["samples-step1", "samples-step2"]] * 2
     assert all(rank["random state kept"] for rank in two)
 

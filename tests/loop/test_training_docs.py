@@ -74,6 +74,7 @@ def test_the_callback_of_lightning(tmp_path: Path) -> None:
     assert Path(kept[1]).is_file()
 
 
+@pytest.mark.slow
 def test_the_callback_of_transformers(tmp_path: Path) -> None:
     said = run(shortened(program("transformers"), STEPS=2, EVERY=1, SAMPLES=64), tmp_path)
     kept = re.search(r"^transformers/checkpoint-([12]) Best\(step=([12]), alike=\[[12, ]+\]\)$", said, re.M)
