@@ -151,6 +151,10 @@ def _of_metric(
     baselines = {c.cell: c.baseline for c in pilot.table.comparisons if c.metric == rows[0].metric}
     by_cell = {row.cell: row for row in rows}
     pairs = [(by_cell[a], by_cell[b]) for a, b in baselines.items() if a in by_cell and b in by_cell]
+    if not pairs:  # such as of a run whose cells stopped early: those of one N are compared
+        alike = max(group(rows, lambda row: row.protocol_hash).values(), key=len)
+        top = max(alike, key=lambda row: row.sign * (row.value or 0.0))
+        pairs = [(row, top) for row in alike if row is not top]
     count = max(len(pairs), 1)
     if pilot.table.run.get("baseline") is None and len(rows) > 1:  # the best is chosen by the data: all pairs count
         count = len(rows) * (len(rows) - 1) // 2
@@ -264,7 +268,7 @@ def _notes(
     if not any(key[1] in shown for key in pilot.influences):
         yield "There is no samples.csv next to the results: nothing is paired, and prompts are not told from samples."
     elif not any(forecast.designs for forecast in found):
-        yield "The pilot has one sample per prompt: how alike samples of one prompt are cannot be seen from it."
+        yield "Each sample counts by itself (one per prompt, or prompts that are all there are): more prompts, no k."
     if not any(forecast.asked for forecast in found):
         yield (
             "These differences are the pilot's own, which chance made larger or smaller: say which one matters, "

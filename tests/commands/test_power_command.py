@@ -89,6 +89,14 @@ def test_a_pilot_without_samples_is_unpaired(folder: Path) -> None:
     assert any("no samples.csv" in note for note in found["notes"])
 
 
+def test_a_pilot_whose_cells_stopped_early_has_no_comparisons_and_serves(folder: Path) -> None:
+    table = json.loads((folder / "results.json").read_text())
+    (folder / "results.json").write_text(json.dumps({**table, "comparisons": []}))
+    done = run_evalkit("power", str(folder), "--json", cwd=folder)
+    assert done.returncode == 0, done.stderr
+    assert {f["baseline"] for f in json.loads(done.stdout)["forecasts"]} <= {"a", "b"}
+
+
 def test_one_cell_needs_a_difference(tmp_path: Path) -> None:
     (tmp_path / "pilot").mkdir()
     alone = pilot(tmp_path / "pilot", cells=["a"])
