@@ -197,7 +197,7 @@ class _Runs:
 def _tell(table: ResultTable, out: str) -> None:
     from evalkit.results.headline import series_lines
 
-    lines = series_lines(table) or [f"{len(table.cells)} checkpoints are scored: a trend takes two"]
+    lines = series_lines(table) or [f"scored: {', '.join(table.cells[:3])}; no trend of checkpoints is known yet"]
     for line in lines:
         print(line, flush=True)
     print(f"results: {out}", flush=True)
