@@ -133,6 +133,6 @@ def test_a_hundred_workers_that_are_killed_over_a_real_run(
             break
         assert killer.count > before, "the units are too short to be hit"
     assert [pid for pid in killer.pids() if Path(f"/proc/{pid}").exists()] == []
-    assert list((tmp_path / "tmp").iterdir()) == []
+    assert [path for path in (tmp_path / "tmp").iterdir() if not path.name.startswith("torchinductor_")] == []
     assert set(killer.kills) >= {*UNITS, "start"}
     assert min(killer.kills[kind] for kind in (*UNITS, "start")) >= most // 20
