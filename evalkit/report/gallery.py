@@ -159,14 +159,15 @@ class FirstPictures:
     images: Sequence[tuple[int, Thumbnail]]
 
 
-def first_pictures(run: Run, gallery: Gallery) -> list[FirstPictures]:
+def first_pictures(run: Run, gallery: Gallery, best_cells: Sequence[str]) -> list[FirstPictures]:
     """The same prompts of the best cell and of the baseline, where there are pictures of them."""
     ranked = main_column(run.table)
-    best = next((row.cell for row in ranked.ranked), None) if ranked else None
+    by_main = next((row.cell for row in ranked.ranked), None) if ranked else None
+    best = next(iter(best_cells), by_main)  # the headline's, where it names one
     base = run.table.run.get("baseline")
     shown = []
     for title, cell in (
-        (f"Best by {ranked.label if ranked else ''}", best),
+        ("Best", best),
         ("Baseline", base if base != best else None),
     ):
         items = [

@@ -51,7 +51,7 @@ def make_page(run: Run, mark: str) -> str:
         "plots": plots.make_plots(run),
         "gallery": shown,
         "script_data": lambda later: _script_data(run, table, shown, full, later),
-        "first_pictures": gallery.first_pictures(run, shown),
+        "first_pictures": gallery.first_pictures(run, shown, said.cells),
         "reference": thumbnails.sheet(reference) if reference else None,
         "nearest": _nearest(run),
         "maps": categories.make_maps(run),
