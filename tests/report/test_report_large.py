@@ -62,6 +62,7 @@ def test_sixty_cells_hold_few_elements_and_sort_at_once(opened: Any, sixty: Path
         page.locator("#rows-next").evaluate("button => button.click()")
     assert len(seen) == 60  # nothing is lost
     page.locator("#comparisons > summary").click()
+    page.locator("#comparisons tbody tr").first.wait_for()  # put in when the fold says that it opened
     assert page.locator("#comparisons tbody tr").count() > 1000
 
 
