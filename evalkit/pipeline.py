@@ -23,6 +23,7 @@ from evalkit.plan.look import at_look, at_rest
 from evalkit.plan.plan import Plan, make_plan
 from evalkit.plan.results_folder import results_folder
 from evalkit.results.compare import compare, rename_apart, surely_worse
+from evalkit.results.feature_map import check_map, write_map
 from evalkit.results.files import write
 from evalkit.results.latent_walk import write_walks
 from evalkit.results.looks import Grown, Looks, Stopped
@@ -210,6 +211,7 @@ def _write(plan: Plan, outcome: Outcome, table: ResultTable, verdict: gate.Verdi
         if verdict is not None:
             gate.write(verdict, folder)
         write(outcome, table, plan.config, folder)
+        write_map(outcome, plan.store.features, plan.extractors, check_map(plan.config.map), folder)
         if plan.walk.lines:
             with pool:
                 write_walks(plan.walk, plan.generators(pool).values(), folder / "sheets", plan.config.batch_size)

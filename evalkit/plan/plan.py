@@ -30,6 +30,7 @@ from evalkit.plan.grid import Grid, Missing, make_grid
 from evalkit.plan.look import as_stopped, of_look
 from evalkit.plan.results_folder import results_folder, with_name
 from evalkit.prompts.images import prompt_images
+from evalkit.results.feature_map import check_map
 from evalkit.results.latent_walk import Walk, check_walk, make_walk
 from evalkit.results.seeds import pool_cells
 from evalkit.results.table import ResultTable
@@ -235,6 +236,7 @@ def _check_values(config: RunConfig, engine: Engine) -> None:
     """Refuses what of the root's values a run would stumble over later."""
     whole_number(config.batch_size, "batch_size")
     whole_number(config.contact_sheet, "contact_sheet", least=0)
+    check_map(config.map)
     if config.device not in ("auto", "cpu") and engine.in_process:  # workers look for themselves; asking imports torch
         pick_device(config.device)
     stats = Path(config.save_stats).expanduser() if config.save_stats else None

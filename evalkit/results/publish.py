@@ -27,6 +27,7 @@ LOCK = ".lock"
 LONGEST = 120.0  # seconds that another run may take to put its files in place
 _KEPT = (
     "thumbnails.json",
+    "map.json",
     "report.html",
     "overview.png",
     "reference.png",
@@ -35,7 +36,8 @@ _KEPT = (
     "steps/*.png",
     "previous.json",  # `evalkit report --previous`
 )
-_OPTIONAL = ("junit.xml", "gate.md", "categories.csv", "nearest.csv")  # of an earlier run they would lie about this one
+# Of an earlier run they would lie about this one.
+_OPTIONAL = ("junit.xml", "gate.md", "categories.csv", "nearest.csv", "map.json")
 
 
 @contextmanager

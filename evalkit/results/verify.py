@@ -17,7 +17,7 @@ from evalkit.data.scan import INDEX, read_index
 from evalkit.data.shard_format import METADATA, ZIP, parse_shard
 from evalkit.errors import EXIT_DONE, EXIT_ERROR, DataError, EvalkitError, StoreError
 from evalkit.features.store import verify_file
-from evalkit.results import export, sheets, thumbnails
+from evalkit.results import export, feature_map, sheets, thumbnails
 from evalkit.results.table import ResultTable
 from evalkit.samples import manifest
 from evalkit.samples.cells import CELL, parse_cell
@@ -254,6 +254,8 @@ def _results(root: Path) -> Part:
         part.read(path, ResultTable.load, fix)
         for file in _files(path.parent, f"**/{thumbnails.NAME}"):
             part.read(file, thumbnails.read_thumbnails, fix)
+        for file in _files(path.parent, f"**/{feature_map.NAME}"):
+            part.read(file, feature_map.read_map, fix)
         for file in _files(path.parent, "sheets/*.png"):
             part.read(file, sheet, fix)
     return part
