@@ -20,20 +20,20 @@ if (_ROOT / "configs" / "eval.yaml").is_file() and str(_ROOT) not in __path__:
     __path__.append(str(_ROOT))
 
 if TYPE_CHECKING:
-    from evalkit.api import evaluate
+    from evalkit.api import evaluate, run
     from evalkit.loop.evaluation import Evaluation
     from evalkit.results.notebook import ResultTable, load
     from evalkit.results.peers import peer_check
 else:
     _, __getattr__ = lazy(
         __name__,
-        api="evaluate",
+        api="evaluate run",
         loop__evaluation="Evaluation",
         results__notebook="ResultTable load",
         results__peers="peer_check",
     )
 
-__all__ = ["Evaluation", "ResultTable", "__version__", "evaluate", "load", "peer_check"]
+__all__ = ["Evaluation", "ResultTable", "__version__", "evaluate", "load", "peer_check", "run"]
 
 
 def __dir__() -> list[str]:

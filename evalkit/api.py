@@ -1,18 +1,20 @@
-"""The main job from Python: `evalkit.evaluate(samples=..., reference=..., metrics=[...])`."""
+"""The main jobs from Python: `evalkit.evaluate(samples=..., ...)` scores images, `evalkit.run([...])` runs a grid."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from evalkit import pipeline
-from evalkit.config.call import compose_call
+from evalkit.config.call import compose_call, compose_words
 from evalkit.config.compose import resolve
 from evalkit.data import memory
 from evalkit.data.held import holding
 from evalkit.engines.launch import find_gang
 from evalkit.errors import ConfigError
+from evalkit.plan.look import AUTO
 from evalkit.plan.plan import make_plan
 from evalkit.results.notebook import ResultTable
 
@@ -90,3 +92,37 @@ def evaluate(
                 f"{in_memory[0]}: other processes do not see images in memory: leave the engine out, or write files"
             )
         return pipeline.run(plan, command="evalkit.evaluate(...)")
+
+
+def run(
+    words: Sequence[str], *, reference: str | None = None, config_dir: str | os.PathLike[str] | None = None
+) -> ResultTable:
+    """Runs a grid, with the words of the command line: `evalkit.run(["experiment=sampler_sweep", "num_samples=64"])`.
+
+    What is in the store is not made again. Results are written as by the command line, and nothing is printed; where a
+    gate was asked for, its verdict is the table's `gate`.
+
+    Args:
+        words: overrides, and folders of images, as `evalkit` takes them; no quotes, since no shell reads them.
+        reference: that of `--reference`.
+        config_dir: a folder with YAMLs of your own.
+
+    Returns:
+        The result table; a score that could not be computed is none, and its row's note says why.
+
+    Raises:
+        ConfigError: a word, an option or a file is wrong (what, where and how to fix it).
+        DataError: images are not as they should be.
+    """
+    if isinstance(words, str):
+        raise ConfigError(f"words={words!r}: give a list of words, [{words!r}]")
+    folder = None if config_dir is None else str(Path(config_dir).resolve())
+    composed, choose = compose_words(words, reference, folder)
+    config = resolve(composed)
+    for name, given in (("dry_run", config.dry_run), ("selfcheck", config.selfcheck)):
+        if given:
+            raise ConfigError(f"{name}=true prints, and has no table to return: give it to the command line")
+    command = f"evalkit.run({list(words)})"
+    if config.num_samples == AUTO:
+        return pipeline.run_auto(config, choose=choose, command=command)[1]
+    return pipeline.run(make_plan(config, choose=choose), command=command)

@@ -208,14 +208,10 @@ def _run(
     words: Sequence[str], reference: str | None, config_dir: str | None, config_name: str, show: _Show | None
 ) -> int:
     """Composes the configuration and runs it, or prints it; returns the exit code."""
-    from evalkit.config.compose import compose, group_options, print_config, resolve
-    from evalkit.config.overrides import METRICS, leaves_metrics_open
-    from evalkit.config.words import read_words
+    from evalkit.config.call import compose_words
+    from evalkit.config.compose import print_config, resolve
 
-    read = read_words(words, reference, _names(), group_options("model", config_dir))
-    choose = leaves_metrics_open(read.overrides, bool(read.folders))
-    overrides = [*read.overrides, *([f"metric=[{','.join(METRICS)}]"] if choose else [])]
-    config = compose(overrides, config_dir, folders=read.folders, reference=read.reference, config_name=config_name)
+    config, choose = compose_words(words, reference, config_dir, commands=_names(), config_name=config_name)
     if show is not None:
         print_config(config, show.package, resolved=show.resolved)
         return EXIT_DONE

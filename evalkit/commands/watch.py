@@ -78,14 +78,11 @@ def seconds_of(text: str) -> float:
 
 def _config(words: Sequence[str], reference: str | None, config_dir: str | None) -> tuple[RunConfig, bool]:
     """The configuration of a run's words, and whether its metrics are candidates (`make_plan`)."""
-    from evalkit.config.compose import compose, group_options, resolve
-    from evalkit.config.overrides import METRICS, leaves_metrics_open
-    from evalkit.config.words import read_words
+    from evalkit.config.call import compose_words
+    from evalkit.config.compose import resolve
 
-    read = read_words(words, reference, ["watch"], group_options("model", config_dir))
-    choose = leaves_metrics_open(read.overrides, bool(read.folders))
-    overrides = [*read.overrides, *([f"metric=[{','.join(METRICS)}]"] if choose else [])]
-    return resolve(compose(overrides, config_dir, folders=read.folders, reference=read.reference)), choose
+    config, choose = compose_words(words, reference, config_dir, commands=["watch"])
+    return resolve(config), choose
 
 
 def run_watch(

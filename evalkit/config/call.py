@@ -1,4 +1,4 @@
-"""The configuration of a call from Python: metrics by name, the rest as of the command line."""
+"""The configuration of a command line's words, and of a call from Python: metrics by name, the rest as there."""
 
 from __future__ import annotations
 
@@ -10,10 +10,42 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from evalkit.config.compose import compose, default_extractors, group_options
+from evalkit.config.overrides import METRICS, leaves_metrics_open
+from evalkit.config.words import read_words
 from evalkit.errors import ConfigError, nearest
 
 Place = str | os.PathLike[str] | Mapping[str, Any]
 """Where images are: a path or a URL, or an option with its `_target_`."""
+
+
+def compose_words(
+    words: Sequence[str],
+    reference: str | None = None,
+    config_dir: str | None = None,
+    *,
+    commands: Sequence[str] = (),
+    config_name: str = "eval",
+) -> tuple[DictConfig, bool]:
+    """Composes the words of a run.
+
+    Args:
+        words: folders and overrides, as on the command line.
+        reference: that of `--reference`.
+        config_dir: a folder with YAMLs of the user's own.
+        commands: names that a misspelt word may have meant.
+        config_name: the root's YAML.
+
+    Returns:
+        The configuration, and whether its metrics are candidates of which the plan chooses (`make_plan`).
+
+    Raises:
+        ConfigError: a word, a key or an option that is not there (the nearest is offered).
+    """
+    read = read_words(words, reference, commands, group_options("model", config_dir))
+    choose = leaves_metrics_open(read.overrides, bool(read.folders))
+    overrides = [*read.overrides, *([f"metric=[{','.join(METRICS)}]"] if choose else [])]
+    config = compose(overrides, config_dir, folders=read.folders, reference=read.reference, config_name=config_name)
+    return config, choose
 
 
 def compose_call(

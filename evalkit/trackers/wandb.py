@@ -132,6 +132,8 @@ def _write(session: Any, run: FinishedRun) -> None:
         media["samples"] = samples
     session.log(media)
     session.summary.update(run.scores)
+    if len(run.table.cells) == 1:  # under the metric's own name as well, which a sweep can be told to minimise
+        session.summary.update({row.metric: row.value for row in run.table.rows if row.value is not None})
     _log_curves(session, run)
     if run.gate is not None:
         session.summary["gate"] = run.gate

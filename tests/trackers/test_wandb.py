@@ -2,11 +2,12 @@
 
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-from finished_run import CONFIG, NAMED, REPORT, SHEETS, make_series_folder
+from finished_run import CONFIG, NAMED, REPORT, SHEETS, make_folder, make_series_folder, make_table
 from packages import need
 from PIL import Image
 from report_runs import colour, write_run
@@ -47,6 +48,22 @@ def test_scores_and_verdict_are_in_the_summary_alone(pushed: Any) -> None:
     assert held.summary["gate"] == "fail"
     assert held.exit_code == 0
     assert not any(name in step for step in held.history for name in NAMED)
+    assert not {"fid", "clip_score"} & set(held.summary)  # of which cell?
+
+
+def test_scores_of_one_cell_have_the_metrics_own_names(tmp_path: Path, offline: list[bytes], home: Path) -> None:
+    """What a sweep is told to minimise: cells are called after their settings, so each trial's would be another key."""
+    from wandb_file import read
+
+    table = make_table()
+    rows = tuple(row for row in table.rows if row.cell == "dcgan")
+    run = FinishedRun.load(make_folder(tmp_path / "one", replace(table, rows=rows)))
+    build(OPTION).log(run)
+    (folder,) = (tmp_path / "one" / "wandb").glob("offline-run-*")
+    held = read(folder / f"run-{run.id}.wandb")
+    assert (held.summary["fid"], held.summary["dcgan/fid"]) == (7.125, 7.125)
+    assert "clip_score" not in held.summary  # it has no value
+    assert offline == []
 
 
 def test_it_is_one_run_with_the_configuration(pushed: Any, finished: Path) -> None:
