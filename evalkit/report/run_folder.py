@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from evalkit.errors import DataError
-from evalkit.results import previous, thumbnails
+from evalkit.results import feature_map, previous, thumbnails
 from evalkit.results.csv_files import CLUSTER, SAMPLE_HEADS, cluster_id, number, read_columns, read_heads
 from evalkit.results.side_by_side import SampleScores
 from evalkit.results.table import ResultTable, read_results
@@ -20,7 +20,8 @@ from evalkit.utils.text import letters
 
 T = TypeVar("T")
 RESULTS = "results.json"
-_OTHERS = ("samples.csv", "categories.csv", "nearest.csv", "reference.png", thumbnails.NAME, previous.NAME)
+_FILES = ("samples.csv", "categories.csv", "nearest.csv", "reference.png")
+_OTHERS = (*_FILES, thumbnails.NAME, feature_map.NAME, previous.NAME)
 _CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff\ufdd0-\ufdef\ufffe\uffff]")
 
 
@@ -92,6 +93,11 @@ class Run:
     def thumbnails(self) -> dict[tuple[str, int], thumbnails.Thumbnail | None] | str:
         """By cell and index the pictures of thumbnails.json, none of a damaged image; or why there are none."""
         return self._read(thumbnails.NAME, thumbnails.read_thumbnails, " The run's command, given again, writes it.")
+
+    @cached_property
+    def feature_map(self) -> feature_map.FeatureMap | str | None:
+        """What map.json holds; none where there is none; why, where it cannot be read."""
+        return self._read(feature_map.NAME, feature_map.read_map) if self.file(feature_map.NAME) else None
 
     @cached_property
     def previous(self) -> previous.Previous:

@@ -63,6 +63,9 @@ def warnings(run: Run) -> list[Warning]:
     """What must be known before the numbers are acted on, the most severe first."""
     shown = [Warning(note.removeprefix("Warning: ")) for note in run.table.notes]
     shown += _lint(run)
+    if run.feature_map is not None and not isinstance(run.feature_map, str):
+        found = [(run.keys[cell], words) for cell, words in run.feature_map.findings() if cell in run.keys]
+        shown += [Warning(short(f"{key}: {words}", 240), "map") for key, words in found]
     for column in run.table.columns:
         if column.odd and not column.is_cost:
             cells = ", ".join(run.keys[cell] for cell in run.table.cells if cell in column.odd)
