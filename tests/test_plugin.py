@@ -91,7 +91,7 @@ def test_the_wheel_holds_everything(site: Path) -> None:
         "digits/ATTRIBUTION.md",
         "report/templates/page.html",
         "report/templates/page.css",
-        "report/templates/page.js",
+        "report/templates/table.js",
     ):
         assert (site / "evalkit" / name).is_file(), name
     assert not (site / "tests").exists()

@@ -38,6 +38,7 @@ def serve(place: Path, *, port: int = 0, also: Sequence[Path] = ()) -> int:
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             listening.bind((HOST, port))
+            listening.listen()  # whoever reads the address may come at once
         except OSError as error:
             raise ConfigError(f"--port {port}: {error.strerror or error}: leave it out for a free one") from None
         print(f"http://{HOST}:{listening.getsockname()[1]}/ shows {place}; Ctrl-C ends it", flush=True)
