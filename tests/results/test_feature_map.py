@@ -11,14 +11,20 @@ import numpy as np
 import pytest
 from fakes import MatrixExtractor, MemorySource
 
+from evalkit import digits
+from evalkit.config.compose import compose, resolve
+from evalkit.data.moments import Moments
 from evalkit.errors import ConfigError, DataError
 from evalkit.features.feature_pass import FeaturePass
 from evalkit.metric import ReferenceMetric
+from evalkit.numerics.modes import Components, k_means, nearest_centre
+from evalkit.plan.plan import make_plan
 from evalkit.results import feature_map
 from evalkit.results.feature_map import FeatureMap, check_map, missing_modes, read_map, wilson, write_map
 
 COLOURS = np.random.default_rng(5).integers(40, 216, (5, 12))
 ADDRESS = "matrix/flat"
+DIGITS = Path(digits.__file__).parent
 
 
 class Frechet(ReferenceMetric[Any]):
@@ -161,3 +167,33 @@ def test_missing_is_below_a_fifth_and_surely() -> None:
     assert missing_modes([], []) == missing_modes([0, 0], [1, 2]) == []
     assert wilson(0, 100) == pytest.approx((0, 0.0370), abs=1e-4)
     assert wilson(50, 100) == pytest.approx((0.4038, 0.5962), abs=1e-4)
+
+
+@pytest.mark.slow
+def test_a_digit_that_is_left_out_is_named_and_an_equal_set_lacks_nothing(tmp_path: Path) -> None:
+    """Features of 5,000 digits: 20 times one half is the reference, 1,000 of the other the samples."""
+    overrides = ["experiment=digits", "metric=[fid_digits]", "device=cpu", f"store={tmp_path}", "num_samples=10"]
+    plan = make_plan(resolve(compose(overrides)))
+    reference, address = plan.reference, "digits/features"
+    assert reference is not None
+    assert not isinstance(reference, Moments)
+    stored = FeaturePass(tmp_path / "features", plan.extractors, device="cpu")
+    stored.compute(reference, [address])
+    features = np.concatenate([batch.features[address].numpy() for batch in stored.batches(reference, [address])])
+    with np.load(DIGITS / "reference.npz") as file:
+        labels = file["labels"]
+    alarms, named = 0, 0
+    for seed in range(20):
+        one, other = np.split(np.random.default_rng(seed).permutation(5000), 2)
+        components = Components.of(features[one[:1250]], feature_map.AXES)
+        centres = k_means(components.project(features[one[:1250]]), feature_map.CLUSTERS)
+        lacking = other[labels[other] != seed % 10]
+        ids = [
+            nearest_centre(components.project(features[rows]), centres)
+            for rows in (one[1250:], other[:1000], lacking[:1000])
+        ]
+        held, equal, collapsed = (np.bincount(each, minlength=len(centres)).tolist() for each in ids)
+        alarms += bool(missing_modes(equal, held))
+        of_held = labels[one[1250:]]
+        named += any((of_held[ids[0] == mode] == seed % 10).mean() > 0.5 for mode in missing_modes(collapsed, held))
+    assert (alarms, named) == (0, 20)

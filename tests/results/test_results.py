@@ -14,6 +14,7 @@ from evalkit import pipeline
 from evalkit.config.compose import compose, resolve
 from evalkit.errors import ConfigError
 from evalkit.plan.plan import make_plan
+from evalkit.results.feature_map import read_map
 from evalkit.results.table import ResultTable
 from evalkit.results.thumbnails import read_thumbnails
 
@@ -68,6 +69,8 @@ def test_two_seeds_are_compared_and_each_sample_is_kept(store: Path) -> None:
     assert sum(int(row["n"]) for row in categories) == 130
     assert "not distinguishable" in (store / "seeds" / "comparison.md").read_text()
     assert {cell for cell, _ in read_thumbnails(store / "seeds" / "thumbnails.json")} == set(table.cells)
+    found = read_map(store / "seeds" / "map.json")
+    assert {cell: sum(points.counts) for cell, points in found.cells.items()} == dict.fromkeys(table.cells, 130)
 
 
 def test_statistics_are_shared_and_give_the_same_distance(store: Path, tmp_path: Path) -> None:
