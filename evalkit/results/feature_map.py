@@ -178,7 +178,8 @@ def write_map(
         return
     shown = _with_pictures(out)
     about = [[cell, source.digest, shown.get(cell, [])] for cell, source in outcome.sources.items()]
-    mark = sha256_json([VERSION, method, stored.column(address).folder, reference.digest, about])
+    classes = sha256_json(list(reference.categories))
+    mark = sha256_json([VERSION, method, stored.column(address).folder, reference.digest, classes, about])
     if _mark_of(path) == mark:
         return
     path.unlink(missing_ok=True)
@@ -320,7 +321,8 @@ class _Maker:
 
         from evalkit.numerics.modes import k_means
 
-        categories = np.array([self.reference.categories[i] or "" for i in chosen.tolist()])
+        known = self.reference.categories
+        categories = np.array([known[i] or "" for i in chosen.tolist()])
         names, counts = np.unique(categories, return_counts=True)
         if 2 <= len(names) <= CLASSES and counts.min() >= PER_CLASS and "" not in names:
             return names.tolist(), np.stack([near[categories == name].mean(axis=0) for name in names]), True

@@ -122,6 +122,10 @@ def test_what_is_there_stays_and_what_is_gone_is_not_computed(
     path.unlink()
     mapped(tmp_path, reference, cell)
     assert path.read_bytes() == first  # to the byte
+    reference.labels = ["left", "right"] * 100  # the same images, by other classes
+    named = mapped(tmp_path, reference, cell)
+    assert named is not None
+    assert named.modes.names == ["left", "right"]
     path.write_bytes(first.replace(b"matrix/flat", b"matrix/flop"))
     with pytest.raises(DataError):
         read_map(path)
