@@ -169,7 +169,7 @@ class VisionReference(OpenedReference):
 
 @dataclass(eq=False)
 class DigitsReference(Reference):
-    """The 5,000 held-out captioned digits that ship with the package, u8 [32,32,3], with their captions.
+    """The 5,000 held-out captioned digits that ship with the package, u8 [32,32,3], with their captions and classes.
 
     Args:
         style: the same digits in an ink style (evalkit/digits/data.py); none: plain.
@@ -189,13 +189,14 @@ class DigitsReference(Reference):
     def open(self, *, cache: Path | None = None) -> ArrayImages:
         import numpy as np
 
-        from evalkit.digits.data import reference_images
+        from evalkit.digits.data import DIGIT_WORDS, reference_images
 
         self.check()
         images, captions = reference_images(style=self.style)  # u8 [N,3,32,32]
         pixels = np.ascontiguousarray(images.transpose(0, 2, 3, 1))  # NCHW -> NHWC
         name = "the digits reference" + (f" ({self.style})" if self.style else "")
-        return ArrayImages(name, pixels, tuple(caption.text for caption in captions))
+        classes = tuple(DIGIT_WORDS[caption.digit] for caption in captions)
+        return ArrayImages(name, pixels, tuple(caption.text for caption in captions), classes=classes)
 
 
 class StatsReference(Reference):

@@ -79,6 +79,7 @@ def test_digits() -> None:
     assert first.shape == (32, 32, 3)
     assert first.dtype == np.uint8
     assert str(source.prompts[0]).startswith("a ")
+    assert [source.categories.count(word) for word in ("zero", "nine")] == [500, 500]
     assert source.digest == DigitsReference().open().digest
 
 
