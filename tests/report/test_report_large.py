@@ -125,6 +125,41 @@ def test_the_lightbox_by_keyboard_alone(opened: Any, sixty: Path) -> None:
     assert page.evaluate("document.activeElement.tagName") == "IMG"  # back where it came from
 
 
+REACHED = {  # by view, what the Tab key must come to from the top of the page, without a click
+    "a section": "nav a[href='#plots']",
+    "the table's filter": "#filters select",
+    "its search": "#find",
+    "its order": "#scores thead button",
+    "its next cells": "#rows-next",
+    "all comparisons": "#comparisons > summary",
+    "the plots' colours": "#colour",
+    "two axes": "#xyz-x",
+    "the prompts' search": "#prompt",
+    "a picture": "#cards img",
+    "the protocols": "#protocols summary",
+}
+
+
+def test_the_tab_key_comes_to_every_view(opened: Any, sixty: Path) -> None:
+    page = opened(sixty)
+    left = dict(REACHED)
+    at = "q => Object.keys(q).filter(k => document.activeElement.matches(q[k]))"
+    for _ in range(1000):
+        page.keyboard.press("Tab")
+        here = page.evaluate(at, left)
+        for view in here:
+            del left[view]
+            seen = "getComputedStyle(document.activeElement).outlineStyle"
+            assert page.evaluate(seen) != "none", f"{view}: where the focus is does not show"
+        if here == ["a picture"]:
+            page.keyboard.press("Enter")
+            assert page.locator("#lightbox").is_visible()
+            page.keyboard.press("Escape")
+        if not left or page.evaluate("document.activeElement === document.body"):
+            break
+    assert not left
+
+
 def test_two_axes_with_the_prompt_as_the_third(opened: Any, sixty: Path) -> None:
     page = opened(sixty)
     grid = page.locator("#xyz-grid")
