@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from noise import noise, write_sides
 from PIL import Image
 
 import evalkit
@@ -23,18 +24,13 @@ QUIET: dict[str, Any] = {"device": "cpu", "settings": {"report": False, "lint": 
 
 def pictures(count: int = COUNT, seed: int = 0) -> np.ndarray:
     """u8 [count,32,32,3]."""
-    return np.random.default_rng(seed).integers(0, 256, (count, 32, 32, 3), dtype=np.uint8)
+    return noise(count, seed)
 
 
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """Samples and a reference."""
-    root = tmp_path_factory.mktemp("folders")
-    for name, seed in (("samples", 0), ("reference", 1)):
-        (root / name).mkdir()
-        for i, image in enumerate(pictures(seed=seed)):
-            Image.fromarray(image).save(root / name / f"{i:04d}.png")
-    return root / "samples", root / "reference"
+    return write_sides(tmp_path_factory.mktemp("folders"), COUNT)
 
 
 @pytest.fixture(scope="module")

@@ -211,17 +211,8 @@ def _of_tensor(batch: Any, where: str, value_range: Range | None) -> NDArray[np.
     import torch
 
     given = f"{where}: {batch.dtype} {list(batch.shape)}"
-    if batch.ndim == 3:
-        batch = batch[None]
-    if batch.ndim != 4 or 0 in batch.shape:
-        raise DataError(f"{given}: a tensor of images is uint8 [N,3,H,W]")
-    if batch.shape[1] != 3:
-        hint = (
-            ".permute(0, 3, 1, 2)"
-            if batch.shape[3] == 3
-            else {1: ".expand(-1, 3, -1, -1)", 4: "[:, :3]"}.get(batch.shape[1], "")
-        )
-        raise DataError(f"{given}: a tensor of images is uint8 [N,3,H,W]{f': give x{hint}' if hint else ''}")
+    hints = {1: ".expand(-1, 3, -1, -1)", 4: "[:, :3]"}
+    batch = _checked(batch, f"{given}: a tensor of images is uint8 [N,3,H,W]", (1, 3), ".permute(0, 3, 1, 2)", hints)
     pixels = batch.detach()
     if pixels.dtype.is_floating_point:
         low, high = _declared(given, value_range, pixels)
@@ -237,17 +228,8 @@ def _of_array(batch: NDArray[Any], where: str, value_range: Range | None) -> NDA
     import numpy as np
 
     given = f"{where}: {batch.dtype} {list(batch.shape)}"
-    if batch.ndim == 3:
-        batch = batch[None]
-    if batch.ndim != 4 or 0 in batch.shape:
-        raise DataError(f"{given}: an array of images is uint8 [N,H,W,3]")
-    if batch.shape[3] != 3:
-        hint = (
-            ".transpose(0, 2, 3, 1)"
-            if batch.shape[1] == 3
-            else {1: ".repeat(3, -1)", 4: "[..., :3]"}.get(batch.shape[3], "")
-        )
-        raise DataError(f"{given}: an array of images is uint8 [N,H,W,3]{f': give x{hint}' if hint else ''}")
+    hints = {1: ".repeat(3, -1)", 4: "[..., :3]"}
+    batch = _checked(batch, f"{given}: an array of images is uint8 [N,H,W,3]", (3, 1), ".transpose(0, 2, 3, 1)", hints)
     if batch.dtype.kind == "f":
         low, high = _declared(given, value_range, batch)
         scaled = np.clip((batch.astype(np.float32) - low) / (high - low), 0, 1)
@@ -255,6 +237,30 @@ def _of_array(batch: NDArray[Any], where: str, value_range: Range | None) -> NDA
         return whole
     if batch.dtype != np.uint8:
         raise DataError(f'{given}: whole numbers must be uint8: give x.clip(0, 255).astype("uint8")')
+    return batch
+
+
+def _checked(batch: Any, what: str, axes: tuple[int, int], turn: str, hints: Mapping[int, str]) -> Any:
+    """A batch of four axes with three channels, of an image a batch of one.
+
+    Args:
+        batch: a tensor or an array.
+        what: it is, and what it should be, for the error.
+        axes: of the channels, and where they are in the other layout.
+        turn: what makes it of the other layout.
+        hints: what makes three channels of so many.
+
+    Raises:
+        DataError: it has other axes; the conversion is named where there is one.
+    """
+    if batch.ndim == 3:
+        batch = batch[None]
+    if batch.ndim != 4 or 0 in batch.shape:
+        raise DataError(what)
+    here, other = (batch.shape[axis] for axis in axes)
+    if here != 3:
+        hint = turn if other == 3 else hints.get(here, "")
+        raise DataError(what + (f": give x{hint}" if hint else ""))
     return batch
 
 

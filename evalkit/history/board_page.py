@@ -11,6 +11,7 @@ from urllib.parse import quote
 from evalkit.history.board import Board, Entry
 from evalkit.history.html import digest, environment
 from evalkit.history.registry import Registry
+from evalkit.report.page import palette
 from evalkit.results.render import format_value
 from evalkit.results.stats import REACH
 from evalkit.results.table import ARROW, COSTS
@@ -37,15 +38,20 @@ def write_board(registry: Registry, boards: Sequence[Board], out: Path, title: s
     return out, beside
 
 
+def page_css() -> str:
+    """What pages over many runs look like, as CSS."""
+    return palette() + (TEMPLATES / "board.css").read_text(encoding="utf-8")
+
+
 def make_page(registry: Registry, boards: Sequence[Board], out: Path, title: str) -> str:
     """The page's HTML; links to the runs' reports are relative to `out`."""
-    css, js = ((TEMPLATES / name).read_text(encoding="utf-8") for name in ("board.css", "board.js"))
+    js = (TEMPLATES / "board.js").read_text(encoding="utf-8")
     metrics: dict[str, list[dict[str, Any]]] = {}
     for board in boards:
         metrics.setdefault(board.metric, []).append(_shown(board, out.absolute().parent))
     context = {
         "title": title,
-        "css": css,
+        "css": page_css(),
         "js": js,
         "script_digest": digest(js),
         "metrics": [

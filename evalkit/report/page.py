@@ -62,7 +62,7 @@ def make_page(run: Run, mark: str) -> str:
         "findings": tables.make_findings(run),
         "linted": isinstance(config := run.table.run.get("config"), dict) and bool(config.get("lint")),
         "provenance": tables.make_provenance(run),
-        "css": _text("page.css"),
+        "css": palette() + _text("page.css"),
         "js": _script(),
         "js_hash": base64.b64encode(hashlib.sha256(_script().encode()).digest()).decode(),
     }
@@ -92,6 +92,11 @@ def _script_data(
 def _script() -> str:
     """The page's one script: its parts share their names, and nothing of them is seen from outside."""
     return "".join(['"use strict";\n(() => {\n', *map(_text, SCRIPTS), "})();\n"])
+
+
+def palette() -> str:
+    """The colours that all of evalkit's pages share, light and dark, as CSS."""
+    return _text("palette.css")
 
 
 def _text(name: str) -> str:

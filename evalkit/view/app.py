@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlencode
 
 from evalkit.errors import DataError
+from evalkit.history.board_page import page_css
 from evalkit.history.html import environment
 from evalkit.history.registry import PastRun, Registry
 from evalkit.results.headline import sentences
@@ -115,8 +116,7 @@ def _html(template: str, **context: Any) -> Response:
 
 @functools.cache
 def _css() -> str:
-    shared = Path(__file__).parents[1] / "history" / "templates" / "board.css"
-    return shared.read_text(encoding="utf-8") + (TEMPLATES / "view.css").read_text(encoding="utf-8")
+    return page_css() + (TEMPLATES / "view.css").read_text(encoding="utf-8")
 
 
 def _index(viewer: Viewer, request: Request) -> Response:

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from noise import noise, write_sides
 from PIL import Image
 
 import evalkit
@@ -18,19 +19,13 @@ COUNT = 300  # a whole chunk and a part of one
 
 def pictures(count: int = COUNT, seed: int = 0) -> np.ndarray:
     """u8 [count,32,32,3]."""
-    return np.random.default_rng(seed).integers(0, 256, (count, 32, 32, 3), dtype=np.uint8)
+    return noise(count, seed)
 
 
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """Samples with prompts, and a reference."""
-    root = tmp_path_factory.mktemp("folders")
-    for name, seed in (("samples", 0), ("reference", 1)):
-        (root / name).mkdir()
-        for i, image in enumerate(pictures(seed=seed)):
-            Image.fromarray(image).save(root / name / f"{i:04d}.png")
-            (root / name / f"{i:04d}.txt").write_text(f"digit {i % 7}")
-    return root / "samples", root / "reference"
+    return write_sides(tmp_path_factory.mktemp("folders"), COUNT, prompts=True)
 
 
 def scores(table: evalkit.ResultTable) -> dict[str, tuple[str, str, str]]:
