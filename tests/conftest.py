@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from chromium import browser as browser
 from golden import TEST, Golden, Table
 
 # Two workers with two threads each spin against one another on 2 cores. Set before torch is imported.

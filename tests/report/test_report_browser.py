@@ -5,12 +5,12 @@ from __future__ import annotations
 import csv
 import io
 import re
-import shutil
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from chromium import CHROMIUM
 from report_runs import HOSTILE, HOSTILE_MARK, N, RunOptions, hostile, set_apart, write_run
 
 from evalkit.report import write_report
@@ -20,7 +20,6 @@ from evalkit.results.table import ResultTable
 if TYPE_CHECKING:
     from playwright.sync_api import Page
 
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None)
 
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on the PATH")
 

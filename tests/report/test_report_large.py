@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from big_runs import FOUR_HUNDRED, SIXTY, write_big_run
-from test_report_browser import CHROMIUM, all_open, sort_button, violations
+from chromium import CHROMIUM
+from test_report_browser import all_open, sort_button, violations
 
 from evalkit.report import write_report
 

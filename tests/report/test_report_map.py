@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import shutil
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from chromium import CHROMIUM
 from report_runs import HOSTILE, HOSTILE_MARK, N, write_run
 
 from evalkit.report import write_report
@@ -17,7 +17,6 @@ from evalkit.results.table import ResultTable
 from evalkit.results.thumbnails import Thumbnailer
 from evalkit.utils.json_files import write_checked
 
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None)
 in_a_browser = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on the PATH")
 
 
