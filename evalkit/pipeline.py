@@ -22,6 +22,7 @@ from evalkit.plan.auto import read_growth
 from evalkit.plan.look import at_look, at_rest
 from evalkit.plan.plan import Plan, make_plan
 from evalkit.plan.results_folder import results_folder
+from evalkit.results import previous
 from evalkit.results.compare import compare, rename_apart, surely_worse
 from evalkit.results.feature_map import check_map, write_map
 from evalkit.results.files import write
@@ -218,6 +219,12 @@ def _write(plan: Plan, outcome: Outcome, table: ResultTable, verdict: gate.Verdi
         if plan.config.report:
             from evalkit.report import write_report
 
+            if plan.config.arrows and not (
+                (folder / previous.NAME).exists() and made_before(table, plan.out / "results.json")
+            ):
+                from evalkit.history.previous import write_arrows
+
+                write_arrows(folder, plan.out)
             write_report(folder)
     if plan.store.remote is not None:
         with stage("copying the results to the store"):

@@ -57,6 +57,8 @@ class RunConfig:
             threads of this process alone.
         lint: look over the sample sets and the reference, while their features are computed (evalkit/lint/).
         report: write report.html.
+        arrows: its table tells what got better or worse since the last run of the store that shares a cell and a
+            protocol; `evalkit report RUN --previous RUN` picks another run.
         map: `{method: pca}` writes map.json, where samples and reference lie in a metric's features and which modes are
             missing (evalkit/results/feature_map.py); umap: with umap-learn; none: no such file.
         walk: contact sheets of what lies between samples, `{lines: 6}` (see evalkit/results/latent_walk.py).
@@ -89,6 +91,7 @@ class RunConfig:
     readers: Any = "auto"
     lint: bool = True
     report: bool = True
+    arrows: bool = True
     map: dict[str, Any] = field(default_factory=lambda: {"method": "pca"})
     walk: dict[str, Any] = field(
         default_factory=lambda: {"lines": 0, "tiles": 9, "stops": 1, "through": "samples", "space": None}

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator, Sequence
+from itertools import islice
 from pathlib import Path
 
-from evalkit.errors import ConfigError
+from evalkit.errors import ConfigError, DataError
 from evalkit.history.compare import compare_runs
-from evalkit.history.registry import PastRun, Registry, find_run
+from evalkit.history.registry import RESULTS, PastRun, Registry, find_run, read_run
 from evalkit.results.previous import NAME
 from evalkit.results.table import finite
 from evalkit.utils.files import write_json
@@ -15,6 +17,7 @@ from evalkit.utils.files import write_json
 log = logging.getLogger(__name__)
 
 AUTO = "auto"
+RECENT = 20  # runs of the store that a run's own report looks among for the one before it
 
 
 def write_previous(run: PastRun, asked: str, store: Path | None = None) -> PastRun | None:
@@ -33,12 +36,51 @@ def write_previous(run: PastRun, asked: str, store: Path | None = None) -> PastR
         ConfigError, DataError: the earlier run is not there, or cannot be read; it is the run itself.
     """
     store = store or run.path.parent.absolute().parent
-    before = _last_before(run, Registry.read(store)) if asked == AUTO else find_run(asked, store)
+    before = _last_before(run, Registry.read(store).runs) if asked == AUTO else find_run(asked, store)
     if before is None:
         log.warning("%s: no earlier run in %s has a score to compare with", run.name, store)
         return None
     if before.path.resolve() == run.path.resolve():
         raise ConfigError(f"--previous {asked}: that is the run itself")
+    _write(run, before)
+    return before
+
+
+def write_arrows(folder: Path, out: Path) -> None:
+    """previous.json of a run whose files are still in the making, against the last run before it, as "auto" finds it.
+
+    Only the store's most recent runs are looked at, so that a large store costs no run its time; and no run fails for
+    it: an earlier one that cannot be read is passed over.
+
+    Args:
+        folder: where the files are made.
+        out: where they go to; what lies there now is this run itself.
+    """
+    try:
+        run = read_run(folder / RESULTS)
+        before = _last_before(run, list(islice(_readable(_recent(out)), RECENT)))
+        if before is not None:
+            _write(run, before)
+    except (ConfigError, DataError, OSError) as error:
+        log.warning("no arrows against an earlier run: %s", error)
+
+
+def _recent(out: Path) -> list[Path]:
+    """results.json of the runs next to `out`, the last written first."""
+    files = [path for path in out.absolute().parent.glob(f"*/{RESULTS}") if path.parent.name != out.absolute().name]
+    times = {path: path.stat().st_mtime for path in files if path.is_file()}
+    return sorted(times, key=lambda path: -times[path])
+
+
+def _readable(files: Sequence[Path]) -> Iterator[PastRun]:
+    for path in files:
+        try:
+            yield read_run(path)
+        except DataError as error:
+            log.debug("passed over: %s", error)
+
+
+def _write(run: PastRun, before: PastRun) -> None:
     comparison = compare_runs(before, run)
     changes = [
         {
@@ -54,13 +96,12 @@ def write_previous(run: PastRun, asked: str, store: Path | None = None) -> PastR
         if change.difference is not None
     ]
     write_json(run.path.with_name(NAME), {"run": before.name, "date": before.to_json()["date"], "changes": changes})
-    return before
 
 
-def _last_before(run: PastRun, registry: Registry) -> PastRun | None:
+def _last_before(run: PastRun, runs: Sequence[PastRun]) -> PastRun | None:
     """The newest earlier run that shares a cell and a protocol."""
     mine = {(name, row.protocol_hash) for row in run.table.rows if finite(row) for name in _names(run, row.cell)}
-    for other in registry.runs:
+    for other in sorted(runs, key=lambda other: other.date, reverse=True):
         if other.path.resolve() == run.path.resolve() or other.date >= run.date:
             continue
         if any(

@@ -10,8 +10,9 @@ from command import run_evalkit
 from many_runs import write_runs
 from report_runs import Page
 
+import evalkit
 from evalkit.errors import EXIT_CONFIG
-from evalkit.history.previous import write_previous
+from evalkit.history.previous import write_arrows, write_previous
 from evalkit.history.registry import read_run
 from evalkit.report import write_report
 from evalkit.results.publish import staged
@@ -81,3 +82,36 @@ def test_a_damaged_file_gives_no_arrows(content: str, store: Path) -> None:
 def test_a_run_is_not_its_own_predecessor(store: Path) -> None:
     done = run_evalkit("report", "runs/week06", "--previous", "runs/week06", cwd=store.parent)
     assert done.returncode == EXIT_CONFIG
+
+
+def test_a_run_in_the_making_is_compared_with_the_last_of_its_store(store: Path) -> None:
+    out = store / "week06"
+    (store / "week05" / "results.json").write_text("{")  # the one before it is damaged, and passed over
+    with staged(out) as folder:
+        for name in ("results.json", "samples.csv"):
+            (folder / name).write_bytes((out / name).read_bytes())
+        write_arrows(folder, out)
+    assert json.loads((out / "previous.json").read_text())["run"] == "week04"
+
+
+def test_a_run_without_a_predecessor_has_none(store: Path, tmp_path: Path) -> None:
+    alone = tmp_path / "elsewhere" / "week06"
+    alone.mkdir(parents=True)
+    (alone / "results.json").write_bytes((store / "week06" / "results.json").read_bytes())
+    write_arrows(alone, alone)
+    assert not (alone / "previous.json").exists()
+
+
+def test_a_run_s_own_report_has_arrows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    words = [*("experiment=digits", "sampler=[]", "metric=[fid_digits]", "exclude=[]", "device=cpu", "lint=false")]
+    words += ["model=[digits_dcgan]", "num_samples=8", "contact_sheet=0"]
+    evalkit.run([*words, "name=before", "seed=0"])
+    evalkit.run([*words, "name=after", "seed=1"])
+    evalkit.run([*words, "name=asked_not_to", "seed=2", "arrows=false"])
+    assert json.loads(Path("runs/after/previous.json").read_text())["run"] == "before"
+    assert "than in the previous run, before of " in Page(Path("runs/after/report.html")).text
+    assert not Path("runs/asked_not_to/previous.json").exists()
+    written = Path("runs/after/previous.json").stat().st_mtime_ns
+    evalkit.run([*words, "name=after", "seed=1"])
+    assert Path("runs/after/previous.json").stat().st_mtime_ns == written
