@@ -23,7 +23,6 @@ from evalkit.models.diffusers.sampling import (
     Evaluations,
     add_prompts,
     alike,
-    build_scheduler,
     class_ids,
     denoise,
     denoisers,
@@ -33,6 +32,7 @@ from evalkit.models.diffusers.sampling import (
     sent_home,
     to_rounded,
 )
+from evalkit.models.diffusers.schedulers import build_scheduler
 from evalkit.models.diffusers.slices import decode_in_slices
 from evalkit.models.hub import WeightsLocation
 from evalkit.utils.text import one_line

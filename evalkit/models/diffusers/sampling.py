@@ -1,4 +1,4 @@
-"""What stands between a diffusers pipeline and honest samples: schedulers, per-sample noise, counting, plain loops."""
+"""What stands between a diffusers pipeline and honest samples: per-sample noise, counting, plain loops."""
 
 from __future__ import annotations
 
@@ -9,27 +9,13 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from evalkit.errors import ConfigError, DataError, nearest
-from evalkit.models.base import Request, Sampler, Settings
+from evalkit.errors import ConfigError, DataError
+from evalkit.models.base import Request, Settings
 from evalkit.models.device_images import DeviceImages, Rounded, rounded
-from evalkit.utils.text import one_line
 
 if TYPE_CHECKING:
     import torch
 
-# These draw noise from a generator of their own, one for the whole batch: an image would depend on its neighbours.
-_GLOBAL_NOISE = {"DPMSolverSDEScheduler": "dpmpp_sde", "CosineDPMSolverMultistepScheduler": "dpmpp_2m"}
-# What a model was trained on. `from_config` carries a key over only if the model's config file spells it out, and takes
-# the new class's default otherwise. Those differ: HeunDiscreteScheduler has Stable Diffusion's betas, DDPM its paper's.
-_TRAINED_ON = (
-    *("num_train_timesteps", "beta_start", "beta_end", "beta_schedule", "trained_betas"),
-    *("rescale_betas_zero_snr", "prediction_type"),
-)
-_NOISE_KINDS = {
-    "beta": "a schedule of betas (DDPM, DDIM, DPM-Solver, Euler, ...)",
-    "flow": "flow matching",
-    "edm": "EDM's sigmas",
-}
 DENOISERS = ("unet", "transformer", "transformer_2", "prior", "decoder")
 
 
@@ -62,62 +48,6 @@ def quiet() -> Iterator[None]:
             library.set_verbosity(level)
             if bar:
                 library.enable_progress_bar()
-
-
-def scheduler_class(name: str) -> Any:
-    """A scheduler class of diffusers by name.
-
-    Raises:
-        ConfigError: there is none (the nearest name is offered), or it cannot give each sample its own noise.
-    """
-    import diffusers
-
-    names = [n for n in dir(diffusers) if n.endswith("Scheduler")]
-    if name not in names:
-        raise ConfigError(f"sampler: diffusers has no scheduler '{name}'. {nearest(name, names)}")
-    if name in _GLOBAL_NOISE:
-        raise ConfigError(
-            f"sampler: {name} draws one noise for a whole batch, so a sample would depend on its batch; "
-            f"use sampler={_GLOBAL_NOISE[name]}"
-        )
-    return getattr(diffusers, name)
-
-
-def _noise_kind(cls_name: str, config: Mapping[str, Any]) -> str:
-    """The family of noise schedules that a scheduler works on; a model is trained on one of them."""
-    flow = config.get("use_flow_sigmas") or config.get("prediction_type") == "flow_prediction"
-    if flow or cls_name.startswith("FlowMatch"):
-        return "flow"
-    if "beta_schedule" in config or "trained_betas" in config:
-        return "beta"
-    return "edm" if "sigma_data" in config else cls_name
-
-
-def build_scheduler(sampler: Sampler | None, own_class: Any, own_config: Mapping[str, Any], who: str) -> Any:
-    """A fresh scheduler: the model's own class, or that of `sampler`, on the model's ORIGINAL scheduler config.
-
-    Raises:
-        ConfigError: unknown class or option (the nearest name is offered), or it does not fit the model.
-    """
-    sampler = sampler or Sampler()
-    cls = scheduler_class(sampler.scheduler) if sampler.scheduler else own_class
-    known = [name for name in inspect.signature(cls.__init__).parameters if name not in ("self", "args", "kwargs")]
-    options = dict(sampler.options or {})
-    for option in options:
-        if option not in known:
-            raise ConfigError(f"sampler: {cls.__name__} has no option '{option}'. {nearest(option, known)}")
-    trained = {key: own_config[key] for key in _TRAINED_ON if key in own_config and key in known}
-    try:
-        scheduler = cls.from_config(own_config, **{**trained, **options})
-    except (ValueError, TypeError, NotImplementedError, ImportError) as error:
-        raise ConfigError(f"sampler: {cls.__name__} does not fit {who}: {one_line(error)}") from error
-    own, new = (_noise_kind(c.__name__, cfg) for c, cfg in ((own_class, own_config), (cls, scheduler.config)))
-    if own != new:
-        raise ConfigError(
-            f"sampler: {cls.__name__} does not fit {who}: the model is made for {_NOISE_KINDS.get(own, own)}, "
-            f"the sampler for {_NOISE_KINDS.get(new, new)}; use sampler=default"
-        )
-    return scheduler
 
 
 def give_own_noise(scheduler: Any, generators: Sequence[torch.Generator]) -> None:

@@ -10,7 +10,8 @@ from evalkit.errors import ConfigError, nearest
 from evalkit.models.base import Conditioning, Generated, Model, Request, Sampler, Settings
 from evalkit.models.device_images import rounded
 from evalkit.models.diffusers.checkpoint import read_json
-from evalkit.models.diffusers.sampling import build_scheduler, denoise, scheduler_class, sent_home
+from evalkit.models.diffusers.sampling import denoise, sent_home
+from evalkit.models.diffusers.schedulers import build_scheduler, scheduler_class
 from evalkit.models.latent import GanModel
 from evalkit.models.onnx.session import OnnxFile
 from evalkit.utils.files import resolve_path, sha256_json
