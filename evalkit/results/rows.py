@@ -151,6 +151,8 @@ _WARNINGS = {
     "seed_ignored": "made from another seed than the service was given",
     "prompt_revised": "made from a prompt that the service had rewritten",
     "negative_prompt_ignored": "made without their negative prompt, which has no effect here",
+    "lora_unmatched": "made with a LoRA of whose keys half or more have no layer in the model",
+    "lora_zero": "made with a LoRA that changes nothing: its last weights are all zero",
 }
 
 

@@ -6,8 +6,8 @@ Hu et al., "LoRA: Low-Rank Adaptation of Large Language Models", 2021; loaded by
 from __future__ import annotations
 
 import importlib.util
-import re
-from collections.abc import Mapping, Sequence
+import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,8 @@ from typing import Any
 from evalkit.errors import ConfigError, DataError, nearest
 from evalkit.models.base import Settings
 from evalkit.models.diffusers import compat
-from evalkit.models.diffusers.checkpoint import Checkpoint, TensorHeader, read_header
+from evalkit.models.diffusers.checkpoint import Checkpoint, read_header
+from evalkit.models.diffusers.lora_keys import LORA_KEY, Match, match_header, match_loaded
 from evalkit.models.hub import WeightsLocation, entries, read_entry
 from evalkit.utils.files import sha256_file
 from evalkit.utils.text import one_line
@@ -23,7 +24,8 @@ from evalkit.utils.text import one_line
 LORA_FILE = "pytorch_lora_weights.safetensors"  # diffusers' own name for it
 SCALE = "lora_scale"
 ADAPTER_KEYS = ("path", "weight_name", "scale", "name", "revision")
-_LORA_KEY = re.compile(r"[._](?:lora|lokr|hada)_?")
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -119,6 +121,8 @@ class Loras:
         if fused and not self.adapters:
             raise ConfigError("lora_fused: there is nothing to fuse; give lora=FILE as well")
         self._set: tuple[float, ...] | None = None
+        self._counted: dict[str, Match] = {}  # by adapter what the headers told
+        self._faults: dict[str, list[str]] = {}
 
     def check(self, base: Checkpoint | None, *, fetch: bool) -> None:
         """Looks at each file's header, and whether it fits the local pipeline `base`; `fetch` as of WeightsLocation.
@@ -135,11 +139,12 @@ class Loras:
                 continue
             file = adapter.file()
             header = read_header(file)
-            if not any(_LORA_KEY.search(key) for key in header):
+            if not any(LORA_KEY.search(key) for key in header):
                 raise DataError(f"lora: {file} holds no LoRA: none of its tensors is named so")
-            misfit = _misfit(header, base) if base is not None else None
-            if misfit:
-                raise DataError(f"lora: {file} does not fit {self.who}: {misfit}")
+            match = match_header(header, base, f"lora: {file} does not fit {self.who}") if base is not None else None
+            if match is not None:
+                match.tell(file, self.who)
+                self._counted[adapter.name] = match
 
     def identity(self) -> dict[str, Any]:
         """Digests and scales; empty without adapters, so that a plain model's identity is what it was."""
@@ -159,13 +164,30 @@ class Loras:
                 pipe.load_lora_weights(str(file.parent), **names, use_safetensors=True, local_files_only=True)
             except (ValueError, RuntimeError, KeyError, TypeError, AttributeError, OSError, ImportError) as error:
                 raise DataError(f"lora: {file} does not fit {self.who}: {one_line(error)}") from error
-            _check_loaded(pipe, adapter, file, self.who)
+            self._count(pipe, adapter, file)
         self._set = None
         if self.fused:
             self._activate(pipe, [adapter.scale for adapter in self.adapters])
             if any(adapter.scale for adapter in self.adapters):
                 pipe.fuse_lora(components=compat.lora_modules(pipe))
             pipe.unload_lora_weights()
+
+    def _count(self, pipe: Any, adapter: Adapter, file: Path) -> None:
+        """Tells how many of the file's keys were put in, which diffusers only logs. DataError: none."""
+        unet = {"unet_config": pipe.unet.config} if hasattr(pipe, "unet") else {}  # else SDXL's block names stay unread
+        read = type(pipe).lora_state_dict(str(file.parent), weight_name=file.name, local_files_only=True, **unet)
+        match, zero = match_loaded(pipe, adapter.name, read[0] if isinstance(read, tuple) else read)
+        known = self._counted.get(adapter.name)
+        if known is None or (known.keys, known.matched) != (match.keys, match.matched):
+            match.tell(file, self.who)
+        if zero:
+            log.warning("lora: %s changes no pixel of %s: its last weights are all zero", file, self.who)
+        self._faults[adapter.name] = ["lora_unmatched"] * match.poor + ["lora_zero"] * zero
+
+    def warnings(self, settings: Settings) -> list[str]:
+        """What is to be said of each sample made at these settings: an adapter in use did not fit, or does nothing."""
+        used = zip(self.adapters, self._scales(settings), strict=True)
+        return sorted({fault for adapter, scale in used if scale for fault in self._faults.get(adapter.name, ())})
 
     def check_call(self, settings: Settings, pipeline: Any) -> dict[str, Any]:
         """The settings without `lora_scale`. ConfigError: see `_scales`; or the pipeline's class takes no LoRA."""
@@ -211,50 +233,3 @@ class Loras:
 def _takes_lora(pipeline: Any, who: str) -> None:
     if not hasattr(pipeline, "load_lora_weights"):
         raise ConfigError(f"{who}: {pipeline.__name__} takes no LoRA")
-
-
-def _misfit(header: Mapping[str, TensorHeader], base: Checkpoint) -> str | None:
-    """Why a LoRA in diffusers' format does not fit the UNet of a local pipeline; none where it does, or cannot be told.
-
-    Only a UNet's: diffusers itself renames and widens layers of transformers and text encoders.
-    """
-    for part in base.components():
-        if part.name != "unet":
-            continue
-        layers = {name: tensor.shape for file in base.weight_files(part) for name, tensor in read_header(file).items()}
-        for key, tensor in header.items():
-            if not key.startswith("unet.") or not key.endswith(".lora_A.weight"):
-                continue
-            layer = key.removeprefix("unet.").removesuffix(".lora_A.weight")
-            shape = layers.get(f"{layer}.weight")
-            if shape is None:
-                return f"its UNet has no layer {layer}"
-            if shape[1:] != tensor.shape[1:]:  # [out,in,...] and [rank,in,...]
-                return f"layer {layer} of its UNet takes {shape[1:]} inputs, the adapter's {tensor.shape[1:]}"
-    return None
-
-
-def _check_loaded(pipe: Any, adapter: Adapter, file: Path, who: str) -> None:
-    """DataError where diffusers left layers of the file out, which it only logs; the rest are brought to one dtype."""
-    import torch
-    from peft.tuners.tuners_utils import BaseTunerLayer
-
-    unet = {"unet_config": pipe.unet.config} if hasattr(pipe, "unet") else {}  # else SDXL's block names stay unread
-    read = type(pipe).lora_state_dict(str(file.parent), weight_name=file.name, local_files_only=True, **unet)
-    state = read[0] if isinstance(read, tuple) else read  # and alphas
-    layers = {_LORA_KEY.split(key)[0] for key in state if _LORA_KEY.search(key) and not key.endswith("alpha")}
-    loaded = 0
-    parts: list[Any] = [part for part in pipe.components.values() if isinstance(part, torch.nn.Module)]
-    for part in parts:
-        for module in part.modules():
-            if not isinstance(module, BaseTunerLayer) or adapter.name not in getattr(module, "scaling", {}):
-                continue
-            loaded += 1
-            for name, weight in module.named_parameters():
-                if f".{adapter.name}." in name:  # else a half precision file computes in half precision
-                    weight.data = weight.data.to(part.dtype)
-    if loaded < max(len(layers), 1):
-        raise DataError(
-            f"lora: {file} does not fit {who}: {len(layers) - loaded} of its {len(layers)} layers are not in "
-            "the pipeline; it was made for another model"
-        )

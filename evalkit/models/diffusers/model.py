@@ -276,6 +276,7 @@ class DiffusersModel(NoiseModel):
             raise RuntimeError("load() comes before generate()")
         if self._prompts is not None:
             self._prompts.state = str(settings.get(SCALE))
+        told = self.loras.warnings(settings)
         settings = self.loras.set(self._pipe, settings)
         scheduler_class = type(self._own_scheduler)
         counter = Evaluations(denoisers(self._pipe))
@@ -299,7 +300,7 @@ class DiffusersModel(NoiseModel):
             counter.close()
             self._pipe.scheduler = self._own_scheduler
         images = sent_home(joined(parts, order), self.who)
-        return Generated(images, counter.samples / len(requests), [warned[i] for i in range(len(requests))])
+        return Generated(images, counter.samples / len(requests), [warned[i] + told for i in range(len(requests))])
 
     def _refuse_without_effect(self, flat: Mapping[str, Any]) -> None:
         transformer = getattr(self._pipe, "transformer", None)
