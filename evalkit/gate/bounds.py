@@ -103,8 +103,8 @@ def difference_bounds(
     return Bounds(value, low, high, gap.stderr, score.n, paired=gap.paired)
 
 
-def needed_n(bounds: Bounds, limit: float) -> int | None:
-    """Samples with which the bound would clear `limit` four times in five, were the true value the present one.
+def needed_n(bounds: Bounds, limit: float, power: float = POWER) -> int | None:
+    """Samples with which the bound would clear `limit` with `power`, were the true value the present one.
 
     By stderr ~ 1 / sqrt(n); two digits, rounded up. None where the value lies on the limit, or nearly: no number of
     samples decides then.
@@ -115,7 +115,7 @@ def needed_n(bounds: Bounds, limit: float) -> int | None:
     if bounds.share is not None:
         n: float = _needed_for_share(bounds.value / bounds.share, limit / bounds.share, bounds.n)
     else:
-        reach = NormalDist().inv_cdf(CONFIDENCE) + NormalDist().inv_cdf(POWER)
+        reach = NormalDist().inv_cdf(CONFIDENCE) + NormalDist().inv_cdf(power)
         n = max(bounds.n + 1.0, bounds.n * (reach * bounds.stderr / gap) ** 2)
     if n >= MOST_SAMPLES:
         return None

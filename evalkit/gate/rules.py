@@ -5,17 +5,23 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import date
 from typing import Any, Literal
 
 from evalkit.cell import Cell, find_baseline, matches, why_none
-from evalkit.errors import ConfigError, nearest
+from evalkit.errors import ConfigError, nearest, whole_number
 from evalkit.gate.baseline import EarlierRun, is_file
+from evalkit.gate.statistic import in_words
+from evalkit.metric import Metric, PairMetric
+from evalkit.numerics.statistics import Statistic, parse
 from evalkit.results.table import COSTS
 
-Kind = Literal["max", "min", "no_worse_than"]
-BOUNDS: tuple[Kind, ...] = ("max", "min", "no_worse_than")
+Kind = Literal["max", "min", "no_worse_than", "within"]
+BOUNDS: tuple[Kind, ...] = ("max", "min", "no_worse_than", "within")
+AGAINST: tuple[Kind, ...] = ("no_worse_than", "within")  # a baseline
+OPTIONS = ("statistic", "by", "samples", "where")
+MEAN = Statistic("mean")
 
 # Shares of a cell's images that are counted, not estimated: in the samples' records, or by the lint.
 IMAGE_SHARES: Mapping[str, str] = {
@@ -31,10 +37,17 @@ LINTED = ("duplicates", "near_duplicates", "black", "constant")  # kinds of eval
 
 @dataclass(frozen=True)
 class Margin:
-    """How much worse a score may be: absolute, or a part of the baseline's value."""
+    """How much worse, or how far apart, a score may be: absolute, or a part of the baseline's value."""
 
     amount: float
     relative: bool = False
+
+    def edge(self, baseline: float, sign: int) -> tuple[float, float]:
+        """What a score may reach above (`sign` 1) or below (-1) its baseline: the edge is `factor` times the baseline's
+        value plus `offset`. Of a relative margin the factor carries the baseline's own uncertainty."""
+        if not self.relative:
+            return 1.0, sign * self.amount
+        return (1 + sign * math.copysign(self.amount, baseline) if baseline else 1.0), 0.0
 
     def __str__(self) -> str:
         return f"{100 * self.amount:g}%" if self.relative else f"{self.amount:g}"
@@ -56,11 +69,14 @@ class Rule:
     Attributes:
         text: the rule in words.
         metric: a metric of the run, a cost, or one of `IMAGE_SHARES`.
-        kind: "max", "min" or "no_worse_than".
+        kind: "max", "min", "no_worse_than" or "within".
         cells: names of the cells that it judges.
         limit: of max and min.
-        margin: of no_worse_than.
-        baselines: of no_worse_than, by cell.
+        margin: of no_worse_than and within.
+        baselines: of no_worse_than and within, by cell.
+        statistic: of the metric's values per sample, that max and min are about; the mean is the score itself.
+        by_value: whether max and min hold the value itself against the limit, whatever its standard error.
+        samples: the only number of samples of which it says anything; none: any.
     """
 
     text: str
@@ -70,6 +86,9 @@ class Rule:
     limit: float | None = None
     margin: Margin = Margin(0.0)
     baselines: Mapping[str, Baseline] = field(default_factory=dict)
+    statistic: Statistic = MEAN
+    by_value: bool = False
+    samples: int | None = None
 
 
 @dataclass(frozen=True)
@@ -92,7 +111,12 @@ class Gate:
 
 
 def make_gates(
-    config: Mapping[str, Any], cells: Sequence[Cell], metrics: Mapping[str, Any], *, lint: bool = True
+    config: Mapping[str, Any],
+    cells: Sequence[Cell],
+    metrics: Mapping[str, Any],
+    *,
+    lint: bool = True,
+    baseline: str | None = None,
 ) -> dict[str, Gate]:
     """Checks the chosen gates against the run.
 
@@ -101,12 +125,13 @@ def make_gates(
         cells: of the run.
         metrics: of the run, by name.
         lint: whether the run looks for duplicates.
+        baseline: the run's own, for rules that name none; metrics of pairs have no score of it.
 
     Raises:
         ConfigError: a name that is not known, a rule that selects nothing or says nothing, a baseline that cannot be
             read or lacks what is compared.
     """
-    run = _Run(cells, metrics, lint, {})
+    run = _Run(cells, metrics, lint, baseline, {})
     return {name: run.gate(name, option) for name, option in config.items()}
 
 
@@ -117,6 +142,7 @@ class _Run:
     cells: Sequence[Cell]
     metrics: Mapping[str, Any]
     lint: bool
+    baseline: str | None
     files: dict[str, EarlierRun]  # read so far
 
     def gate(self, name: str, option: Any) -> Gate:
@@ -132,19 +158,67 @@ class _Run:
 
     def rules(self, entry: Any, where: str) -> Iterator[Rule]:
         """One rule per bound: an entry may hold several (c_t is to lie between -3 and 3)."""
-        _keys(entry, where, ("metric", *BOUNDS, "where"), "{metric: fid, max: 12}")
+        _keys(entry, where, ("metric", *BOUNDS, *OPTIONS), "{metric: fid, max: 12}")
         metric = self.metric(entry.get("metric"), where)
-        cells = self.select(entry.get("where"), f"{where}.where")
+        cells = self.scored(metric, self.select(entry.get("where"), f"{where}.where"), where)
         kinds = [kind for kind in BOUNDS if entry.get(kind) is not None]
         if not kinds:
-            raise ConfigError(f"{where}: {metric} has no bound: give max, min or no_worse_than")
-        limits = {kind: _number(entry[kind], f"{where}.{kind}") for kind in kinds if kind != "no_worse_than"}
+            raise ConfigError(f"{where}: {metric} has no bound: give max, min, no_worse_than or within")
+        limits = {kind: _number(entry[kind], f"{where}.{kind}") for kind in kinds if kind not in AGAINST}
         if limits.get("max", math.inf) < limits.get("min", -math.inf):
             raise ConfigError(f"{where}: max {limits['max']:g} is below min {limits['min']:g}: nothing could pass")
+        statistic = self.statistic(entry.get("statistic"), metric, where)
+        by_value = _choice(entry.get("by"), ("bound", "value"), f"{where}.by") == "value"
+        samples = entry.get("samples")
+        if samples is not None:
+            whole_number(samples, f"{where}.samples")
+        against = [kind for kind in kinds if kind in AGAINST]
+        if against and (statistic != MEAN or by_value):
+            option = "statistic" if statistic != MEAN else "by"
+            raise ConfigError(f"{where}.{option}: it goes with max and min; {against[0]} compares the scores' bounds")
+        what = in_words(statistic, metric)
+        names = tuple(cell.name for cell in cells)
         for kind, limit in limits.items():
-            yield Rule(f"{metric} {kind} {limit:g}", metric, kind, tuple(cell.name for cell in cells), limit)
-        if "no_worse_than" in kinds:
-            yield self.no_worse_than(entry["no_worse_than"], f"{where}.no_worse_than", metric, cells)
+            about = {"statistic": statistic, "by_value": by_value, "samples": samples}
+            yield Rule(f"{what} {kind} {limit:.10g}", metric, kind, names, limit, **about)
+        for kind in against:
+            rule = self.against(kind, entry[kind], f"{where}.{kind}", metric, cells)
+            yield replace(rule, samples=samples)
+
+    def scored(self, metric: str, cells: Sequence[Cell], where: str) -> Sequence[Cell]:
+        """The cells without the run's baseline, where the metric compares each cell with it."""
+        if not self.is_paired(metric):
+            return cells
+        others = [cell for cell in cells if cell.name != self.baseline]
+        if not others:
+            what = f"{metric} compares the cells with {self.baseline}, and the rule selects that one alone"
+            raise ConfigError(f"{where}: {what}")
+        return others
+
+    def is_paired(self, metric: str) -> bool:
+        """Whether a metric compares each cell with the run's baseline."""
+        made = self.metrics.get(metric)
+        return isinstance(made, PairMetric) and made.pairs == "baseline"
+
+    def statistic(self, option: Any, metric: str, where: str) -> Statistic:
+        """The statistic that a rule is about; the mean where it names none.
+
+        Raises:
+            ConfigError: there is none of that name, or the metric has no value per sample.
+        """
+        if option is None:
+            return MEAN
+        try:
+            statistic = parse(str(option))
+        except ValueError as error:
+            raise ConfigError(f"{where}.statistic: {error}") from error
+        made = self.metrics.get(metric)
+        within = isinstance(made, PairMetric) and made.pairs in ("prompt", "any")
+        if statistic != MEAN and (
+            metric in COSTS or metric in IMAGE_SHARES or within or (isinstance(made, Metric) and not made.per_sample)
+        ):
+            raise ConfigError(f"{where}.statistic: {metric} has no value per sample, of which there were a {statistic}")
+        return statistic
 
     def metric(self, name: Any, where: str) -> str:
         known = [*self.metrics, *COSTS, *IMAGE_SHARES]
@@ -170,13 +244,19 @@ class _Run:
             return selected
         raise ConfigError(f"{where} selects no cell: {why_none(self.cells, rule)}")
 
-    def no_worse_than(self, option: Any, where: str, metric: str, cells: Sequence[Cell]) -> Rule:
+    def against(self, kind: Kind, option: Any, where: str, metric: str, cells: Sequence[Cell]) -> Rule:
+        """A rule on scores and those of a baseline: of this run, or of an earlier one."""
         if metric in IMAGE_SHARES:
             raise ConfigError(f"{where}: {metric} is counted in each set, not estimated: give max")
         option = option if isinstance(option, Mapping) else {"baseline": option}
         _keys(option, where, ("baseline", "margin", "cell"), "{baseline: runs/prev/results.json, margin: 5%}")
-        baseline, margin = option.get("baseline"), _margin(option.get("margin"), f"{where}.margin")
-        text = f"{metric} no worse than {{}}" + (f" by more than {margin}" if margin.amount else "")
+        baseline, margin = option.get("baseline", self.baseline), _margin(option.get("margin"), f"{where}.margin")
+        if kind == "within":
+            if not margin.amount:
+                raise ConfigError(f"{where}.margin: no two scores are within 0: give a number, or a part such as 0.2%")
+            text = f"{metric} within {margin} of {{}}"
+        else:
+            text = f"{metric} no worse than {{}}" + (f" by more than {margin}" if margin.amount else "")
         if isinstance(baseline, str) and baseline not in [cell.name for cell in self.cells] and is_file(baseline):
             if baseline not in self.files:
                 self.files[baseline] = EarlierRun.load(baseline, f"{where}.baseline")
@@ -184,7 +264,7 @@ class _Run:
             compared = {cell.name: earlier.find(cell, named, metric, where) for cell in cells}
             baselines = {name: Baseline(f"{baseline}: {cell}", cell, earlier) for name, cell in compared.items()}
             text = text.format(baseline if named is None else f"{baseline}: {named}")
-            return Rule(text, metric, "no_worse_than", tuple(compared), None, margin, baselines)
+            return Rule(text, metric, kind, tuple(compared), None, margin, baselines)
         if option.get("cell") is not None:
             raise ConfigError(f"{where}.cell: it names a cell of an earlier results.json; here the baseline is a cell")
         try:
@@ -192,12 +272,16 @@ class _Run:
         except ConfigError as error:
             raise ConfigError(f"{where}: {error} (or give the path of a results.json)") from error
         if cell is None:
-            raise ConfigError(f"{where}.baseline is not set: give the path of a results.json, or a cell of this run")
+            what = "give the path of a results.json, or a cell of this run (or baseline=CELL for the whole run)"
+            raise ConfigError(f"{where}.baseline is not set: {what}")
+        if self.is_paired(metric) and cell == self.baseline:
+            what = f"{metric} compares the cells with {cell}, which has no score of its own: give min or max"
+            raise ConfigError(f"{where}: {what}")
         names = tuple(other.name for other in cells if other.name != cell)
         if not names:
             raise ConfigError(f"{where}: the rule selects {cell} alone, which is the baseline itself")
         baselines = dict.fromkeys(names, Baseline(cell, cell))
-        return Rule(text.format(cell), metric, "no_worse_than", names, None, margin, baselines)
+        return Rule(text.format(cell), metric, kind, names, None, margin, baselines)
 
     def waiver(self, entry: Any, where: str, metrics: Sequence[str]) -> Waiver:
         _keys(entry, where, ("metric", "where", "reason", "until"), "{metric: fid, reason: why, until: 2030-01-31}")
@@ -234,6 +318,13 @@ def _number(value: Any, where: str) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
         raise ConfigError(f"{where}: {value!r} is not a number")
     return float(value)
+
+
+def _choice(value: Any, choices: Sequence[str], where: str) -> str:
+    """One of `choices`; the first where none is given."""
+    if value is not None and value not in choices:
+        raise ConfigError(f"{where}: {value!r}. {nearest(str(value), choices)}")
+    return value or choices[0]
 
 
 def _margin(value: Any, where: str) -> Margin:

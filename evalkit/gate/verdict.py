@@ -19,16 +19,19 @@ class Result:
     Attributes:
         gate, rule: the gate's name; the rule in words ("fid max 12").
         cell, metric, label: what was judged; the metric as a reader sees it ("FID [digits]").
-        kind: "max", "min" or "no_worse_than".
-        limit: what the score is held against; of `no_worse_than` the baseline's value and the margin together.
-        value: the score, none where it has none.
-        stderr: of the score; of `no_worse_than` of the difference; none where there is none.
+        kind: "max", "min", "no_worse_than" or "within".
+        limit: what the score is held against; of `no_worse_than` the baseline's value and the margin together, of
+            `within` the edge that decides.
+        value: the score, or the statistic that the rule is about; none where it has none that is finite.
+        stderr: of the score; of `no_worse_than` and `within` of the difference; none where there is none.
         bound: the one-sided 95 % bound that was held against `limit`, in the score's units; none where there is none.
         status: of this rule alone; a waived one keeps it.
         reason: one line: the figures, and why they mean this.
         needed_n: of an inconclusive result: samples per cell that would decide it four times in five, were the true
             value the present one; none where no number would, or it is not known.
-        baseline, baseline_value, difference, paired: of `no_worse_than`: what it was compared with and how.
+        baseline, baseline_value, difference, paired: of `no_worse_than` and `within`: what it was compared with and
+            how.
+        counted: whether it is a fact of the set at hand (its smallest value, its black images), not an estimate.
         waived: {"reason", "until"} where a waiver covers it.
     """
 
@@ -50,6 +53,7 @@ class Result:
     difference: float | None = None
     paired: bool | None = None
     waived: Mapping[str, str] | None = None
+    counted: bool = False
 
     @property
     def shown(self) -> str:

@@ -58,6 +58,10 @@ class Growth:
             raise ConfigError(f"num_samples=auto: nothing says when to stop: give {what}")
         if isinstance(plan.engine, Stripe):
             raise ConfigError("num_samples=auto: one process decides; of engine=stripe each is a run: use local or ray")
+        for name, rule in ((gate.name, rule) for gate in plan.gates.values() for rule in gate.rules):
+            if rule.by_value or rule.samples is not None:
+                what = "goes by its value" if rule.by_value else f"is about {rule.samples:,} samples"
+                raise ConfigError(f"num_samples=auto: gate.{name}: the rule {rule.text} {what}: give num_samples=N")
         of_pairs = [n for n, m in plan.metrics.items() if isinstance(m, PairMetric) and m.pairs == "baseline"]
         if self.halving and of_pairs:
             raise ConfigError(f"auto.halving: {of_pairs[0]} pairs each cell with the baseline: all must be of one size")
@@ -80,7 +84,8 @@ class Growth:
                 return ""
         if verdict is not None:
             counted = [r for r in verdict.results if not r.waived]
-            sure = [r for r in counted if r.status != "inconclusive" and (r.bound is not None or r.metric in costs)]
+            clear = [r for r in counted if r.status != "inconclusive"]
+            sure = [r for r in clear if r.bound is not None or r.metric in costs or r.counted]
             failed = any(r.status == "fail" for r in sure)
             if not failed and len(sure) < len(counted):
                 return ""

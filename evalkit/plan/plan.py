@@ -200,7 +200,7 @@ def make_plan(config: RunConfig, *, choose: bool = False) -> Plan:
         own=own,
         missing=tuple(missing.lines),
         earlier=tuple(ResultTable.load(Path(path).expanduser()) for path in config.add_results),
-        gates=make_gates(config.gate, shown, metrics, lint=config.lint),
+        gates=make_gates(config.gate, shown, metrics, lint=config.lint, baseline=baseline),
         exports=exports,
         engine=engine,
         walk=make_walk(config.walk),

@@ -27,7 +27,7 @@ from evalkit.utils import schema
         ({"metric": "kid", "max": 1}, "this run does not compute kid. Add it: metric=[...,kid]"),
         ({"metric": "latnecy_p50", "max": 1}, "Did you mean 'latency_p50'?"),
         ({"max": 1}, "no metric is named"),
-        ({"metric": "fid"}, "fid has no bound: give max, min or no_worse_than"),
+        ({"metric": "fid"}, "fid has no bound: give max, min, no_worse_than or within"),
         ({"metric": "fid", "mx": 1}, "gate.g.rules[0].mx: no such key. Did you mean 'max'?"),
         ({"metric": "fid", "max": "12 %"}, "gate.g.rules[0].max: '12 %' is not a number"),
         ({"metric": "fid", "max": float("nan")}, "is not a number"),
