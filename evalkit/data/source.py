@@ -83,6 +83,35 @@ class Headers:
 
 
 @dataclass(frozen=True)
+class UnderLoad:
+    """Requests to a service under load; those that warmed up are left out.
+
+    Attributes:
+        loop: "closed" or "open".
+        latency_p90, latency_p99: seconds, of the requests that were answered by an image.
+        queueing: seconds, the mean of what they waited before their image was begun, where the service tells; else
+            before they left this machine (of an open loop, where it is late); none: neither is known.
+        tells: whether the service does.
+        request_errors: the part of all requests that were not answered by an image.
+        kinds: how many of each kind of error.
+        requests: how many were measured, failed ones included.
+        parts: in how many measurements: a run that was killed and a set that grows go on with another.
+        intervals: by name ("latency_p99") the 95 % confidence interval, in seconds, where there are requests enough.
+    """
+
+    loop: str
+    latency_p90: float
+    latency_p99: float
+    queueing: float | None
+    tells: bool
+    request_errors: float
+    kinds: Mapping[str, int]
+    requests: int
+    parts: int
+    intervals: Mapping[str, tuple[float, float]]
+
+
+@dataclass(frozen=True)
 class GenerationStats:
     """What making a sample set cost.
 
@@ -99,6 +128,8 @@ class GenerationStats:
         doubt: why the timings say little (one batch, a machine under load); none where they can be relied on.
         stderrs: by attribute the standard error of a timing over its repeats, where there are enough.
         beside: workers of the run, itself included, that were at work on the machine while the timings were taken.
+        under_load: what a service's requests under load gave; none: they were not. The latencies, images_per_second
+            and their errors are then of those, from the time at which each request was to leave.
     """
 
     latency_p50: float
@@ -112,6 +143,7 @@ class GenerationStats:
     doubt: str | None = None
     stderrs: Mapping[str, float | None] = field(default_factory=dict)
     beside: int = 1
+    under_load: UnderLoad | None = None
 
 
 class Source(Protocol):

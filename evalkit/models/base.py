@@ -84,11 +84,13 @@ class SideBySide:
         latencies: seconds of each sample's own call.
         kept: whether a sample was made in an earlier call, which failed at another one.
         together: calls at a time.
+        records: of each sample what else its line of metadata holds (the times of a request under load).
     """
 
     latencies: Sequence[float]
     kept: Sequence[bool]
     together: int
+    records: Sequence[Mapping[str, Any]] = ()
 
 
 class Generated:
@@ -197,6 +199,17 @@ class Model(ABC):
 
     def keep_in(self, fetched: FetchedImages) -> None:  # noqa: B027
         """Told before each shard: where a model may keep images that are dear until their shard is written."""
+
+    def ahead(self, requests: Sequence[Request], settings: Settings) -> None:  # noqa: B027
+        """Told before each shard, after `keep_in`, all that it will be asked for, batch by batch.
+
+        Raises:
+            As `generate`.
+        """
+
+    def shown_settings(self, settings: Settings) -> Settings:
+        """Call settings by the names that cells, tables and rules (`where`) have for them."""
+        return settings
 
 
 class ExistingImages(Model):

@@ -235,7 +235,10 @@ class _GridMaker:
             arguments = {key: value for key, value in (sampler_option or {}).items() if not key.startswith("_")}
             # The steps that are really made: a model's own (a distilled one's, say) win over the sampler's.
             steps = call.get("num_inference_steps", arguments.get("num_inference_steps"))
-            settings = {**made.variant.swept, **(sampler.variant.swept if sampler else {}), **call}
+            shown = _shown(made.model, call, name)
+            renamed = call.keys() - shown.keys()  # what is swept in them is shown by these names, too
+            swept = {key: v for key, v in made.variant.swept.items() if key.partition(".")[0] not in renamed}
+            settings = {**swept, **(sampler.variant.swept if sampler else {}), **shown}
             if steps is not None:
                 settings["num_inference_steps"] = steps
             parts = {
@@ -301,6 +304,13 @@ class _GridMaker:
         parts += [prompts] if prompts and len(self.prompt_sets) > 1 else []
         parts += [f"seed{seed}"] if len(self.seeds) > 1 else []
         return re.sub(r"[^A-Za-z0-9._+-]+", "_", "-".join(parts))[:MAX_NAME]
+
+
+def _shown(model: Model, call: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    try:
+        return model.shown_settings(call)
+    except ConfigError as error:
+        raise ConfigError(f"model.{name}.{error}") from None
 
 
 def check_settings(values: Mapping[str, Any], where: str, *, inner: bool = False) -> None:

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import math
 import platform
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
 from evalkit.cell import Cell
-from evalkit.data.source import Source
+from evalkit.data.source import GenerationStats, Source, UnderLoad
 from evalkit.metric import cluster_ids
 from evalkit.results.stats import CONFIDENCE, Estimate, interval
-from evalkit.results.table import COSTS, FEW, Row
+from evalkit.results.table import COSTS, FEW, LOAD_COSTS, Row
 from evalkit.samples.store import SampleSet
 from evalkit.utils.files import sha256_json
 
@@ -114,8 +115,13 @@ def _of_distributions(metric: Metric) -> bool:
 
 
 _About = tuple[str, str, str | None, str | None, dict[str, Any], int]  # a row's first fields: which cell it is of
-_TIMED = ("latency_p50", "latency_p95", "images_per_second")
+_TIMED = ("latency_p50", "latency_p90", "latency_p95", "latency_p99", "queueing", "images_per_second", "request_errors")
 _UNKNOWN = {False: "these images were not made by evalkit", True: "the model does not tell"}
+_SLOWEST = {
+    "latency_p90": 10,
+    "latency_p95": 20,
+    "latency_p99": 100,
+}  # of fewer requests it is nearly the slowest one's
 
 
 def _cost_rows(about: _About, source: Source) -> list[Row]:
@@ -123,13 +129,11 @@ def _cost_rows(about: _About, source: Source) -> list[Row]:
     stats = source.stats()
     rows = []
     for name, (label, factor, better) in COSTS.items():
-        value = getattr(stats, name) if stats is not None else None
-        protocol: dict[str, Any] = {"metric": name}
-        if stats is not None and name != "nfe":
-            protocol |= {"device": stats.device, "batch_size": stats.batch_size}
-        if stats is not None and name in _TIMED and stats.beside > 1:
-            protocol["beside"] = stats.beside  # never ranked with what was timed alone
-        value = None if value is None else value * factor
+        if name in LOAD_COSTS and (stats is None or stats.under_load is None):
+            continue
+        value = getattr(stats.under_load if name in LOAD_COSTS and stats is not None else stats, name, None)
+        value = None if value is None or math.isnan(value) else value * factor
+        protocol = _cost_protocol(name, stats)
         note = _UNKNOWN[stats is not None] if value is None else None
         stderr = stats.stderrs.get(name) if stats is not None else None
         unsure = stats is not None and value is not None and name in _TIMED and stats.doubt is not None
@@ -137,8 +141,49 @@ def _cost_rows(about: _About, source: Source) -> list[Row]:
             note, stderr = stats.doubt, None
         error = None if stderr is None else stderr * factor
         figures = (value, error, len(source), better, protocol, sha256_json(protocol)[:10])
-        rows.append(Row(*about, name, label, *figures, note=note, unsure=unsure))
+        row = Row(*about, name, label, *figures, note=note, unsure=unsure)
+        rows.append(row if stats is None or stats.under_load is None else _under_load(row, stats.under_load, factor))
     return rows
+
+
+def _cost_protocol(name: str, stats: GenerationStats | None) -> dict[str, Any]:
+    """What a cost rests on: it is ranked with those of the same. A load is a setting of the cell, as its steps are."""
+    protocol: dict[str, Any] = {"metric": name}
+    if stats is None:
+        return protocol
+    loop = stats.under_load.loop if stats.under_load is not None else None
+    if name != "nfe":
+        protocol |= {"device": stats.device}
+        protocol |= {"batch_size": stats.batch_size} if loop is None or name not in _TIMED else {"loop": loop}
+    if stats.under_load is not None and name == "queueing":
+        protocol["until"] = "begun" if stats.under_load.tells else "sent"
+    if name in _TIMED and stats.beside > 1:
+        protocol["beside"] = stats.beside  # never ranked with what was timed alone
+    return protocol
+
+
+def _under_load(row: Row, load: UnderLoad, factor: float) -> Row:
+    """A cost with what is known of it under load: its interval, kinds of errors, and whether it says much."""
+    if row.metric == "request_errors":
+        row = replace(row, n=load.requests, details={f"errors: {kind}": float(n) for kind, n in load.kinds.items()})
+    if row.metric not in _TIMED:
+        return row
+    row = replace(row, n=load.requests)
+    if row.value is None:
+        unknown = row.metric == "queueing" and load.request_errors < 1
+        why = "the service does not tell when it begins" if unknown else "no request was answered under load"
+        return replace(row, note=why)
+    if row.unsure:
+        return row
+    if row.metric in load.intervals:
+        low, high = (end * factor for end in load.intervals[row.metric])
+        row = replace(row, low=low, high=high)
+    answered = round(load.requests * (1 - load.request_errors))
+    if answered < _SLOWEST.get(row.metric, 0):
+        return replace(row, unsure=True, note=f"of {answered} requests it is nearly the slowest one's")
+    if row.metric == "queueing" and not load.tells:
+        return replace(row, note="until a request left this machine: the service does not tell when it begins")
+    return row
 
 
 _WARNINGS = {
@@ -157,6 +202,28 @@ _WARNINGS = {
 
 
 def notes(sources: Mapping[str, Source]) -> list[str]:
+    return [*_warnings(sources), *_load_notes(sources)]
+
+
+def _load_notes(sources: Mapping[str, Source]) -> list[str]:
+    """Errors under load by kind, and loads that were measured in several parts."""
+    lines = []
+    for name, source in sources.items():
+        stats = source.stats()
+        load = stats.under_load if stats is not None else None
+        if load is None:
+            continue
+        if load.kinds:
+            kinds = ", ".join(f"{kind}: {count}" for kind, count in load.kinds.items())
+            failed = f"{sum(load.kinds.values())} of {load.requests} requests failed under load ({kinds})"
+            lines.append(f"Warning: {name}: {failed}; their images were asked for again when it was over.")
+        if load.parts > 1:
+            why = "an earlier run was broken off, or the set grew"
+            lines.append(f"{name}: its load was measured in {load.parts} parts: {why}.")
+    return lines
+
+
+def _warnings(sources: Mapping[str, Source]) -> list[str]:
     return [
         f"Warning: {name}: {count} of {len(source)} images {_WARNINGS.get(kind, kind)}."
         for name, source in sources.items()

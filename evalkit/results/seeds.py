@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from statistics import fmean, stdev
 from typing import TYPE_CHECKING, Any
 
 from evalkit.cell import Cell
-from evalkit.data.source import GenerationStats, Headers, Source, content_digest
+from evalkit.data.source import GenerationStats, Headers, Source, UnderLoad, content_digest
 from evalkit.metric import Score, standard_error
 from evalkit.results.rows import Outcome
 from evalkit.samples.store import SampleSet
@@ -122,9 +123,30 @@ class Seeds:
         for name in ("latency_p50", "latency_p95", "images_per_second", "nfe", "peak_memory_mb"):
             values = [value for stats in known if (value := getattr(stats, name)) is not None]
             means[name] = fmean(values) if len(values) == len(known) else None
+        loads = [stats.under_load for stats in known if stats.under_load is not None]
+        if len(loads) == len(known):
+            means |= {"under_load": _pool_loads(loads), "stderrs": {}}
         devices = " + ".join(sorted({stats.device for stats in known}))
         means |= {"blanked": sum(stats.blanked for stats in known), "beside": max(stats.beside for stats in known)}
         return replace(known[0], **means, device=devices)
+
+
+def _pool_loads(loads: Sequence[UnderLoad]) -> UnderLoad:
+    """The means over seeds; each was measured by itself, so that no interval is one of all requests."""
+    waits = [load.queueing for load in loads if load.queueing is not None]
+    requests = sum(load.requests for load in loads)
+    return replace(
+        loads[0],
+        latency_p90=fmean(load.latency_p90 for load in loads),
+        latency_p99=fmean(load.latency_p99 for load in loads),
+        queueing=fmean(waits) if len(waits) == len(loads) else None,
+        tells=all(load.tells for load in loads),
+        request_errors=sum(load.request_errors * load.requests for load in loads) / requests,
+        kinds=dict(sum((Counter(load.kinds) for load in loads), Counter[str]()).most_common()),
+        requests=requests,
+        parts=max(load.parts for load in loads),
+        intervals={},
+    )
 
 
 def pool_seeds(outcome: Outcome) -> Outcome:

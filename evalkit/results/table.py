@@ -26,11 +26,16 @@ UNSURE = "‡"
 # What a sample set's own records say of its making: by metric its heading, its unit's factor, and which is better.
 COSTS: Mapping[str, tuple[str, float, str]] = {
     "latency_p50": ("latency p50 [ms]", 1000.0, "lower"),
+    "latency_p90": ("latency p90 [ms]", 1000.0, "lower"),
     "latency_p95": ("latency p95 [ms]", 1000.0, "lower"),
+    "latency_p99": ("latency p99 [ms]", 1000.0, "lower"),
+    "queueing": ("queueing [ms]", 1000.0, "lower"),
     "images_per_second": ("images/s", 1.0, "higher"),
+    "request_errors": ("errors [%]", 100.0, "lower"),
     "nfe": ("NFE", 1.0, "lower"),
     "peak_memory_mb": ("peak memory [MB]", 1.0, "lower"),
 }
+LOAD_COSTS = ("latency_p90", "latency_p99", "queueing", "request_errors")  # of services under load alone
 ARROW = {"lower": "↓", "higher": "↑"}
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -69,9 +69,10 @@ class Batch:
         about = {"warmup": self.fresh, "nfe": self.made.nfe, **self.load.read(), **self.about}
         kinds = self.made.warnings or [()] * len(self.requests)
         timed = _timed(self.made, seconds, len(self.requests))
+        records = (self.made.timing.records if self.made.timing is not None else ()) or [{}] * len(self.requests)
         rows = [
-            _row(request, prompts, list(warnings)) | times | about
-            for request, warnings, times in zip(self.requests, kinds, timed, strict=True)
+            _measured(_row(request, prompts, list(warnings)) | times | about, record)
+            for request, warnings, times, record in zip(self.requests, kinds, timed, records, strict=True)
         ]
         return rows, images
 
@@ -144,6 +145,13 @@ def _timed(made: Generated, seconds: float, count: int) -> list[dict[str, Any]]:
         {"latency_s": latency, "clock_s": None if kept else share, "batch": side.together}
         for latency, kept in zip(side.latencies, side.kept, strict=True)
     ]
+
+
+def _measured(row: dict[str, Any], record: Mapping[str, Any]) -> dict[str, Any]:
+    """A line with what the model recorded of the sample before: this batch's load of the machine says nothing."""
+    if not record:
+        return row
+    return {name: value for name, value in row.items() if name not in ("load", "others")} | dict(record)
 
 
 def _generate(cell: Cell, built: BuiltCell, requests: Sequence[Request], device: str) -> Generated:

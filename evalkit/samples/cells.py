@@ -27,6 +27,7 @@ from evalkit.utils.json_files import checked_text, parse_checked, parse_json
 
 FORMATS = {"folder": 1, "zip": 2}  # of cell.json, by what new shards are
 SHARD_SAMPLES = 256
+LOAD_SAMPLES = 1024  # of a cell that is measured under load
 SHARD_BYTES = 64 * 1024 * 1024 * 3  # of pixels: 64 images of 1,024 px, a whole block of the extractors
 CELL = "cell.json"
 
@@ -319,6 +320,8 @@ def image_size(cell: Cell) -> tuple[int, int] | None:
 
 def default_size(cell: Cell) -> int:
     """Samples in a full shard of a new cell: powers of two hold whole batches of the usual sizes."""
+    if cell.call_settings.get("load"):  # of a service: a load is measured by the shard, without a stop
+        return LOAD_SAMPLES
     image = image_size(cell)
     fitting = min(SHARD_BYTES // (image[0] * image[1] * 3), SHARD_SAMPLES) if image else SHARD_SAMPLES
     return 1 << max(fitting.bit_length() - 1, 0)

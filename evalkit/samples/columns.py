@@ -18,7 +18,8 @@ from numpy.typing import NDArray
 Row = Mapping[str, Any]
 
 _PLACE = ("index", "file_name", "check")  # what the place among the samples says, and what was compared already
-_TIMINGS = ("latency_s", "clock_s", "batch", "warmup", "load", "others", "beside")
+_TIMINGS: tuple[str, ...] = ("latency_s", "clock_s", "batch", "warmup", "load", "others", "beside")
+_TIMINGS += ("measured_at", "arrivals", "scheduled_s", "sent_s", "answered_s", "queued_s", "failed")  # under load
 _ABSENT: Any = object()  # a line has no such key
 
 

@@ -128,6 +128,7 @@ def run_shard(
         writer = stack.enter_context(ShardWriter(target, cell.key, encode, store.keeps(size), threads))
         loaded, built = pool.load(cell, spec.device), pool.built(cell)
         loaded.model.keep_in(fetched)
+        loaded.model.ahead(pool.requests(cell, range(spec.start, spec.stop)), cell.call_settings)
         remote = loaded.model.remote
         name = "service" if remote else devices.label(spec.device)
         together = {"beside": workers} if (workers := beside()) > 1 else {}

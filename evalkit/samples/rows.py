@@ -68,11 +68,19 @@ _COLUMNS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "sha256": (lambda value: _is_text(value) and _SHA256.fullmatch(value) is not None, "64 hex digits"),
     "width": (lambda value: _is_count(value) and value > 0, "a whole number >= 1"),
     "height": (lambda value: _is_count(value) and value > 0, "a whole number >= 1"),
+    "measured_at": (_is_number, "a number >= 0"),
+    "arrivals": (_is_text, "a text"),
+    "scheduled_s": (_is_number, "a number >= 0"),
+    "sent_s": (_is_number, "a number >= 0"),
+    "answered_s": (_is_number, "a number >= 0"),
+    "queued_s": (_is_number, "a number >= 0"),
+    "failed": (_is_text, "a text"),
     "kept": (lambda value: value is False, "false"),
     "check": (_is_text, "a text"),
 }
-# Of services; of shards that this evalkit made; of images with warnings.
+# Of services, and of those under load; of shards that this evalkit made; of images with warnings.
 _OPTIONAL = {"clock_s", "check", "load", "others", "beside", "kept", "warnings"}
+_OPTIONAL |= {"measured_at", "arrivals", "scheduled_s", "sent_s", "answered_s", "queued_s", "failed"}
 
 
 def write_rows(rows: Sequence[Row], key: str) -> str:

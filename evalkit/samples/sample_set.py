@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from evalkit.data.source import (
     GenerationStats,
@@ -22,7 +22,7 @@ from evalkit.data.source import (
     kinds_of,
 )
 from evalkit.errors import DataError, StoreError, UnsuitedError
-from evalkit.samples import costs, manifest
+from evalkit.samples import costs, manifest, under_load
 from evalkit.samples.cells import FoundCell, Home, look
 from evalkit.samples.rows import Row, check_asked
 from evalkit.samples.shards import Shard, ZipShard
@@ -200,27 +200,36 @@ class SampleSet(WithoutRecords):
         )
 
     def stats(self) -> GenerationStats:
+        rows = list(self.columns.timings())
+        loaded = [row for row in rows if "measured_at" in row]
+        if loaded:
+            return self._stats(**vars(under_load.timings(loaded)))
         import numpy as np
 
-        rows = list(self.columns.timings())
         timed = costs.timed(rows) or rows
         latencies = [float(row["latency_s"]) for row in timed]
         clock = [float(s) for row in timed if (s := row.get("clock_s", row["latency_s"])) is not None] or latencies
-        evaluations = [float(nfe) for nfe in self.columns.values("nfe") if nfe is not None]
-        peaks = [float(peak) for peak in self.columns.values("peak_memory_mb") if peak is not None]
         batches = costs.repeats(timed)
-        return GenerationStats(
+        return self._stats(
             doubt=costs.doubt(rows),
             stderrs={"latency_p50": costs.median_stderr(batches), "images_per_second": costs.rate_stderr(batches)},
             latency_p50=float(np.percentile(latencies, 50)),
             latency_p95=float(np.percentile(latencies, 95)),
             images_per_second=len(clock) / max(sum(clock), 1e-9),
+            beside=max(int(row.get("beside", 1)) for row in timed),
+        )
+
+    def _stats(self, **timings: Any) -> GenerationStats:
+        """The set's timings, and what else making it cost."""
+        evaluations = [float(nfe) for nfe in self.columns.values("nfe") if nfe is not None]
+        peaks = [float(peak) for peak in self.columns.values("peak_memory_mb") if peak is not None]
+        return GenerationStats(
+            **timings,
             nfe=sum(evaluations) / len(evaluations) if evaluations else None,
             peak_memory_mb=max(peaks) if peaks else None,
             device=" + ".join(sorted({str(device) for device in self.columns.values("device")})),
             batch_size=max(map(int, self.columns.values("batch"))),
             blanked=self.warnings.get("blanked", 0),
-            beside=max(int(row.get("beside", 1)) for row in timed),
         )
 
 

@@ -18,8 +18,9 @@ sha256 (of the file), width, height, latency_s (of one image), batch (images mad
 core), others (part of the machine that other processes took), beside (workers of the run on the machine, where there
 were several), nfe, device, peak_memory_mb, warnings (where there are any), check (of the line). Images that were asked
 for side by side (of a service) have a latency_s of their own, and clock_s: their share of the clock (none for those
-that an earlier run had fetched). A file that was not kept (`keep_images`) has kept: false: its sha256 is that of the
-file that would have been written, so that features and scores are found by it all the same.
+that an earlier run had fetched). Requests under load have what `evalkit.models.services.load.RequestTimes` holds. A
+file that was not kept (`keep_images`) has kept: false: its sha256 is that of the file that would have been written, so
+that features and scores are found by it all the same.
 """
 
 from __future__ import annotations

@@ -23,7 +23,8 @@ from evalkit.config.build import build
 from evalkit.errors import EvalkitError, ServiceError
 from evalkit.models.base import Request
 from evalkit.models.services.cache import FetchedImage, FetchedImages
-from evalkit.models.services.client import Client, ClientOptions, Job, Transient
+from evalkit.models.services.client import Client, ClientOptions, Transient
+from evalkit.models.services.job import Job
 from evalkit.models.services.keys import Key
 from evalkit.samples.store import Store
 from evalkit.utils.blobs import LocalBlobs

@@ -11,7 +11,7 @@ from typing import Any
 from evalkit.errors import DataError
 from evalkit.models.base import Request, Settings
 from evalkit.models.services.base import Service, from_base64, only_image
-from evalkit.models.services.client import Job
+from evalkit.models.services.job import Job
 from evalkit.utils.json_files import parse_json
 
 # Names that evalkit uses for all models, and what this API calls them.
@@ -33,10 +33,10 @@ class Automatic1111(Service):
 
     Call settings: num_inference_steps, guidance_scale, height, width, sampler_name, scheduler, clip_skip,
     negative_prompt (a prompt's own wins), checkpoint (the web UI's name of the weights; none: what it has loaded), and
-    `extra`: further fields of the request.
+    `extra` (further fields of the request), `load`.
     """
 
-    call_settings = frozenset({*_FIELDS, *_OVERRIDE, "negative_prompt", "extra"})
+    call_settings = frozenset({*_FIELDS, *_OVERRIDE, "negative_prompt", "extra", "load"})
     reserved = frozenset(_FIELDS.values()).union(
         ("prompt", "negative_prompt", "seed", "batch_size", "n_iter", "send_images", "save_images", "clip_skip")
     )
@@ -62,7 +62,7 @@ class Automatic1111(Service):
         body |= extra | ({"override_settings": override} if override else {})
         body |= {"prompt": request.prompt, "negative_prompt": negative, "seed": seed}
         body |= {"batch_size": 1, "n_iter": 1, "send_images": True, "save_images": False}
-        answer = job.client.json("POST", "/sdapi/v1/txt2img", body, deadline=job.deadline)
+        answer = job.json("POST", "/sdapi/v1/txt2img", body)
         image = from_base64(only_image(answer.get("images")))
         return image, ["seed_ignored"] if _seed_of(answer.get("info")) not in (None, seed) else []
 

@@ -1,4 +1,8 @@
-"""What models behind a service share: one request per image, several at a time, each cached as soon as it is there."""
+"""What models behind a service share: one request per image, several at a time, each cached as soon as it is there.
+
+With `load` a shard's images are asked for at once, as the load says, before its first batch (`ahead`); what failed is
+asked for again when the load is over, and the batches find all images in the cache.
+"""
 
 from __future__ import annotations
 
@@ -16,8 +20,11 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from evalkit.errors import ConfigError, DataError, ServiceError, whole_number
 from evalkit.models.base import Generated, Model, Request, Sampler, Settings, SideBySide
 from evalkit.models.services.cache import FetchedImage, FetchedImages
-from evalkit.models.services.client import Client, ClientOptions, Job, Stopped, Transient
+from evalkit.models.services.client import Client, ClientOptions, Stopped, Transient
+from evalkit.models.services.job import Job
 from evalkit.models.services.keys import Key, check_url
+from evalkit.models.services.load import Load, RequestTimes
+from evalkit.models.services.measure import Measurement
 
 if TYPE_CHECKING:
     import numpy as np
@@ -25,6 +32,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+_AGAIN = 64  # images that are asked for again at a time
 _CACHED = "What was fetched is kept: the same command goes on from there"
 
 
@@ -56,7 +64,7 @@ class Service(Model):
         self.key = Key(self.api_key_env, self.api_key_header, self.api_key_scheme)
         self.options = ClientOptions.of(self.client)
         self._client: Client | None = None
-        self._cache = FetchedImages()
+        self.cache = FetchedImages()
         self._size: tuple[int, int] | None = None  # of the first image, where none is asked for
         self._lock = threading.Lock()
 
@@ -70,6 +78,7 @@ class Service(Model):
     def check_call(self, sampler: Sampler | None, settings: Settings) -> None:
         """Refuses settings that the model does not take, a key that is not set, and a service that is not there."""
         super().check_call(sampler, settings)
+        Load.of(settings.get("load"))
         extra = settings.get("extra") or {}
         if not isinstance(extra, Mapping):
             raise ConfigError(f"extra={extra!r}: give a mapping of further fields of the request")
@@ -91,9 +100,9 @@ class Service(Model):
 
     def keep_in(self, fetched: FetchedImages) -> None:
         """Finished images are cached next to the cell's shards until theirs is written."""
-        if self._cache.place != fetched.place:
+        if self.cache.place != fetched.place:
             self._size = None  # other settings may make other sizes
-        self._cache = fetched
+        self.cache = fetched
 
     def generate(self, requests: Sequence[Request], *, sampler: Sampler | None, settings: Settings) -> Generated:
         """One image per request; those that an earlier, failed call fetched are not asked for again.
@@ -104,10 +113,9 @@ class Service(Model):
 
         if self._client is None:
             raise RuntimeError("load() comes before generate()")
-        for request in requests:
-            if request.prompt is None:
-                raise DataError(f"{self.base_url} makes images from text, and sample {request.index} has no prompt")
-        images = {r.index: image for r in requests if (image := self._cache.get(r.index)) is not None}
+        self._look_at(requests)
+        load, settings = Load.of(settings.get("load")), _without_load(settings)
+        images = {r.index: image for r in requests if (image := self.cache.get(r.index)) is not None}
         for image in images.values():
             self._size = image.pixels.shape[0], image.pixels.shape[1]
         images |= self._fetch(self._client, [r for r in requests if r.index not in images], settings)
@@ -115,18 +123,62 @@ class Service(Model):
         sizes = {image.pixels.shape for image in batch}
         if len(sizes) > 1:
             raise DataError(f"{self.base_url} makes images of several sizes ({sorted(sizes)}): set height and width")
-        together = min(self.options.concurrency, len(requests))
-        timing = SideBySide([image.latency for image in batch], [image.cached for image in batch], together)
+        together = min(self.options.concurrency, len(requests)) if load is None else load.concurrency or 1
+        records = [image.times.record() if image.times is not None else {} for image in batch]
+        timing = SideBySide([image.latency for image in batch], [image.cached for image in batch], together, records)
         return Generated(np.stack([i.pixels for i in batch]), None, [list(i.warnings) for i in batch], timing)
 
-    def _fetch(self, client: Client, requests: Sequence[Request], settings: Settings) -> dict[int, FetchedImage]:
+    def _look_at(self, requests: Sequence[Request]) -> None:
+        for request in requests:
+            if request.prompt is None:
+                raise DataError(f"{self.base_url} makes images from text, and sample {request.index} has no prompt")
+
+    def ahead(self, requests: Sequence[Request], settings: Settings) -> None:
+        """With `load`: asks for all images that are not cached as it says; what failed is asked for again afterwards.
+
+        A load that an earlier run broke off goes on with the images that are missing: the two are told apart by
+        `RequestTimes.measured_at`.
+        """
+        load, settings = Load.of(settings.get("load")), _without_load(settings)
+        if load is None or self.cache.place is None:
+            return
+        if self._client is None:
+            raise RuntimeError("load() comes before ahead()")
+        self._look_at(requests)
+        missing = [request for request in requests if self.cache.get(request.index) is None]
+        if not missing:
+            return
+        log.info("%s: measuring %d requests, %s", self.base_url, len(missing), load.words(len(missing)))
+        measurement = Measurement(self, missing, settings, load)
+        try:
+            measurement.run()
+        except KeyboardInterrupt:
+            log.warning("%s: stopping; images under way are waited for, and kept", self.base_url)
+            raise
+        again = [request for request in missing if request.index in measurement.failed]
+        if again:
+            log.info("%s: asking again for %d images that failed under load", self.base_url, len(again))
+        for start in range(0, len(again), _AGAIN):  # their images are in the cache: they need not stay in memory
+            self._fetch(self._client, again[start : start + _AGAIN], settings, measurement.failed)
+
+    def _fetch(
+        self,
+        client: Client,
+        requests: Sequence[Request],
+        settings: Settings,
+        times: Mapping[int, RequestTimes] | None = None,
+    ) -> dict[int, FetchedImage]:
+        """Asks for images, with retries; `times` are those of requests that failed under load before."""
         if not requests:
             return {}
         stop = threading.Event()
         images: dict[int, FetchedImage] = {}
         workers = min(self.options.concurrency, len(requests))
         with ThreadPoolExecutor(workers, thread_name_prefix="evalkit-fetch") as pool:
-            running = {pool.submit(self._fetch_one, client, request, settings, stop): request for request in requests}
+            running = {
+                pool.submit(self._fetch_one, client, request, settings, stop, (times or {}).get(request.index)): request
+                for request in requests
+            }
             try:
                 for done in as_completed(running):
                     with suppress(Stopped):  # by another request's error, which is the one to raise
@@ -139,20 +191,31 @@ class Service(Model):
                 raise
         return images
 
-    def _fetch_one(self, client: Client, request: Request, settings: Settings, stop: threading.Event) -> FetchedImage:
+    def _fetch_one(
+        self, client: Client, request: Request, settings: Settings, stop: threading.Event, times: RequestTimes | None
+    ) -> FetchedImage:
         job = Job(client, f"sample {request.index}", stop, time.monotonic() + self.options.budget)
         try:
             pixels, latency, warnings = self.obtain(job, request, settings)
         except BaseException as error:
             stop.set()  # here, before this thread takes the next one
-            if isinstance(error, ServiceError):
-                raise ServiceError(f"{self.base_url}, {job.name}: {self.key.redact(str(error))}. {_CACHED}") from None
-            raise
+            raise self.readable(error, job) from None
         if job.retries:
             warnings = [*warnings, "retried"]
-        image = FetchedImage(pixels, round(latency, 6), tuple(dict.fromkeys(warnings)))
-        self._cache.put(request.index, image)
+        image = FetchedImage(pixels, round(latency, 6), tuple(dict.fromkeys(warnings)), times=times)
+        self.cache.put(request.index, image)
         return image
+
+    def readable(self, error: BaseException, job: Job) -> BaseException:
+        """An error that says whose it is, without the key."""
+        if not isinstance(error, ServiceError):
+            return error
+        return ServiceError(f"{self.base_url}, {job.name}: {self.key.redact(str(error))}. {_CACHED}")
+
+    def shown_settings(self, settings: Settings) -> Settings:
+        """A load by its concurrency or rate."""
+        load = Load.of(settings.get("load"))
+        return settings if load is None else {**_without_load(settings), **load.shown()}
 
     def obtain(self, job: Job, request: Request, settings: Settings) -> tuple[NDArray[np.uint8], float, list[str]]:
         """One image u8 [H,W,3], the seconds of the attempt that succeeded, and warnings."""
@@ -186,6 +249,11 @@ class Service(Model):
                 raise Transient(f"the image is {size[1]}x{size[0]} (width x height), not {expected[1]}x{expected[0]}")
             self._size = size
         return pixels, notes
+
+
+def _without_load(settings: Settings) -> Settings:
+    """What of the settings is the image's."""
+    return {name: value for name, value in settings.items() if name != "load"}
 
 
 def size_of(settings: Settings) -> tuple[int, int] | None:

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from evalkit.errors import DataError, StoreError
+from evalkit.models.services.load import RequestTimes
 from evalkit.utils.blobs import Blobs, LocalBlobs
 from evalkit.utils.files import sha256_bytes, sha256_json
 from evalkit.utils.json_files import parse_json
@@ -35,12 +36,14 @@ class FetchedImage:
         latency: seconds that it took to be made.
         warnings: as in `Generated`.
         cached: whether it was made in an earlier call.
+        times: of its request, where it was asked for under load.
     """
 
     pixels: NDArray[np.uint8]
     latency: float
     warnings: tuple[str, ...] = ()
     cached: bool = False
+    times: RequestTimes | None = None
 
 
 Earlier = Callable[[int], tuple[bytes, dict[str, Any]] | None]
@@ -88,6 +91,7 @@ class FetchedImages:
 
         data = encode_png(image.pixels)  # drops whatever else the service wrote into its file
         record = {"latency_s": image.latency, "warnings": list(image.warnings), "sha256": sha256_bytes(data)}
+        record |= image.times.record() if image.times is not None else {}
         whole = {**record, "check": _check(record), "png": base64.b64encode(data).decode()}
         self.place.put(_key(index), json.dumps(whole, allow_nan=False).encode())
 
@@ -108,7 +112,9 @@ class FetchedImages:
 
 def _check(record: Mapping[str, Any]) -> str:
     """The digest of what a record says besides its pixels, whose own is part of it."""
-    return sha256_json([record["latency_s"], record["warnings"], record["sha256"]])
+    times = RequestTimes.of(record)
+    more = [times.record()] if times is not None else []
+    return sha256_json([record["latency_s"], record["warnings"], record["sha256"], *more])
 
 
 def _decode(data: bytes, record: Mapping[str, Any]) -> FetchedImage | None:
@@ -119,7 +125,7 @@ def _decode(data: bytes, record: Mapping[str, Any]) -> FetchedImage | None:
     texts = isinstance(warnings, list) and all(isinstance(warning, str) for warning in warnings)
     if sha256_bytes(data) != record["sha256"] or not texts or not isinstance(latency, int | float):
         return None
-    return FetchedImage(decode(data), float(latency), tuple(warnings), cached=True)
+    return FetchedImage(decode(data), float(latency), tuple(warnings), True, RequestTimes.of(record))
 
 
 def _key(index: int) -> str:

@@ -6,16 +6,17 @@ import email.utils
 import json
 import logging
 import math
-import random
 import socket
 import ssl
 import threading
 import time
+import urllib.parse
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, fields, replace
-from typing import TYPE_CHECKING, Any, Self, TypeVar
+from dataclasses import dataclass, field, fields
+from typing import TYPE_CHECKING, Any, Self
 
 from evalkit.errors import ConfigError, DataError, ServiceError, nearest, whole_number
+from evalkit.models.services.form import Form
 from evalkit.models.services.keys import Key
 from evalkit.utils.json_files import parse_json
 from evalkit.utils.text import one_line
@@ -23,13 +24,10 @@ from evalkit.utils.text import one_line
 if TYPE_CHECKING:
     import httpcore
     import httpx
-    from tenacity import RetryCallState
 
 log = logging.getLogger(__name__)
 for _name in ("httpx", "httpcore"):  # they log addresses and headers, in which there may be tokens
     logging.getLogger(_name).setLevel(logging.WARNING)
-
-Value = TypeVar("Value")
 
 MAX_BYTES = 256 * 2**20  # of an answer: a 4096x4096 PNG in base64 takes 64 MB at most
 _REDIRECTS = 5
@@ -41,7 +39,17 @@ _FINAL = ("insufficient_quota", "billing_hard_limit_reached")  # OpenAI's 429s t
 
 
 class Transient(Exception):
-    """An answer that may be right the next time."""
+    """An answer that may be right the next time.
+
+    Attributes:
+        kind: what went wrong, for statistics: a status ("503"), "timeout", "refused", "cut", "unreachable", "broken"
+            (an answer that is not what it should be).
+        after: seconds that the service asked to wait (Retry-After); 0 where it did not.
+    """
+
+    def __init__(self, message: str, kind: str = "broken", after: float = 0.0) -> None:
+        super().__init__(message)
+        self.kind, self.after = kind, after
 
 
 class Stopped(Exception):
@@ -100,6 +108,7 @@ class Client:
     base_url: str
     key: Key
     options: ClientOptions
+    patient: bool = True  # false: Retry-After holds no request back (a load goes on whatever is answered)
     _held_until: float = 0.0
     _lock: threading.Lock = field(default_factory=threading.Lock)
     _warned: bool = False
@@ -119,20 +128,29 @@ class Client:
         except OSError as error:
             raise ConfigError(f"{self.base_url} cannot be reached ({_reason(error)}): is it running?") from error
 
-    def json(self, method: str, path: str, body: Mapping[str, Any] | None = None, *, deadline: float) -> dict[str, Any]:
+    def json(
+        self,
+        method: str,
+        path: str,
+        body: Mapping[str, Any] | Form | None = None,
+        *,
+        deadline: float,
+        timing: Callable[[str], None] = lambda header: None,
+    ) -> dict[str, Any]:
         """A JSON object from the service.
 
         Args:
             method: "GET" or "POST".
             path: behind base_url, with a leading slash.
-            body: a JSON value to send.
+            body: a JSON value to send, or a form.
             deadline: `time.monotonic()` at which to give up.
+            timing: is given the answer's Server-Timing header, if it has one.
 
         Raises:
             Transient: it may go better another time.
             ServiceError: it will not.
         """
-        answer = self.send(method, path, body, deadline=deadline)
+        answer = self.send(method, path, body, deadline=deadline, timing=timing)
         try:
             value = parse_json(answer, "the answer")
         except DataError:
@@ -141,9 +159,17 @@ class Client:
             raise Transient(f"the answer is no JSON object ({self.quote(answer)})")
         return value
 
-    def send(self, method: str, path: str, body: Mapping[str, Any] | None = None, *, deadline: float) -> bytes:
+    def send(
+        self,
+        method: str,
+        path: str,
+        body: Mapping[str, Any] | Form | None = None,
+        *,
+        deadline: float,
+        timing: Callable[[str], None] = lambda header: None,
+    ) -> bytes:
         """The answer's bytes; otherwise as `json`."""
-        answer, location = self._send(method, self.base_url + path, body, "application/json", deadline)
+        answer, location = self._send(method, self.base_url + path, body, "application/json", deadline, timing)
         if location is not None:
             raise ServiceError(
                 f"{self._place(self.base_url + path)} sends on to {self._place(location)}: set base_url to where it is"
@@ -153,9 +179,13 @@ class Client:
     def download(self, url: str, *, deadline: float) -> bytes:
         """A file, perhaps from elsewhere (a cloud's storage): the key goes to the service's own origin alone.
 
+        An address without a host ("/v1/images/ID/content", as SGLang gives) is the service's own.
+
         Raises:
             Transient, ServiceError: as `json`; also an address that is not http(s).
         """
+        if url.startswith("/") and not url.startswith("//"):
+            url = self._origin_of_service() + url
         for _ in range(_REDIRECTS):
             answer, location = self._send("GET", url, None, "*/*", deadline)
             if location is None:
@@ -163,8 +193,18 @@ class Client:
             url = location
         raise Transient(f"the image's address sends on more than {_REDIRECTS} times")
 
+    def _origin_of_service(self) -> str:
+        parts = urllib.parse.urlsplit(self.base_url)
+        return f"{parts.scheme}://{parts.netloc}"
+
     def _send(
-        self, method: str, url: str, body: Mapping[str, Any] | None, accept: str, deadline: float
+        self,
+        method: str,
+        url: str,
+        body: Mapping[str, Any] | Form | None,
+        accept: str,
+        deadline: float,
+        timing: Callable[[str], None] = lambda header: None,
     ) -> tuple[bytes, str | None]:
         """The answer's body, and where it redirects to, if it does: the key must not go along."""
         import httpcore
@@ -180,9 +220,11 @@ class Client:
         end = min(deadline, began + self.options.timeout)
         headers = {"User-Agent": "evalkit", "Accept": accept, "Accept-Encoding": "identity", "Connection": "close"}
         headers |= self.key.headers() if own else {}
-        content = None if body is None else json.dumps(body).encode()
-        if content is not None:
-            headers["Content-Type"] = "application/json"
+        content = None
+        if isinstance(body, Form):
+            content, headers["Content-Type"] = body.encode()
+        elif body is not None:
+            content, headers["Content-Type"] = json.dumps(body).encode(), "application/json"
         try:
             with exchange(method, address, headers, content, end=end) as response:
                 location = header(response, "location")
@@ -190,18 +232,20 @@ class Client:
                     return b"", _joined(address, location)
                 if not 200 <= response.status < 300:
                     raise self._refusal(response, address)
-                return _read(response), None
+                whole = _read(response)
+                timing(header(response, "server-timing"))
+                return whole, None
         except httpcore.TimeoutException:
             limit = "timeout" if end < deadline else "budget"
-            raise Transient(f"no whole answer within {end - began:.3g} s (client.{limit})") from None
+            raise Transient(f"no whole answer within {end - began:.3g} s (client.{limit})", "timeout") from None
         except httpcore.ProtocolError:
-            raise Transient("the connection was cut") from None
+            raise Transient("the connection was cut", "cut") from None
         except (httpcore.NetworkError, httpcore.ProxyError) as error:
             cause = _system_error(error)
             if isinstance(cause, ssl.SSLCertVerificationError):
                 trust = f"its certificate is not trusted: {cause.verify_message}"
                 raise ServiceError(f"{self._place(url)}: {trust}") from None
-            raise Transient(self.shown(_reason(cause))) from None
+            raise Transient(self.shown(_reason(cause)), _kind(cause)) from None
 
     def _refusal(self, response: httpcore.Response, url: httpx.URL) -> Transient | ServiceError:
         """What a status other than 2xx means."""
@@ -223,8 +267,9 @@ class Client:
         message = f"{status} ({quoted})" if quoted else status
         final = any(f'"{word}"'.encode() in body for word in _FINAL)
         if not final and (code in _RETRIED or code >= 500):
-            self._hold(_retry_after(header(response, "retry-after")))
-            return Transient(message)
+            after = _retry_after(header(response, "retry-after"))
+            self._hold(after)
+            return Transient(message, str(code), after)
         return ServiceError(f"{place}: {message}")
 
     def quote(self, body: bytes) -> str:
@@ -259,76 +304,13 @@ class Client:
 
     def held(self) -> float:
         """Seconds until requests may leave."""
-        return max(self._held_until - time.monotonic(), 0.0)
+        return max(self._held_until - time.monotonic(), 0.0) if self.patient else 0.0
 
     def warn_once(self, message: str) -> None:
         """Logs the first trouble; all retries are counted in the run's notes."""
         with self._lock:
             first, self._warned = not self._warned, True
         log.log(logging.WARNING if first else logging.DEBUG, "%s", self.key.redact(message))
-
-
-@dataclass
-class Job:
-    """One image's requests: its time (`deadline`), its retries, and whether the batch still wants it (`stop`)."""
-
-    client: Client
-    name: str  # "sample 17"
-    stop: threading.Event
-    deadline: float
-    retries: int = 0
-
-    def retrying(self, attempt: Callable[[], Value]) -> Value:
-        """What `attempt` returns, after as many retries as the options allow.
-
-        Raises:
-            ServiceError: it failed for good, or retries or budget are used up.
-            Stopped: the batch ended meanwhile.
-        """
-        import tenacity
-
-        options = self.client.options
-        half = options.backoff / 2, options.max_backoff / 2
-        try:
-            return tenacity.Retrying(
-                retry=tenacity.retry_if_exception_type(Transient),
-                stop=tenacity.stop_after_attempt(options.retries + 1),
-                wait=tenacity.wait_exponential(*half) + tenacity.wait_random_exponential(*half),
-                before=lambda _: self._wait_for_turn(),
-                before_sleep=self._wait_after,
-                sleep=lambda _: None,  # `_wait_after` has waited: it knows the reason
-                reraise=True,
-            )(attempt)
-        except Transient as error:
-            raise ServiceError(f"{error}, {options.retries + 1} times") from None
-
-    def _wait_for_turn(self) -> None:
-        held = self.client.held()
-        if held:
-            self.wait(held + random.uniform(0, self.client.options.backoff / 2), "asked to wait")
-        if self.stop.is_set():
-            raise Stopped
-
-    def _wait_after(self, state: RetryCallState) -> None:
-        """Waits after a failed attempt: as long as tenacity says, or longer where the service asks for it."""
-        error = state.outcome and state.outcome.exception()
-        seconds = max(state.upcoming_sleep, self.client.held())
-        self.retries += 1
-        again = f"again in {seconds:.1f} s (retry {state.attempt_number} of {self.client.options.retries})"
-        self.client.warn_once(f"{self.client.base_url}, {self.name}: {error}; {again}")
-        self.wait(seconds, str(error))
-
-    def wait(self, seconds: float, reason: str) -> None:
-        """Waits, unless the image's budget would then be used up (`ServiceError`) or the batch ends (`Stopped`)."""
-        if time.monotonic() + seconds > self.deadline:
-            budget = f"its {self.client.options.budget:g} s (client.budget)"
-            raise ServiceError(f"{reason}; {seconds:.3g} s more would go beyond {budget}")
-        if self.stop.wait(seconds):
-            raise Stopped
-
-    def unstoppable(self) -> Job:
-        """The same job, but finished even if the batch ends meanwhile: the image is being made."""
-        return replace(self, stop=threading.Event(), retries=0)
 
 
 def _read(response: httpcore.Response) -> bytes:
@@ -368,6 +350,13 @@ def _reason(error: BaseException) -> str:
         socket.gaierror: "there is no such host",
     }
     return next((words for kind, words in reasons.items() if isinstance(error, kind)), one_line(error))
+
+
+def _kind(error: BaseException) -> str:
+    """A connection's error as statistics count it."""
+    if isinstance(error, ConnectionRefusedError):
+        return "refused"
+    return "cut" if isinstance(error, ConnectionError) else "unreachable"
 
 
 def _retry_after(value: str) -> float:

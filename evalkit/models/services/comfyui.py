@@ -19,7 +19,8 @@ from typing import TYPE_CHECKING, Any
 from evalkit.errors import ConfigError, DataError, nearest
 from evalkit.models.base import Request, Sampler, Settings
 from evalkit.models.services.base import Service
-from evalkit.models.services.client import Job, Stopped, Transient
+from evalkit.models.services.client import Stopped, Transient
+from evalkit.models.services.job import Job
 from evalkit.utils.files import resolve_path, sha256_json
 from evalkit.utils.json_files import read_json
 
@@ -46,10 +47,10 @@ class ComfyUI(Service):
         api_key_env, api_key_header, api_key_scheme, version, client: see `Service`. A request of `client.timeout` never
             waits for the image itself; `client.budget` does, the time in ComfyUI's queue included.
 
-    Call settings: those above, negative_prompt (a prompt's own wins), and `extra`: placeholders of your own.
+    Call settings: those above, negative_prompt (a prompt's own wins), `extra` (placeholders of your own), `load`.
     """
 
-    call_settings = frozenset({*_SETTINGS, "negative_prompt", "extra"})
+    call_settings = frozenset({*_SETTINGS, "negative_prompt", "extra", "load"})
     reserved = frozenset({*_SETTINGS, *_FILLED})
 
     workflow: str
@@ -112,7 +113,10 @@ class ComfyUI(Service):
         def make() -> dict[str, Any]:
             nonlocal began
             began = time.monotonic()
-            return self._wait_for_image(job, unstoppable, self._queue(job, graph))
+            entry = self._wait_for_image(job, unstoppable, self._queue(job, graph))
+            took = _execution_seconds(entry)  # by ComfyUI's clock: the rest was waiting, for its turn and for the poll
+            job.queued = None if took is None else max(time.monotonic() - began - took, 0.0)
+            return self._output(job, entry)
 
         file = job.retrying(make)
         query = urllib.parse.urlencode({k: str(file.get(k) or "") for k in ("filename", "subfolder", "type")})
@@ -155,11 +159,11 @@ class ComfyUI(Service):
         path = f"/history/{urllib.parse.quote(prompt_id, safe='')}"
         return job.client.json("GET", path, deadline=job.deadline).get(prompt_id)
 
-    def _wait_for_image(self, job: Job, unstoppable: Job, prompt_id: str) -> dict[str, Any]:
-        """The image's {filename, subfolder, type}, once it is made.
+    def _wait_for_image(self, job: Job, unstoppable: Job, prompt_id: str) -> object:
+        """What the history says of a workflow, once it is finished.
 
         Raises:
-            Transient: ComfyUI failed at it, forgot it, or made none or several.
+            Transient: ComfyUI forgot it.
             Stopped: the batch ended before ComfyUI began with it.
         """
         dropped = False
@@ -167,7 +171,7 @@ class ComfyUI(Service):
             retries = unstoppable.retries
             entry = unstoppable.retrying(lambda: self._history(job, prompt_id))
             if entry is not None:
-                return self._output(job, entry)
+                return entry
             if job.stop.is_set() and not dropped:
                 dropped = True
                 unstoppable.retrying(lambda: self._drop(job, prompt_id))
@@ -182,6 +186,7 @@ class ComfyUI(Service):
         job.client.send("POST", "/queue", {"delete": [prompt_id]}, deadline=job.deadline)
 
     def _output(self, job: Job, entry: object) -> dict[str, Any]:
+        """The image's {filename, subfolder, type}. Transient: ComfyUI failed at it, or made none or several."""
         status = _mapping(_mapping(entry).get("status"))
         if status.get("status_str") == "error":
             raise Transient(f"ComfyUI failed: {job.client.shown(_message(status))}")
@@ -200,7 +205,23 @@ class ComfyUI(Service):
 
 def _values(settings: Settings) -> dict[str, Any]:
     """Settings, and placeholders of the user's own."""
-    return {**{name: value for name, value in settings.items() if name != "extra"}, **(settings.get("extra") or {})}
+    return {
+        **{name: value for name, value in settings.items() if name not in ("extra", "load")},
+        **(settings.get("extra") or {}),
+    }
+
+
+def _execution_seconds(entry: object) -> float | None:
+    """From the messages of a finished workflow how long it was executed; none: they do not tell (before 2024)."""
+    at: dict[str, float] = {}
+    for message in _list(_mapping(_mapping(entry).get("status")).get("messages")):
+        if isinstance(message, list) and len(message) == 2:
+            stamp = _mapping(message[1]).get("timestamp")
+            if isinstance(message[0], str) and isinstance(stamp, int | float):
+                at[message[0]] = stamp / 1000
+    if "execution_start" not in at or "execution_success" not in at:
+        return None
+    return max(at["execution_success"] - at["execution_start"], 0.0)
 
 
 def _mapping(value: object) -> dict[str, Any]:

@@ -12,7 +12,8 @@ from typing import Any
 from evalkit.errors import ConfigError
 from evalkit.models.base import Request, Settings
 from evalkit.models.services.base import Service, from_base64, only_image, size_of
-from evalkit.models.services.client import Job, Transient
+from evalkit.models.services.client import Transient
+from evalkit.models.services.job import Job
 
 
 @dataclass(eq=False, repr=False, kw_only=True)
@@ -27,11 +28,11 @@ class OpenAIImages(Service):
         seed_field: the name of the request's field that takes a seed; none: the service takes none (OpenAI's own),
             its images cannot be made again, and every sample is marked `unseeded`.
 
-    Call settings: height, width (both, or the service's own), quality, style, background, output_format, and `extra`:
-    further fields of the request.
+    Call settings: height, width (both, or the service's own), quality, style, background, output_format, and `extra`
+    (further fields of the request) and `load`.
     """
 
-    call_settings = frozenset({"height", "width", "quality", "style", "background", "output_format", "extra"})
+    call_settings = frozenset({"height", "width", "quality", "style", "background", "output_format", "extra", "load"})
     reserved = frozenset({"model", "prompt", "n", "size", "response_format", "stream"})
 
     model: str
@@ -67,7 +68,7 @@ class OpenAIImages(Service):
             body[self.seed_field] = request.seed32()
         else:
             warnings.append("unseeded")
-        answer = job.client.json("POST", "/images/generations", body, deadline=job.deadline)
+        answer = job.json("POST", "/images/generations", body)
         image = only_image(answer.get("data"))
         if not isinstance(image, dict):
             raise Transient("the answer holds no image")
