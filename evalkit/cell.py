@@ -40,6 +40,12 @@ class Cell:
     call_settings: Mapping[str, Any]
     identity: Mapping[str, Any]
 
+    @property
+    def remake(self) -> Mapping[str, Any]:
+        """Of a baseline that is made again (`noise_floor`): what is changed; empty of all other cells."""
+        changed: Mapping[str, Any] = self.identity.get("remake", {})
+        return changed
+
     def spec(self) -> dict[str, Any]:
         """The cell as a JSON value."""
         return {name: getattr(self, name) for name in self.__dataclass_fields__}

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from evalkit import gate
 from evalkit.data.moments import Moments, write_moments
@@ -21,6 +21,7 @@ from evalkit.metric import ReferenceMetric
 from evalkit.plan.auto import read_growth
 from evalkit.plan.look import at_look, at_rest
 from evalkit.plan.plan import Plan, make_plan
+from evalkit.plan.remakes import change_text
 from evalkit.plan.results_folder import results_folder
 from evalkit.results import previous
 from evalkit.results.compare import compare, rename_apart, surely_worse
@@ -29,6 +30,7 @@ from evalkit.results.files import write
 from evalkit.results.latent_walk import write_walks
 from evalkit.results.looks import Grown, Looks, Stopped
 from evalkit.results.made import made_before, made_now
+from evalkit.results.noise_floor import called_none, measure_floor, with_floor
 from evalkit.results.notebook import ResultTable
 from evalkit.results.publish import copy_results, staged
 from evalkit.results.rows import Outcome, make_rows, notes, run_info
@@ -69,6 +71,7 @@ class Measured:
     outcome: Outcome
     findings: Sequence[Finding]
     seconds: Mapping[str, float]
+    floor: Mapping[str, Any] | None = None  # of `noise_floor`
 
 
 def run(plan: Plan, *, command: str = "") -> ResultTable:
@@ -143,7 +146,8 @@ def measure(plan: Plan) -> Measured:
     worker = stages.worker
     seconds["generate"] = time.time() - started
     with stage("looking through the samples"):
-        sources = {cell.name: worker.source(cell.name) for cell in plan.cells}
+        sources = {cell.name: worker.source(cell.name) for cell in plan.all_cells}
+    shown = {cell.name: sources[cell.name] for cell in plan.cells}
     clusters = plan.clusters(sources)
     watch = None
     if plan.config.lint:
@@ -153,17 +157,25 @@ def measure(plan: Plan) -> Measured:
             scored = _score(plan, stages, sources, clusters, watch)
     except DataError:
         if watch is not None:
-            _lint(plan, sources, watch)  # names all files that are not as they should be; scoring stopped at the first
+            _lint(plan, shown, watch)  # names all files that are not as they should be; scoring stopped at the first
         raise
     seconds["score"] = time.time() - started - seconds["generate"]
-    findings = _lint(plan, sources, watch) if watch is not None else []
+    findings = _lint(plan, shown, watch) if watch is not None else []
     if worker.parts is not None and stages.leads():
         worker.parts.sweep()
     seconds["lint"] = time.time() - started - seconds["generate"] - seconds["score"]
-    outcome = Outcome(plan.cells, plan.metrics, sources, scored, plan.reference, plan.training, clusters)
+    floor = _floor(plan, scored) if plan.remakes else None
+    scored = {(cell, metric): score for (cell, metric), score in scored.items() if cell in shown}
+    outcome = Outcome(plan.cells, plan.metrics, shown, scored, plan.reference, plan.training, clusters)
     if plan.config.seeds != "apart":
         outcome = pool_seeds(outcome)
-    return Measured(stages, outcome, findings, seconds)
+    return Measured(stages, outcome, findings, seconds, floor)
+
+
+def _floor(plan: Plan, scored: Mapping[tuple[str, str], Scored]) -> Mapping[str, Any]:
+    """The noise floor: what the baseline's remakes differ from it by."""
+    baseline = next(cell for cell in plan.cells if cell.name == plan.baseline_of(plan.remakes[0].seed))
+    return measure_floor(baseline, [(cell, change_text(cell.remake)) for cell in plan.remakes], plan.metrics, scored)
 
 
 def conclude(plan: Plan, measured: Measured, *, command: str, grown: Grown | None = None) -> ResultTable:
@@ -202,7 +214,7 @@ def _tabled(plan: Plan, measured: Measured, command: str, looks: Looks | None) -
     outcome, seconds = measured.outcome, measured.seconds
     confidence = looks.confidence if looks else CONFIDENCE
     about = run_info(outcome, plan.config, plan.store.address, baseline=plan.baseline, command=command, seconds=seconds)
-    table = _table(plan, about, outcome, confidence)
+    table = _table(plan, about, outcome, confidence, measured.floor)
     return replace(table, lint=tuple(asdict(finding) for finding in measured.findings))
 
 
@@ -272,14 +284,16 @@ def _save_stats(plan: Plan) -> None:
         write_moments(path, mean.numpy(), cov.numpy(), n=n, features=metric.needs[0], extractor=identity)
 
 
-def _table(plan: Plan, run: Mapping[str, object], outcome: Outcome, confidence: float) -> ResultTable:
+def _table(
+    plan: Plan, run: Mapping[str, object], outcome: Outcome, confidence: float, floor: Mapping[str, Any] | None
+) -> ResultTable:
     """The run's rows, those of earlier runs next to them, and all comparisons."""
     rows = make_rows(outcome, confidence)
     taken = {cell.name for cell in outcome.cells}
     for earlier in plan.earlier:
         rows += rename_apart(earlier.rows, taken, str(earlier.run.get("name", "earlier")))
     table = ResultTable(run, tuple(rows), tuple(notes(outcome.sources)), folder=plan.out)
-    return _compared(plan, outcome, table, confidence)
+    return _compared(plan, outcome, with_floor(table, floor), confidence)
 
 
 def _compared(plan: Plan, outcome: Outcome, table: ResultTable, confidence: float) -> ResultTable:
@@ -300,7 +314,7 @@ def _compared(plan: Plan, outcome: Outcome, table: ResultTable, confidence: floa
     run = {**table.run, "series": series} if series else table.run
     unsure = {(row.metric, row.cell) for row in table.rows if row.unsure}
     best = {metric: [cell for cell in cells if (metric, cell) not in unsure] for metric, cells in best.items()}
-    return replace(table, run=run, comparisons=tuple(comparisons), best=best)
+    return called_none(replace(table, run=run, comparisons=tuple(comparisons), best=best))
 
 
 def _lint(plan: Plan, sources: Mapping[str, Source], watch: Watch) -> list[Finding]:
@@ -310,7 +324,8 @@ def _lint(plan: Plan, sources: Mapping[str, Source], watch: Watch) -> list[Findi
 
 
 def _settle(watch: Watch, sources: Mapping[str, Source], name: str) -> None:
-    watch.settle(sources[name])
+    if name in sources:
+        watch.settle(sources[name])
 
 
 def _score(
@@ -325,8 +340,9 @@ def _score(
 
     watched, done = plan, None
     if watch is not None:
-        done = partial(_settle, watch, sources)
-        sources = {name: watch.of(source) for name, source in sources.items()}
+        hidden = {cell.name for cell in plan.remakes}  # one set's copies, by design: they are not looked over
+        done = partial(_settle, watch, {name: source for name, source in sources.items() if name not in hidden})
+        sources = {name: source if name in hidden else watch.of(source) for name, source in sources.items()}
         reference = plan.reference
         reference = watch.of(reference) if reference and not isinstance(reference, Moments) else reference
         watched = replace(plan, reference=reference)

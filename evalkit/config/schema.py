@@ -48,6 +48,9 @@ class RunConfig:
         contact_sheet: samples on each cell's contact sheet; 0: none.
         baseline: the cell that all others are compared with: its name, or a mapping such as `{sampler: ddim}` that
             picks one; none: each metric's best.
+        noise_floor: true makes the baseline again under changes that should not matter (the same again, loaded anew;
+            another batch size; ...), and shows what pairs differ by then: a smaller difference is none. Or which
+            changes: `[again, batch_size]`, `{batch_size: 1, device: cpu}` (docs/recipes/same_model.md).
         save_stats: a folder that takes the reference's statistics of each Frechet metric, to be shared
             (`reference=stats reference.stats.path=FILE`); none: they are not written.
         add_results: results.json files of earlier runs, whose cells stand in the table as well.
@@ -85,6 +88,7 @@ class RunConfig:
     exclude: list[Any] = field(default_factory=list)
     contact_sheet: int = 40
     baseline: Any = None
+    noise_floor: Any = False
     save_stats: str | None = None
     add_results: list[str] = field(default_factory=list)
     rescan: bool = False

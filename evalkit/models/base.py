@@ -131,6 +131,9 @@ class Model(ABC):
     remote: ClassVar[bool] = False  # made elsewhere: this machine's device and memory tell nothing of it
     weights_option: ClassVar[str | None] = None  # the key of its YAML that a series of `checkpoints` goes to
     call_settings: ClassVar[frozenset[str]] = frozenset()  # names in the YAML that go to `generate`, not to __init__
+    # Changes that should not matter, under which a baseline can be made again (`noise_floor`); "attention": of models
+    # that call torch's scaled dot product.
+    remakes: ClassVar[tuple[str, ...]] = ("again", "batch_size", "threads", "device")
 
     @abstractmethod
     def check(self, *, fetch: bool = True) -> None:

@@ -33,6 +33,8 @@ class CallableModel(Model):
         keep: true where an image costs money: those of a batch are kept when a later one fails.
     """
 
+    remakes = (*Model.remakes, "attention")
+
     def __init__(
         self,
         function: str | Mapping[str, Any],

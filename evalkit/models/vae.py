@@ -59,6 +59,7 @@ class VaeReconstruction(Model):
     """
 
     weights_option = "path"
+    remakes = (*Model.remakes, "attention")
 
     def __init__(
         self,

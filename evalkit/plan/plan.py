@@ -28,6 +28,7 @@ from evalkit.models.base import ExistingImages
 from evalkit.plan.choose import Given, choose_metrics
 from evalkit.plan.grid import Grid, Missing, make_grid
 from evalkit.plan.look import as_stopped, of_look
+from evalkit.plan.remakes import make_remakes
 from evalkit.plan.results_folder import results_folder, with_name
 from evalkit.prompts.images import prompt_images
 from evalkit.results.feature_map import check_map
@@ -76,6 +77,7 @@ class Plan:
     exports: Mapping[str, Export] = field(default_factory=dict)
     engine: Engine = field(default_factory=InProcess)  # runs the units of work
     walk: Walk = field(default_factory=Walk)
+    remakes: tuple[Cell, ...] = ()  # the baseline made again (`noise_floor`): sample sets that stand in no table
 
     @property
     def existing(self) -> dict[str, ExistingImages]:
@@ -84,9 +86,14 @@ class Plan:
         return {name: model for name, model in models.items() if isinstance(model, ExistingImages)}
 
     @property
+    def all_cells(self) -> tuple[Cell, ...]:
+        """The grid's, and the baseline's remakes: all whose samples are scored."""
+        return (*self.cells, *self.remakes)
+
+    @property
     def generated(self) -> list[Cell]:
-        """The cells whose samples are made here."""
-        return [cell for cell in self.cells if not isinstance(self.built[cell.key].model, ExistingImages)]
+        """The cells whose samples are made here, remakes as well."""
+        return [cell for cell in self.all_cells if not isinstance(self.built[cell.key].model, ExistingImages)]
 
     def open_source(self, cell: Cell, found: FoundCell | None = None, wait: float = 0.0) -> Source:
         """A cell's images: its sample set (as of `SampleSet.open`), or the images that were made elsewhere."""
@@ -121,7 +128,7 @@ class Plan:
     def clusters(self, sources: Mapping[str, Source]) -> dict[str, list[int]]:
         """By cell name its samples' clusters, which standard errors go by: the samples of one prompt, unless the
         prompts are all that there are (`PromptSet.exhaustive`)."""
-        return {cell.name: self.clusters_of(cell, sources[cell.name]) for cell in self.cells}
+        return {cell.name: self.clusters_of(cell, sources[cell.name]) for cell in self.all_cells}
 
     def clusters_of(self, cell: Cell, source: Source) -> list[int]:
         """The clusters of one cell's samples."""
@@ -130,7 +137,8 @@ class Plan:
 
     def generators(self, pool: ModelPool) -> dict[str, CellGenerator]:
         """By cell name: what made its samples, for metrics of models and walks; `pool` loads and frees the models."""
-        return {cell.name: CellGenerator(cell, pool, self.config.device, self.extractors) for cell in self.generated}
+        cells = [cell for cell in self.generated if not cell.remake]
+        return {cell.name: CellGenerator(cell, pool, self.config.device, self.extractors) for cell in cells}
 
 
 def shown_cells(cells: Sequence[Cell], config: RunConfig) -> tuple[Cell, ...]:
@@ -182,6 +190,7 @@ def make_plan(config: RunConfig, *, choose: bool = False) -> Plan:
         own = _own_images(grid, metrics, cache)
         check_pairs(metrics, baseline, own)
     check_models(metrics, extractors)
+    remakes = make_remakes(config, grid.cells, baseline, grid.built, metrics, missing)
     exports = _build_exports(config)
     make_trackers(config.tracker)  # each is built anew where it logs, in a process of its own
     out = results_folder(config, extractors)
@@ -190,7 +199,7 @@ def make_plan(config: RunConfig, *, choose: bool = False) -> Plan:
         out,
         store,
         grid.cells,
-        grid.built,
+        {**grid.built, **{cell.key: objects for cell, objects in remakes}},
         grid.prompts,
         metrics,
         extractors,
@@ -204,6 +213,7 @@ def make_plan(config: RunConfig, *, choose: bool = False) -> Plan:
         exports=exports,
         engine=engine,
         walk=make_walk(config.walk),
+        remakes=tuple(cell for cell, _ in remakes),
     )
     check_walk(plan.walk, plan.generators(ModelPool(plan.built)).values())
     if config.dry_run:

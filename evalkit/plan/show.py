@@ -27,7 +27,7 @@ def print_plan(plan: Plan) -> None:
         view.add_column(head, justify="right")
     to_make = {key: found.count_missing() for key, found in look(plan.store, plan.generated).items()}
     size = {c.key: to_make[c.key] * bytes_per_image(c) / 1e6 for c in plan.generated}  # MB
-    for cell in plan.cells:
+    for cell in plan.all_cells:
         missing = to_make.get(cell.key, 0)
         numbers = (str(cell.num_samples), str(cell.num_samples - missing), str(missing))
         view.add_row(Text(cell.name), cell.key[:KEY_SHOWN], *numbers, f"{size.get(cell.key, 0):,.0f}")

@@ -10,7 +10,7 @@ from typing import Any
 from evalkit.report.run_folder import Run, short
 from evalkit.report.summary import is_frechet
 from evalkit.results import render
-from evalkit.results.previous import Previous
+from evalkit.results.noise_floor import floor_text, is_within
 from evalkit.results.render import format_value, spread_text
 from evalkit.results.table import MISSING, Column, ResultTable, Row, finite, group
 
@@ -34,6 +34,7 @@ class Score:
     unsure: bool = False
     step: str = ""
     since: str = ""
+    near: bool = False  # within the baseline's own noise
 
 
 @dataclass(frozen=True)
@@ -94,7 +95,7 @@ def make_table(run: Run) -> TableView:
     columns += [column for column in table.columns if column.is_cost and any(map(finite, column.rows.values()))]
     best = {column.metric: _first(column) for column in columns}
     entries = [
-        Entry(cell, lead, [_score(column, cell, best[column.metric], run.previous) for column in columns])
+        Entry(cell, lead, [_score(run, column, cell, best[column.metric]) for column in columns])
         for cell, lead in zip(table.cells, leading, strict=True)
     ]
     order = main_column(table) if len(entries) > PAGE else None
@@ -153,17 +154,19 @@ def _by_protocol(rows: Iterable[Row]) -> dict[str, list[Row]]:
     return group(filter(finite, rows), lambda row: row.protocol_hash)
 
 
-def _score(column: Column, cell: str, best: set[str], previous: Previous) -> Score:
-    row = column.rows.get(cell)
+def _score(run: Run, column: Column, cell: str, best: set[str]) -> Score:
+    row, previous = column.rows.get(cell), run.previous
     if row is None or not finite(row):
-        return Score(MISSING, "", None, "", False, short((row.note if row else None) or "no value", 200))
+        text = (floor_text(run.table, row) if row else "") or MISSING
+        return Score(text, "", None, "", False, short((row.note if row else None) or "no value", 200))
     text, spread = format_value(row.value), spread_text(row)
     mark = "best" if cell in best else "tie" if cell in column.best else ""
     step = previous.steps.get((cell, column.metric))
     since = short(step.text, 300) if step is not None and step.new == row.value else ""
     went = step.verdict if step is not None and since and step.verdict in ("better", "worse") else ""
     why = short(row.note or "", 200)
-    return Score(text, spread, row.value, mark, cell in column.odd, why, row.unsure, went, since)
+    near = is_within(run.table, row)
+    return Score(text, spread, row.value, mark, cell in column.odd, why, row.unsure, went, since, near)
 
 
 def _common_hash(column: Column) -> str:

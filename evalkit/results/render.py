@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from evalkit.results import csv_files
+from evalkit.results.noise_floor import NEAR, RUN, floor_text, is_within, verdict
 from evalkit.results.table import MISSING, UNSURE, Comparison, ResultTable, Row
 from evalkit.utils.files import write_json, write_text
 
@@ -60,10 +61,11 @@ def table_lines(table: ResultTable, mark: tuple[str, str]) -> list[list[str]]:
         line = list(lead)
         for column in table.columns:
             row = column.rows.get(cell)
-            text = score_text(row) if row else MISSING
+            text = (floor_text(table, row) or score_text(row)) if row else MISSING
             if cell in column.best:
                 text = f"{mark[0]}{text}{mark[1]}"
             marks = (" †" if cell in column.odd else "") + (f" {UNSURE}" if row is not None and row.unsure else "")
+            marks += f" {NEAR}" if row is not None and is_within(table, row) else ""
             line.append(text + marks)
         lines.append(line)
     return lines
@@ -92,21 +94,24 @@ def _markdown(lines: Sequence[Sequence[str]]) -> str:
 def to_csv(table: ResultTable) -> str:
     """The wide table as CSV, with full precision, standard errors and protocol hashes."""
     heads, leading = table.grid
-    of_metric = ("", ".stderr", ".low", ".high", ".protocol")
+    floor = (".noise_floor", ".against_floor") if RUN in table.run else ()
+    of_metric = ("", ".stderr", ".low", ".high", ".protocol", *floor)
     metric_heads = [f"{column.metric}{name}" for column in table.columns for name in of_metric]
     lines: list[list[Any]] = [["cell", *heads, *metric_heads]]
     for cell, lead in zip(table.cells, leading, strict=True):
         line: list[Any] = [cell, *("" if value == MISSING else value for value in lead)]
         for column in table.columns:
             row = column.rows.get(cell)
-            line += [row.value, row.stderr, row.low, row.high, row.protocol_hash] if row else [None] * len(of_metric)
+            values = [row.value, row.stderr, row.low, row.high, row.protocol_hash] if row else []
+            values += [row.details.get(RUN), verdict(table, row)] if row and RUN in table.run else []
+            line += values or [None] * len(of_metric)
         lines.append(line)
     return csv_files.to_csv(lines)
 
 
 _TEX = str.maketrans({char: f"\\{char}" for char in "_%&#${}"} | {"\\": r"\textbackslash{}"})
 _TEX |= str.maketrans({"~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "↓": r"$\downarrow$", "↑": r"$\uparrow$"})
-_TEX |= str.maketrans({"±": r"$\pm$", "†": r"$^\dagger$", "‡": r"$^\ddagger$", "–": "--"})
+_TEX |= str.maketrans({"±": r"$\pm$", "†": r"$^\dagger$", "‡": r"$^\ddagger$", "–": "--", "≈": r"$\approx$"})
 
 
 def to_latex(table: ResultTable) -> str:

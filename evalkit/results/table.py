@@ -304,6 +304,8 @@ class ResultTable:
 
     def footnotes(self) -> list[str]:
         """What must be read with the table: protocols that differ, values that are missing, the run's notes."""
+        from evalkit.results.noise_floor import floor_lines  # which knows the table
+
         apart: dict[tuple[str, tuple[str, ...]], list[str]] = {}  # what differs, cells -> labels
         noted: dict[tuple[str, str, tuple[str, ...]], list[str]] = {}  # mark, note, cells -> labels
         for column in self.columns:
@@ -329,7 +331,7 @@ class ResultTable:
             for (differs, cells), labels in apart.items()
         ]
         lines += [f"{mark}{', '.join(ls)}: {note} ({_some(cells)})." for (mark, note, cells), ls in noted.items()]
-        return [*lines, *self.notes]
+        return [*lines, *floor_lines(self), *self.notes]
 
     def _few(self) -> list[str]:
         """One warning on all scores of distributions of few samples."""

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from evalkit.errors import EvalkitError
 from evalkit.models.base import Generated, Request
+from evalkit.samples.remade import remade
 from evalkit.utils import devices
 
 if TYPE_CHECKING:
@@ -98,6 +99,7 @@ def batches(
     Raises:
         EvalkitError: the device's memory does not hold one image.
     """
+    batch_size = cell.remake.get("batch_size", batch_size)
     batch_size = min(batch_size, loaded.largest_batch or batch_size)
     start = samples.start
     while start < samples.stop:
@@ -156,7 +158,8 @@ def _measured(row: dict[str, Any], record: Mapping[str, Any]) -> dict[str, Any]:
 
 def _generate(cell: Cell, built: BuiltCell, requests: Sequence[Request], device: str) -> Generated:
     """One batch. It is done by the time this returns, but for images that say that they are still on their way."""
-    made = built.model.generate(requests, sampler=built.sampler, settings=cell.call_settings)
+    with remade(cell.remake):
+        made = built.model.generate(requests, sampler=built.sampler, settings=cell.call_settings)
     if made.pending is None:
         devices.synchronize(device)
         _check_images(made.images, requests, type(built.model).__name__)

@@ -111,6 +111,7 @@ def run_shard(
     report = tell or (lambda name, count: None)
     pool = pool or _WORKER
     cell = spec.cell
+    spec = replace(spec, device=cell.remake.get("device", spec.device))
     place = store.place(cell)
     size = place.prepare()
     if spec.start % size or not 0 < spec.stop - spec.start <= size:

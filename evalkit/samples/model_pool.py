@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, Self
 
 from evalkit.config.build import build
@@ -50,6 +50,7 @@ class LoadedModel:
     model: Model
     device: str
     fresh: bool = True  # has made nothing yet: its first batch is slower
+    remake: Mapping[str, Any] = field(default_factory=dict)  # of a baseline made again (`Cell.remake`): loaded anew
     largest_batch: int | None = None  # what memory allows, once it ran out
     make_room: Callable[[], bool] = lambda: False  # frees what else lies on the device; false: there is nothing
 
@@ -138,12 +139,13 @@ class ModelPool:
             device: "cpu", "cuda" or "mps" (not "auto").
         """
         with self.lock:
-            model = self.built(cell).model
-            if self._loaded is None or self._loaded.model is not model or self._loaded.device != device:
+            model, there = self.built(cell).model, self._loaded
+            if there is None or there.model is not model or there.device != device or there.remake != cell.remake:
                 self.unload()
                 model.load(device)
-                self._loaded = LoadedModel(model, device, make_room=lambda: self.make_room())
-            return self._loaded
+                there = LoadedModel(model, device, remake=cell.remake, make_room=lambda: self.make_room())
+                self._loaded = there
+            return there
 
     def unload(self) -> None:
         """Frees the loaded model."""

@@ -128,6 +128,9 @@ class Scorer:
     def _key(self, cell: ToScore, option: Mapping[str, Any], metric: Metric, protocol: Any) -> dict[str, Any]:
         """All that a score depends on, as JSON."""
         measured = cell.generator if isinstance(metric, ModelMetric) else None
+        # The baseline has no score against itself, whatever another set of the very same images has.
+        of_itself = isinstance(metric, PairMetric) and metric.pairs == "baseline"
+        of_itself = of_itself and cell.source is self.against.baseline
         return {
             "option": dict(option),
             "code": code_digest(metric),
@@ -136,6 +139,7 @@ class Scorer:
             "source": measured.key if measured else cell.source.digest,
             "prompts": sha256_json(list(cell.source.prompts)),
             "clusters": sha256_json(list(cell.clusters)),
+            **({"of_itself": True} if of_itself else {}),
         }
 
     def _compute(self, cell: ToScore, metrics: Mapping[str, Metric]) -> dict[str, Score]:

@@ -46,7 +46,7 @@ class Stages:
         self._command: tuple[str, ...] = ()
         self._notes: Blobs | None = None
         self._worked = False  # whether anything was to do
-        self._cells = {cell.name: cell for cell in plan.cells}
+        self._cells = {cell.name: cell for cell in plan.all_cells}
 
     def run(self) -> None:
         """All stages, one after another.
@@ -244,7 +244,7 @@ class Stages:
 
     def _measures(self) -> list[Measure]:
         metrics = [name for name, metric in self.plan.metrics.items() if isinstance(metric, ModelMetric)]
-        return [Measure(cell.name, metric) for cell in self.plan.generated for metric in metrics]
+        return [Measure(c.name, metric) for c in self.plan.generated if not c.remake for metric in metrics]
 
     def _measure(self) -> None:
         def look(units: Sequence[Measure]) -> set[str]:

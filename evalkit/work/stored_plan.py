@@ -115,7 +115,7 @@ def _about(plan: Plan) -> dict[str, Any]:
     config = replace(plan.config, store=plan.store.address, **_DRIVERS)
     return {
         "config": json.loads(json.dumps(asdict(config), default=str)),
-        "cells": {cell.name: cell.key for cell in plan.cells},
+        "cells": {cell.name: cell.key for cell in plan.all_cells},
         "metrics": {name: code_digest(metric) for name, metric in plan.metrics.items()},
         "extractors": {name: extractor_id(extractor) for name, extractor in plan.extractors.items()},
         "versions": _versions(),

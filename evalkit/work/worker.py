@@ -61,7 +61,7 @@ class Worker:
         self.parts: Parts | None = None
         self._most = sources
         self._fuse = fuse
-        self._cells = {cell.name: cell for cell in plan.cells}
+        self._cells = {cell.name: cell for cell in plan.all_cells}
         self._opened: dict[str, Source] = {}
         self.found: Mapping[str, FoundCell] = {}  # by cell key, what the last listing told; none: each is listed
 
@@ -200,7 +200,7 @@ def scoring_arguments(
     """
     from evalkit.scoring import Against
 
-    baselines = {cell.name: sources[name] for cell in plan.cells if (name := plan.baseline_of(cell.seed)) is not None}
+    baselines = {c.name: sources[name] for c in plan.all_cells if (name := plan.baseline_of(c.seed)) is not None}
     any_baseline = next(iter(baselines.values()), None)
     return {
         "metrics": {name: (plan.config.metric[name], metric) for name, metric in plan.metrics.items()},

@@ -107,3 +107,39 @@ def make_noise(root: Path, log: Path, count: int, delay: float, ready: Any) -> N
     cell = make_cell(count, delay=delay, log=str(log))
     ready.set()
     generate_cells([cell], store.Store(root), batch_size=3, device="cpu")
+
+
+class Uneven(Noise):
+    """Its images depend on how it is called: made one by one they are one level brighter in red.
+
+    Args:
+        shift: what is one level brighter in all images: "nothing", "pixel" (one), "all".
+        log: as of Noise; a batch's line has torch's number of threads and whether its plain attention is forced.
+    """
+
+    remakes = (*Model.remakes, "attention")
+
+    def __init__(self, shift: str = "nothing", size: int = 8, log: str | None = None, mode: str | None = None) -> None:
+        super().__init__(size=size, log=log)
+        self.shift, self.mode = shift, mode
+
+    def identity(self) -> dict[str, Any]:
+        return {**super().identity(), "shift": self.shift, "mode": self.mode}
+
+    def load(self, device: str) -> None:
+        self._say(f"load on {device}")
+
+    def generate(
+        self, requests: Sequence[Request], *, sampler: Sampler | None, settings: Mapping[str, Any]
+    ) -> Generated:
+        import torch
+
+        flash = torch.backends.cuda.flash_sdp_enabled()
+        self._say(f"{len(requests)} by {torch.get_num_threads()}{'' if flash else ', math'}, {self.mode}")
+        images = np.stack([self._image(r, {"contrast": 200}) for r in requests])
+        images[..., 0] += len(requests) == 1
+        if self.shift == "all":
+            images += 1
+        if self.shift == "pixel":
+            images[:, 0, 0, 1] += 1
+        return Generated(images, nfe=1.0)

@@ -86,6 +86,7 @@ class DiffusersModel(NoiseModel):
 
     takes_sampler = True
     weights_option = "path"
+    remakes = (*NoiseModel.remakes, "attention")
     call_settings = condition_images.CALL_SETTINGS.union(
         ("guidance_scale", "guidance_rescale", "true_cfg_scale", "negative_prompt", "height", "width", "eta"),
         ("num_inference_steps", "clip_skip", "max_sequence_length", "use_resolution_binning", "clean_caption"),

@@ -35,6 +35,7 @@ class OnnxModel(GanModel):
     """
 
     weights_option = "path"
+    remakes = ("again", "batch_size", "device")  # `threads` is an option of its own
 
     def __init__(
         self,
@@ -99,6 +100,7 @@ class OnnxDenoiser(Model):
 
     takes_sampler = True
     weights_option = "path"
+    remakes = ("again", "batch_size", "device")  # `threads` is an option of its own
     call_settings = frozenset({"num_inference_steps", "eta"})
 
     def __init__(

@@ -50,6 +50,7 @@ class Service(Model):
 
     conditioning = "text"
     remote = True
+    remakes = ("again",)
     reserved: ClassVar[frozenset[str]] = frozenset()  # fields of a request that `extra` cannot hold
 
     base_url: str
