@@ -38,6 +38,7 @@ from evalkit.results.seeds import pool_cells, pool_seeds
 from evalkit.results.series import find_series
 from evalkit.results.stats import CONFIDENCE
 from evalkit.results.table import COSTS, Row, group
+from evalkit.samples.profiling import Profile
 from evalkit.trackers.push import push
 from evalkit.utils.files import check_writable, writing
 from evalkit.utils.progress import stage
@@ -228,6 +229,7 @@ def _write(plan: Plan, outcome: Outcome, table: ResultTable, verdict: gate.Verdi
         if plan.walk.lines:
             with pool:
                 write_walks(plan.walk, plan.generators(pool).values(), folder / "sheets", plan.config.batch_size)
+        _profile(plan, pool, folder)
         if plan.config.report:
             from evalkit.report import write_report
 
@@ -244,6 +246,19 @@ def _write(plan: Plan, outcome: Outcome, table: ResultTable, verdict: gate.Verdi
     _save_stats(plan)
     _export(plan, outcome.sources)
     push(plan.config.tracker, plan.out)  # only now: the local results are final
+
+
+def _profile(plan: Plan, pool: ModelPool, folder: Path) -> None:
+    """What `profile` asks for: one seed of each setting, on this process's device."""
+    asked = Profile.read(plan.config.profile)
+    if asked is None:
+        return
+    from evalkit.results.profile import why_not, write_profile
+
+    existing = plan.existing
+    cells = [(cell, why_not(plan.built[cell.key].model, cell.name in existing)) for cell in plan.shown]
+    with pool:
+        write_profile(asked, cells, pool, plan.config.device, folder)
 
 
 def _check_out(plan: Plan) -> None:

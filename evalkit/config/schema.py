@@ -65,6 +65,9 @@ class RunConfig:
         map: `{method: pca}` writes map.json, where samples and reference lie in a metric's features and which modes are
             missing (evalkit/results/feature_map.py); umap: with umap-learn; none: no such file.
         walk: contact sheets of what lies between samples, `{lines: 6}` (see evalkit/results/latent_walk.py).
+        profile: true measures where one image's time goes in each cell, part by part, with FLOPs, memory and energy, on
+            batches of its own after the samples; `{batch_sizes: [1, 2, 4, 8], repeats: 5}` also how speed and memory go
+            with the batch size (docs/recipes/profile.md). false: no.
         export: kinds of files that take the cells' images, below `out`/export (evalkit/results/export.py).
         model, sampler, prompts, metric, reference, extractor, engine, gate, tracker: the chosen options by name.
     """
@@ -100,6 +103,7 @@ class RunConfig:
     walk: dict[str, Any] = field(
         default_factory=lambda: {"lines": 0, "tiles": 9, "stops": 1, "through": "samples", "space": None}
     )
+    profile: Any = False
     model: dict[str, Any] = field(default_factory=dict)
     sampler: dict[str, Any] = field(default_factory=dict)
     prompts: dict[str, Any] = field(default_factory=dict)

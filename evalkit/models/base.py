@@ -93,6 +93,23 @@ class SideBySide:
     records: Sequence[Mapping[str, Any]] = ()
 
 
+@dataclass(frozen=True)
+class ModelPart:
+    """A part of a loaded model whose share of the time can be told: a method that `generate` calls, directly or not.
+
+    Attributes:
+        name: for people: the component's in its pipeline ("unet", "text_encoder_2", "vae.decode").
+        owner: the object that has the method.
+        method: its name.
+        dtype: what it computes in, by torch's name ("float32"); none: not known, or nothing of torch's.
+    """
+
+    name: str
+    owner: Any
+    method: str = "forward"
+    dtype: str | None = None
+
+
 class Generated:
     """What a model made of some requests, in their order.
 
@@ -196,6 +213,10 @@ class Model(ABC):
             DataError: a request lacks its prompt, class or image, or the output is no image, or holds NaN.
             ServiceError: the service that makes them failed, after all retries.
         """
+
+    def timed_parts(self) -> Sequence[ModelPart]:
+        """After `load`: what its time can be told apart by (`profile=true`)."""
+        return ()
 
     def unload(self) -> None:  # noqa: B027 (a model that holds nothing need not say so)
         """Lets go of what `load` loaded; who asks for it then gives the memory back to the device."""

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, get_args
 
 from evalkit.config.build import build, locate
 from evalkit.errors import ConfigError, DataError, nearest
-from evalkit.models.base import Conditioning, Generated, Model, Request, Sampler, Settings, SideBySide
+from evalkit.models.base import Conditioning, Generated, Model, ModelPart, Request, Sampler, Settings, SideBySide
 from evalkit.models.gan import source_digest
 from evalkit.models.services.cache import FetchedImage, FetchedImages
 
@@ -98,6 +98,10 @@ class CallableModel(Model):
         if isinstance(self.function, dict) or inspect.isclass(self._call):
             option = self.function if isinstance(self.function, dict) else {"_target_": self._target}
             self._call = build(option, f"function '{self._target}'")
+
+    def timed_parts(self) -> list[ModelPart]:
+        """The function, as a whole."""
+        return [ModelPart("function", self, "_call")]
 
     def unload(self) -> None:
         self._call = None

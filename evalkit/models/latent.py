@@ -9,7 +9,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from evalkit.errors import ConfigError, DataError, nearest
-from evalkit.models.base import Generated, Model, Request, Sampler, Settings
+from evalkit.models.base import Generated, Model, ModelPart, Request, Sampler, Settings
 from evalkit.models.device_images import DeviceImages, Rounded
 
 if TYPE_CHECKING:
@@ -117,6 +117,10 @@ class GanModel(LatentModel):
     @abstractmethod
     def _output(self, latents: Tensor, labels: Tensor | None, *, space: str, settings: Settings) -> Any:
         """The generator's own output for latents f32 [B, ...] of a space, and labels i64 [B] or f32 [B, classes]."""
+
+    def timed_parts(self) -> list[ModelPart]:
+        """The generator's evaluation, with the latents' way to the device."""
+        return [ModelPart("generator", self, "_output", getattr(self, "dtype", None))]
 
     def check_call(self, sampler: Sampler | None, settings: Settings) -> None:
         """Refuses settings that the model does not take, and a truncation that makes no sense."""

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from evalkit.errors import ConfigError, DataError, nearest
-from evalkit.models.base import Request, Sampler, Settings
+from evalkit.models.base import ModelPart, Request, Sampler, Settings
 from evalkit.models.gan import TorchModuleModel
 
 if TYPE_CHECKING:
@@ -106,6 +106,10 @@ class StyleGanModel(TorchModuleModel):
             return z
         w: Tensor = self._map(z, self._labels(requests), settings).float().cpu()
         return w
+
+    def timed_parts(self) -> list[ModelPart]:
+        """Its two halves."""
+        return [ModelPart("mapping", self, "_map", self.dtype), ModelPart("synthesis", self, "_output", self.dtype)]
 
     def _map(self, z: Tensor, labels: Tensor | None, settings: Settings) -> Tensor:
         import torch

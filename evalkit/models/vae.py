@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from evalkit.data.open import PathOpener
 from evalkit.data.records import ReadOptions
 from evalkit.errors import ConfigError, DataError, nearest
-from evalkit.models.base import Generated, Model, Request, Sampler, Settings
+from evalkit.models.base import Generated, Model, ModelPart, Request, Sampler, Settings
 from evalkit.models.device_images import rounded
 from evalkit.models.diffusers import compat
 from evalkit.models.diffusers.networks import Network
@@ -135,6 +135,10 @@ class VaeReconstruction(Model):
             vae.enable_tiling()
         self._vae, self._device = vae.to(device), device
         self._config()
+
+    def timed_parts(self) -> list[ModelPart]:
+        """Encoding and decoding."""
+        return [ModelPart(name, self._vae, name, self.dtype) for name in ("encode", "decode")]
 
     def unload(self) -> None:
         self._vae = None

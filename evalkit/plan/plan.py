@@ -38,6 +38,7 @@ from evalkit.results.table import ResultTable
 from evalkit.samples.cell_generator import CellGenerator
 from evalkit.samples.cells import look
 from evalkit.samples.model_pool import BuiltCell, ModelPool
+from evalkit.samples.profiling import Profile
 from evalkit.samples.store import SampleSet, Store
 from evalkit.scoring.checks import check_counts, check_models, check_moments, check_pairs
 from evalkit.scoring.protocol import OWN, Own
@@ -247,6 +248,7 @@ def _check_values(config: RunConfig, engine: Engine) -> None:
     whole_number(config.batch_size, "batch_size")
     whole_number(config.contact_sheet, "contact_sheet", least=0)
     check_map(config.map)
+    Profile.read(config.profile)
     if config.device not in ("auto", "cpu") and engine.in_process:  # workers look for themselves; asking imports torch
         pick_device(config.device)
     stats = Path(config.save_stats).expanduser() if config.save_stats else None

@@ -37,7 +37,10 @@ _KEPT = (
     "previous.json",  # `evalkit report --previous`
 )
 # Of an earlier run they would lie about this one.
-_OPTIONAL = ("junit.xml", "gate.md", "categories.csv", "nearest.csv", "map.json")
+_OPTIONAL = (
+    *("junit.xml", "gate.md", "categories.csv", "nearest.csv", "map.json"),
+    *("profile.json", "profile.csv", "profile/*.trace.json"),
+)
 
 
 @contextmanager
@@ -113,7 +116,8 @@ def _link(path: Path, to: Path) -> None:
 def _put(folder: Path, out: Path) -> None:
     names = [path.relative_to(folder) for path in sorted(folder.rglob("*")) if path.is_file()]
     changed = [name for name in names if not _same(folder / name, out / name)]
-    stale = [out / name for name in _OPTIONAL if not (folder / name).exists() and (out / name).exists()]
+    there = [path.relative_to(out) for pattern in _OPTIONAL for path in out.glob(pattern)]
+    stale = [out / name for name in there if not (folder / name).exists()]
     if not changed and not stale:
         return
     (out / RESULTS).unlink(missing_ok=True)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
 from evalkit.errors import ConfigError, nearest, whole_number
-from evalkit.models.base import Conditioning, Generated, Request, Sampler, Settings
+from evalkit.models.base import Conditioning, Generated, ModelPart, Request, Sampler, Settings
 from evalkit.models.device_images import Rounded, joined, rounded
 from evalkit.models.diffusers import compat, condition_images
 from evalkit.models.diffusers.adapters import SCALE, Loras
@@ -17,6 +17,7 @@ from evalkit.models.diffusers.controlnet import Networks
 from evalkit.models.diffusers.networks import loading
 from evalkit.models.diffusers.noise import NoiseModel
 from evalkit.models.diffusers.optimize import Efficiency
+from evalkit.models.diffusers.parts import parts_of
 from evalkit.models.diffusers.prompt_cache import PromptCache, check_prompt_cache
 from evalkit.models.diffusers.sampling import (
     DENOISERS,
@@ -203,6 +204,10 @@ class DiffusersModel(NoiseModel):
         if not self.safety_checker and "safety_checker" in checkpoint.index():
             kwargs |= {"safety_checker": None, "requires_safety_checker": False}
         return kwargs | self.networks.load(in_dtype) | self.efficiency.loading(list(checkpoint.index()), dtype)
+
+    def timed_parts(self) -> list[ModelPart]:
+        """The pipeline's networks: text encoders, denoisers, VAE, safety checker ..."""
+        return parts_of(self._pipe)
 
     def unload(self) -> None:
         self._pipe = self._own_scheduler = self._prompts = None

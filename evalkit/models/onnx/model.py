@@ -7,7 +7,7 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, Literal
 
 from evalkit.errors import ConfigError, nearest
-from evalkit.models.base import Conditioning, Generated, Model, Request, Sampler, Settings
+from evalkit.models.base import Conditioning, Generated, Model, ModelPart, Request, Sampler, Settings
 from evalkit.models.device_images import rounded
 from evalkit.models.diffusers.checkpoint import read_json
 from evalkit.models.diffusers.sampling import denoise, sent_home
@@ -155,6 +155,10 @@ class OnnxDenoiser(Model):
     def load(self, device: str) -> None:
         """Opens the file; see OnnxModel.load."""
         self.file.load()
+
+    def timed_parts(self) -> list[ModelPart]:
+        """The denoiser's evaluations."""
+        return [ModelPart("denoiser", self.file, "run")]
 
     def unload(self) -> None:
         self.file.unload()
