@@ -104,8 +104,8 @@ def test_a_run_without_a_predecessor_has_none(store: Path, tmp_path: Path) -> No
 
 def test_a_run_s_own_report_has_arrows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    words = [*("experiment=digits", "sampler=[]", "metric=[fid_digits]", "exclude=[]", "device=cpu", "lint=false")]
-    words += ["model=[digits_dcgan]", "num_samples=8", "contact_sheet=0"]
+    words = [*("experiment=digits", "sampler=[]", "metric=[is_digits]", "exclude=[]", "device=cpu", "lint=false")]
+    words += ["model=[digits_dcgan]", "reference=none", "num_samples=20", "contact_sheet=0"]
     evalkit.run([*words, "name=before", "seed=0"])
     evalkit.run([*words, "name=after", "seed=1"])
     evalkit.run([*words, "name=asked_not_to", "seed=2", "arrows=false"])
