@@ -134,6 +134,21 @@ class FeaturePass:
         of_images = [address for address in dict.fromkeys(addresses) if not self._is_text(address)]
         return list(self._lacking(source, of_images, source.chunks))
 
+    def texts(self, source: ImageSource, addresses: Sequence[str]) -> Iterator[tuple[str, range, str]]:
+        """The chunks of a source's different texts whose features are wanted: address, range, and their digest."""
+        for address in (address for address in dict.fromkeys(addresses) if self._is_text(address)):
+            start = 0
+            for texts, digest in text_chunks(source.prompts):
+                yield address, range(start, start + len(texts)), digest
+                start += len(texts)
+
+    def compute_texts(self, source: ImageSource, address: str, chunk: range) -> None:
+        """Computes the features of one chunk of `texts`, unless they are there; errors as of `compute`."""
+        for _, where, digest in self.texts(source, [address]):
+            if where == chunk and digest not in self.column(address):
+                texts = unique_prompts(source.prompts)[where.start : where.stop]
+                self._compute_text_chunk(source, address, texts, digest)
+
     def stored(self, source: ImageSource, addresses: Sequence[str], chunk: range) -> list[tuple[str, str, bytes]]:
         """The files of a chunk's features, each with its address and digest, for another process to `take`."""
         of_images = [address for address in dict.fromkeys(addresses) if not self._is_text(address)]
@@ -202,18 +217,22 @@ class FeaturePass:
 
     def _compute_texts(self, source: ImageSource, address: str, *, over: bool = False) -> None:
         """Computes the features of texts that are missing; `over`: and those of damaged files."""
-        name, _, layer = address.partition("/")
+        column = self.column(address)
         for texts, digest in text_chunks(source.prompts):
-            column = self.column(address)
-            if digest in column and not (over and column.load(digest, len(texts)) is None):
-                continue
-            extractor, size = self._load(name)
-            with self._arithmetic():
-                found = run_texts(extractor, size, self.device, texts, layer)
-            features = Fetch({layer: found}).arrays()[layer]
-            check_finite(name, source.name, layer, features)
-            about = {"warnings": json.dumps(extractor.prompt_warnings(texts)), "device": devices.label(self.device)}
-            column.save(digest, features, over=over, **about)
+            if digest not in column or (over and column.load(digest, len(texts)) is None):
+                self._compute_text_chunk(source, address, texts, digest, over=over)
+
+    def _compute_text_chunk(
+        self, source: ImageSource, address: str, texts: Sequence[str], digest: str, *, over: bool = False
+    ) -> None:
+        name, _, layer = address.partition("/")
+        extractor, size = self._load(name)
+        with self._arithmetic():
+            found = run_texts(extractor, size, self.device, texts, layer)
+        features = Fetch({layer: found}).arrays()[layer]
+        check_finite(name, source.name, layer, features)
+        about = {"warnings": json.dumps(extractor.prompt_warnings(texts)), "device": devices.label(self.device)}
+        self.column(address).save(digest, features, over=over, **about)
 
     def _compute_images(self, source: ImageSource, lacking: Lacking, *, over: bool = False) -> None:
         """Computes the features of some chunks; `over`: their files are damaged."""

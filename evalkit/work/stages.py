@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from evalkit import metric as contract
@@ -16,10 +16,11 @@ from evalkit.plan.plan import Plan, check_calls
 from evalkit.samples.cells import look as look_for_shards
 from evalkit.utils.files import sweep
 from evalkit.utils.progress import stage
-from evalkit.work.units import SIDES, Extract, Measure, Pairs, Score, Shard
-from evalkit.work.worker import Worker, open_worker
+from evalkit.work.units import SIDES, Extract, Measure, Pairs, Score, Shard, Texts
+from evalkit.work.worker import PROMPTS, Worker, open_worker
 
 if TYPE_CHECKING:
+    from evalkit.features.feature_pass import FeaturePass
     from evalkit.utils.blobs import Blobs
 
 Look = Callable[[Sequence[Any]], set[str]]
@@ -184,24 +185,44 @@ class Stages:
 
     def _extract(self) -> None:
         wanted = self._wanted()
-        units = [
+        units: list[Extract | Texts] = [
             Extract(name, chunk.start, chunk.stop, addresses)
             for name, addresses in wanted.items()
             for chunk in self.worker.source(name).chunks
         ]
+        texts = self._texts(wanted)
 
-        def look(units: Sequence[Extract]) -> set[str]:
-            from evalkit.features.feature_pass import FeaturePass
-
-            features = FeaturePass(self.plan.store.features, self.plan.extractors)  # lists what is there now
+        def look(units: Sequence[Extract | Texts]) -> set[str]:
+            features = self._listed()
+            of_images = [unit for unit in units if isinstance(unit, Extract)]
             missing = {
                 (name, chunk.start)
-                for name in dict.fromkeys(unit.source for unit in units)
+                for name in dict.fromkeys(unit.source for unit in of_images)
                 for chunk in features.missing_chunks(self.worker.source(name), wanted[name])
             }
-            return {unit.key for unit in units if (unit.source, unit.start) not in missing}
+            there = {unit.key for unit in of_images if (unit.source, unit.start) not in missing}
+            of_texts = [unit for unit in units if isinstance(unit, Texts)]
+            return there | {unit.key for unit in of_texts if texts[unit] in features.column(unit.address)}
 
-        self._map_counted("extracting features", units, look, lambda unit: unit.source)
+        def called(unit: Extract | Texts) -> str:
+            return PROMPTS if isinstance(unit, Texts) else unit.source
+
+        self._map_counted("extracting features", [*texts, *units], look, called)
+
+    def _texts(self, wanted: Mapping[str, tuple[str, ...]]) -> dict[Texts, str]:
+        """Chunks of texts, once where several cells have the same, with the digest that their features are found by."""
+        features = self._listed()
+        units: dict[tuple[str, str], Texts] = {}
+        for name, addresses in wanted.items():
+            for address, where, digest in features.texts(self.worker.source(name), addresses):
+                units.setdefault((address, digest), Texts(name, where.start, where.stop, address))
+        return {unit: digest for (_, digest), unit in units.items()}
+
+    def _listed(self) -> FeaturePass:
+        """A pass that lists what is stored now."""
+        from evalkit.features.feature_pass import FeaturePass
+
+        return FeaturePass(self.plan.store.features, self.plan.extractors)
 
     def _wanted(self) -> dict[str, tuple[str, ...]]:
         """By cell or side: the addresses of features that scores which are not cached rest on."""

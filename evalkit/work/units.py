@@ -44,6 +44,24 @@ class Extract:
 
 
 @dataclass(frozen=True)
+class Texts:
+    """Extracts features of the texts [start, stop) of a cell's different ones, a chunk which other cells may share."""
+
+    source: str
+    start: int
+    stop: int
+    address: str
+
+    @property
+    def key(self) -> str:
+        return f"texts/{self.address}/{self.source}/{self.start}-{self.stop}"
+
+    @property
+    def label(self) -> str:
+        return f"{self.address} of prompts {self.start} to {self.stop - 1} of {self.source}"
+
+
+@dataclass(frozen=True)
 class Pairs:
     """Compares the pairs [start, stop) of a cell, a block of them, by metrics that pair in the same way."""
 

@@ -13,7 +13,7 @@ from evalkit.samples.model_pool import ModelPool
 from evalkit.samples.sample_set import STALE
 from evalkit.utils import devices
 from evalkit.work.fused import Fused, HeldSource
-from evalkit.work.units import SIDES, Extract, Measure, Pairs, Score, Shard
+from evalkit.work.units import SIDES, Extract, Measure, Pairs, Score, Shard, Texts
 
 if TYPE_CHECKING:
     from evalkit.data.source import Source
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from evalkit.scoring.sources import Given, Scoring
     from evalkit.work.stored_plan import Leftovers
 
+PROMPTS = "prompts"  # what progress calls texts
 SOURCES = 4  # that a worker which is sent units one by one holds at a time: 50,000 samples' lines take 5 MB
 
 T = TypeVar("T")
@@ -83,6 +84,8 @@ class Worker:
         try:
             if isinstance(unit, Extract):
                 self._extract(unit, tell)
+            elif isinstance(unit, Texts):
+                self._extract_texts(unit, tell)
             elif isinstance(unit, Pairs):
                 self._compare(unit, tell)
             elif isinstance(unit, Measure):
@@ -163,6 +166,11 @@ class Worker:
         self._features.compute(held, unit.addresses, [chunk])
         held.measure(chunk, self.parts)
 
+    def _extract_texts(self, unit: Texts, tell: Tell) -> None:
+        self.pool.unload()  # the extractors need its memory
+        self._features.compute_texts(self.source(unit.source), unit.address, range(unit.start, unit.stop))
+        tell(PROMPTS, unit.stop - unit.start)
+
     def _compare(self, unit: Pairs, tell: Tell) -> None:
         self.pool.unload()  # the extractors need its memory
         self._features.progress = _telling(tell, unit.cell)
@@ -183,7 +191,7 @@ class Worker:
         if valueless:
             self._leave(unit, scores=valueless)
 
-    def _leave(self, unit: Extract | Pairs | Measure | Score, **word: Any) -> None:
+    def _leave(self, unit: Extract | Texts | Pairs | Measure | Score, **word: Any) -> None:
         if self.leftovers is not None:
             self.leftovers.leave(unit.key, word)
 

@@ -8,10 +8,11 @@ from typing import Any
 from unittest import mock
 
 import pytest
+from counting_engine import Counting
 
 from evalkit import pipeline
 from evalkit.config.compose import compose, resolve
-from evalkit.engines.base import BESIDE, Run, Work, missing
+from evalkit.engines.base import BESIDE
 from evalkit.engines.stripe import Stripe
 from evalkit.metrics.psnr import Psnr
 from evalkit.plan.plan import Plan, make_plan
@@ -48,36 +49,6 @@ def figures(plan: Plan) -> dict[Any, Any]:
     }
 
 
-class Counting:
-    """An engine whose worker is not the driver's; counts the units, and stops after some."""
-
-    in_process = False
-    leads = True
-    many = True
-
-    def __init__(self, stop_after: int = 99) -> None:
-        self.ran: list[str] = []
-        self.left = stop_after
-        self._run: Run | None = None
-
-    def map(self, work: Work) -> None:
-        for unit in missing(work):
-            if unit.key.startswith("pairs/"):
-                self.left -= 1
-                if self.left < 0:
-                    raise KeyboardInterrupt
-            self._run = self._run or work.open()
-            self._run(unit, lambda name, count: None)
-            self.ran.append(unit.key)
-        assert missing(work) == []
-
-    def close(self) -> None:
-        self._run = None
-
-    def pairs(self) -> list[str]:
-        return [key for key in self.ran if key.startswith("pairs/")]
-
-
 BLOCKS = [
     "pairs/first/feature_diversity_digits/0-20",
     "pairs/second/psnr/0-256",  # and SSIM: they pair in the same way
@@ -99,7 +70,7 @@ def test_a_run_that_was_stopped_goes_on_by_the_block(tmp_path: Path, expected: d
     with pytest.raises(KeyboardInterrupt):
         pipeline.run(plan_of(tmp_path, engine=stopped))
     assert figures(plan_of(tmp_path, engine=again)) == expected
-    assert (stopped.pairs(), again.pairs()) == (BLOCKS[:2], BLOCKS[2:])
+    assert (stopped.of("pairs"), again.of("pairs")) == (BLOCKS[:2], BLOCKS[2:])
 
 
 def test_a_set_that_grows_has_its_new_blocks_compared(tmp_path: Path) -> None:
@@ -108,7 +79,7 @@ def test_a_set_that_grows_has_its_new_blocks_compared(tmp_path: Path) -> None:
     pipeline.run(plan)
     longer = Counting()
     figures(plan_of(tmp_path, only, "name=longer", engine=longer))
-    assert longer.pairs() == ["pairs/second/psnr/256-300"]  # the first shard is whole, and the same
+    assert longer.of("pairs") == ["pairs/second/psnr/256-300"]  # the first shard is whole, and the same
 
 
 def test_stripes_share_the_pairs_of_a_cell(
