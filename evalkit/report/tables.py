@@ -10,7 +10,7 @@ from typing import Any
 from evalkit.report.run_folder import Run, short
 from evalkit.report.summary import is_frechet
 from evalkit.results import render
-from evalkit.results.noise_floor import floor_text, is_within
+from evalkit.results.floor_text import floor_text, is_within
 from evalkit.results.render import format_value, spread_text
 from evalkit.results.table import MISSING, Column, ResultTable, Row, finite, group
 
@@ -157,7 +157,7 @@ def _by_protocol(rows: Iterable[Row]) -> dict[str, list[Row]]:
 def _score(run: Run, column: Column, cell: str, best: set[str]) -> Score:
     row, previous = column.rows.get(cell), run.previous
     if row is None or not finite(row):
-        text = (floor_text(run.table, row) if row else "") or MISSING
+        text = floor_text(run.table.run, cell, column.metric) or MISSING
         return Score(text, "", None, "", False, short((row.note if row else None) or "no value", 200))
     text, spread = format_value(row.value), spread_text(row)
     mark = "best" if cell in best else "tie" if cell in column.best else ""
@@ -165,7 +165,7 @@ def _score(run: Run, column: Column, cell: str, best: set[str]) -> Score:
     since = short(step.text, 300) if step is not None and step.new == row.value else ""
     went = step.verdict if step is not None and since and step.verdict in ("better", "worse") else ""
     why = short(row.note or "", 200)
-    near = is_within(run.table, row)
+    near = is_within(run.table.run, cell, column.metric)
     return Score(text, spread, row.value, mark, cell in column.odd, why, row.unsure, went, since, near)
 
 

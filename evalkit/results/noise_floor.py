@@ -12,6 +12,8 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from evalkit.metric import PairMetric
+from evalkit.results.floor_text import BEYOND, IDENTICAL, RUN, WITHIN
+from evalkit.results.render import format_value
 from evalkit.results.table import Comparison, ResultTable, Row, finite
 
 if TYPE_CHECKING:
@@ -20,9 +22,6 @@ if TYPE_CHECKING:
     from evalkit.scoring.scoring import Scored
 
 Table = TypeVar("Table", bound=ResultTable)
-WITHIN, IDENTICAL, BEYOND = "within the noise floor", "identical", "beyond the noise floor"
-RUN = "noise_floor"  # the key of a table's `run`, and of its rows' details
-NEAR = "≈"  # marks values that are within the floor
 
 
 def measure_floor(
@@ -45,7 +44,8 @@ def measure_floor(
         of_pairs = isinstance(metric, PairMetric) and metric.pairs == "baseline"
         about = _of_pairs(metric, found) if of_pairs else _of_scores(scored[baseline.name, name], found)
         if about:
-            by_metric[name] = {"label": next(iter(found.values())).label, "better": metric.better, **about}
+            label = next(iter(found.values())).label
+            by_metric[name] = {"label": label, "better": metric.better, **about, "shown": _shown(about)}
     made = [{"name": text, "change": dict(cell.remake), "cell": cell.name, "key": cell.key} for cell, text in remakes]
     about_it = {"baseline": baseline.name, "seed": baseline.seed, "n": baseline.num_samples}
     return {**about_it, "remakes": made, "metrics": by_metric}
@@ -85,6 +85,14 @@ def _identical(details: Mapping[str, float | None]) -> bool:
     """Whether all pairs are of identical images."""
     pairs = details.get("pairs")
     return bool(pairs) and details.get("identical") == pairs
+
+
+def _shown(about: Mapping[str, Any]) -> str:
+    """A metric's floor as text: "48.3", or "identical" where all remakes are the baseline bit by bit."""
+    if about["identical"]:
+        return "identical"
+    text = format_value(about["floor"])
+    return text if float(text) else f"{about['floor']:.1g}"
 
 
 def with_floor(table: Table, floor: Mapping[str, Any] | None) -> Table:
@@ -132,54 +140,3 @@ def called_none(table: Table) -> Table:
         return replace(c, verdict=WITHIN) if within else c
 
     return replace(table, comparisons=tuple(map(told, table.comparisons))) if verdicts else table
-
-
-def floor_of(table: ResultTable, metric: str) -> Mapping[str, Any] | None:
-    """A metric's entry in the floor; none where it has none."""
-    found: Mapping[str, Any] | None = (table.run.get(RUN) or {}).get("metrics", {}).get(metric)
-    return found
-
-
-def verdict(table: ResultTable, row: Row) -> str:
-    """What a score is called next to the floor; "" where it is not held against it."""
-    return str((table.run.get(RUN) or {}).get("cells", {}).get(row.metric, {}).get(row.cell, ""))
-
-
-def is_within(table: ResultTable, row: Row) -> bool:
-    """Whether a score does not differ from the baseline's by more than the baseline from itself."""
-    return verdict(table, row) in (WITHIN, IDENTICAL)
-
-
-def floor_text(table: ResultTable, row: Row) -> str:
-    """A metric's floor as the baseline's line shows it, which has no score of pairs of its own; "" of other rows."""
-    about = floor_of(table, row.metric)
-    if about is None or about["kind"] != "pairs" or row.value is not None or row.cell != table.run.get("baseline"):
-        return ""
-    return f"floor {shown_floor(about)}"
-
-
-def floor_lines(table: ResultTable) -> list[str]:
-    """What must be read with a table that has a floor: how it was measured, and each metric's."""
-    floor = table.run.get(RUN)
-    if not floor:
-        return []
-    parts = []
-    for about in floor["metrics"].values():
-        by = "" if about["identical"] else f" ({about['worst']})"
-        sign = "± " if about["kind"] == "difference" and not about["identical"] else ""
-        parts.append(f"{about['label']} {sign}{shown_floor(about)}{by}")
-    names = ", ".join(remake["name"] for remake in floor["remakes"])
-    return [
-        f"{NEAR} within the noise floor: no farther from the baseline than the baseline is from itself, made again "
-        f"({names}; N = {floor['n']}): {', '.join(parts)}."
-    ]
-
-
-def shown_floor(about: Mapping[str, Any]) -> str:
-    """A metric's floor as text: "48.3", or "identical" where all remakes are the baseline bit by bit."""
-    from evalkit.results.render import format_value
-
-    if about["identical"]:
-        return "identical"
-    text = format_value(about["floor"])
-    return text if float(text) else f"{about['floor']:.1g}"

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from evalkit.results import csv_files
-from evalkit.results.noise_floor import NEAR, RUN, floor_text, is_within, verdict
+from evalkit.results.floor_text import NEAR, RUN, floor_text, is_within, verdict
 from evalkit.results.table import MISSING, UNSURE, Comparison, ResultTable, Row
 from evalkit.utils.files import write_json, write_text
 
@@ -61,11 +61,13 @@ def table_lines(table: ResultTable, mark: tuple[str, str]) -> list[list[str]]:
         line = list(lead)
         for column in table.columns:
             row = column.rows.get(cell)
-            text = (floor_text(table, row) or score_text(row)) if row else MISSING
+            text = score_text(row) if row else MISSING
+            if row is None or row.value is None:
+                text = floor_text(table.run, cell, column.metric) or text
             if cell in column.best:
                 text = f"{mark[0]}{text}{mark[1]}"
             marks = (" †" if cell in column.odd else "") + (f" {UNSURE}" if row is not None and row.unsure else "")
-            marks += f" {NEAR}" if row is not None and is_within(table, row) else ""
+            marks += f" {NEAR}" if is_within(table.run, cell, column.metric) else ""
             line.append(text + marks)
         lines.append(line)
     return lines
@@ -103,7 +105,9 @@ def to_csv(table: ResultTable) -> str:
         for column in table.columns:
             row = column.rows.get(cell)
             values = [row.value, row.stderr, row.low, row.high, row.protocol_hash] if row else []
-            values += [row.details.get(RUN), verdict(table, row)] if row and RUN in table.run else []
+            values += (
+                [row.details.get(RUN), verdict(table.run, cell, column.metric)] if row and RUN in table.run else []
+            )
             line += values or [None] * len(of_metric)
         lines.append(line)
     return csv_files.to_csv(lines)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from evalkit.cell import setting_name
 from evalkit.errors import ConfigError, DataError
+from evalkit.results.floor_text import floor_lines
 from evalkit.results.protocols import protocol_difference, take_protocols
 from evalkit.utils import schema
 from evalkit.utils.json_files import read_json
@@ -304,8 +305,6 @@ class ResultTable:
 
     def footnotes(self) -> list[str]:
         """What must be read with the table: protocols that differ, values that are missing, the run's notes."""
-        from evalkit.results.noise_floor import floor_lines  # which knows the table
-
         apart: dict[tuple[str, tuple[str, ...]], list[str]] = {}  # what differs, cells -> labels
         noted: dict[tuple[str, str, tuple[str, ...]], list[str]] = {}  # mark, note, cells -> labels
         for column in self.columns:
@@ -331,7 +330,7 @@ class ResultTable:
             for (differs, cells), labels in apart.items()
         ]
         lines += [f"{mark}{', '.join(ls)}: {note} ({_some(cells)})." for (mark, note, cells), ls in noted.items()]
-        return [*lines, *floor_lines(self), *self.notes]
+        return [*lines, *floor_lines(self.run), *self.notes]
 
     def _few(self) -> list[str]:
         """One warning on all scores of distributions of few samples."""

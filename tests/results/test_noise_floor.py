@@ -19,7 +19,8 @@ from evalkit.metric import Score
 from evalkit.plan.grid import make_grid
 from evalkit.plan.plan import make_plan
 from evalkit.results import render
-from evalkit.results.noise_floor import BEYOND, RUN, WITHIN, measure_floor
+from evalkit.results.floor_text import BEYOND, RUN, WITHIN
+from evalkit.results.noise_floor import measure_floor
 from evalkit.results.table import ResultTable
 from evalkit.scoring.scoring import Scored
 
