@@ -12,13 +12,14 @@ from evalkit.commands.program import Action, app
 from evalkit.errors import EXIT_DONE, ConfigError
 
 _RUN = "a run's folder, its results.json, or its name in the store"
+_Place = Annotated[str, typer.Argument(metavar="[DIR]", help="a store (a folder or a URL), or a folder of stores")]
 _Json = Annotated[bool, typer.Option("--json", help="print JSON")]
-_Store = Annotated[Path, typer.Option(help="where a run is looked for by its name")]
+_Store = Annotated[str, typer.Option(help="where a run is looked for by its name")]
 
 
 @app.command(short_help="List the runs below a folder, newest first.")
 def runs(
-    place: Annotated[Path, typer.Argument(metavar="[DIR]", help="a store, or a folder of stores")] = Path("runs"),
+    place: _Place = "runs",
     as_json: _Json = False,
 ) -> Action:
     """List the runs below a folder, newest first, from their results.json alone."""
@@ -27,7 +28,7 @@ def runs(
         from evalkit.history.registry import Registry
         from evalkit.history.text import print_json, print_runs
 
-        registry = Registry.read(place.expanduser())
+        registry = Registry.read(place)
         if not as_json:
             return print_runs(registry)
         registry.say()
@@ -38,9 +39,7 @@ def runs(
 
 
 @app.command(short_help="Show how a run was made, and its scores.")
-def show(
-    run: Annotated[str, typer.Argument(help=_RUN)], store: _Store = Path("runs"), as_json: _Json = False
-) -> Action:
+def show(run: Annotated[str, typer.Argument(help=_RUN)], store: _Store = "runs", as_json: _Json = False) -> Action:
     """Show a run's configuration, versions, protocols, machine, commit, headline and table."""
 
     def act() -> int:
@@ -63,7 +62,7 @@ def compare(
     metric: Annotated[list[str] | None, typer.Option("--metric", help="compare these alone")] = None,
     within: Annotated[list[str] | None, typer.Option(metavar="METRIC=MARGIN", help="how much worse is allowed")] = None,
     cell: Annotated[list[str] | None, typer.Option(metavar="A=B", help="compare these two cells")] = None,
-    store: _Store = Path("runs"),
+    store: _Store = "runs",
     as_json: _Json = False,
 ) -> Action:
     """Show what differs between two runs: configuration, versions, protocols, and every score with its interval.
@@ -96,7 +95,7 @@ def compare(
 @app.command(short_help="Follow a metric over the runs below a folder.")
 def history(
     metric: Annotated[str, typer.Argument(metavar="METRIC", help="its name in the configuration: fid")],
-    place: Annotated[Path, typer.Argument(metavar="[DIR]", help="a store, or a folder of stores")] = Path("runs"),
+    place: _Place = "runs",
     by: Annotated[str, typer.Option(help="a series per cell, or per model (its best cell of each run)")] = "cell",
     match: Annotated[str, typer.Option(help="only names that hold this")] = "",
     last: Annotated[int | None, typer.Option(min=1, help="only so many runs of each series")] = None,
@@ -115,7 +114,7 @@ def history(
         from evalkit.history.text import print_course, print_json
         from evalkit.utils.files import write_text
 
-        registry = Registry.read(place.expanduser())
+        registry = Registry.read(place)
         registry.say()
         course = follow(registry, metric, by=by, last=last, match=match)
         if svg is not None:
@@ -132,7 +131,7 @@ def history(
 
 @app.command(short_help="Write a page that ranks the cells of all runs.")
 def leaderboard(
-    place: Annotated[Path, typer.Argument(metavar="[DIR]", help="a store, or a folder of stores")] = Path("runs"),
+    place: _Place = "runs",
     out: Annotated[Path, typer.Option(help="the page to write; the JSON has its name")] = Path("board.html"),
     metric: Annotated[list[str] | None, typer.Option("--metric", help="these alone")] = None,
     title: Annotated[str, typer.Option(help="of the page")] = "Leaderboard",
@@ -150,7 +149,7 @@ def leaderboard(
         path = out.expanduser()
         if path.suffix == ".json":
             raise ConfigError(f"--out {out}: name the page (board.html); the JSON next to it gets its name")
-        registry = Registry.read(place.expanduser())
+        registry = Registry.read(place)
         registry.say()
         boards = make_boards(registry, [name for given in metric or [] for name in given.split(",")])
         page, beside = write_board(registry, boards, path, title)
@@ -163,7 +162,7 @@ def leaderboard(
 
 @app.command(short_help="Show all runs and samples on a local page.")
 def view(
-    place: Annotated[Path, typer.Argument(metavar="[DIR]", help="a store, or a folder of stores")] = Path("runs"),
+    place: Annotated[str, typer.Argument(metavar="[DIR]", help="a store, or a folder of stores")] = "runs",
     port: Annotated[int, typer.Option(min=0, max=65535, help="of 127.0.0.1; 0: a free one")] = 0,
     also: Annotated[list[Path] | None, typer.Option(help="a further folder whose images may be shown")] = None,
 ) -> Action:
@@ -173,9 +172,12 @@ def view(
     """
 
     def act() -> int:
+        from evalkit.utils.blobs import is_url
         from evalkit.view.serve import serve
 
-        return serve(place.expanduser(), port=port, also=[folder.expanduser() for folder in also or []])
+        if is_url(place):
+            raise ConfigError(f"{place}: the pages show files of this machine: copy the store here, and give the copy")
+        return serve(Path(place).expanduser(), port=port, also=[folder.expanduser() for folder in also or []])
 
     return act
 

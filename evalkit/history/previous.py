@@ -9,7 +9,8 @@ from pathlib import Path
 
 from evalkit.errors import ConfigError, DataError
 from evalkit.history.compare import compare_runs
-from evalkit.history.registry import RESULTS, PastRun, Registry, find_run, read_run
+from evalkit.history.registry import PastRun, Registry, find_run, read_run
+from evalkit.history.stores import RESULTS
 from evalkit.results.previous import NAME
 from evalkit.results.table import finite
 from evalkit.utils.files import write_json

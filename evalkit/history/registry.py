@@ -13,13 +13,13 @@ from typing import Any
 
 from evalkit.errors import ConfigError, DataError, nearest
 from evalkit.gate.baseline import read_influences
+from evalkit.history.stores import RESULTS, fetch, on_this_machine
 from evalkit.results.compare import Clusters, Influences
 from evalkit.results.table import ResultTable, of_present_schema
 from evalkit.utils.json_files import read_json
 
 log = logging.getLogger(__name__)
 
-RESULTS = "results.json"
 STORE = "runs"  # where runs are looked for by their names
 # Of a store and of a run: they hold millions of files, and no run.
 _NO_RUNS = frozenset({"samples", "features", "scores", "lint", "shards", "sheets", "nearest", "export"})
@@ -70,7 +70,7 @@ class PastRun:
         """What some metrics' scores rest on, from the samples.csv next to the file; empty where that cannot be read."""
         wanted = replace(self.table, rows=[row for row in self.table.rows if row.metric in metrics])
         try:
-            return read_influences(self.path.with_name("samples.csv"), wanted)
+            return read_influences(fetch(self.path.with_name("samples.csv")), wanted)
         except (DataError, OSError) as error:
             log.warning("%s: its scores are compared unpaired", error)
             return {}, {}
@@ -98,29 +98,31 @@ class Registry:
     """The runs below a folder.
 
     Attributes:
-        place: the folder.
+        place: the folder, or the URL.
         runs: newest first.
         passed_over: one line per results.json that could not be read: damaged, or of a later schema.
     """
 
-    place: Path
+    place: str | Path
     runs: tuple[PastRun, ...]
     passed_over: tuple[str, ...] = ()
 
     @classmethod
-    def read(cls, place: Path) -> Registry:
-        """Looks through a store, a folder of stores, or one run's folder.
+    def read(cls, place: str | Path) -> Registry:
+        """Looks through a store (a folder or a URL), a folder of stores, or one run's folder.
 
         Raises:
             ConfigError: there is no such folder.
+            StoreError: the URL cannot be reached.
         """
-        if not place.is_dir():
+        folder = on_this_machine(place)
+        if not folder.is_dir():
             raise ConfigError(f"{place}: there is no such folder: give a store (runs), or a folder with runs in it")
         runs: list[PastRun] = []
         passed: list[str] = []
-        for path in _results_files(place):
+        for path in _results_files(folder):
             try:
-                runs.append(read_run(path, place))
+                runs.append(read_run(path, folder))
             except DataError as error:
                 passed.append(str(error))
         runs.sort(key=lambda run: (-run.date.timestamp(), run.name))
@@ -169,14 +171,14 @@ def read_run(path: Path, place: Path | None = None) -> PastRun:
     return PastRun(path, name or folder.resolve().name, int(schema or 0), table, date or written, date is not None)
 
 
-def find_run(text: str, store: Path = Path(STORE)) -> PastRun:
-    """The run that a command line's RUN means: a folder, a results.json, or the name of a run in a store.
+def find_run(text: str, store: str | Path = STORE) -> PastRun:
+    """The run that a command line's RUN means: a folder (or a URL), a results.json, or the name of a run in a store.
 
     Raises:
         ConfigError: there is none.
         DataError: it cannot be read.
     """
-    path = Path(text).expanduser()
+    path = on_this_machine(text)
     if (path / RESULTS).is_file():
         return read_run(path / RESULTS)
     if path.is_file():
@@ -185,12 +187,13 @@ def find_run(text: str, store: Path = Path(STORE)) -> PastRun:
         raise ConfigError(
             f"{text}: no {RESULTS} in this folder: give a run's folder (`evalkit runs {text}` lists them)"
         )
-    if not store.is_dir():
+    folder = on_this_machine(store)
+    if not folder.is_dir():
         raise ConfigError(
             f"{text}: no such file or folder, and there is no store {store} to look for a run of that name"
         )
-    if (store / text / RESULTS).is_file():  # before a look at all of them
-        return read_run(store / text / RESULTS, store)
+    if (folder / text / RESULTS).is_file():  # before a look at all of them
+        return read_run(folder / text / RESULTS, folder)
     registry = Registry.read(store)
     registry.say()
     return registry.find(text)
