@@ -62,7 +62,7 @@ class FigureSpec:
     Attributes:
         lines: the series.
         x, y: the axes' names.
-        log_x: whether x is logarithmic.
+        log_x, log_y: whether x, y is logarithmic.
         ticks: of x, with their text; none: matplotlib's.
         front: points of a Pareto front, by x: a thin line of steps runs through them.
         small: one of many next to each other.
@@ -81,6 +81,7 @@ class FigureSpec:
     labels: bool = True
     ends: bool = False
     bands: bool = False
+    log_y: bool = False
 
 
 def draw(spec: FigureSpec, *, key: str, label: str) -> Markup:
@@ -114,6 +115,7 @@ def _extent(spec: FigureSpec) -> list[Point]:
     for point in (p for line in spec.lines for p in (*line.points, *line.fit)):
         (left, right), (below, above) = point.across or (0.0, 0.0), point.up or (0.0, 0.0)
         left = 0.0 if spec.log_x and left >= point.x else left
+        below = 0.0 if spec.log_y and below >= point.y else below
         extent += [Point(point.x - left, point.y - below, "", ""), Point(point.x + right, point.y + above, "", "")]
     return extent
 
@@ -187,7 +189,13 @@ def _scale(axes: Axes, spec: FigureSpec) -> None:
     from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
     axes.margins(0.09, 0.12)
-    axes.yaxis.set_major_locator(MaxNLocator(5))
+    if spec.log_y:
+        axes.set_yscale("log")
+        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        axes.yaxis.set_minor_locator(NullLocator())
+    else:
+        axes.yaxis.set_major_locator(MaxNLocator(5))
     if spec.log_x:
         axes.set_xscale("log")
         axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))

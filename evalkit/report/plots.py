@@ -22,6 +22,7 @@ from evalkit.results.table import Column, Row, finite
 BARS = "Bars: 95 % intervals."
 MAX_LABELS = 24  # of more points only those on the front bear their letters
 MAX_LINES = 8  # of more the colours tell models and samplers apart, and each point's tooltip says the rest
+_PERCENTILES = ("latency_p50", "latency_p90", "latency_p99")
 MAX_PLOTS = 60  # along swept axes: a page of 30 metrics and 4 axes would take half a minute
 
 
@@ -163,6 +164,37 @@ class _Maker:
         caption = "Numbers are guidance scales; a line holds all other settings."
         return self.plot(title, caption, spec, f"{title}. {caption}")
 
+    # -- services under load
+
+    def under_load(self) -> Group | None:
+        """Latency percentiles against throughput, a line per percentile, model and kind of load, from the least up."""
+        throughput = self.columns.get("images_per_second")
+        percentiles = [c for name in _PERCENTILES if (c := self.columns.get(name)) is not None]
+        loads: dict[tuple[str, str], list[str]] = {}
+        for cell, row in self.rows.items():
+            loop = next((name for name in ("concurrency", "rate") if name in row.settings), None)
+            if loop is not None and cell in (self.columns["latency_p99"].rows if "latency_p99" in self.columns else ()):
+                loads.setdefault((row.model, loop), []).append(cell)
+        if throughput is None or not any(len(cells) > 1 for cells in loads.values()):
+            return None
+        lines: list[Line] = []
+        legend = []
+        for (model, loop), cells in loads.items():
+            ordered = sorted(cells, key=lambda c: by_size(self.rows[c].settings[loop]))
+            for column in percentiles:
+                known = [c for c in ordered if finite(column.rows.get(c)) and finite(throughput.rows.get(c))]
+                texts = {c: _text(self.rows[c].settings[loop]) if column is percentiles[-1] else " " for c in known}
+                points = tuple(self.point(c, throughput.rows[c], column.rows[c], texts[c]) for c in known)
+                if points:
+                    legend.append((legend_mark(len(lines)), f"{short(model)}, by {loop}: {column.label}"))
+                    lines.append(Line(len(lines), points, len(points) > 1))
+        title = "Latency against throughput"
+        caption = "Numbers: clients of a closed loop (concurrency), requests per second of an open one (rate)."
+        ups = [point.y for line in lines for point in line.points]
+        spec = FigureSpec(lines, short(throughput.title, 40), "latency [ms] ↓", log_y=wide(ups))
+        note = f"Where a line turns upwards, more load gives longer queues and no more images. {BARS}"
+        return Group("Under load", [self.plot(title, caption, spec, f"{title}. {caption}")], legend, note)
+
     # -- along swept axes
 
     def axes(self) -> list[str]:
@@ -263,7 +295,7 @@ class _Maker:
 def make_plots(run: Run) -> list[Group]:
     """All plots that the run allows, in groups; empty groups are left out."""
     maker = _Maker(run)
-    groups = [maker.trade_offs(), maker.against_n(), *(maker.along(axis) for axis in maker.axes())]
+    groups = [maker.under_load(), maker.trade_offs(), maker.against_n(), *(maker.along(axis) for axis in maker.axes())]
     return [group for group in groups if group is not None]
 
 

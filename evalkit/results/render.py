@@ -18,6 +18,8 @@ def format_value(value: float | None, stderr: float | None = None) -> str:
     """A value in about four significant digits, with its standard error where there is one."""
     if value is None or not math.isfinite(value):
         return MISSING
+    if value == 0 and stderr is None:
+        return "0"
     size = max(abs(value), 1e-12)
     digits = 0 if size >= 1000 else 1 if size >= 100 else 2 if size >= 1 else 3 if size >= 0.1 else 4
     text = f"{value:.{digits}f}"

@@ -151,10 +151,9 @@ def _cost_protocol(name: str, stats: GenerationStats | None) -> dict[str, Any]:
     protocol: dict[str, Any] = {"metric": name}
     if stats is None:
         return protocol
-    loop = stats.under_load.loop if stats.under_load is not None else None
+    loaded = stats.under_load is not None and name in _TIMED
     if name != "nfe":
-        protocol |= {"device": stats.device}
-        protocol |= {"batch_size": stats.batch_size} if loop is None or name not in _TIMED else {"loop": loop}
+        protocol |= {"device": stats.device, **({"load": True} if loaded else {"batch_size": stats.batch_size})}
     if stats.under_load is not None and name == "queueing":
         protocol["until"] = "begun" if stats.under_load.tells else "sent"
     if name in _TIMED and stats.beside > 1:
@@ -178,9 +177,9 @@ def _under_load(row: Row, load: UnderLoad, factor: float) -> Row:
     if row.metric in load.intervals:
         low, high = (end * factor for end in load.intervals[row.metric])
         row = replace(row, low=low, high=high)
-    answered = round(load.requests * (1 - load.request_errors))
-    if answered < _SLOWEST.get(row.metric, 0):
-        return replace(row, unsure=True, note=f"of {answered} requests it is nearly the slowest one's")
+    answered, least = round(load.requests * (1 - load.request_errors)), _SLOWEST.get(row.metric, 0)
+    if answered < least:
+        return replace(row, unsure=True, note=f"of fewer than {least} answered requests it is nearly the slowest one's")
     if row.metric == "queueing" and not load.tells:
         return replace(row, note="until a request left this machine: the service does not tell when it begins")
     return row

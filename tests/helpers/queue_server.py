@@ -28,8 +28,8 @@ from typing import Any
 
 import numpy as np
 
-sys.path.insert(0, str(Path(__file__).parent))
-from fake_services import pixels_of, png_of
+sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[2])]
+from fake_services import pixels_of, png_of  # noqa: E402
 
 Draw = Callable[[str, int, tuple[int, int]], np.ndarray]
 
@@ -300,6 +300,42 @@ def queueing(**options: Any) -> Iterator[QueueServer]:
         server.close()
 
 
+def real_digits() -> Draw:
+    """Draws a digit of the reference as a caption of the embedded prompts says; other captions get noise."""
+    from evalkit.digits.data import PROMPTS, colourise, reference_digits
+
+    grey, labels = reference_digits()
+    captions = {caption.text: caption for caption in PROMPTS}
+
+    def draw(prompt: str, seed: int, size: tuple[int, int]) -> np.ndarray:
+        caption = captions.get(prompt)
+        if caption is None:
+            return pixels_of(prompt, seed, size)
+        choices = np.flatnonzero(labels == caption.digit)
+        chosen = grey[choices[seed % len(choices)]][None]
+        image = colourise(chosen, np.array([caption.ink_index]), np.array([caption.background_index]))[0]
+        return np.ascontiguousarray(image.transpose(1, 2, 0))
+
+    return draw
+
+
+def digits_ldm() -> Draw:
+    """Draws with the embedded digits LDM: 8 steps of DDIM at guidance 4, one image at a time."""
+    from evalkit.models.base import Request, Sampler
+    from evalkit.models.diffusers.model import DiffusersModel
+
+    model, lock = DiffusersModel("pkg://evalkit.digits/weights/ldm"), threading.Lock()
+    model.load("cpu")
+    sampler = Sampler("DDIMScheduler", {}, 8)
+
+    def draw(prompt: str, seed: int, size: tuple[int, int]) -> np.ndarray:
+        with lock:  # a pipeline is not to be called from two threads
+            made = model.generate([Request(0, seed, prompt)], sampler=sampler, settings={"guidance_scale": 4.0})
+        return np.asarray(made.images[0])
+
+    return draw
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--port", type=int, default=8000)
@@ -309,8 +345,10 @@ def main() -> None:
     parser.add_argument("--retry-after", type=float, default=1.0)
     parser.add_argument("--dies-after", type=int)
     parser.add_argument("--down", type=float, default=2.0)
+    parser.add_argument("--draw", choices=["noise", "digits", "ldm"], default="noise")
     options = vars(parser.parse_args())
-    port = options.pop("port")
+    port, draw = options.pop("port"), options.pop("draw")
+    options["draw"] = {"noise": lambda: pixels_of, "digits": real_digits, "ldm": digits_ldm}[draw]()
     server = QueueServer(**options)
     server.listen(port)
     print(f"serving on {server.url}", flush=True)
