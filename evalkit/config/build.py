@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import math
 import typing
 from collections.abc import Mapping
 from typing import Any
 
 from evalkit.config.values import misfit
 from evalkit.errors import ConfigError, EvalkitError, nearest
+from evalkit.metric import PairMetric
 from evalkit.utils.text import one_line
+
+THRESHOLD = "threshold"  # an option of every metric of pairs: what share of the pairs is worse is reported
 
 
 def locate(target: str) -> Any:
@@ -46,7 +50,8 @@ def accepted_keys(target: str) -> set[str]:
     """The keys that an option may give a target: its arguments, and the call settings of a model; none if unknown."""
     try:
         factory = locate(target)
-        return {*inspect.signature(factory).parameters, *getattr(factory, "call_settings", ())}
+        more = [THRESHOLD] if inspect.isclass(factory) and issubclass(factory, PairMetric) else []
+        return {*inspect.signature(factory).parameters, *getattr(factory, "call_settings", ()), *more}
     except (ConfigError, ValueError, TypeError):
         return set()
 
@@ -84,6 +89,12 @@ def _returned(factory: Any) -> Any:
         return None
 
 
+def _check_threshold(value: Any, where: str) -> None:
+    number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    if value is not None and not number:
+        raise ConfigError(f"{where}.{THRESHOLD}={value}: a finite number is wanted, or null")
+
+
 def build(option: Mapping[str, Any], where: str = "", expected: type | None = None) -> Any:
     """Builds the object that an option describes: its `_target_`, called with the option's other keys.
 
@@ -106,6 +117,8 @@ def build(option: Mapping[str, Any], where: str = "", expected: type | None = No
     except (ValueError, TypeError) as error:  # some builtins have none
         raise ConfigError(f"{where}: {target} does not say what it takes, so it cannot be built from YAML") from error
     given = {key: value for key, value in option.items() if not str(key).startswith("_")}
+    if inspect.isclass(factory) and issubclass(factory, PairMetric) and THRESHOLD not in parameters:
+        _check_threshold(given.pop(THRESHOLD, None), where)
     takes_any = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
     for key, value in given.items():
         if key not in parameters and not takes_any:

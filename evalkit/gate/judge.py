@@ -17,6 +17,8 @@ from evalkit.gate.verdict import WORST_FIRST, Result, Status, Verdict
 from evalkit.results.compare import Clusters, Influences
 from evalkit.results.table import ResultTable, Row
 
+UNRELATED = "pairs look unrelated (different noise?): no closer than shuffled ones"
+
 
 def judge(
     table: ResultTable,
@@ -65,8 +67,18 @@ def _judge(run: Scores, gate: str, rule: Rule, cell: str) -> Result:
     if rule.samples is not None and row.n != rule.samples:
         return replace(result, reason=f"of {row.n:,} samples, where {rule.samples:,} are asked for: that says nothing")
     if rule.limit is None:
-        return against_baseline(run, result, row, rule, rule.baselines[cell])
-    return _against_limit(run, result, row, rule) if rule.statistic == MEAN else _statistic(run, result, row, rule)
+        result = against_baseline(run, result, row, rule, rule.baselines[cell])
+    else:
+        result = (_against_limit if rule.statistic == MEAN else _statistic)(run, result, row, rule)
+    return _of_unrelated(result, row)
+
+
+def _of_unrelated(result: Result, row: Row) -> Result:
+    """A verdict on pairs that look unrelated says so, and is no pass: it tells nothing of two forms of one model."""
+    if row.metric in IMAGE_SHARES or not row.details.get("unrelated"):
+        return result
+    status: Status = "inconclusive" if result.status == "pass" else result.status
+    return replace(result, status=status, reason=f"{UNRELATED}; {result.reason}")
 
 
 def _against_limit(run: Scores, result: Result, row: Row, rule: Rule) -> Result:

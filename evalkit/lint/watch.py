@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from evalkit.data.source import WithoutRecords
+from evalkit.data.source import Headers, WithoutRecords
 from evalkit.errors import DataError
 from evalkit.lint.cache import CacheEntry, load, save
 from evalkit.utils.blobs import Blobs, LocalBlobs
@@ -57,6 +57,13 @@ class WatchedSource(WithoutRecords):
     @property
     def prompts(self) -> Sequence[str | None]:
         return self.source.prompts
+
+    @property
+    def categories(self) -> Sequence[str | None]:
+        return self.source.categories
+
+    def headers(self) -> Headers:
+        return self.source.headers()
 
     @property
     def warnings(self) -> Mapping[str, int]:

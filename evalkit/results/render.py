@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from evalkit.results import csv_files
+from evalkit.results import csv_files, pair_table
 from evalkit.results.floor_text import NEAR, RUN, floor_text, is_within, verdict
 from evalkit.results.table import MISSING, UNSURE, Comparison, ResultTable, Row
 from evalkit.utils.files import write_json, write_text
@@ -81,7 +81,10 @@ def to_markdown(table: ResultTable) -> str:
     titles = [*heads, *(column.title for column in table.columns)]
     rule = ["---"] * len(heads) + ["---:"] * len(table.columns)
     lines = [titles, rule, *table_lines(table, ("**", "**"))]
-    return "\n\n".join([_markdown(lines), *map(plain_markdown, table.footnotes())]) + "\n"
+    pairs = pair_table.pair_lines(table)
+    dashes = ["---", "---", *["---:"] * (len(pair_table.HEADS) - 2)]
+    below = ["Pairs:", _markdown([pair_table.HEADS, dashes, *pairs])] if pairs else []
+    return "\n\n".join([_markdown(lines), *map(plain_markdown, table.footnotes()), *below]) + "\n"
 
 
 def plain_markdown(text: str) -> str:
@@ -165,9 +168,14 @@ def comparisons_to_markdown(table: ResultTable) -> str:
 
 
 def write(table: ResultTable, out: Path) -> None:
-    """Writes results.json, table.md, table.csv, table.tex and comparison.md into `out`, each whole or not at all."""
+    """Writes results.json, table.md, table.csv, table.tex and comparison.md into `out`, each whole or not at all.
+
+    Where there are pairs, pairs.csv too.
+    """
     write_text(out / "table.md", to_markdown(table))
     write_text(out / "comparison.md", comparisons_to_markdown(table))
     write_text(out / "table.csv", to_csv(table))
     write_text(out / "table.tex", to_latex(table))
+    if pair_table.pair_rows(table):
+        write_text(out / "pairs.csv", pair_table.to_csv(table))
     write_json(out / "results.json", table.to_json())

@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 from evalkit.cell import Cell
 from evalkit.data.source import GenerationStats, Headers, Source, UnderLoad, content_digest
-from evalkit.metric import Score, standard_error
+from evalkit.metric import PairMetric, Score, standard_error
 from evalkit.results.rows import Outcome
 from evalkit.samples.store import SampleSet
+from evalkit.scoring.pair_details import pooled
 from evalkit.utils.files import sha256_json
 
 if TYPE_CHECKING:
@@ -194,7 +195,10 @@ def _pool_scores(
         protocol = {**first.protocol, "seeds": list(hashes)}
         first = replace(first, protocol=protocol, protocol_hash=sha256_json(protocol)[: len(first.protocol_hash)])
     kind = "by prompt" if len(set(joined)) < len(joined) else "by sample"
-    return replace(first, score=pool_scores(scores, ids, joined, raw=metric.per_sample), error=kind)
+    score = pool_scores(scores, ids, joined, raw=metric.per_sample)
+    if isinstance(metric, PairMetric) and score.value is not None:
+        score = pooled(score, scores)
+    return replace(first, score=score, error=kind)
 
 
 def pool_scores(

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from evalkit.cell import setting_name
 from evalkit.errors import ConfigError, DataError
 from evalkit.results.floor_text import floor_lines
+from evalkit.results.note_lines import note_lines, some
 from evalkit.results.protocols import protocol_difference, take_protocols
 from evalkit.utils import schema
 from evalkit.utils.json_files import read_json
@@ -325,12 +326,11 @@ class ResultTable:
                 noted.setdefault((mark, note, tuple(cells)), []).append(column.label)
         lines = self._few()
         lines += [
-            f"† {', '.join(labels)} of {_some(cells)} {'is' if len(cells) == len(labels) == 1 else 'are'} "
+            f"† {', '.join(labels)} of {some(cells)} {'is' if len(cells) == len(labels) == 1 else 'are'} "
             f"not comparable with the others: {differs}."
             for (differs, cells), labels in apart.items()
         ]
-        lines += [f"{mark}{', '.join(ls)}: {note} ({_some(cells)})." for (mark, note, cells), ls in noted.items()]
-        return [*lines, *floor_lines(self.run), *self.notes]
+        return [*lines, *note_lines(noted), *floor_lines(self.run), *self.notes]
 
     def _few(self) -> list[str]:
         """One warning on all scores of distributions of few samples."""
@@ -382,11 +382,6 @@ def of_present_schema(data: Any, path: Path) -> dict[str, Any]:
 def _prompts_behind(rows: Sequence[Row]) -> int | None:
     """How many prompts a cell's standard errors go by; none where they go by sample."""
     return max((row.clusters for row in rows if row.error == "by prompt" and row.clusters), default=None)
-
-
-def _some(cells: Sequence[str], most: int = 4) -> str:
-    more = f" and {len(cells) - most} more" if len(cells) > most else ""
-    return ", ".join(cells[:most]) + more
 
 
 def _setting(value: Any) -> str:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from evalkit import lint
+from evalkit.results import pair_table
 from evalkit.results.headline import sentences
 from evalkit.results.render import comparison_lines, table_lines
 from evalkit.results.table import ResultTable
@@ -26,6 +27,7 @@ WIDTH = 120  # where the output is no terminal (a log, a pipe)
 MOST_LINES = 80  # of all that is printed, whatever the grid
 MOST_NOTES = 10
 MOST_COMPARED = 12  # lines of the comparison with the baseline
+MOST_PAIRS = 12  # lines of the table of pairs
 _FRAME = 6  # lines of the comparison next to its rows: title, rules, heading, how many more
 _TABLE_FRAME = 4  # lines of a table next to its rows: rules and one line of headings at least
 _LEADING = (40, 24, 16, 10)  # most characters of a leading column, tried in turn; longer ones take several lines
@@ -38,16 +40,18 @@ def print_results(table: ResultTable, out: Path, *, against_baseline: bool, repo
     above = [one_line(line, 400) for line in sentences(table)]
     below = _cut(table.footnotes(), MOST_NOTES, "table.md holds {} more notes") + lint.lines(table.lint)
     files = f"{'report.html, ' if report else ''}results.json, table.md/.csv/.tex, comparison.md, samples.csv"
+    paired = pair_table.to_rich(table, MOST_PAIRS, width)
+    files += ", pairs.csv" if paired is not None else ""
     below.append(f"results: {out} ({files}, overview.png, sheets/)")
     compared = comparisons_to_rich(table, MOST_COMPARED, width) if against_baseline else None
     room = MOST_LINES - sum(_height(line, width) for line in [*above, *below])
-    room -= compared.row_count + _FRAME if compared is not None else 0
+    room -= sum(view.row_count + _FRAME + 1 for view in (compared, paired) if view is not None)
     for line in above:
         console.print(line, style="bold", markup=False, highlight=False)
     for view in _fitting(table, width, room, console):
         console.print(view)
-    if compared is not None:
-        console.print(compared)
+    for more in filter(None, (paired, compared)):
+        console.print(more)
     for line in below:
         noted = not line.startswith(("lint:", "results:"))
         console.print(line, style="dim" if noted else None, markup=False, highlight=False)

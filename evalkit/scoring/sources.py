@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import logging
+import math
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, Required, TypedDict, Unpack
 
+from evalkit.config.build import THRESHOLD
 from evalkit.errors import DataError
 from evalkit.extractors.base import Extractor
 from evalkit.features.feature_pass import FeaturePass, ImageSource, Progress, parse
@@ -15,16 +18,21 @@ from evalkit.metric import Metric, PairMetric, ReferenceMetric, Score, cluster_i
 from evalkit.numerics.threads import one_thread
 from evalkit.scoring.cache import ScoreCache
 from evalkit.scoring.checks import Failures
+from evalkit.scoring.pair_details import identical, with_statistics
 from evalkit.scoring.pair_pass import Paired, PairPass
 from evalkit.scoring.pairs import pairings
 from evalkit.scoring.protocol import Against
 from evalkit.scoring.scoring import KeyedGenerator, Scored, Scorer, ToScore
 from evalkit.scoring.states import observe
+from evalkit.scoring.unrelated import Shuffle, ShuffledPairs, shuffle, with_warning
+from evalkit.utils.files import sha256_json
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from evalkit.utils.blobs import Blobs
+
+log = logging.getLogger(__name__)
 
 
 class Store(Protocol):
@@ -110,7 +118,9 @@ class Scoring:
     def __init__(
         self, sources: Mapping[str, ImageSource], progress: Progress | None = None, **given: Unpack[Given]
     ) -> None:
-        self._metrics, extractors, store = given["metrics"], given["extractors"], given["store"]
+        extractors, store = given["extractors"], given["store"]
+        self._metrics = {name: (keyed(option, metric), metric) for name, (option, metric) in given["metrics"].items()}
+        self._thresholds = {name: option.get(THRESHOLD) for name, (option, _) in given["metrics"].items()}
         for name, (_, metric) in self._metrics.items():
             for address in metric.needs:
                 parse(address, extractors, f"metric '{name}'")
@@ -119,6 +129,7 @@ class Scoring:
         self._generators, self._clusters = given.get("generators") or {}, given.get("clusters") or {}
         cache = ScoreCache(store.scores)
         self._scorer = Scorer(self._metrics, self.features, given["against"], cache, self.pair_pass(self.features))
+        self._shuffles: dict[str, Shuffle | None] = {}  # by the digest of a set's prompts and categories
 
     def pair_pass(self, features: FeaturePass) -> PairPass:
         """A pass over pairs that lists what is stored when it is first asked; `features` extracts and tells."""
@@ -149,7 +160,67 @@ class Scoring:
             known: by metric: scores that another process found to have no value.
         """
         scorer, cell = self._of(name)
-        return scorer.score(cell, only, known or {})
+        scored = scorer.score(cell, only, known or {})
+        of_pairs = [metric for metric, each in scored.items() if each.score.value is not None]
+        for paired in self.paired(name, of_pairs):
+            scored |= self._described(paired, scored)
+        return scored
+
+    def _described(self, paired: Paired, scored: Mapping[str, Scored]) -> dict[str, Scored]:
+        """Scores of pairs with their statistics, and a warning where the pairs look unrelated."""
+        values = self._values(paired, scored)
+        same = identical(paired, values)
+        scores = {
+            name: with_statistics(paired.metrics[name], scored[name].score, each, same, self._thresholds[name])
+            for name, each in values.items()
+        }
+        if paired.other is not paired.source and values and next(iter(paired.metrics.values())).pairs == "baseline":
+            scores |= self._compared_with_shuffled(paired, scores, same)
+        return {name: replace(scored[name], score=score) for name, score in scores.items()}
+
+    def _values(self, paired: Paired, scored: Mapping[str, Scored]) -> dict[str, Sequence[float]]:
+        """By metric the values of all pairs: a score has them where they are one per sample, else the store."""
+        values: dict[str, Sequence[float]] = {}
+        for name, metric in paired.metrics.items():
+            influence = scored[name].score.influence
+            if paired.other is not paired.source and influence is not None and len(influence) == len(paired.pairs):
+                values[name] = influence
+            elif paired.other is paired.source:
+                alone = replace(paired, metrics={name: metric})
+                if not self._scorer.pairs.lacking(alone):
+                    values |= self._scorer.pairs.values(alone, {})
+        return values
+
+    def _compared_with_shuffled(
+        self, paired: Paired, scores: Mapping[str, Score], same: Sequence[bool] | None
+    ) -> dict[str, Score]:
+        """Scores with a warning where the pairs are no closer than shuffled ones; as they were where none is there."""
+        if same is not None and all(same):
+            return {}
+        drawn = self._shuffle(paired.source)
+        if drawn is None:
+            return {}
+        metrics = {name: paired.metrics[name] for name in scores}
+        failed: Failures = {}
+        try:
+            shuffled = self._scorer.pairs.values(
+                ShuffledPairs(metrics, paired.source, paired.other, drawn.pairs), failed
+            )
+        except DataError as error:  # images that are gone: the scores are there all the same
+            log.debug("%s: no shuffled pairs: %s", paired.source.name, error)
+            return {}
+        return {
+            name: with_warning(metrics[name], scores[name], drawn, values, same)
+            for name, values in shuffled.items()
+            if all(map(math.isfinite, values))
+        }
+
+    def _shuffle(self, source: ImageSource) -> Shuffle | None:
+        categories = getattr(source, "categories", None) or [None] * len(source)
+        key = sha256_json([list(source.prompts), list(categories)])
+        if key not in self._shuffles:
+            self._shuffles[key] = shuffle(source.prompts, categories)
+        return self._shuffles[key]
 
     def _of(self, name: str) -> tuple[Scorer, ToScore]:
         source, against = self._sources[name], self._scorer.against
@@ -158,6 +229,11 @@ class Scoring:
         if name not in against.baselines:
             return self._scorer, cell
         return replace(self._scorer, against=replace(against, baseline=against.baselines[name])), cell
+
+
+def keyed(option: Mapping[str, Any], metric: Metric) -> Mapping[str, Any]:
+    """What of an option a score depends on: a threshold of pairs is applied to values that are there."""
+    return {key: value for key, value in option.items() if key != THRESHOLD or not isinstance(metric, PairMetric)}
 
 
 def applies(metric: Metric, source: ImageSource) -> bool:

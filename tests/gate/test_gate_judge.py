@@ -6,6 +6,7 @@ import csv
 import json
 import logging
 import math
+from dataclasses import replace
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -44,6 +45,16 @@ def test_a_maximum_is_held_against_the_one_sided_bound(value: float, status: str
 def test_a_minimum_is_the_other_way_round(value: float, status: str) -> None:
     clip = row("a", "clip", value, 0.1, 100, "higher")
     assert judged(gate({"metric": "clip", "min": 30, "where": {"model": "a"}}), clip).status == status
+
+
+@pytest.mark.parametrize(
+    ("unrelated", "value", "status"), [(0.0, 31, "pass"), (1.0, 31, "inconclusive"), (1.0, 9, "fail")]
+)
+def test_pairs_that_look_unrelated_are_no_pass(unrelated: float, value: float, status: str) -> None:
+    clip = replace(row("a", "clip", value, 0.1, 100, "higher"), details={"unrelated": unrelated})
+    (result,) = judged(gate({"metric": "clip", "min": 30, "where": {"model": "a"}}), clip).results
+    assert result.status == status
+    assert result.reason.startswith("pairs look unrelated (different noise?)") == bool(unrelated)
 
 
 def test_the_number_of_samples_that_would_decide() -> None:

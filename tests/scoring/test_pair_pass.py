@@ -13,9 +13,15 @@ from read_only import read_only
 
 from evalkit.metric import Batch, PairMetric
 from evalkit.samples.store import Store
-from evalkit.scoring import Against, pair_pass, score_sources
+from evalkit.scoring import Against, pair_pass, score_sources, sources
 
 N, BLOCK = 40, 8
+
+
+@pytest.fixture(autouse=True)
+def no_shuffled_pairs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is counted here are the matched pairs alone (tests/scoring/test_unrelated.py has the others)."""
+    monkeypatch.setattr(sources, "shuffle", lambda prompts, categories: None)
 
 
 @dataclass

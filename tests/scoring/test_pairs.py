@@ -18,7 +18,7 @@ from evalkit.metric import PairMetric
 from evalkit.prompts.images import PromptImages, prompt_images
 from evalkit.prompts.sets import InlinePrompts, Prompt, PromptSet
 from evalkit.samples.store import Store
-from evalkit.scoring import Against, score_sources
+from evalkit.scoring import Against, score_sources, sources
 from evalkit.scoring.checks import check_pairs
 from evalkit.scoring.pairs import form_pairs
 from evalkit.scoring.protocol import OWN
@@ -36,7 +36,8 @@ def scores(
     )
 
 
-def test_a_cell_with_the_baseline(tmp_path: Path) -> None:
+def test_a_cell_with_the_baseline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sources, "shuffle", lambda prompts, categories: None)
     prompts = [f"p{i}" for i in range(70)]
     a = MemorySource(random_images(70, 0), prompts)
     b = MemorySource([255 - image for image in a.images], prompts)
