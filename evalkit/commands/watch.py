@@ -160,13 +160,14 @@ class _Runs:
 
     def check(self, checkpoint: Checkpoint) -> None:
         """Builds the checkpoint's model, and has it look for its files."""
-        from evalkit.config.build import build, split_call_settings
+        from evalkit.config.build import GRID_KEYS, build, split_call_settings
         from evalkit.config.sweep import expand
         from evalkit.models.base import Model
 
         option, _ = split_call_settings(expand(self.name, self.alone(checkpoint).model[self.name])[0].option)
-        option.pop("samplers", None)
-        model: Model = build(option, f"model.{self.name}", Model)
+        model: Model = build(
+            {key: value for key, value in option.items() if key not in GRID_KEYS}, f"model.{self.name}", Model
+        )
         model.check()
 
     def score(self, left_out: Sequence[str]) -> ResultTable:

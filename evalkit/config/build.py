@@ -15,6 +15,7 @@ from evalkit.metric import PairMetric
 from evalkit.utils.text import one_line
 
 THRESHOLD = "threshold"  # an option of every metric of pairs: what share of the pairs is worse is reported
+GRID_KEYS = frozenset({"samplers", "latents"})  # of a model's option: what the grid reads, not the model
 
 
 def locate(target: str) -> Any:
@@ -51,6 +52,7 @@ def accepted_keys(target: str) -> set[str]:
     try:
         factory = locate(target)
         more = [THRESHOLD] if inspect.isclass(factory) and issubclass(factory, PairMetric) else []
+        more += ["latents"] if getattr(factory, "takes_latents", False) else []
         return {*inspect.signature(factory).parameters, *getattr(factory, "call_settings", ()), *more}
     except (ConfigError, ValueError, TypeError):
         return set()

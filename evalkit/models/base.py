@@ -38,6 +38,8 @@ class Request:
     control: str | None = None  # paths of the prompt's images
     source: str | None = None
     mask: str | None = None
+    latent: NDArray[np.float32] | None = field(default=None, compare=False, repr=False)
+    """Its starting noise, f32 without a batch axis, where the cell's comes from a file: see `Model.takes_latents`."""
 
     def generator(self) -> torch.Generator:
         """The sample's own CPU generator, from SeedSequence((seed, index)): independent of batch, order and device."""
@@ -146,6 +148,7 @@ class Model(ABC):
     conditioning: Conditioning = "none"
     takes_sampler: ClassVar[bool] = False
     remote: ClassVar[bool] = False  # made elsewhere: this machine's device and memory tell nothing of it
+    takes_latents: ClassVar[bool] = False  # whether it begins with `Request.latent` where there is one
     weights_option: ClassVar[str | None] = None  # the key of its YAML that a series of `checkpoints` goes to
     call_settings: ClassVar[frozenset[str]] = frozenset()  # names in the YAML that go to `generate`, not to __init__
     # Changes that should not matter, under which a baseline can be made again (`noise_floor`); "attention": of models
@@ -191,6 +194,30 @@ class Model(ABC):
             if name not in self.call_settings:
                 near = nearest(name, self.call_settings)
                 raise ConfigError(f"{type(self).__name__} takes no setting '{name}'. {near}")
+
+    def latent_shape(self, sampler: Sampler | None, settings: Settings) -> tuple[int, ...] | None:
+        """The shape of one sample's starting noise (`Request.latent`, without a batch axis), of a model that takes it.
+
+        Returns:
+            None where it is not known before the model is loaded, or is the maker's own matter.
+
+        Raises:
+            ConfigError: the model takes none, or not with these settings. May import torch; before any sample.
+        """
+        raise ConfigError(f"{type(self).__name__} takes no starting noise")
+
+    def draw_latents(
+        self, requests: Sequence[Request], *, sampler: Sampler | None, settings: Settings
+    ) -> list[NDArray[np.float32]]:
+        """The starting noise that `generate` draws for each request, as it would take it, after `load`.
+
+        Returns:
+            f32 without a batch axis: given as `Request.latent` it makes the very same image.
+
+        Raises:
+            ConfigError: the model shows none.
+        """
+        raise ConfigError(f"{type(self).__name__} shows no starting noise")
 
     def check_prompts(self, prompts: Sequence[Prompt], settings: Settings) -> None:  # noqa: B027
         """DataError for a prompt that lacks an image that the model needs, before any sample. May import torch."""

@@ -18,11 +18,16 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 
+_OFFERED = frozenset({"negative_prompts", "latents"})  # parameters that are filled where the function has them
+
+
 class CallableModel(Model):
     """Calls `function(prompts, seeds)`: two lists of one entry per sample; seeds are unsigned 32-bit integers.
 
     It returns one image per seed: a list of PIL images or of arrays u8 [H,W,3], or one array u8 [B,H,W,3]. Each image
-    may depend on its own prompt and seed alone. A function with a parameter `negative_prompts` is given those as well.
+    may depend on its own prompt and seed alone. A function with a parameter `negative_prompts` is given those as well;
+    one with a parameter `latents` a list of the samples' starting noise, f32 arrays without a batch axis, or none where
+    the model's option `latents` names no file.
 
     Args:
         function: "package.module.name" of a function, or of a class that is built without arguments, once; or a mapping
@@ -34,6 +39,7 @@ class CallableModel(Model):
     """
 
     remakes = (*Model.remakes, "attention")
+    takes_latents = True
 
     def __init__(
         self,
@@ -52,7 +58,7 @@ class CallableModel(Model):
         self.args, self.version, self.keep = dict(args or {}), version, keep
         self.conditioning = conditioning
         self._call: Any = None
-        self._takes_negative = False
+        self._takes: frozenset[str] = frozenset()  # of `_OFFERED`
         self._cache = FetchedImages()
 
     @property
@@ -84,12 +90,18 @@ class CallableModel(Model):
             signature = inspect.signature(function.__call__ if bound else function)
         except (ValueError, TypeError):  # some builtins have none
             return
-        self._takes_negative = "negative_prompts" in signature.parameters
-        negative: dict[str, Any] = {"negative_prompts": []} if self._takes_negative else {}
+        self._takes = _OFFERED.intersection(signature.parameters) - self.args.keys()
         try:
-            signature.bind(*bound, [], [], **negative, **self.args)
+            signature.bind(*bound, [], [], **{name: [] for name in self._takes}, **self.args)
         except TypeError as error:
             raise ConfigError(f"function '{self._target}' does not take (prompts, seeds, **args): {error}") from None
+
+    def latent_shape(self, sampler: Sampler | None, settings: Settings) -> tuple[int, ...] | None:
+        """None: shapes are the function's own matter. ConfigError: it has no parameter `latents`."""
+        self.check_call(sampler, settings)
+        if "latents" not in self._takes:
+            raise ConfigError(f"function '{self._target}' has no parameter `latents` to take the starting noise")
+        return None
 
     def load(self, device: str) -> None:
         """Imports the function, or builds the object; `device` is its own matter."""
@@ -124,7 +136,7 @@ class CallableModel(Model):
         made = self._made(todo) if todo else []
         latency = round((time.perf_counter() - began) / max(len(todo), 1), 6)
         for request, pixels in zip(todo, made, strict=True):
-            ignored = bool(request.negative_prompt) and not self._takes_negative
+            ignored = bool(request.negative_prompt) and "negative_prompts" not in self._takes
             fresh = FetchedImage(pixels, latency, ("negative_prompt_ignored",) if ignored else ())
             self._cache.put(request.index, fresh)
             fetched[request.index] = fresh
@@ -138,8 +150,11 @@ class CallableModel(Model):
 
     def _made(self, requests: Sequence[Request]) -> list[NDArray[np.uint8]]:
         arguments = dict(self.args)
-        if self._takes_negative:
+        if "negative_prompts" in self._takes:
             arguments["negative_prompts"] = [r.negative_prompt for r in requests]
+        if "latents" in self._takes:
+            given = [r.latent for r in requests]
+            arguments["latents"] = given if any(latent is not None for latent in given) else None
         result = self._call(self._asked(requests), [r.seed32() for r in requests], **arguments)
         shape = getattr(result, "shape", None)
         if not isinstance(result, list | tuple) and (shape is None or len(shape) != 4):

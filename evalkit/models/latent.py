@@ -80,6 +80,7 @@ class GanModel(LatentModel):
     """
 
     call_settings = frozenset({"truncation"})
+    takes_latents = True
     spaces: ClassVar[tuple[str, ...]] = ("z",)
 
     def __init__(
@@ -100,7 +101,7 @@ class GanModel(LatentModel):
             raise ConfigError(f"output_range {list(output_range)}: give the darkest and the lightest value, as [-1, 1]")
         if num_classes is not None and num_classes < 1:
             raise ConfigError(f"num_classes={num_classes}: give a number >= 1, or null")
-        self.latent_shape = (latent_dim,) if isinstance(latent_dim, int) else tuple(latent_dim)
+        self.z_shape = (latent_dim,) if isinstance(latent_dim, int) else tuple(latent_dim)
         self.latent, self.num_classes, self.class_input = latent, num_classes, class_input
         self.output_range = (float(output_range[0]), float(output_range[1]))
         self.conditioning = "none" if num_classes is None else "class"
@@ -108,7 +109,7 @@ class GanModel(LatentModel):
     def _about_latents(self) -> dict[str, Any]:
         """What of the above belongs to the identity."""
         classes = [self.num_classes, self.class_input]
-        return {"latent": [self.latent, *self.latent_shape], "classes": classes, "output_range": [*self.output_range]}
+        return {"latent": [self.latent, *self.z_shape], "classes": classes, "output_range": [*self.output_range]}
 
     @property
     @abstractmethod
@@ -150,7 +151,21 @@ class GanModel(LatentModel):
         import torch
 
         limit = settings.get("truncation")
-        return torch.stack([self._draw(request.generator(), limit) for request in requests])
+        given = [None if r.latent is None else torch.from_numpy(r.latent) for r in requests]
+        drawn = [self._draw(r.generator(), limit) if z is None else z for r, z in zip(requests, given, strict=True)]
+        return torch.stack(drawn)
+
+    def latent_shape(self, sampler: Sampler | None, settings: Settings) -> tuple[int, ...] | None:
+        """z's. ConfigError: with `truncation`, which draws again what was given."""
+        if settings.get("truncation") is not None:
+            raise ConfigError("latents: truncation draws latents again: give them within it, and set truncation: null")
+        return self.z_shape
+
+    def draw_latents(
+        self, requests: Sequence[Request], *, sampler: Sampler | None, settings: Settings
+    ) -> list[NDArray[np.float32]]:
+        """z, after truncation."""
+        return [z.numpy() for z in self.latents(requests, space="z", sampler=sampler, settings=settings)]
 
     def render(
         self, latents: Tensor, requests: Sequence[Request], *, space: str, sampler: Sampler | None, settings: Settings
@@ -170,8 +185,8 @@ class GanModel(LatentModel):
         import torch
 
         if self.latent == "uniform":
-            return torch.rand(self.latent_shape, generator=generator) * 2 - 1
-        z = torch.randn(self.latent_shape, generator=generator)
+            return torch.rand(self.z_shape, generator=generator) * 2 - 1
+        z = torch.randn(self.z_shape, generator=generator)
         while limit is not None and (beyond := z.abs() > limit).any():
             z[beyond] = torch.randn(int(beyond.sum()), generator=generator)
         return z

@@ -10,7 +10,7 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from evalkit.config.build import build, factory_of, split_call_settings
+from evalkit.config.build import GRID_KEYS, build, factory_of, split_call_settings
 from evalkit.config.listing import headline, option_files
 from evalkit.errors import EXIT_DONE, ConfigError, EvalkitError, nearest
 from evalkit.extractors.base import Extractor
@@ -95,7 +95,7 @@ class Catalogue:
 
     def model(self, name: str, file: Path) -> Line:
         """Whether its weights are here, and what it is asked by."""
-        option, _ = split_call_settings({k: v for k, v in _option(name, file).items() if k != "samplers"})
+        option, _ = split_call_settings({k: v for k, v in _option(name, file).items() if k not in GRID_KEYS})
         if "???" in option.values():
             return _GIVEN, "–"
         try:

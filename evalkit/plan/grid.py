@@ -17,6 +17,7 @@ from evalkit.config.schema import RunConfig
 from evalkit.config.sweep import Variant, count, expand
 from evalkit.errors import ConfigError, EvalkitError, whole_number
 from evalkit.models.base import ExistingImages, Model, Sampler
+from evalkit.models.starting_noise import StartingNoise, open_noise
 from evalkit.prompts.sets import PromptSet
 from evalkit.samples.model_pool import BuiltCell
 from evalkit.samples.store import Store
@@ -55,6 +56,7 @@ class _ModelVariant:
     model: Model
     call_settings: Mapping[str, Any]
     samplers: Sequence[str] | None  # names of those that fit it; none: all
+    noise: StartingNoise | None = None
     made_by: str | None = None  # the sampler that existing images say they are of
 
 
@@ -178,10 +180,24 @@ class _GridMaker:
 
     def _model_variant(self, variant: Variant) -> _ModelVariant:
         option, call_settings = split_call_settings(variant.option)
-        samplers = option.pop("samplers", None)
+        samplers, latents = option.pop("samplers", None), option.pop("latents", None)
         if isinstance(samplers, str):
             samplers = [samplers]
-        return _ModelVariant(variant, option, self._model(variant.name, option), call_settings, samplers)
+        model = self._model(variant.name, option)
+        noise = self._noise(latents, model, variant.name) if latents is not None else None
+        return _ModelVariant(variant, option, model, call_settings, samplers, noise)
+
+    def _noise(self, path: Any, model: Model, name: str) -> StartingNoise | None:
+        where = f"model.{name}.latents"
+        if not isinstance(path, str):
+            raise ConfigError(f"{where}={path}: give a file or a folder")
+        if not model.takes_latents:
+            raise ConfigError(f"{where}: {type(model).__name__} takes no starting noise: leave it out")
+        noise: StartingNoise | None = None
+        with self.missing.noted(f"model.{name}"):
+            noise = open_noise(path, where)
+            noise.identity()  # reads it all: what is damaged is told now
+        return noise
 
     def _model(self, name: str, option: Option) -> Model:
         check_settings(option, f"model.{name}")
@@ -248,6 +264,14 @@ class _GridMaker:
                 "prompts": prompt_set.identity if prompt_set else None,
                 "seed": seed,
             }
+            options = {
+                "model": made.option,
+                "sampler": sampler_option,
+                "prompts": prompt_set.option if prompt_set else None,
+            }
+            if made.noise is not None:  # a cell without keeps the key that it always had
+                parts["latents"] = made.noise.identity()
+                options["latents"] = {"path": str(made.noise.path)}
             cell = Cell(
                 model=name,
                 sampler=sampler_name,
@@ -257,16 +281,12 @@ class _GridMaker:
                 num_samples=self._num_samples(prompt_set, available),
                 key=sha256_json(parts),
                 name=self._name(name, sampler_name, settings, prompts, seed),
-                options={
-                    "model": made.option,
-                    "sampler": sampler_option,
-                    "prompts": prompt_set.option if prompt_set else None,
-                },
+                options=options,
                 call_settings=call,
                 identity=parts,
             )
             built_prompts = prompt_set.prompts if prompt_set else None
-            yield cell, BuiltCell(made.model, sampler.sampler if sampler else None, built_prompts)
+            yield cell, BuiltCell(made.model, sampler.sampler if sampler else None, built_prompts, made.noise)
 
     def _samplers_for(self, made: _ModelVariant) -> list[_SamplerVariant | None]:
         """The samplers that apply to a model; a model without a sampler has one cell where others have many."""

@@ -233,7 +233,7 @@ def check_calls(cells: Sequence[Cell], plan: Plan) -> None:
     for cell in cells:
         built = plan.built[cell.key]
         call = sha256_json(
-            [id(built.model), id(built.sampler), id(built.prompts), cell.num_samples, cell.call_settings]
+            [*map(id, (built.model, built.sampler, built.prompts, built.noise)), cell.num_samples, cell.call_settings]
         )
         if call in looked_at or not found[cell.key].count_missing():
             continue
@@ -241,6 +241,9 @@ def check_calls(cells: Sequence[Cell], plan: Plan) -> None:
         built.model.check_call(built.sampler, cell.call_settings)
         prompts = built.prompts.prompts[: cell.num_samples] if built.prompts else ()
         built.model.check_prompts(prompts, cell.call_settings)
+        if built.noise is not None:
+            need = built.model.latent_shape(built.sampler, cell.call_settings)
+            built.noise.check([need] * cell.num_samples)
 
 
 def _check_values(config: RunConfig, engine: Engine) -> None:

@@ -99,7 +99,17 @@ def _is_free(folder: Path, config: RunConfig, extractors: Collection[str]) -> bo
 
 def _what_is_scored(config: Mapping[str, Any], extractors: Collection[str]) -> list[Any]:
     known = config["extractor"]
-    return [without_left_out(config.get(key)) for key in _SAME] + [known.get(name) for name in sorted(extractors)]
+    return [_given(without_left_out(config.get(key))) for key in _SAME] + [known.get(n) for n in sorted(extractors)]
+
+
+def _given(group: Any) -> Any:
+    """A group's options without keys that are null: an option that came with a later version changes nothing so."""
+    if not isinstance(group, Mapping):
+        return group
+    return {
+        name: {k: v for k, v in option.items() if v is not None} if isinstance(option, Mapping) else option
+        for name, option in group.items()
+    }
 
 
 def _as_json(config: RunConfig) -> dict[str, Any]:

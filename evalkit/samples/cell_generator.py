@@ -52,8 +52,12 @@ class CellGenerator:
         Args:
             seed: instead of the cell's.
         """
+        noise = self.pool.built(self.cell).noise if seed is None else None  # from a file, that of sample i
         seed = self.cell.seed if seed is None else seed
-        requests = [replace(r, index=i, seed=seed) for i, r in zip(indices, self._requests(like), strict=True)]
+        requests = [
+            replace(r, index=i, seed=seed, latent=None if noise is None else noise[i])
+            for i, r in zip(indices, self._requests(like), strict=True)
+        ]
         return self._model().latents(requests, space=space, **self._sampling())
 
     def images(self, latents: torch.Tensor, like: Sequence[int], space: str) -> torch.Tensor:

@@ -12,6 +12,7 @@ from evalkit.data.codec import encode_png
 from evalkit.data.encoders import Encoders
 from evalkit.errors import ConfigError
 from evalkit.models.base import Model, Request, Sampler
+from evalkit.models.starting_noise import StartingNoise, open_noise
 from evalkit.prompts.sets import PromptSet
 from evalkit.samples.behind import Behind
 from evalkit.samples.writer import workers_for
@@ -32,15 +33,17 @@ class BuiltCell:
     model: Model
     sampler: Sampler | None
     prompts: PromptSet | None
+    noise: StartingNoise | None = None
 
     def request(self, index: int, seed: int) -> Request:
-        """What sample `index` is made from."""
+        """What sample `index` is made from. DataError: there is no starting noise for it."""
+        latent = None if self.noise is None else self.noise[index]
         if self.prompts is None:
-            return Request(index=index, seed=seed)
+            return Request(index=index, seed=seed, latent=latent)
         prompt = self.prompts[index]
         # A model that is asked by class alone never sees the text: its samples carry none, and have no CLIP score.
         texts = (prompt.text, prompt.negative) if self.model.conditioning == "text" else (None, None)
-        return Request(index, seed, *texts, prompt.class_id, prompt.control, prompt.source, prompt.mask)
+        return Request(index, seed, *texts, prompt.class_id, prompt.control, prompt.source, prompt.mask, latent)
 
 
 @dataclass
@@ -110,8 +113,19 @@ class ModelPool:
         if cell.key not in self._cells:
             option = cell.options["sampler"]
             sampler = build(option, f"sampler.{cell.sampler}", Sampler) if option else None
-            self._cells[cell.key] = BuiltCell(self._build(cell, "model"), sampler, self._build(cell, "prompts"))
+            model, prompts = self._build(cell, "model"), self._build(cell, "prompts")
+            self._cells[cell.key] = BuiltCell(model, sampler, prompts, self._noise(cell))
         return self._cells[cell.key]
+
+    def _noise(self, cell: Cell) -> StartingNoise | None:
+        """A cell's starting noise, where it comes from a file."""
+        option = cell.options.get("latents")
+        if option is None:
+            return None
+        noise = open_noise(str(option["path"]), f"model.{cell.model}.latents")
+        if noise.identity() != cell.identity["latents"]:
+            raise ConfigError(f"{noise.where}: {noise.path} changed since the run began: start the run again")
+        return noise
 
     def _build(self, cell: Cell, kind: Literal["model", "prompts"]) -> Any:
         """A model or a prompt set from its option: the only place outside of the plan that does so."""

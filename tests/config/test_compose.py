@@ -9,7 +9,7 @@ from omegaconf import OmegaConf
 
 import evalkit
 from evalkit.config import schema
-from evalkit.config.build import build, split_call_settings
+from evalkit.config.build import GRID_KEYS, build, split_call_settings
 from evalkit.config.compose import compose, resolve
 from evalkit.config.sweep import expand
 from evalkit.errors import ConfigError
@@ -50,7 +50,7 @@ def check_options(group: str, options: list[str]) -> None:
     for option in options:
         for variant in expand(option, built_from[option]):
             if group == "model":
-                constructor, _ = split_call_settings({k: v for k, v in variant.option.items() if k != "samplers"})
+                constructor, _ = split_call_settings({k: v for k, v in variant.option.items() if k not in GRID_KEYS})
                 assert isinstance(build(constructor), Model)
             elif group not in ("prompts", *schema.RULES):  # tests/prompts reads files; tests/gate judges by rules
                 build(variant.option)

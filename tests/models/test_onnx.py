@@ -26,7 +26,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 def digits_option() -> dict[str, Any]:
     option: Any = OmegaConf.to_container(OmegaConf.load(ROOT / "configs/model/digits_dcgan.yaml"))["digits_dcgan"]  # type: ignore[index]
-    option.pop("truncation")
+    del option["truncation"], option["latents"]
     return dict(option)
 
 

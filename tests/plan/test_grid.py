@@ -2,8 +2,10 @@
 
 import json
 import logging
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from grid_models import TextModel
 from hypothesis import given
@@ -14,6 +16,7 @@ from evalkit.config.compose import compose, resolve
 from evalkit.config.schema import RunConfig
 from evalkit.config.sweep import expand
 from evalkit.errors import ConfigError
+from evalkit.models.starting_noise import StartingNoise
 from evalkit.plan.grid import Missing, _slug, make_grid
 
 SAMPLER = {"_target_": "evalkit.models.base.Sampler", "scheduler": "DDIMScheduler", "num_inference_steps": 10}
@@ -205,3 +208,24 @@ def test_the_keys_of_the_embedded_cells_stay() -> None:
         *("35e8c05d", "88202475", "dac2ac06", "f2bf90a4", "be64c62b", "18d9f161", "5b81651b"),  # the LDM
         *("ff2c0c01", "1573a9eb"),  # the DDPM, the DCGAN
     ]
+
+
+def test_latents_are_part_of_the_key_and_leave_other_keys_alone(tmp_path: Path) -> None:
+    gan = {"_target_": "evalkit.models.gan.TorchModuleModel", "module": "evalkit.digits.nets.DCGANGenerator"}
+    gan |= {"weights": "pkg://evalkit.digits/weights/dcgan.safetensors", "latent_dim": 64, "num_classes": 10}
+    noise = np.random.default_rng(0).standard_normal((8, 64)).astype(np.float32)
+    np.save(tmp_path / "a.npy", noise)
+    np.save(tmp_path / "b.npy", noise + 1)
+    (plain,), (null,) = cells_of(model={"gan": gan}), cells_of(model={"gan": {**gan, "latents": None}})
+    assert plain.key == null.key
+    assert "latents" not in plain.identity
+    paths = [str(tmp_path / "a.npy"), str(tmp_path / "b.npy")]
+    first, second = cells_of(model={"gan": {**gan, "latents": {"sweep": paths}}})
+    assert len({plain.key, first.key, second.key}) == 3
+    assert first.identity["latents"] == {"sha256": StartingNoise(paths[0], "").sha256, "shape": [64]}
+    (again,) = cells_of(model={"gan": {**gan, "latents": paths[0]}})
+    assert again.key == first.key
+    with pytest.raises(ConfigError, match=r"model\.gan\.latents: .* is missing"):
+        cells_of(model={"gan": {**gan, "latents": str(tmp_path / "c.npy")}})
+    with pytest.raises(ConfigError, match=r"model\.text\.latents: .* takes no starting noise"):
+        cells_of(model={"text": {**TEXT, "latents": paths[0]}})

@@ -15,7 +15,7 @@ from evalkit.models.diffusers.adapters import SCALE, Loras
 from evalkit.models.diffusers.checkpoint import INDEX, Checkpoint
 from evalkit.models.diffusers.controlnet import Networks
 from evalkit.models.diffusers.networks import loading
-from evalkit.models.diffusers.noise import NoiseModel
+from evalkit.models.diffusers.noise import NoiseModel, noise_shape_of, stacked
 from evalkit.models.diffusers.optimize import Efficiency
 from evalkit.models.diffusers.parts import parts_of
 from evalkit.models.diffusers.prompt_cache import PromptCache, check_prompt_cache
@@ -274,12 +274,22 @@ class DiffusersModel(NoiseModel):
         condition_images.check_settings(pipeline, inputs, flat, self.who)
         return scheduler, flat
 
+    def latent_shape(self, sampler: Sampler | None, settings: Settings) -> tuple[int, ...] | None:
+        """As of `Model`; of a pipeline from the hub, or of a kind that is not known here, none."""
+        if not self.local and self._pipe is None:
+            return None
+        pipeline = type(self._pipe) if self._pipe is not None else self._pipeline_class(self._checkpoint())
+        self.check_takes_latents(pipeline, looped=pipeline.__name__ in _LOOPED)
+        known = self.local and self.networks.vae is None  # another VAE may have another factor
+        return noise_shape_of(self._checkpoint(), _flat(settings)) if known else None
+
     def generate(self, requests: Sequence[Request], *, sampler: Sampler | None, settings: Settings) -> Generated:
         """Makes one image per request; its noise comes from the request's own generator, on the CPU."""
         import torch
 
         if self._pipe is None:
             raise RuntimeError("load() comes before generate()")
+        self.check_given(requests, sampler, settings)
         if self._prompts is not None:
             self._prompts.state = str(settings.get(SCALE))
         told = self.loras.warnings(settings)
@@ -327,7 +337,7 @@ class DiffusersModel(NoiseModel):
         if type(pipe).__name__ in _LOOPED:
             steps = flat.get("num_inference_steps", _LOOPED[type(pipe).__name__])
             eta = flat.get("eta")
-            asked: Any = {"classes": classes, "eta": eta, "swap": self.swap}
+            asked: Any = {"classes": classes, "eta": eta, "swap": self.swap, "latents": stacked(requests)}
             images = denoise(pipe.unet, scheduler, steps=steps, generators=generators, **asked)
             return rounded(images), [[] for _ in requests]
         give_own_noise(scheduler, generators)
@@ -342,6 +352,7 @@ class DiffusersModel(NoiseModel):
             call["class_labels"] = classes
         if "prompt" not in call and "class_labels" not in call and "batch_size" in takes:
             call["batch_size"] = len(requests)
+        self.begin_with(requests, generators, call)
         output = pipe(**call)
         if not hasattr(output, "images"):
             raise ConfigError(f"{self.who}: {type(pipe).__name__} makes no images")

@@ -97,6 +97,7 @@ def denoise(
     generators: Sequence[torch.Generator],
     classes: Sequence[int] | None = None,
     eta: float | None = None,
+    latents: torch.Tensor | None = None,
     swap: Callable[[torch.Tensor], torch.Tensor] | None = None,
 ) -> torch.Tensor:
     """The sampling loop of a `UNet2DModel` in pixel space, for every scheduler.
@@ -111,27 +112,22 @@ def denoise(
         generators: one CPU generator a sample.
         classes: class labels; none: a random one per sample, where the UNet knows classes.
         eta: DDIM's share of fresh noise, or none.
+        latents: unit noise [B,C,H,W] to begin with; none: the generators' own. They draw it all the same, so that what
+            is drawn later does not depend on it.
         swap: takes the first noise [B,C,H,W] and gives the one to begin with (evalkit/models/diffusers/noise.py).
 
     Returns:
         [B,C,H,W] in [0,1], where the UNet is and in its dtype; NaN for what was infinite.
     """
     import torch
-    from diffusers.utils.torch_utils import randn_tensor
 
-    size = unet.config.sample_size
-    height, width = (size, size) if isinstance(size, int) else size
-    shape = (len(generators), unet.config.in_channels, height, width)
     takes = inspect.signature(scheduler.step).parameters
     extra: dict[str, Any] = {"generator": list(generators)} if "generator" in takes else {}
     extra |= {"eta": eta} if eta is not None else {}
-    if classes is None and (total := getattr(unet.config, "num_class_embeds", None)):
-        # Asked for no class: a random one each, from the sample's own generator.
-        classes = [int(torch.randint(total, (1,), generator=generator)) for generator in generators]
+    drawn, classes = unit_noise(unet, generators, classes)
     labels = None if classes is None else torch.tensor(classes, device=unet.device)
     scheduler.set_timesteps(steps, device=unet.device)
-    x = randn_tensor(shape, generator=list(generators), device=unet.device, dtype=unet.dtype)
-    x = x * scheduler.init_noise_sigma
+    x = (drawn if latents is None else latents.to(drawn)) * scheduler.init_noise_sigma
     x = x if swap is None else swap(x)
     for t in scheduler.timesteps:
         guess = unet(scheduler.scale_model_input(x, t), t, class_labels=labels).sample
@@ -139,6 +135,27 @@ def denoise(
             guess = guess[:, : x.shape[1]]  # the other half is a learned variance, which DDPM alone uses
         x = scheduler.step(guess, t, x, **extra).prev_sample
     return (mark_infinities(x) / 2 + 0.5).clamp(0, 1)
+
+
+def noise_shape(unet: Any) -> tuple[int, int, int]:
+    """Channels, height and width of what `denoise` makes."""
+    size = unet.config.sample_size
+    height, width = (size, size) if isinstance(size, int) else size
+    return unet.config.in_channels, height, width
+
+
+def unit_noise(
+    unet: Any, generators: Sequence[torch.Generator], classes: Sequence[int] | None
+) -> tuple[torch.Tensor, Sequence[int] | None]:
+    """What `denoise` begins with, [B,C,H,W], before it is scaled; and the classes."""
+    import torch
+    from diffusers.utils.torch_utils import randn_tensor
+
+    if classes is None and (total := getattr(unet.config, "num_class_embeds", None)):
+        # Asked for no class: a random one each, from the sample's own generator.
+        classes = [int(torch.randint(total, (1,), generator=generator)) for generator in generators]
+    shape = (len(generators), *noise_shape(unet))
+    return randn_tensor(shape, generator=list(generators), device=unet.device, dtype=unet.dtype), classes
 
 
 def mark_infinities(x: torch.Tensor) -> torch.Tensor:

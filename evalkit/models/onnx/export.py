@@ -70,16 +70,17 @@ def export_model(option: dict[str, Any], path: Path) -> None:
     """
     import torch
 
-    from evalkit.config.build import build, locate
+    from evalkit.config.build import GRID_KEYS, build, locate
     from evalkit.models.gan import TorchModuleModel
 
     mine = locate(str(option["_target_"])) is TorchModuleModel
-    model = build({k: v for k, v in option.items() if k not in TorchModuleModel.call_settings}) if mine else None
+    others = TorchModuleModel.call_settings | GRID_KEYS
+    model = build({key: value for key, value in option.items() if key not in others}) if mine else None
     if model is None or model.module is None:
         raise ConfigError("a generator with `module` and `weights` (evalkit.models.gan.TorchModuleModel) is exported")
     model.check()
     model.load("cpu")
-    examples = [torch.zeros(2, *model.latent_shape, dtype=getattr(torch, model.dtype))]
+    examples = [torch.zeros(2, *model.z_shape, dtype=getattr(torch, model.dtype))]
     if model.num_classes is not None:
         onehot = model.class_input == "one_hot"
         examples.append(torch.zeros(2, model.num_classes) if onehot else torch.zeros(2, dtype=torch.int64))

@@ -10,13 +10,16 @@ from evalkit.errors import ConfigError, nearest
 from evalkit.models.base import Conditioning, Generated, Model, ModelPart, Request, Sampler, Settings
 from evalkit.models.device_images import rounded
 from evalkit.models.diffusers.checkpoint import read_json
-from evalkit.models.diffusers.sampling import denoise, sent_home
+from evalkit.models.diffusers.noise import stacked
+from evalkit.models.diffusers.sampling import denoise, noise_shape, sent_home, unit_noise
 from evalkit.models.diffusers.schedulers import build_scheduler, scheduler_class
 from evalkit.models.latent import GanModel
 from evalkit.models.onnx.session import OnnxFile
 from evalkit.utils.files import resolve_path, sha256_json
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
     from torch import Tensor
 
 
@@ -99,6 +102,7 @@ class OnnxDenoiser(Model):
     """
 
     takes_sampler = True
+    takes_latents = True
     weights_option = "path"
     remakes = ("again", "batch_size", "device")  # `threads` is an option of its own
     call_settings = frozenset({"num_inference_steps", "eta"})
@@ -174,9 +178,39 @@ class OnnxDenoiser(Model):
         classes = [request.class_among(total, str(self.file.path)) for request in requests] if total else None
         generators = [request.generator() for request in requests]
         unet = _Denoiser(self)
-        images = denoise(unet, scheduler, steps=steps, generators=generators, classes=classes, eta=settings.get("eta"))
+        latents = stacked(requests)
+        images = denoise(
+            unet,
+            scheduler,
+            steps=steps,
+            generators=generators,
+            classes=classes,
+            eta=settings.get("eta"),
+            latents=latents,
+        )
         sent = sent_home(rounded(images), f"model '{self.file.path}'")
         return Generated(sent, float(unet.calls), [[] for _ in requests])
+
+    def latent_shape(self, sampler: Sampler | None, settings: Settings) -> tuple[int, ...] | None:
+        """As `sample_size` and `channels` say, else as the graph declares it: then it is opened."""
+        opened = self.file.loaded
+        if self.sample_size and self.channels:
+            return self.channels, *self.sample_size
+        if not opened:
+            self.file.load()
+        try:
+            return noise_shape(_Denoiser(self))
+        finally:
+            if not opened:
+                self.file.unload()
+
+    def draw_latents(
+        self, requests: Sequence[Request], *, sampler: Sampler | None, settings: Settings
+    ) -> list[NDArray[np.float32]]:
+        """Unit noise f32 [C,H,W], as diffusers' loops of pixel space draw it."""
+        classes = [0] * len(requests) if self.conditioning == "class" else None
+        drawn, _ = unit_noise(_Denoiser(self), [request.generator() for request in requests], classes)
+        return list(drawn.numpy())
 
 
 class _Denoiser:
