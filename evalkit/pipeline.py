@@ -20,7 +20,7 @@ from evalkit.lint import Finding, Watch, asked_of, lint
 from evalkit.metric import ReferenceMetric
 from evalkit.plan.auto import read_growth
 from evalkit.plan.look import at_look, at_rest
-from evalkit.plan.plan import Plan, make_plan
+from evalkit.plan.plan import Plan, make_plan, without_noise
 from evalkit.plan.remakes import change_text
 from evalkit.plan.results_folder import results_folder
 from evalkit.results import previous
@@ -33,7 +33,7 @@ from evalkit.results.made import made_before, made_now
 from evalkit.results.noise_floor import called_none, measure_floor, with_floor
 from evalkit.results.notebook import ResultTable
 from evalkit.results.publish import copy_results, staged
-from evalkit.results.rows import Outcome, make_rows, notes, run_info
+from evalkit.results.rows import Outcome, make_rows, notes, run_info, unpaired
 from evalkit.results.seeds import pool_cells, pool_seeds
 from evalkit.results.series import find_series
 from evalkit.results.stats import CONFIDENCE
@@ -43,7 +43,7 @@ from evalkit.trackers.push import push
 from evalkit.utils.files import check_writable, writing
 from evalkit.utils.progress import stage
 from evalkit.work.stages import Stages
-from evalkit.work.worker import scoring_arguments
+from evalkit.work.worker import Worker, scoring_arguments
 
 if TYPE_CHECKING:
     from evalkit.config.schema import RunConfig
@@ -167,7 +167,8 @@ def measure(plan: Plan) -> Measured:
     seconds["lint"] = time.time() - started - seconds["generate"] - seconds["score"]
     floor = _floor(plan, scored) if plan.remakes else None
     scored = {(cell, metric): score for (cell, metric), score in scored.items() if cell in shown}
-    outcome = Outcome(plan.cells, plan.metrics, shown, scored, plan.reference, plan.training, clusters)
+    sides = (plan.reference, plan.training)
+    outcome = Outcome(plan.cells, plan.metrics, shown, scored, *sides, clusters, noise=plan.noise)
     if plan.config.seeds != "apart":
         outcome = pool_seeds(outcome)
     return Measured(stages, outcome, findings, seconds, floor)
@@ -194,7 +195,7 @@ def conclude(plan: Plan, measured: Measured, *, command: str, grown: Grown | Non
         verdict = _judge(plan, outcome, table, grown.looks.one_sided if grown else CONFIDENCE)
         table = replace(table, gate=verdict.to_json())
     if measured.stages.leads():
-        _write(plan, outcome, table, verdict, measured.stages.worker.pool)
+        _write(plan, outcome, table, verdict, measured.stages.worker)
     return table
 
 
@@ -219,8 +220,9 @@ def _tabled(plan: Plan, measured: Measured, command: str, looks: Looks | None) -
     return replace(table, lint=tuple(asdict(finding) for finding in measured.findings))
 
 
-def _write(plan: Plan, outcome: Outcome, table: ResultTable, verdict: gate.Verdict | None, pool: ModelPool) -> None:
+def _write(plan: Plan, outcome: Outcome, table: ResultTable, verdict: gate.Verdict | None, worker: Worker) -> None:
     """All that a run leaves beside its store's samples, features and scores."""
+    pool = worker.pool
     with stage("writing the results"), writing(plan.out), staged(plan.out, partial(_check_out, plan)) as folder:
         if verdict is not None:
             gate.write(verdict, folder)
@@ -244,7 +246,7 @@ def _write(plan: Plan, outcome: Outcome, table: ResultTable, verdict: gate.Verdi
         with stage("copying the results to the store"):
             copy_results(plan.out, plan.store.remote.below(f"results/{plan.out.name}"))
     _save_stats(plan)
-    _export(plan, outcome.sources)
+    _export(plan, worker)
     push(plan.config.tracker, plan.out)  # only now: the local results are final
 
 
@@ -268,18 +270,23 @@ def _check_out(plan: Plan) -> None:
         raise StoreError(f"{plan.out} took the results of another configuration while this run went on: {fix}")
 
 
-def _export(plan: Plan, sources: Mapping[str, Source]) -> None:
-    """The cells' images for other tools, below `plan.out`/export; what is there already is not written again."""
+def _export(plan: Plan, worker: Worker) -> None:
+    """The cells' images and noise for other tools, below `plan.out`/export; what is there is not written again."""
     if not plan.exports:
         return
     from evalkit.results.export import Set, write_exports
 
     names = ("model", "sampler", "prompts", "settings", "seed")
-    sets = {
-        cell.name: Set(sources[cell.name], sources[cell.name].categories, {name: getattr(cell, name) for name in names})
-        for cell in plan.cells
-    }
-    write_exports(plan.exports, sets, plan.out / "export", rescan=plan.config.rescan)
+    sets: dict[str, Set] = {}
+    generators = plan.generators(worker.pool)
+    for cell in plan.cells:
+        source = worker.source(cell.name)
+        shows = cell.name in generators and without_noise(plan.built[cell.key]) is None
+        noise = partial(generators[cell.name].all_noise, len(source)) if shows else None
+        about = {name: getattr(cell, name) for name in names}
+        sets[cell.name] = Set(source, source.categories, about, cell.key, noise)
+    with worker.pool:
+        write_exports(plan.exports, sets, plan.out / "export", rescan=plan.config.rescan)
 
 
 def _save_stats(plan: Plan) -> None:
@@ -307,7 +314,8 @@ def _table(
     taken = {cell.name for cell in outcome.cells}
     for earlier in plan.earlier:
         rows += rename_apart(earlier.rows, taken, str(earlier.run.get("name", "earlier")))
-    table = ResultTable(run, tuple(rows), tuple(notes(outcome.sources)), folder=plan.out)
+    told = (*unpaired(outcome, plan.baseline), *notes(outcome.sources))
+    table = ResultTable(run, tuple(rows), told, folder=plan.out)
     return _compared(plan, outcome, with_floor(table, floor), confidence)
 
 

@@ -217,6 +217,11 @@ class Model(ABC):
         Raises:
             ConfigError: the model shows none.
         """
+        self.check_shows_latents()
+        raise NotImplementedError
+
+    def check_shows_latents(self) -> None:
+        """ConfigError: `draw_latents` would be refused. May import torch; before any sample."""
         raise ConfigError(f"{type(self).__name__} shows no starting noise")
 
     def check_prompts(self, prompts: Sequence[Prompt], settings: Settings) -> None:  # noqa: B027

@@ -161,6 +161,9 @@ class GanModel(LatentModel):
             raise ConfigError("latents: truncation draws latents again: give them within it, and set truncation: null")
         return self.z_shape
 
+    def check_shows_latents(self) -> None:
+        """Each generator shows its z."""
+
     def draw_latents(
         self, requests: Sequence[Request], *, sampler: Sampler | None, settings: Settings
     ) -> list[NDArray[np.float32]]:

@@ -8,7 +8,7 @@ import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from evalkit.cell import Cell, find_baseline
 from evalkit.config.build import build, factory_of
@@ -90,6 +90,11 @@ class Plan:
     def all_cells(self) -> tuple[Cell, ...]:
         """The grid's, and the baseline's remakes: all whose samples are scored."""
         return (*self.cells, *self.remakes)
+
+    @property
+    def noise(self) -> dict[str, dict[str, Any]]:
+        """By cell name: what its starting noise is, of those that take it from a file."""
+        return {cell.name: noise.about() for cell in self.cells if (noise := self.built[cell.key].noise) is not None}
 
     @property
     def generated(self) -> list[Cell]:
@@ -192,7 +197,7 @@ def make_plan(config: RunConfig, *, choose: bool = False) -> Plan:
         check_pairs(metrics, baseline, own)
     check_models(metrics, extractors)
     remakes = make_remakes(config, grid.cells, baseline, grid.built, metrics, missing)
-    exports = _build_exports(config)
+    exports = _build_exports(config, grid)
     make_trackers(config.tracker)  # each is built anew where it logs, in a process of its own
     out = results_folder(config, extractors)
     plan = Plan(
@@ -289,15 +294,28 @@ def build_metrics(config: RunConfig) -> dict[str, Metric]:
     return {name: build(option, f"metric.{name}", Metric) for name, option in config.metric.items()}
 
 
-def _build_exports(config: RunConfig) -> dict[str, Export]:
+def _build_exports(config: RunConfig, grid: Grid) -> dict[str, Export]:
     if not config.export:
         return {}
     from evalkit.results.export import Export
 
     exports: dict[str, Export] = {n: build(option, f"export.{n}", Export) for n, option in config.export.items()}
-    for export in exports.values():
+    for name, export in exports.items():
         export.check()
+        if export.of_noise and (why := [without_noise(grid.built[cell.key]) for cell in grid.cells]) and all(why):
+            raise ConfigError(f"export.{name}: {why[0]}")
     return exports
+
+
+def without_noise(built: BuiltCell) -> str | None:
+    """Why a cell's starting noise cannot be written; none: it can."""
+    if built.noise is not None:
+        return None
+    try:
+        built.model.check_shows_latents()
+    except ConfigError as error:
+        return str(error)
+    return None
 
 
 def _build_engine(config: RunConfig) -> Engine:

@@ -1,8 +1,8 @@
 """Writes cells' images for other tools, into <out>/export/: a folder, ADM's .npz, a WebDataset .tar, a Parquet dataset.
 
-`export=[folder,npz,webdataset,parquet]`. Each is there whole or not at all, is read back by `evalkit.data.open` to the
-same pixels, and is written again only where the images, their prompts or the options changed. Images are read in
-blocks: the memory needed does not depend on their number.
+`export=[folder,npz,webdataset,parquet]`; their starting noise: `export_latents.py`. Each is there whole or not at all,
+is read back by `evalkit.data.open` to the same pixels, and is written again only where the images, their prompts or
+the options changed. Images are read in blocks: the memory needed does not depend on their number.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import logging
 import tarfile
 import zipfile
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -60,11 +60,15 @@ class Set:
         source: its images and their prompts.
         categories: of each image, or none.
         about: model, sampler, settings ... for people, in the order in which a dataset card shows them.
+        key: the cell's.
+        noise: gives each sample's starting noise, f32 without a batch axis; none where the model shows none.
     """
 
     source: Source
     categories: Sequence[str | None]
     about: Mapping[str, Any]
+    key: str | None = None
+    noise: Callable[[], Iterator[NDArray[np.float32]]] | None = None
 
     def blocks(self) -> Iterator[tuple[int, list[NDArray[np.uint8]]]]:
         """First index and images u8 [H,W,3] of each block."""
@@ -87,6 +91,7 @@ class Export(ABC):
     """
 
     ending: ClassVar[str]  # after the cell's name
+    of_noise: ClassVar[bool] = False  # whether it is about the samples' starting noise, not their pixels
 
     def __init__(self, to: str | None = None) -> None:
         self.to = find_place(to) if to is not None else None
@@ -121,11 +126,14 @@ def write_exports(
     written: list[Place] = []
     for name, each in sets.items():
         for kind, export in exports.items():
+            if export.of_noise and each.noise is None:
+                continue
             path = (export.to or folder) / f"{name}{export.ending}"
             title = path.name if export.to is None else str(path)
             options = {key: value for key, value in vars(export).items() if key != "to"}
             texts = sha256_json([list(each.source.prompts), list(each.categories)])
-            key = sha256_json([FORMAT, kind, options, each.source.digest, texts, _plain(each.about)])
+            cell = [each.key] if export.of_noise else []
+            key = sha256_json([FORMAT, kind, options, each.source.digest, texts, _plain(each.about), *cell])
             now = _written(path, record.get(title, {}) | ({"stamps": ""} if rescan else {}), key)
             if now is None:
                 with writing(folder if isinstance(path, Remote) else path):

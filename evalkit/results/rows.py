@@ -38,6 +38,7 @@ class Outcome:
         scored: by (cell, metric).
         reference, training: what the samples were compared with, or none.
         seeds: by cell how many seeds it stands for, where several.
+        noise: by cell what its starting noise is (`StartingNoise.about`), of those that take it from a file.
         clusters: by cell its samples' clusters; of one that is not named: those of one prompt.
     """
 
@@ -49,6 +50,7 @@ class Outcome:
     training: Source | Moments | None = None
     clusters: Mapping[str, Sequence[int]] = field(default_factory=dict)
     seeds: Mapping[str, int] = field(default_factory=dict)
+    noise: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
     def clusters_of(self, cell: str) -> Sequence[int]:
         return self.clusters.get(cell) or cluster_ids(self.sources[cell].prompts)
@@ -63,15 +65,32 @@ class Outcome:
         """By cell a digest of its seed, prompts and number of samples: cells that share it are compared in pairs.
 
         Images that were made elsewhere are paired by their prompts; without prompts nothing says that they belong
-        together.
+        together. Where the starting noise comes from a file, its digest stands for the seed: cells of the same noise
+        are paired, whatever their engines and seeds, others are not. Those of a service without seeds have no pairs.
         """
         digests = {}
         for cell in self.cells:
             source = self.sources[cell.name]
-            known = getattr(source, "made_here", isinstance(source, SampleSet)) or any(source.prompts)
-            parts = [cell.seed, len(source), list(source.prompts) if known else cell.name]
+            known = _made_here(source) or any(source.prompts)
+            noise = self.noise_of(cell)
+            drawn: Any = cell.seed if noise is None else {"latents": noise}
+            if source.warnings.get(UNSEEDED):
+                drawn = {"unseeded": source.digest}
+            parts = [drawn, len(source), list(source.prompts) if known else cell.name]
             digests[cell.name] = sha256_json(parts)[:10]
         return digests
+
+    def noise_of(self, cell: Cell) -> str | None:
+        """The digest of a cell's starting noise, where that is known: it comes from a file, or it is the cell whose
+        noise evalkit wrote into another cell's file. None: drawn from its seed."""
+        given = self.noise.get(cell.name)
+        if given is not None:
+            return str(given["sha256"])
+        return next((str(one["sha256"]) for one in self.noise.values() if one.get("cell") == cell.key), None)
+
+
+def _made_here(source: Source) -> bool:
+    return bool(getattr(source, "made_here", isinstance(source, SampleSet)))
 
 
 def make_rows(outcome: Outcome, confidence: float = CONFIDENCE) -> list[Row]:
@@ -185,13 +204,14 @@ def _under_load(row: Row, load: UnderLoad, factor: float) -> Row:
     return row
 
 
+UNSEEDED = "unseeded"
 _WARNINGS = {
     "blanked": "blanked by the model's safety checker (black images that count as samples)",
     "prompt_truncated": "made from a prompt that was longer than the model's context and was cut",
     "alpha_dropped": "with transparency, which was dropped",
     "exif_rotated": "turned as their EXIF orientation says",
     "retried": "had from the service only after a failed request (429, 5xx, a cut connection, a wrong answer)",
-    "unseeded": "made by a service that takes no seed: they cannot be made again",
+    UNSEEDED: "made by a service that takes no seed: they cannot be made again",
     "seed_ignored": "made from another seed than the service was given",
     "prompt_revised": "made from a prompt that the service had rewritten",
     "negative_prompt_ignored": "made without their negative prompt, which has no effect here",
@@ -231,6 +251,33 @@ def _warnings(sources: Mapping[str, Source]) -> list[str]:
     ]
 
 
+def unpaired(outcome: Outcome, baseline: str | None) -> list[str]:
+    """Notes: which cells cannot be compared with the baseline sample by sample, for their noise is another."""
+    cells = {cell.name: cell for cell in outcome.cells}
+    if baseline not in cells:
+        return []
+    lines = []
+    noise = {name: outcome.noise_of(cell) for name, cell in cells.items()}
+    base = outcome.sources[baseline]
+    for name in cells:
+        source = outcome.sources[name]
+        if name == baseline or not _made_here(source):
+            continue
+        why = None
+        if source.warnings.get(UNSEEDED) or base.warnings.get(UNSEEDED):
+            why = f"{name if source.warnings.get(UNSEEDED) else baseline} takes neither a seed nor latents"
+        elif noise[name] != noise[baseline]:
+            told = {who: f"{who} begins with {_noise_text(outcome.noise.get(who))}" for who in (name, baseline)}
+            why = f"{told[name]}, {told[baseline]}"
+        if why is not None:
+            lines.append(f"Unpaired: {name} cannot be compared with {baseline} sample by sample: {why}.")
+    return lines
+
+
+def _noise_text(about: Mapping[str, Any] | None) -> str:
+    return "the noise of its seed" if about is None else f"that of {about['path']}"
+
+
 def run_info(
     outcome: Outcome,
     config: RunConfig,
@@ -258,6 +305,7 @@ def run_info(
         "platform": f"{platform.system()} {platform.machine()}",
         "store": store,
         "pairing": outcome.pairing,
+        **({"latents": {name: dict(about) for name, about in outcome.noise.items()}} if outcome.noise else {}),
         "images": {name: {"count": len(s), "warnings": dict(s.warnings)} for name, s in outcome.sources.items()},
         "versions": versions,
         "seconds": {stage: round(value, 2) for stage, value in seconds.items()},

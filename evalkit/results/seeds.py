@@ -173,7 +173,9 @@ def pool_seeds(outcome: Outcome) -> Outcome:
             parts = [outcome.scored[one.name, name] for one in group]
             scored[cell.name, name] = _pool_scores(metric, parts, ids, clusters[cell.name])
     cells = [replace(cell, num_samples=len(sources[cell.name])) for cell, _ in pooled]
-    return replace(outcome, cells=cells, sources=sources, scored=scored, clusters=clusters, seeds=seeds)
+    noise = {cell.name: outcome.noise[group[0].name] for cell, group in pooled if group[0].name in outcome.noise}
+    made: dict[str, Any] = {"sources": sources, "scored": scored, "clusters": clusters, "seeds": seeds, "noise": noise}
+    return replace(outcome, cells=cells, **made)
 
 
 def _joined(ids: Sequence[Sequence[int]]) -> list[int]:

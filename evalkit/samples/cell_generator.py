@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -10,12 +10,17 @@ from evalkit.models.latent import LatentModel
 from evalkit.utils import devices
 
 if TYPE_CHECKING:
+    import numpy as np
     import torch
+    from numpy.typing import NDArray
 
     from evalkit.cell import Cell
     from evalkit.extractors.base import Extractor
     from evalkit.models.base import Request
     from evalkit.samples.model_pool import ModelPool
+
+
+_NOISES = 64  # latents that are drawn at a time
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,6 +64,23 @@ class CellGenerator:
             for i, r in zip(indices, self._requests(like), strict=True)
         ]
         return self._model().latents(requests, space=space, **self._sampling())
+
+    def starting_noise(self, indices: Sequence[int]) -> list[NDArray[np.float32]]:
+        """What samples begin with (`Request.latent`), from the cell's file, or as the model draws it.
+
+        Raises:
+            ConfigError: the model shows none.
+        """
+        built = self.pool.built(self.cell)
+        if built.noise is not None:
+            return [built.noise[i] for i in indices]
+        model = self.pool.load(self.cell, devices.pick_device(self.device)).model
+        return model.draw_latents(self.pool.requests(self.cell, indices), **self._sampling())
+
+    def all_noise(self, count: int) -> Iterator[NDArray[np.float32]]:
+        """`starting_noise` of the first samples, some at a time."""
+        for start in range(0, count, _NOISES):
+            yield from self.starting_noise(range(start, min(start + _NOISES, count)))
 
     def images(self, latents: torch.Tensor, like: Sequence[int], space: str) -> torch.Tensor:
         """The images of latents, with the prompts and classes of samples `like`: see `metric.Generator`."""

@@ -276,12 +276,15 @@ class DiffusersModel(NoiseModel):
 
     def latent_shape(self, sampler: Sampler | None, settings: Settings) -> tuple[int, ...] | None:
         """As of `Model`; of a pipeline from the hub, or of a kind that is not known here, none."""
-        if not self.local and self._pipe is None:
-            return None
-        pipeline = type(self._pipe) if self._pipe is not None else self._pipeline_class(self._checkpoint())
-        self.check_takes_latents(pipeline, looped=pipeline.__name__ in _LOOPED)
+        self.check_shows_latents()
         known = self.local and self.networks.vae is None  # another VAE may have another factor
         return noise_shape_of(self._checkpoint(), _flat(settings)) if known else None
+
+    def check_shows_latents(self) -> None:
+        """ConfigError: the pipeline takes no starting noise; one from the hub is looked at once it is loaded."""
+        if self.local or self._pipe is not None:
+            pipeline = type(self._pipe) if self._pipe is not None else self._pipeline_class(self._checkpoint())
+            self.check_takes_latents(pipeline, looped=pipeline.__name__ in _LOOPED)
 
     def generate(self, requests: Sequence[Request], *, sampler: Sampler | None, settings: Settings) -> Generated:
         """Makes one image per request; its noise comes from the request's own generator, on the CPU."""

@@ -100,6 +100,7 @@ class NoiseModel(LatentModel):
         pipe = self._pipe
         if pipe is None:
             raise RuntimeError("load() comes before draw_latents()")
+        self.check_shows_latents()
         if not hasattr(pipe, "prepare_latents"):
             classes = None
             if self.conditioning == "class":

@@ -204,6 +204,9 @@ class OnnxDenoiser(Model):
             if not opened:
                 self.file.unload()
 
+    def check_shows_latents(self) -> None:
+        """It does."""
+
     def draw_latents(
         self, requests: Sequence[Request], *, sampler: Sampler | None, settings: Settings
     ) -> list[NDArray[np.float32]]:
