@@ -28,8 +28,8 @@ SERVERS = {
     "slow": (["--draw", "digits", "--workers", "2", "--seconds", "0.4"], SWEEP),
     "shedding": (["--draw", "digits", "--workers", "2", "--seconds", "0.2", "--places", "4"], SWEEP),
     "crashing": (
-        ["--draw", "digits", "--workers", "2", "--seconds", "0.1", "--dies-after", "30", "--down", "2"],
-        "[{concurrency: 4}, {rate: 12}]",
+        ["--draw", "digits", "--workers", "2", "--seconds", "0.1", "--down", "2", "--dies-after", "60", "240"],
+        "[{rate: 12}, {concurrency: 4}]",
     ),
 }
 
@@ -49,7 +49,7 @@ def bench(name: str, out: Path, num_samples: int) -> None:
             run = [
                 *(sys.executable, str(ROOT / "run_eval.py"), "experiment=serving", f"name=serving_{name}"),
                 *(f"num_samples={num_samples}", f"model.openai_images.base_url={url}/v1", "device=cpu"),
-                *(f"model.openai_images.load.sweep={sweep}", "model.openai_images.client.backoff=0.2"),
+                *(f"model.openai_images.load.sweep={sweep}", "model.openai_images.client.backoff=0.5"),
             ]
             subprocess.run(run, check=True, cwd=out, env=environment)
             print(f"{time.perf_counter() - began:.0f} s")
@@ -74,7 +74,7 @@ def draw(folder: Path) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", nargs="+", choices=SERVERS, default=list(SERVERS))
-    parser.add_argument("--num-samples", type=int, default=60)
+    parser.add_argument("--num-samples", type=int, default=120)
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
     out = options.out or Path(tempfile.mkdtemp(prefix="serving-"))

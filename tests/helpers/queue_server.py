@@ -20,7 +20,7 @@ import threading
 import time
 import urllib.parse
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -56,7 +56,7 @@ class QueueServer:
         seconds: that an image takes, besides drawing it.
         places: requests that may wait or be made; more are turned away with 503. None: any number.
         retry_after: what Retry-After then says, in seconds.
-        dies_after: at so many requests it cuts all connections and listens no more; none: it lives.
+        dies_after: at so many requests it cuts all connections and listens no more (several: again); empty: it lives.
         down: seconds until it is back.
         tells: whether it says how long a request waited.
         draw: makes the pixels u8 [H,W,3].
@@ -69,7 +69,7 @@ class QueueServer:
         seconds: float = 0.02,
         places: int | None = None,
         retry_after: float = 0.02,
-        dies_after: int | None = None,
+        dies_after: Collection[int] = (),
         down: float = 0.3,
         tells: bool = True,
         draw: Draw = pixels_of,
@@ -109,7 +109,7 @@ class QueueServer:
         """A place in the queue; none: all are taken, or the server dies of it."""
         with self.lock:
             self.came.append((time.time(), prompt, seed))
-            if self.dies_after is not None and len(self.came) == self.dies_after:
+            if len(self.came) in self.dies_after:
                 threading.Thread(target=self._die, daemon=True).start()
             if self.places is not None and self.inside >= self.places:
                 self.turned_away += 1
@@ -343,7 +343,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=0.2)
     parser.add_argument("--places", type=int)
     parser.add_argument("--retry-after", type=float, default=1.0)
-    parser.add_argument("--dies-after", type=int)
+    parser.add_argument("--dies-after", type=int, nargs="+", default=())
     parser.add_argument("--down", type=float, default=2.0)
     parser.add_argument("--draw", choices=["noise", "digits", "ldm"], default="noise")
     options = vars(parser.parse_args())

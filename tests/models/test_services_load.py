@@ -153,7 +153,7 @@ def test_a_closed_loop_waits_after_an_error(store: Store, tmp_path: Path) -> Non
 
 @pytest.mark.parametrize("load", [{"concurrency": 4, "warmup": 1}, {"rate": 100, "warmup": 1}])
 def test_a_server_that_dies_and_comes_back(load: dict[str, Any], store: Store, tmp_path: Path) -> None:
-    with queueing(seconds=0.02, dies_after=10, down=0.3) as server:
+    with queueing(seconds=0.02, dies_after={10}, down=0.3) as server:
         client = {"retries": 40, "backoff": 0.05, "max_backoff": 0.1, "budget": 60}
         cell = cell_of(loaded("openai", server, tmp_path, load, client=client), 40)
         samples = make(cell, store)
