@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -58,11 +58,13 @@ class Checkpoint:
             google/ddpm-cifar10-32).
         variant: "fp16", say: weights named `*.fp16.safetensors` are preferred.
         leave_out: names of parts that are not loaded.
+        prediction_type: what the denoiser predicts, in place of what the scheduler's configuration says.
     """
 
     folder: Path
     variant: str | None = None
     leave_out: frozenset[str] = frozenset()
+    prediction_type: str | None = None
 
     def index(self) -> dict[str, Any]:
         """The content of model_index.json. ConfigError: there is none."""
@@ -105,8 +107,13 @@ class Checkpoint:
         for part in self.components():
             file = part.folder / ("scheduler_config.json" if name == "scheduler" else "config.json")
             if part.name == name and file.is_file():
-                return read_json(file)
+                swapped = name == "scheduler" and self.prediction_type is not None
+                return read_json(file) | ({"prediction_type": self.prediction_type} if swapped else {})
         return {}
+
+    def load(self, pipeline: Any, options: Mapping[str, Any]) -> Any:
+        """The pipeline on the CPU; `options` go to diffusers' `from_pretrained` of its class. Raises what that raises."""
+        return pipeline.from_pretrained(str(self.folder), **options)
 
     def check(self) -> None:
         """Looks for every file, and at the header of every weight file, as `Model.check`; pickles do not count."""
@@ -191,8 +198,7 @@ class Checkpoint:
         """The dtype that the denoiser's weights are stored in: "float32", "float16" or "bfloat16"."""
         for part in self.components():
             if part.name in _DENOISERS:
-                stored = {tensor.dtype for tensor in read_header(self.weight_files(part)[0]).values()}
-                return next((_DTYPES[name] for name in ("BF16", "F16", "F32") if name in stored), "float32")
+                return dtype_of(read_header(self.weight_files(part)[0]))
         return "float32"
 
 
@@ -201,6 +207,12 @@ class TensorHeader(NamedTuple):
 
     dtype: str  # "F32", "BF16", ...
     shape: list[int]
+
+
+def dtype_of(header: Mapping[str, TensorHeader]) -> str:
+    """The dtype that a file's tensors are stored in; of several the smallest."""
+    stored = {tensor.dtype for tensor in header.values()}
+    return next((_DTYPES[name] for name in ("BF16", "F16", "F32") if name in stored), "float32")
 
 
 def read_header(file: Path) -> dict[str, TensorHeader]:

@@ -97,3 +97,23 @@ def has_compiler(device: str) -> bool:
     except (RuntimeError, OSError):
         return False
     return True
+
+
+def single_file_repository(header: Any) -> tuple[str, bool]:
+    """The repository on the hub whose configuration a single file is of, by its tensors' names and shapes, and whether
+    they say so (others are taken for Stable Diffusion 1's).
+
+    Leans on `fetch_diffusers_config` and `CHECKPOINT_KEY_NAMES` of `diffusers.loaders.single_file_utils`.
+    """
+    from diffusers.loaders.single_file_utils import CHECKPOINT_KEY_NAMES, fetch_diffusers_config
+
+    repository = str(fetch_diffusers_config(header)["pretrained_model_name_or_path"])
+    return repository, "v1-5" not in repository or CHECKPOINT_KEY_NAMES["v1"] in header
+
+
+def single_file_error() -> type[Exception]:
+    """What `from_single_file` raises where a part is not in the file: a class that is no ValueError."""
+    from diffusers.loaders.single_file_utils import SingleFileComponentError
+
+    error: type[Exception] = SingleFileComponentError
+    return error
