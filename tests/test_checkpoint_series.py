@@ -165,3 +165,27 @@ def test_a_series_of_loras(tmp_path: Path, reference: Path) -> None:
     assert list(series["steps"].values()) == [100, 200, 300]
     trend = series["trends"]["kid_digits"]
     assert series["steps"][trend["best"]] == series["steps"][trend["plateau"]] == 100
+
+
+@pytest.mark.slow
+def test_a_series_of_a_trainers_denoisers(tmp_path: Path, reference: Path) -> None:
+    """`checkpoint-N/unet` and `unet_ema`, over the pipeline that they were trained from."""
+    import torch
+    from diffusers import UNet2DConditionModel
+
+    from evalkit.utils.files import resolve_path
+
+    for step, std in {100: 0.1, 200: 0.0}.items():  # noise in place of training: it gets better
+        for name, factor in (("unet", 1.0), ("unet_ema", 0.5)):
+            torch.manual_seed(0)
+            unet = UNet2DConditionModel.from_pretrained(resolve_path("pkg://evalkit.digits/weights/ldm/unet"))
+            for weight in unet.parameters():
+                weight.data += torch.randn_like(weight) * std * factor
+            unet.save_pretrained(tmp_path / f"checkpoint-{step}" / name)
+        settled(tmp_path / f"checkpoint-{step}")
+    words = ["model=[digits_ldm]", f"+model.digits_ldm.denoiser={{checkpoints: '{tmp_path}/checkpoint-*'}}"]
+    words += ["sampler=[ddim]", "sampler.ddim.num_inference_steps=4", "prompts=[digits]"]
+    table = run(tmp_path / "runs", *words, f"reference.folder.path={reference}")
+    [series] = table.run["series"]
+    assert list(series["steps"].values()) == [100, 200]
+    assert series["steps"][series["trends"]["kid_digits"]["best"]] == 200

@@ -278,6 +278,12 @@ def _noise_text(about: Mapping[str, Any] | None) -> str:
     return "the noise of its seed" if about is None else f"that of {about['path']}"
 
 
+def single_files(cells: Sequence[Cell]) -> dict[str, Any]:
+    """By cell what is known of a model that was read from a single file: prediction type, EMA weights or not."""
+    models = {cell.name: dict(cell.identity.get("model") or {}) for cell in cells}
+    return {name: model["single_file"] for name, model in models.items() if "single_file" in model}
+
+
 def run_info(
     outcome: Outcome,
     config: RunConfig,
@@ -306,6 +312,7 @@ def run_info(
         "store": store,
         "pairing": outcome.pairing,
         **({"latents": {name: dict(about) for name, about in outcome.noise.items()}} if outcome.noise else {}),
+        **({"single_files": files} if (files := single_files(outcome.cells)) else {}),
         "images": {name: {"count": len(s), "warnings": dict(s.warnings)} for name, s in outcome.sources.items()},
         "versions": versions,
         "seconds": {stage: round(value, 2) for stage, value in seconds.items()},

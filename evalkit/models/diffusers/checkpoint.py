@@ -21,6 +21,7 @@ _STEMS = ("diffusion_pytorch_model", "model")
 _TOKENIZER_FILES = ("tokenizer_config.json", "tokenizer.json", "vocab.json", "spiece.model")
 _PROCESSOR_FILES = ("preprocessor_config.json", "processor_config.json", "image_processor_config.json")
 _DENOISERS = ("unet", "transformer", "prior")
+PREDICTIONS = ("epsilon", "v_prediction", "sample")
 _DTYPES = {"F64": "float32", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 
 
@@ -112,12 +113,21 @@ class Checkpoint:
         return {}
 
     def load(self, pipeline: Any, options: Mapping[str, Any]) -> Any:
-        """The pipeline on the CPU; `options` go to diffusers' `from_pretrained` of its class. Raises what that raises."""
+        """The pipeline on the CPU; `options` go to the `from_pretrained` of its class. Raises what that raises."""
+        pipe = self._read(pipeline, options)
+        if self.prediction_type is not None:
+            config = pipe.scheduler.config
+            pipe.scheduler = type(pipe.scheduler).from_config(config, prediction_type=self.prediction_type)
+        return pipe
+
+    def _read(self, pipeline: Any, options: Mapping[str, Any]) -> Any:
         return pipeline.from_pretrained(str(self.folder), **options)
 
     def check(self) -> None:
         """Looks for every file, and at the header of every weight file, as `Model.check`; pickles do not count."""
         self.pipeline_class()
+        if self.prediction_type is not None and "FlowMatch" in str(self.config_of("scheduler").get("_class_name")):
+            raise ConfigError("prediction_type: the model matches flows, and predicts nothing else: set it to null")
         found_variant = False
         for part in self.components():
             if part.class_name.endswith("Scheduler"):

@@ -1,4 +1,4 @@
-"""Networks of other origin in a pipeline: ControlNets, a T2I-Adapter, a VAE; and the pipeline's class with them."""
+"""Networks of other origin in a pipeline: ControlNets, a T2I-Adapter, a VAE, a denoiser; the pipeline's class then."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 from evalkit.errors import ConfigError, nearest
 from evalkit.models.diffusers.checkpoint import Checkpoint
-from evalkit.models.diffusers.networks import Network, check_other_vae
+from evalkit.models.diffusers.networks import Network, check_other_denoiser, check_other_vae
 from evalkit.models.hub import entries
 
 
@@ -20,16 +20,19 @@ class Networks:
     Attributes:
         controlnets: in the order in which the pipeline gets them.
         adapter: a T2I-Adapter, or none.
-        vae: takes the place of the pipeline's own; none: it stays.
+        vae, denoiser: take the place of the pipeline's own; none: it stays.
     """
 
     controlnets: tuple[Network, ...] = ()
     adapter: Network | None = None
     vae: Network | None = None
+    denoiser: Network | None = None
 
     @classmethod
-    def of(cls, controlnet: Any, t2i_adapter: Any, vae: Any) -> Networks:
+    def of(cls, controlnet: Any, t2i_adapter: Any, vae: Any, denoiser: Any = None, ema: bool = False) -> Networks:
         """From a model's options: a path, a mapping as `{path: owner/name, revision: main}`, or a list of ControlNets.
+
+        `ema` is about the denoiser of a trainer's checkpoint (`Network.read_denoiser`).
 
         Raises:
             ConfigError: they are none of these, or both a ControlNet and an adapter are given.
@@ -40,6 +43,7 @@ class Networks:
             tuple(Network.read("controlnet", net) for net in nets),
             None if t2i_adapter is None else Network.read("t2i_adapter", t2i_adapter),
             None if vae is None else Network.read("vae", vae),
+            None if denoiser is None else Network.read_denoiser(denoiser, ema),
         )
 
     @property
@@ -48,24 +52,31 @@ class Networks:
 
     def check(self, base: Checkpoint | None, who: str, *, fetch: bool) -> None:
         """Looks for every network's files (see `Network.check`), and whether the VAE fits the local pipeline `base`."""
-        for network in (*self.controlnets, self.adapter, self.vae):
+        for network in (*self.controlnets, self.adapter, self.vae, self.denoiser):
             if network is not None:
                 network.check(fetch=fetch)
         if self.vae and base and not self.vae.location.on_hub:
             check_other_vae(self.vae, base, who)
+        if self.denoiser and base and not self.denoiser.location.on_hub:
+            check_other_denoiser(self.denoiser, base, who)
 
     def identity(self) -> dict[str, Any]:
         """What stands in the model's identity: nothing where there is no network."""
         nets = {"controlnet": [network.identity() for network in self.controlnets]} if self.controlnets else {}
-        others = {"t2i_adapter": self.adapter, "vae": self.vae}
+        others = {"t2i_adapter": self.adapter, "vae": self.vae, "denoiser": self.denoiser}
         return {**nets, **{option: network.identity() for option, network in others.items() if network}}
 
-    def load(self, dtype: Mapping[str, Any]) -> dict[str, Any]:
-        """The networks as arguments of the pipeline's `from_pretrained`; `dtype` is as `Network.load` takes it."""
+    def load(self, dtype: Mapping[str, Any], base: Checkpoint, who: str) -> dict[str, Any]:
+        """The networks as arguments of the `from_pretrained` of a pipeline, `base`; `dtype` as in `Network.load`."""
         nets = [network.load(dtype) for network in self.controlnets]
         arguments: dict[str, Any] = {"controlnet": nets if self.several else nets[0]} if nets else {}
-        others = {"adapter": self.adapter, "vae": self.vae}
-        return arguments | {name: network.load(dtype) for name, network in others.items() if network}
+        if self.adapter:
+            arguments["adapter"] = self.adapter.load(dtype)
+        for network in (self.vae, self.denoiser):
+            if network:
+                part = network.part_of(base, who)
+                arguments[part.name] = network.load(dtype, part)
+        return arguments
 
     def pipeline_class(self, own: Any, who: str) -> Any:
         """The class of diffusers that is the model's own, with the networks: by diffusers' own table of families.

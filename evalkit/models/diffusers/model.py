@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
 from evalkit.errors import ConfigError, nearest, whole_number
@@ -12,11 +11,12 @@ from evalkit.models.base import Conditioning, Generated, ModelPart, Request, Sam
 from evalkit.models.device_images import Rounded, joined, rounded
 from evalkit.models.diffusers import compat, condition_images
 from evalkit.models.diffusers.adapters import SCALE, Loras
-from evalkit.models.diffusers.checkpoint import INDEX, Checkpoint
+from evalkit.models.diffusers.checkpoint import Checkpoint
 from evalkit.models.diffusers.controlnet import Networks
 from evalkit.models.diffusers.networks import loading
 from evalkit.models.diffusers.noise import NoiseModel, noise_shape_of, stacked
 from evalkit.models.diffusers.optimize import Efficiency
+from evalkit.models.diffusers.origin import Origin
 from evalkit.models.diffusers.parts import parts_of
 from evalkit.models.diffusers.prompt_cache import PromptCache, check_prompt_cache
 from evalkit.models.diffusers.sampling import (
@@ -35,7 +35,6 @@ from evalkit.models.diffusers.sampling import (
 )
 from evalkit.models.diffusers.schedulers import build_scheduler
 from evalkit.models.diffusers.slices import decode_in_slices
-from evalkit.models.hub import WeightsLocation
 from evalkit.utils.text import one_line
 
 if TYPE_CHECKING:
@@ -53,7 +52,11 @@ class DiffusersModel(NoiseModel):
     """A pipeline of the diffusers library, from the Hugging Face hub or a local folder; only safetensors are loaded.
 
     Args:
-        path: a hub id ("owner/name"), a folder, or "pkg://package/folder".
+        path: a hub id ("owner/name"), a folder, "pkg://package/folder", or a .safetensors file of its makers' layout.
+        config: of such a file the folder with its parts' configuration; original_config: its makers' YAML as well.
+        ema: of such a file, or of a trainer's checkpoint (`denoiser`), the EMA weights where both are there.
+        prediction_type: "epsilon", "v_prediction" or "sample", in place of what the scheduler's configuration says.
+        denoiser: weights for the pipeline's UNet or transformer: a trainer's checkpoint, a folder, file or hub id.
         revision: commit, tag or branch of a hub id; pin a commit so that a cell's key means one set of weights.
         variant: "fp16", say: prefers weights named `*.fp16.safetensors`.
         dtype: "float32", "float16", "bfloat16", or "auto": the one that the denoiser's weights are stored in.
@@ -68,7 +71,7 @@ class DiffusersModel(NoiseModel):
         lora: a .safetensors file, folder or hub id, a mapping as `adapters.Adapter` (path, weight_name, scale, ...), or
             a list of those.
         lora_fused: adds the adapters to the weights; then `lora_scale` is fixed.
-        vae: a folder or hub id of an autoencoder to use instead of the pipeline's own.
+        vae: a folder, file or hub id of an autoencoder to use instead of the pipeline's own.
         controlnet, t2i_adapter: a folder or hub id, a mapping of its `path` and `revision`, or a list of ControlNets;
             the pipeline's class is then that of the same family with it.
         conditioning: "text", "class" or "none" (a UNet2DModel with classes then draws one per sample); none given: told
@@ -118,64 +121,63 @@ class DiffusersModel(NoiseModel):
         t2i_adapter: Any = None,
         channels_last: bool = False,
         cache_prompts: bool = False,
+        config: str | None = None,
+        original_config: str | None = None,
+        ema: bool = False,
+        prediction_type: str | None = None,
+        denoiser: Any = None,
     ) -> None:
         if dtype not in DTYPES:
             raise ConfigError(f"dtype '{dtype}' is not known. {nearest(dtype, DTYPES)}")
         if conditioning not in (*get_args(Conditioning), None):
             near = nearest(str(conditioning), get_args(Conditioning))
             raise ConfigError(f"conditioning '{conditioning}' is not known. {near}")
-        self.location, self.variant, self.dtype = WeightsLocation(path, revision), variant, dtype
+        of_file = ema and denoiser is None
+        self.origin = Origin(path, revision, variant, safety_checker, config, original_config, of_file, prediction_type)
+        self.local, self.variant, self.dtype = self.origin.local, variant, dtype
         self.who = f"model '{path}'"  # in messages
         self.efficiency = Efficiency(
             compile, attention_slicing, vae_tiling, vae_slicing, quantize, attention, cache, channels_last
         )
         self.loras = Loras(lora, lora_fused, self.who)
-        self.safety_checker, self.networks = safety_checker, Networks.of(controlnet, t2i_adapter, vae)
+        self.safety_checker, self.networks = safety_checker, Networks.of(controlnet, t2i_adapter, vae, denoiser, ema)
         self.pipeline, self.classes = pipeline, classes
-        self.local = not self.location.on_hub
         self.conditioning = conditioning or "text"
-        if conditioning is None and self.local and (self._checkpoint().folder / INDEX).is_file():
+        if conditioning is None and self.origin.has_index():
             self.conditioning = self._checkpoint().conditioning()
         self.cache_prompts = cache_prompts
         self._pipe: Any = None
         self._own_scheduler: Any = None
         self._prompts: PromptCache | None = None
 
-    def _checkpoint(self, folder: Path | None = None) -> Checkpoint:
-        leave_out = frozenset() if self.safety_checker else frozenset({"safety_checker"})
-        return Checkpoint(folder or self.location.local, self.variant, leave_out)
+    def _checkpoint(self) -> Checkpoint:
+        return self.origin.checkpoint()
 
     def check(self, *, fetch: bool = True) -> None:
         """Looks for every file of a local folder; of a hub id offline or without `fetch` for its copy in the cache."""
-        if self.local:
-            if not self.location.local.is_dir():
-                raise ConfigError(
-                    f"{self.who}: there is no such folder; give a hub id (owner/name), or a folder made by "
-                    "`hf download OWNER/NAME --local-dir FOLDER` or save_pretrained"
-                )
-            self._checkpoint().check()
-        self.location.check(INDEX, fetch=fetch)
+        self.origin.check(self.who, fetch=fetch)
         base = self._checkpoint() if self.local else None
         self.efficiency.check(len(self.loras.adapters), self.loras.fused)
-        self.loras.check(base, fetch=fetch)
+        if self.networks.denoiser is not None:
+            self.efficiency.check_denoiser()
+        renamed = self.origin.is_file or self.networks.denoiser is not None  # its layers have other names
+        self.loras.check(None if renamed else base, fetch=fetch)
         self.networks.check(base, self.who, fetch=fetch)
 
     def identity(self) -> dict[str, Any]:
         """Digest of the local files that are loaded, or hub id and revision, with all options that change pixels."""
-        weights = self._checkpoint().digest() if self.local else self.location.hub_identity()
         options = {"variant": self.variant, "dtype": self.dtype, "pipeline": self.pipeline, "classes": self.classes}
         options |= {"safety_checker": self.safety_checker, **self.efficiency.identity(), **self.loras.identity()}
         options |= self.networks.identity() | ({"cache_prompts": True} if self.cache_prompts else {})
-        return {"kind": "diffusers", "weights": weights, "conditioning": self.conditioning, **options}
+        return {"kind": "diffusers", **self.origin.identity(), "conditioning": self.conditioning, **options}
 
     def load(self, device: str) -> None:
         """Loads the pipeline in evaluation mode."""
-        folder = self.location.get_pipeline(self.variant)
-        checkpoint = self._checkpoint(folder)
+        checkpoint = self.origin.fetched()
         checkpoint.check()
         cls = self._pipeline_class(checkpoint)
         with loading(self.who):
-            pipe = cls.from_pretrained(str(folder), **self._loading(checkpoint))
+            pipe = checkpoint.load(cls, self._loading(checkpoint))
         with quiet():
             self.loras.load(pipe)
             pipe.to(device)
@@ -198,12 +200,18 @@ class DiffusersModel(NoiseModel):
     def _loading(self, checkpoint: Checkpoint) -> dict[str, Any]:
         import torch
 
-        dtype = getattr(torch, checkpoint.stored_dtype() if self.dtype == "auto" else self.dtype)
+        denoiser = self.networks.denoiser
+        stored = (denoiser.stored_dtype() if denoiser is not None else None) or checkpoint.stored_dtype()
+        dtype = getattr(torch, stored if self.dtype == "auto" else self.dtype)
         in_dtype = {compat.dtype_argument(): dtype}
         kwargs = {**in_dtype, "use_safetensors": True, "local_files_only": True, "variant": self.variant}
         if not self.safety_checker and "safety_checker" in checkpoint.index():
             kwargs |= {"safety_checker": None, "requires_safety_checker": False}
-        return kwargs | self.networks.load(in_dtype) | self.efficiency.loading(list(checkpoint.index()), dtype)
+        return (
+            kwargs
+            | self.networks.load(in_dtype, checkpoint, self.who)
+            | self.efficiency.loading(list(checkpoint.index()), dtype)
+        )
 
     def timed_parts(self) -> list[ModelPart]:
         """The pipeline's networks: text encoders, denoisers, VAE, safety checker ..."""

@@ -97,6 +97,13 @@ class Efficiency:
         if self.quantize in _BITSANDBYTES and self.compile:
             raise ConfigError(f"quantize: {self.quantize} is not compiled: set compile: false")
 
+    def check_denoiser(self) -> None:
+        """ConfigError: it cannot be done to a denoiser that is loaded apart from the pipeline."""
+        if self.quantize in _BITSANDBYTES:
+            raise ConfigError(
+                f"quantize: {self.quantize} quantises a pipeline's own denoiser alone: try int8_weight_only"
+            )
+
     def check_call(self, parts: Sequence[Any], who: str, device: str | None = None) -> None:
         """Tries on small layers whether this machine can do what is asked for; ConfigError: it, or the model, cannot.
 

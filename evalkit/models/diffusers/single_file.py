@@ -3,8 +3,10 @@ holds the configuration of its parts. diffusers' `from_single_file` reads it; no
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Mapping
+import importlib
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,8 +16,6 @@ from evalkit.models.diffusers import compat
 from evalkit.models.diffusers.checkpoint import INDEX, Checkpoint, Component, dtype_of, read_header
 from evalkit.utils.files import resolve_path, sha256_file, sha256_json
 from evalkit.utils.text import one_line
-
-log = logging.getLogger(__name__)
 
 SUFFIX = ".safetensors"
 _PICKLED = (".ckpt", ".pt", ".pth", ".bin")
@@ -56,7 +56,6 @@ class SingleFile(Checkpoint):
                 f"{self.file} says of itself that it predicts {said}, and {self.folder}/scheduler says {configured}: "
                 f"set prediction_type: {said} (or {configured})"
             )
-        log.info("%s: %s", self.file, ", ".join(f"{key}: {value}" for key, value in self.facts().items()))
 
     def _configured(self) -> str | None:
         return self.config_of("scheduler").get("prediction_type")
@@ -65,12 +64,12 @@ class SingleFile(Checkpoint):
         """What a reader should know of it, and what its pixels depend on."""
         has_ema = _has_ema(read_header(self.file))
         weights = "EMA" if self.ema else "as trained (EMA weights are there too: ema: true)" if has_ema else "as stored"
-        return {"prediction type": self._configured() or "the scheduler's own", "weights": weights}
+        return {"prediction_type": self._configured() or "the scheduler's own", "weights": weights}
 
     def _holds(self, part: Component) -> bool:
         """Whether a part's weights are in the file."""
         if part.library != "diffusers":
-            prefixes = _T5 if part.class_name.startswith(("T5", "UMT5")) else _TEXT
+            prefixes: tuple[str, ...] = _T5 if part.class_name.startswith(("T5", "UMT5")) else _TEXT
         elif part.name == "vae":
             prefixes = _VAE
         else:
@@ -85,8 +84,8 @@ class SingleFile(Checkpoint):
             return super().weight_files(part)
         except ConfigError as error:
             raise ConfigError(
-                f"{self.file} holds no '{part.name}', and {part.folder} has no weights of it: if the file is a denoiser "
-                f"alone, give path=PIPELINE denoiser={self.file.name}"
+                f"{self.file} holds no '{part.name}', and {part.folder} has no weights of it: if the file is a "
+                f"denoiser alone, give path=PIPELINE denoiser={self.file.name}"
             ) from error
 
     def digest(self) -> str:
@@ -102,42 +101,41 @@ class SingleFile(Checkpoint):
     def stored_dtype(self) -> str:
         return dtype_of(read_header(self.file))
 
-    def load(self, pipeline: Any, options: Mapping[str, Any]) -> Any:
-        """The pipeline, as `Checkpoint.load`. DataError also: the file lacks weights that the configuration names."""
-        import diffusers
-        import torch
-
-        dtype = {name: value for name, value in options.items() if name == compat.dtype_argument()}
+    def _read(self, pipeline: Any, options: Mapping[str, Any]) -> Any:
+        """By `from_single_file`. DataError also: the file lacks weights that the configuration names."""
         given = {name: value for name, value in options.items() if name not in ("use_safetensors", "variant")}
-        for part in self.components():  # what the file does not hold; transformers' parts diffusers finds by itself
-            if part.library == "diffusers" and part.has_weights and part.name not in given and not self._holds(part):
-                cls = getattr(diffusers, part.class_name)
+        for part in self.components():
+            if part.has_weights and part.name not in given and not self._holds(part):
+                cls = getattr(importlib.import_module(part.library), part.class_name)
+                dtype = {name: value for name, value in options.items() if name == compat.dtype_argument()}
                 given[part.name] = cls.from_pretrained(str(part.folder), local_files_only=True, **dtype)
         if self.ema:
             given["extract_ema"] = True
         if self.original_config is not None:
             given["original_config"] = str(self.original_config)
         given |= {"safety_checker": None, "requires_safety_checker": False} if _checks(pipeline) else {}
-        try:
-            pipe = pipeline.from_single_file(str(self.file), config=str(self.folder), **given)
-        except compat.single_file_error() as error:
-            raise DataError(f"{self.file}: {one_line(error)}") from error
-        for name, part in pipe.components.items():
-            if isinstance(part, torch.nn.Module):
-                check_whole(part, f"{self.file} does not fit {self.folder}: '{name}'")
-        return pipe
+
+        with whole(f"{self.file} does not fit {self.folder}"):
+            try:
+                return pipeline.from_single_file(str(self.file), config=str(self.folder), **given)
+            except compat.single_file_error() as error:
+                raise DataError(f"{self.file}: {one_line(error)}") from error
+
+
+@contextmanager
+def whole(what: str) -> Iterator[None]:
+    """DataError where `from_single_file` did not find all weights: it then fails to bring those to a device."""
+    try:
+        yield
+    except NotImplementedError as error:
+        if "meta tensor" not in str(error):
+            raise
+        raise DataError(f"{what}: it lacks weights of a part; was it made for another pipeline?") from error
 
 
 def _checks(pipeline: Any) -> bool:
     """Whether a class of pipelines has a safety checker, which no single file holds."""
     return "safety_checker" in pipeline._get_signature_keys(pipeline)[0]
-
-
-def check_whole(module: Any, what: str) -> None:
-    """DataError: a network's weights were not all in the file that it was read from; diffusers says nothing then."""
-    missing = [name for name, weight in module.named_parameters() if weight.is_meta]
-    if missing:
-        raise DataError(f"{what} lacks {len(missing)} of its weights there, such as {missing[0]}")
 
 
 def _has_ema(header: Mapping[str, Any]) -> bool:
@@ -154,8 +152,9 @@ def _said(file: Path, header: Mapping[str, Any]) -> str | None:
         return _PREDICTIONS.get((opened.metadata() or {}).get("modelspec.prediction_type", ""))
 
 
-def is_single_file(path: str) -> bool:
+def is_single_file(path: str | os.PathLike[str]) -> bool:
     """Whether a model's path names a file. ConfigError: one that is never loaded."""
+    path = str(path)
     if path.endswith(_PICKLED):
         raise ConfigError(f"{path} may be pickled, and pickled weights are never loaded: give it as .safetensors")
     return path.endswith(SUFFIX)
