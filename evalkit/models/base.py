@@ -40,12 +40,16 @@ class Request:
     mask: str | None = None
     latent: NDArray[np.float32] | None = field(default=None, compare=False, repr=False)
     """Its starting noise, f32 without a batch axis, where the cell's comes from a file: see `Model.takes_latents`."""
+    own_seed: int | None = None  # its prompt's, used as it is in place of (seed, index)
+    settings: Mapping[str, Any] = field(default_factory=dict, hash=False)  # its prompt's own, which win over the cell's
 
     def generator(self) -> torch.Generator:
         """The sample's own CPU generator, from SeedSequence((seed, index)): independent of batch, order and device."""
         import numpy as np
         import torch
 
+        if self.own_seed is not None:
+            return torch.Generator("cpu").manual_seed(self.own_seed)
         state = np.random.SeedSequence((self.seed, self.index)).generate_state(1, np.uint64)
         return torch.Generator("cpu").manual_seed(int(state[0] >> np.uint64(1)))
 
@@ -53,6 +57,8 @@ class Request:
         """The sample's own seed for makers that take a number: unsigned, 32 bit, from SeedSequence((seed, index))."""
         import numpy as np
 
+        if self.own_seed is not None:
+            return self.own_seed % 2**32
         return int(np.random.SeedSequence((self.seed, self.index)).generate_state(1, np.uint32)[0])
 
     def class_among(self, total: int, who: str) -> int:

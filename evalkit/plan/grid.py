@@ -18,6 +18,7 @@ from evalkit.config.sweep import Variant, count, expand
 from evalkit.errors import ConfigError, EvalkitError, whole_number
 from evalkit.models.base import ExistingImages, Model, Sampler
 from evalkit.models.starting_noise import StartingNoise, open_noise
+from evalkit.plan.own_settings import check_own_settings, per_prompt
 from evalkit.prompts.sets import PromptSet
 from evalkit.samples.model_pool import BuiltCell
 from evalkit.samples.store import Store
@@ -103,12 +104,14 @@ def make_grid(config: RunConfig, missing: Missing | None = None) -> Grid:
         raise ConfigError(
             f"the grid is empty: `exclude` leaves out all of its {len(every)} cells; exclude=[] keeps them"
         )
+    sets = {name: variant.prompts for name, variant in maker.prompt_sets.items()}
+    check_own_settings(every, sets, maker.seeds)
     if not pairs:
         raise ConfigError("the grid is empty: no chosen sampler or prompt set applies to a chosen model (see the log)")
     return Grid(
         cells=_unique([cell for cell, _ in pairs]),
         built={cell.key: built for cell, built in pairs},
-        prompts={name: variant.prompts for name, variant in maker.prompt_sets.items()},
+        prompts=sets,
     )
 
 
@@ -257,6 +260,7 @@ class _GridMaker:
             settings = {**swept, **(sampler.variant.swept if sampler else {}), **shown}
             if steps is not None:
                 settings["num_inference_steps"] = steps
+            settings |= per_prompt(made.model, prompt_set.prompts if prompt_set else None)
             parts = {
                 "model": identity,
                 "sampler": {**arguments, "num_inference_steps": steps} if sampler else None,

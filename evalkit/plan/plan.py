@@ -23,11 +23,12 @@ from evalkit.engines.factory import choose as choose_engine
 from evalkit.errors import ConfigError, EvalkitError, nearest, whole_number
 from evalkit.extractors.base import Extractor
 from evalkit.gate import Gate, make_gates
-from evalkit.metric import Metric, PairMetric, cluster_ids
+from evalkit.metric import Metric, ModelMetric, PairMetric, cluster_ids
 from evalkit.models.base import ExistingImages
 from evalkit.plan.choose import Given, choose_metrics
 from evalkit.plan.grid import Grid, Missing, make_grid
 from evalkit.plan.look import as_stopped, of_look
+from evalkit.plan.own_settings import check_own_calls, check_own_latents
 from evalkit.plan.remakes import make_remakes
 from evalkit.plan.results_folder import results_folder, with_name
 from evalkit.prompts.images import prompt_images
@@ -222,6 +223,9 @@ def make_plan(config: RunConfig, *, choose: bool = False) -> Plan:
         remakes=tuple(cell for cell, _ in remakes),
     )
     check_walk(plan.walk, plan.generators(ModelPool(plan.built)).values())
+    moved = [f"metric.{name}" for name, m in metrics.items() if isinstance(m, ModelMetric)]
+    for what in moved + (["walk"] if plan.walk.lines else []):
+        check_own_latents({cell.name: grid.built[cell.key] for cell in grid.cells}, what)
     if config.dry_run:
         check_calls([c for c in plan.generated if not missing.any_of(f"model.{c.model}")], plan)
     return plan
@@ -246,9 +250,7 @@ def check_calls(cells: Sequence[Cell], plan: Plan) -> None:
         built.model.check_call(built.sampler, cell.call_settings)
         prompts = built.prompts.prompts[: cell.num_samples] if built.prompts else ()
         built.model.check_prompts(prompts, cell.call_settings)
-        if built.noise is not None:
-            need = built.model.latent_shape(built.sampler, cell.call_settings)
-            built.noise.check([need] * cell.num_samples)
+        check_own_calls(cell, built)
 
 
 def _check_values(config: RunConfig, engine: Engine) -> None:

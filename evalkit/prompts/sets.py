@@ -12,6 +12,7 @@ Rules that all sets share:
 
 from __future__ import annotations
 
+import functools
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -20,35 +21,10 @@ from typing import Any
 
 from evalkit.errors import ConfigError, DataError, nearest, whole_number
 from evalkit.prompts.files import Paths, prompt_files, table_entries, text_prompts
-from evalkit.prompts.shapes import Captions, Entry
+from evalkit.prompts.prompt import IMAGES, MAX_SEED, SETTINGS, columns_of, from_row, inline, row_of
+from evalkit.prompts.prompt import Prompt as Prompt
+from evalkit.prompts.shapes import Captions
 from evalkit.utils.files import sha256_file, sha256_json
-
-IMAGES = ("control", "source", "mask", "target")  # a prompt's fields that are paths of images
-
-
-@dataclass(frozen=True)
-class Prompt:
-    """What one sample is asked to show.
-
-    Attributes:
-        text: the prompt; none where only a class is asked for.
-        negative: what is not to be seen; none: the model's own setting.
-        category: a heading for breakdowns of the scores; it changes no pixel.
-        class_id: for class-conditional models, >= 0.
-        control: path of a control image (ControlNet, T2I-Adapter).
-        source: path of the image to start from (image-to-image, inpainting, upscaling, reconstruction).
-        mask: path of an inpainting mask: white is painted again.
-        target: path of the image that should come out, for metrics of pairs; it changes no pixel.
-    """
-
-    text: str | None = None
-    negative: str | None = None
-    category: str | None = None
-    class_id: int | None = None
-    control: str | None = None
-    source: str | None = None
-    mask: str | None = None
-    target: str | None = None
 
 
 @dataclass(frozen=True)
@@ -95,6 +71,17 @@ class PromptSet:
             raise IndexError(f"sample index {sample} is negative")
         return self.prompts[sample % len(self.prompts)]
 
+    def seed_of(self, sample: int) -> int | None:
+        """The seed that a sample's prompt names, one more with each round through the prompts; none: it names none."""
+        seed = self[sample].seed
+        return None if seed is None else (seed + sample // len(self.prompts)) % (MAX_SEED + 1)
+
+    @functools.cached_property
+    def own_columns(self) -> frozenset[str]:
+        """Which of `seed` and the settings some prompts name for their own samples."""
+        names = ("seed", *SETTINGS)
+        return frozenset(name for name in names if any(getattr(p, name) is not None for p in self.prompts))
+
     def asked(self, texts: Sequence[str | None]) -> list[str | None]:
         """What each sample was asked to show, as one text; none where samples that were asked for alike may differ.
 
@@ -115,10 +102,11 @@ class PromptSet:
         return keys
 
     def identity(self) -> dict[str, Any]:
-        """All that can change a pixel: texts, negatives, class ids, images; categories and targets do not (JSON)."""
+        """All that can change a pixel: all but categories and targets (JSON)."""
         rows = [
             [p.text, p.negative, p.class_id, _digest(p.control)]
             + ([_digest(p.source), _digest(p.mask)] if p.source or p.mask else [])
+            + ([own] if (own := p.settings | ({} if p.seed is None else {"seed": p.seed})) else [])
             for p in self.prompts
         ]
         return {"prompts": len(rows), "sha256": sha256_json(rows)}
@@ -152,7 +140,7 @@ class InlinePrompts(PromptSet):
     ) -> None:
         if isinstance(prompts, str | Mapping):
             prompts = [prompts]
-        made = tuple(_inline(item, f"prompts[{i}]") for i, item in enumerate(prompts or ()))
+        made = tuple(inline(item, f"prompts[{i}]") for i, item in enumerate(prompts or ()))
         super().__init__(made, samples_per_prompt, limit, exhaustive)
 
 
@@ -197,7 +185,8 @@ class TablePrompts(PromptSet):
     Args:
         path: the file; `pkg://package/inner/path` is a file inside an installed package. A pattern of several
             (`prompts/*.jsonl`), or a list.
-        text, negative, category, class_id, control, source, mask, target: names of columns. A column that is named must
+        text, negative, category, class_id, control, source, mask, target, seed, width, height, guidance_scale,
+            num_inference_steps: names of columns, of what `Prompt` says. A column that is named must
             be there. A blank cell means none, except in the text's column, where it is an error. Images' paths are
             relative to the file's folder. In COCO's and Karpathy's layouts the captions are the text, whatever its
             name.
@@ -223,6 +212,11 @@ class TablePrompts(PromptSet):
         source: str | None = None,
         mask: str | None = None,
         target: str | None = None,
+        seed: str | None = None,
+        width: str | None = None,
+        height: str | None = None,
+        guidance_scale: str | None = None,
+        num_inference_steps: str | None = None,
         delimiter: str = "auto",
         caption_seed: int | None = None,
         split: str | None = None,
@@ -234,14 +228,16 @@ class TablePrompts(PromptSet):
             if value is not None:
                 whole_number(value, f"prompts: {name}", least)
         images = {"control": control, "source": source, "mask": mask, "target": target}
-        columns = _columns(text=text, negative=negative, category=category, class_id=class_id, **images)
+        own = {"seed": seed, "width": width, "height": height, "guidance_scale": guidance_scale}
+        own["num_inference_steps"] = num_inference_steps
+        columns = columns_of(text=text, negative=negative, category=category, class_id=class_id, **images, **own)
         object.__setattr__(self, "_captions", Captions(caption_seed, split))
         prompts: list[Prompt] = []
         ids: list[int | str] = []
         for file in prompt_files(path, folders=False):
             entries = table_entries(file, text, delimiter, self._captions)
             for entry in itertools.islice(entries, limit and limit - len(prompts)):
-                prompts.append(_from_row(_columns_of(entry, columns), columns, entry.where, file.parent))
+                prompts.append(from_row(row_of(entry, columns), columns, entry.where, file.parent))
                 ids += [] if entry.id is None else [entry.id]
         if not prompts:
             raise DataError(f"{file}: no prompts: the table has no rows")
@@ -265,7 +261,7 @@ class DatasetPrompts(PromptSet):
     Args:
         name, split, config, revision: as of `evalkit.data.containers.hf_dataset.DatasetOpener`; give a revision, so
             that the prompts cannot change.
-        text, negative, category, class_id: names of columns.
+        text, negative, category, class_id, seed, width, height, guidance_scale, num_inference_steps: names of columns.
     """
 
     def __init__(
@@ -276,6 +272,11 @@ class DatasetPrompts(PromptSet):
         negative: str | None = None,
         category: str | None = None,
         class_id: str | None = None,
+        seed: str | None = None,
+        width: str | None = None,
+        height: str | None = None,
+        guidance_scale: str | None = None,
+        num_inference_steps: str | None = None,
         config: str | None = None,
         revision: str | None = None,
         samples_per_prompt: int = 1,
@@ -284,14 +285,16 @@ class DatasetPrompts(PromptSet):
     ) -> None:
         from evalkit.data.containers.hf_dataset import load
 
-        columns = _columns(text=text, negative=negative, category=category, class_id=class_id)
+        own = {"seed": seed, "width": width, "height": height, "guidance_scale": guidance_scale}
+        own["num_inference_steps"] = num_inference_steps
+        columns = columns_of(text=text, negative=negative, category=category, class_id=class_id, **own)
         table = load(name, split, config, revision)
         for column in columns.values():
             if column not in table.column_names:
                 raise ConfigError(f"dataset '{name}': no column '{column}'. {nearest(column, table.column_names)}")
         table = table.select_columns(sorted(set(columns.values())))  # else images would be decoded for their captions
         made = tuple(
-            _from_row(row, columns, f"dataset '{name}' row {i}", None)
+            from_row(row, columns, f"dataset '{name}' row {i}", None)
             for i, row in enumerate(itertools.islice(table, limit))
         )
         super().__init__(made, samples_per_prompt, limit, exhaustive)
@@ -305,78 +308,3 @@ class DigitsPrompts(PromptSet):
 
         made = tuple(Prompt(text=c.text, category=DIGIT_WORDS[c.digit], class_id=c.digit) for c in PROMPTS)
         super().__init__(made, samples_per_prompt, limit, exhaustive)
-
-
-def _columns(**names: str | None) -> dict[str, str]:
-    columns = {field: name for field, name in names.items() if name is not None}
-    if "text" not in columns and "class_id" not in columns:
-        raise ConfigError("prompts: name the column of the prompts: text=COLUMN (or class_id=COLUMN)")
-    return columns
-
-
-def _from_row(row: Mapping[str, Any], columns: Mapping[str, str], where: str, folder: Path | None) -> Prompt:
-    values: dict[str, Any] = {}
-    for field, column in columns.items():
-        if column not in row:
-            raise ConfigError(f"{where}: no column '{column}' (asked for by {field}={column}). {nearest(column, row)}")
-        values[field] = _cell(row[column], field, f"{where}: column '{column}'")
-    for name in IMAGES:
-        if values.get(name):
-            image = (folder or Path()) / values[name]
-            if not image.is_file():
-                raise DataError(f"{where}: {name} image {image} is missing")
-            values[name] = str(image)
-    return Prompt(**values)
-
-
-def _cell(value: Any, field: str, where: str) -> str | int | None:
-    if value is None or (isinstance(value, str) and not value.strip()):
-        if field in ("text", "class_id"):
-            raise DataError(f"{where}: blank where a {'prompt' if field == 'text' else 'class'} is needed")
-        return None
-    if field == "class_id":
-        return _class_id(value, where)
-    if not isinstance(value, str):
-        if field == "category" and isinstance(value, int | float):
-            return str(value)
-        raise DataError(f"{where}: a text is needed, not {value!r}")
-    return value.strip()
-
-
-def _class_id(value: Any, where: str) -> int:
-    try:
-        number = int(value)
-        if not 0 <= number < 2**31 or isinstance(value, bool) or (isinstance(value, float) and value != number):
-            raise ValueError
-    except (TypeError, ValueError, OverflowError):  # of infinity
-        raise DataError(f"{where}: a class id is a whole number >= 0 (below 2**31), not {str(value)[:80]!r}") from None
-    return number
-
-
-def _inline(item: Any, where: str) -> Prompt:
-    if isinstance(item, str):
-        return Prompt(text=item.strip())
-    if not isinstance(item, Mapping):
-        raise ConfigError(f"prompts: {where}: a text or a mapping such as {{text: ..., class_id: 3}}, not {item!r}")
-    fields = list(Prompt.__dataclass_fields__)
-    for key in item:
-        if key not in fields:
-            raise ConfigError(f"prompts: {where}: no such key '{key}'. {nearest(str(key), fields)}")
-    values: dict[str, Any] = {key: value.strip() if isinstance(value, str) else value for key, value in item.items()}
-    if values.get("class_id") is not None:
-        values["class_id"] = _class_id(values["class_id"], f"prompts: {where}")
-    if values.get("text") is None and values.get("class_id") is None:
-        raise ConfigError(f"prompts: {where}: give text or class_id")
-    for name in IMAGES:
-        if values.get(name) is not None and not Path(str(values[name])).is_file():
-            raise ConfigError(f"prompts: {where}: {name} image {values[name]} is missing")
-    return Prompt(**values)
-
-
-def _columns_of(entry: Entry, columns: Mapping[str, str]) -> Mapping[str, Any]:
-    """The columns of an entry; of a bare text that of the prompts alone."""
-    if not isinstance(entry.row, str):
-        return entry.row
-    if set(columns) != {"text"}:
-        raise ConfigError(f"{entry.where}: a bare text, and no object with columns: leave out all but text")
-    return {columns["text"]: entry.row}

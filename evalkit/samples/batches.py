@@ -88,6 +88,9 @@ def batches(
 ) -> Iterator[Batch]:
     """A shard, batch by batch; running out of memory halves the batches that follow, and what was made stays.
 
+    Where prompts set a size, say, for their own samples, those of the same settings share batches: they come in another
+    order than the samples' (`InOrder`).
+
     Args:
         cell: whose.
         samples: which of its samples.
@@ -100,11 +103,34 @@ def batches(
         EvalkitError: the device's memory does not hold one image.
     """
     batch_size = cell.remake.get("batch_size", batch_size)
+    for group in _groups(samples, built):
+        yield from _of_group(cell, group, batch_size, built, loaded, about)
+
+
+def _groups(samples: range, built: BuiltCell) -> list[Sequence[int]]:
+    """Samples whose prompts set the same for them, those that come first first; all where none sets anything."""
+    if built.prompts is None or not built.prompts.own_columns:
+        return [samples]
+    groups: dict[tuple[tuple[str, Any], ...], list[int]] = {}
+    for index in samples:
+        groups.setdefault(tuple(built.own_settings(index).items()), []).append(index)
+    return list(groups.values())
+
+
+def _of_group(
+    cell: Cell,
+    samples: Sequence[int],
+    batch_size: int,
+    built: BuiltCell,
+    loaded: LoadedModel,
+    about: Callable[[], dict[str, Any]],
+) -> Iterator[Batch]:
+    """Samples of the same settings, batch by batch."""
     batch_size = min(batch_size, loaded.largest_batch or batch_size)
-    start = samples.start
-    while start < samples.stop:
-        count = min(batch_size, samples.stop - start)
-        requests = [built.request(index, cell.seed) for index in range(start, start + count)]
+    start = 0
+    while start < len(samples):
+        count = min(batch_size, len(samples) - start)
+        requests = [built.request(index, cell.seed) for index in samples[start : start + count]]
         load, began, clock = devices.LoadMeter(), devices.mark(loaded.device), time.perf_counter()
         made_room = False
         try:
@@ -133,6 +159,29 @@ def batches(
         start += count
 
 
+class InOrder:
+    """Puts the samples of a shard back in their order; what came too early is held.
+
+    Args:
+        start: the shard's first sample.
+    """
+
+    def __init__(self, start: int) -> None:
+        self._next = start
+        self._held: dict[int, tuple[dict[str, Any], NDArray[np.uint8]]] = {}
+
+    def take(
+        self, rows: Sequence[dict[str, Any]], images: Sequence[NDArray[np.uint8]]
+    ) -> list[tuple[dict[str, Any], NDArray[np.uint8]]]:
+        """Takes samples; gives those whose turn it is, with their lines of metadata."""
+        self._held |= {row["index"]: (row, image) for row, image in zip(rows, images, strict=True)}
+        ready = []
+        while self._next in self._held:
+            ready.append(self._held.pop(self._next))
+            self._next += 1
+        return ready
+
+
 def _where(requests: Sequence[Request], cell: str) -> str:
     return f"while making samples {requests[0].index} to {requests[-1].index} of {cell}"
 
@@ -159,7 +208,8 @@ def _measured(row: dict[str, Any], record: Mapping[str, Any]) -> dict[str, Any]:
 def _generate(cell: Cell, built: BuiltCell, requests: Sequence[Request], device: str) -> Generated:
     """One batch. It is done by the time this returns, but for images that say that they are still on their way."""
     with remade(cell.remake):
-        made = built.model.generate(requests, sampler=built.sampler, settings=cell.call_settings)
+        settings = {**cell.call_settings, **requests[0].settings}
+    made = built.model.generate(requests, sampler=built.sampler, settings=settings)
     if made.pending is None:
         devices.synchronize(device)
         _check_images(made.images, requests, type(built.model).__name__)
@@ -185,6 +235,6 @@ def _row(request: Request, prompts: PromptSet | None, warnings: list[str]) -> di
         "negative_prompt": request.negative_prompt,
         "category": prompts[request.index].category if prompts is not None else None,
         "class_id": request.class_id,
-        "seed": request.seed,
+        "seed": request.seed if request.own_seed is None else request.own_seed,
         "warnings": warnings,
     }

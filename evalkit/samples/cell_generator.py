@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
@@ -75,7 +76,12 @@ class CellGenerator:
         if built.noise is not None:
             return [built.noise[i] for i in indices]
         model = self.pool.load(self.cell, devices.pick_device(self.device)).model
-        return model.draw_latents(self.pool.requests(self.cell, indices), **self._sampling())
+        drawn: list[NDArray[np.float32]] = []
+        for _, alike in itertools.groupby(self.pool.requests(self.cell, indices), key=lambda r: dict(r.settings)):
+            requests = list(alike)
+            settings = {**self.cell.call_settings, **requests[0].settings}
+            drawn += model.draw_latents(requests, sampler=built.sampler, settings=settings)
+        return drawn
 
     def all_noise(self, count: int) -> Iterator[NDArray[np.float32]]:
         """`starting_noise` of the first samples, some at a time."""

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from evalkit.engines.base import Engine, InProcess, Run, Tell, Work, beside
 from evalkit.errors import StoreError, whole_number
-from evalkit.samples.batches import Batch, batches
+from evalkit.samples.batches import Batch, InOrder, batches
 from evalkit.samples.cells import image_size, look
 from evalkit.samples.model_pool import BuiltCell, ModelPool
 from evalkit.samples.store import Store
@@ -140,11 +140,11 @@ def run_shard(
 
         on_device = devices.is_accelerator(spec.device) and not remote
         behind = pool.behind if on_device and in_hand is None else None
-        begun: list[Batch] = []
+        begun, order = list[Batch](), InOrder(spec.start)
         for batch in batches(cell, range(spec.start, spec.stop), spec.batch_size, built, loaded, about):
             begun.append(batch)
             if behind is None:  # a device has the next batch before the one before is fetched
-                _write(begun, writer, built, in_hand, left=int(on_device))
+                _write(begun, order, writer, built, in_hand, left=int(on_device))
             report(cell.name, len(batch.requests))
         if behind is not None:
             behind.wait()
@@ -152,7 +152,7 @@ def run_shard(
 
     def finish() -> bool:
         with rest:
-            _write(begun, writer, built, in_hand)
+            _write(begun, order, writer, built, in_hand)
             if in_hand is not None:
                 writer.finish()
                 in_hand.take(writer.rows)
@@ -167,15 +167,21 @@ def run_shard(
 
 
 def _write(
-    begun: list[Batch], writer: ShardWriter, built: BuiltCell, in_hand: InHand | None = None, left: int = 0
+    begun: list[Batch],
+    order: InOrder,
+    writer: ShardWriter,
+    built: BuiltCell,
+    in_hand: InHand | None = None,
+    left: int = 0,
 ) -> None:
     """Hands all batches but the last `left` on, as they are done, and forgets them."""
     while len(begun) > left:
         rows, images = begun.pop(0).fetch(built.prompts)
-        for row, image in zip(rows, images, strict=True):
+        ready = order.take(rows, list(images))
+        for row, image in ready:
             writer.add(row, image)
-        if in_hand is not None:
-            in_hand.add(list(images))
+        if in_hand is not None and ready:
+            in_hand.add([image for _, image in ready])
 
 
 def generate_cells(

@@ -35,15 +35,23 @@ class BuiltCell:
     prompts: PromptSet | None
     noise: StartingNoise | None = None
 
-    def request(self, index: int, seed: int) -> Request:
-        """What sample `index` is made from. DataError: there is no starting noise for it."""
-        latent = None if self.noise is None else self.noise[index]
+    def request(self, index: int, seed: int, *, noise: bool = True) -> Request:
+        """What sample `index` is made from; `noise`: with its starting noise. DataError: there is none for it."""
+        latent = None if self.noise is None or not noise else self.noise[index]
         if self.prompts is None:
             return Request(index=index, seed=seed, latent=latent)
         prompt = self.prompts[index]
         # A model that is asked by class alone never sees the text: its samples carry none, and have no CLIP score.
         texts = (prompt.text, prompt.negative) if self.model.conditioning == "text" else (None, None)
-        return Request(index, seed, *texts, prompt.class_id, prompt.control, prompt.source, prompt.mask, latent)
+        images = (prompt.control, prompt.source, prompt.mask)
+        own = self.prompts.seed_of(index), self.own_settings(index)
+        return Request(index, seed, *texts, prompt.class_id, *images, latent, *own)
+
+    def own_settings(self, index: int) -> dict[str, Any]:
+        """What sample `index`'s prompt sets for it alone, of the settings that the model takes."""
+        if self.prompts is None or not self.prompts.own_columns:
+            return {}
+        return {k: v for k, v in self.prompts[index].settings.items() if k in self.model.call_settings}
 
 
 @dataclass

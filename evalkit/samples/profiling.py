@@ -293,7 +293,8 @@ class _Bench:
         built = self.pool.built(self.cell)
         self.model.keep_in(FetchedImages())  # images that a model keeps would be read, not made
         with recorder.span(REST) if recorder else nullcontext(), self._watched(recorder) if recorder else nullcontext():
-            made = self.model.generate(requests, sampler=built.sampler, settings=self.cell.call_settings)
+            settings = {**self.cell.call_settings, **requests[0].settings}
+            made = self.model.generate(requests, sampler=built.sampler, settings=settings)
             images = made.images
             for image in images:
                 with recorder.span(PNG) if recorder else nullcontext():

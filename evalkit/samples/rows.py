@@ -119,6 +119,8 @@ def read_rows(text: str, key: str | None) -> list[dict[str, Any]]:
 def check_asked(row: Row, request: Request) -> None:
     """Raises DataError where a sample was not made from what its cell asks for."""
     asked = {"prompt": request.prompt, "negative_prompt": request.negative_prompt, "seed": request.seed}
+    if request.own_seed is not None:
+        asked["seed"] = request.own_seed
     for name, value in {**asked, "class_id": request.class_id}.items():
         if row[name] != value:
             raise DataError(f"{name} of sample {request.index} is {row[name]!r}, but the cell asks for {value!r}")

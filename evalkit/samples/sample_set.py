@@ -306,6 +306,6 @@ def _with_places(shards: Sequence[Shard], whole: Manifest) -> list[Shard]:
 def _check_asked(shard: Shard, rows: Sequence[Row], cell: Cell, built: BuiltCell) -> None:
     try:
         for row in rows:
-            check_asked(row, built.request(row["index"], cell.seed))
+            check_asked(row, built.request(row["index"], cell.seed, noise=False))
     except DataError as error:
         raise shard.damaged(f"metadata.jsonl: {error}") from error

@@ -118,7 +118,8 @@ class Service(Model):
         load, settings = Load.of(settings.get("load")), _without_load(settings)
         images = {r.index: image for r in requests if (image := self.cache.get(r.index)) is not None}
         for image in images.values():
-            self._size = image.pixels.shape[0], image.pixels.shape[1]
+            if size_of(settings) is None:
+                self._size = image.pixels.shape[0], image.pixels.shape[1]
         images |= self._fetch(self._client, [r for r in requests if r.index not in images], settings)
         batch = [images[request.index] for request in requests]
         sizes = {image.pixels.shape for image in batch}
@@ -248,7 +249,8 @@ class Service(Model):
             expected = size_of(settings) or self._size or size
             if size != expected:
                 raise Transient(f"the image is {size[1]}x{size[0]} (width x height), not {expected[1]}x{expected[0]}")
-            self._size = size
+            if size_of(settings) is None:  # a prompt may ask for a size of its own
+                self._size = size
         return pixels, notes
 
 
