@@ -10,7 +10,7 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from evalkit.report import categories, fullsize, gallery, modes, plots, summary, tables
+from evalkit.report import categories, fullsize, gallery, modes, parity, plots, summary, tables
 from evalkit.report.later import Later
 from evalkit.report.run_folder import Run, clean, nearest_sheets, short
 from evalkit.results import headline, thumbnails
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from markupsafe import Markup
 
 TEMPLATES = Path(__file__).parent / "templates"
-_PARTS = ("state", "theme", "table", "plots", "copy", "cards", "lightbox", "map", "xyz", "links")
+_PARTS = ("state", "theme", "table", "plots", "copy", "cards", "parity", "lightbox", "map", "xyz", "links")
 SCRIPTS = tuple(f"{part}.js" for part in _PARTS)
 _BLOCKS = (
     "table|caption|thead|tbody|tr|th|td|ul|ol|li|dl|dt|dd|div|figure|figcaption|details|select|option|section|svg|g"
@@ -34,7 +34,7 @@ def make_page(run: Run, mark: str) -> str:
     shown = gallery.make_gallery(run, [entry.cell for entry in table.entries])
     full = fullsize.full_size(run, shown)
     said = headline.headline(run.table, headline.winners(run.table))
-    feature_map = modes.make_map(run)
+    feature_map, pairs = modes.make_map(run), parity.make_parity(run)
     won, reference = headline.winners(run.table), run.file("reference.png")
     context = {
         "run": run,
@@ -52,12 +52,16 @@ def make_page(run: Run, mark: str) -> str:
         "later": Later(),
         "plots": plots.make_plots(run),
         "gallery": shown,
-        "script_data": lambda later: _script_data(run, table, shown, full, later, feature_map),
+        "script_data": lambda later: (
+            _script_data(run, table, shown, full, later, feature_map)
+            | {"parity": pairs.script(run.keys) if pairs else None}
+        ),
         "first_pictures": gallery.first_pictures(run, shown, said.cells),
         "reference": thumbnails.sheet(reference) if reference else None,
         "nearest": _nearest(run),
         "maps": categories.make_maps(run),
         "map": feature_map,
+        "parity": pairs,
         "gate": tables.make_gate(run),
         "findings": tables.make_findings(run),
         "linted": isinstance(config := run.table.run.get("config"), dict) and bool(config.get("lint")),

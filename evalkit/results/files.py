@@ -95,6 +95,7 @@ def write(outcome: Outcome, table: ResultTable, config: RunConfig, out: Path) ->
     from omegaconf import OmegaConf
 
     from evalkit.results import render, sheets
+    from evalkit.results.parity import write_parity
     from evalkit.results.thumbnails import write_thumbnails
 
     write_text(out / "config.yaml", OmegaConf.to_yaml(OmegaConf.structured(config)))
@@ -116,4 +117,5 @@ def write(outcome: Outcome, table: ResultTable, config: RunConfig, out: Path) ->
     _write_categories(outcome, out)
     _write_nearest(outcome, out)
     write_thumbnails(outcome, table, out)
+    write_parity(outcome, table, out)
     render.write(table, out)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from evalkit.metric import PairMetric
 from evalkit.results.floor_text import BEYOND, IDENTICAL, RUN, WITHIN
-from evalkit.results.render import format_value
+from evalkit.results.render import fine_value
 from evalkit.results.table import Comparison, ResultTable, Row, finite
 
 if TYPE_CHECKING:
@@ -89,10 +89,7 @@ def _identical(details: Mapping[str, float | None]) -> bool:
 
 def _shown(about: Mapping[str, Any]) -> str:
     """A metric's floor as text: "48.3", or "identical" where all remakes are the baseline bit by bit."""
-    if about["identical"]:
-        return "identical"
-    text = format_value(about["floor"])
-    return text if float(text) else f"{about['floor']:.1g}"
+    return "identical" if about["identical"] else fine_value(about["floor"])
 
 
 def with_floor(table: Table, floor: Mapping[str, Any] | None) -> Table:

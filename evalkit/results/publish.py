@@ -28,6 +28,7 @@ LONGEST = 120.0  # seconds that another run may take to put its files in place
 _KEPT = (
     "thumbnails.json",
     "map.json",
+    "parity.json",
     "report.html",
     "overview.png",
     "reference.png",
@@ -38,7 +39,7 @@ _KEPT = (
 )
 # Of an earlier run they would lie about this one.
 _OPTIONAL = (
-    *("junit.xml", "gate.md", "categories.csv", "nearest.csv", "map.json"),
+    *("junit.xml", "gate.md", "categories.csv", "nearest.csv", "map.json", "parity.json"),
     *("profile.json", "profile.csv", "profile/*.trace.json"),
 )
 

@@ -40,7 +40,7 @@ function cardOf(card) {
   }
   return items[card];
 }
-const pictureOf = (key, card) => figureOf(card, key)?.querySelector("img") || null;
+const pictureOf = (key, card) => (isPair(card) ? pairPicture(key, card, 1) : figureOf(card, key)?.querySelector("img") || null);
 
 function badness(card) { // the largest comes first
   const { way, scale } = wanted();

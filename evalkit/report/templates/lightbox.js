@@ -6,29 +6,37 @@ if (box) { // an <img> without a source is no image: they are made here
 }
 const looking = { key: "", card: 0, other: "", mode: "one", flipped: false };
 const fullOf = (key, card) => data.gallery.full?.[key]?.[card] || "";
+const cardFrom = (text) => (text?.startsWith("p") ? text : Number(text)); // a pair's, or the place of a card of side by side
+const numberOf = (card) => (isPair(card) ? card.slice(1) : cards[card]);
+// What one of the two is seen by: of a pair the baseline's picture stands next to the cell's.
+const seen = (one, card) => (isPair(card) && one === looking.other ? pairPicture(looking.key, card, 0) : pictureOf(one, card));
 
 function showBox() {
   const { key, card, other, mode, flipped } = looking;
   const [under, over] = [$("box-under"), $("box-over")];
-  const two = mode !== "one" && other && other !== key && pictureOf(other, card);
+  const pair = isPair(card);
+  const two = mode !== "one" && other && other !== key && seen(other, card);
+  const whole = pair && two && mode === "difference"; // its difference was made from the pixels themselves
   const alike = Boolean(fullOf(key, card)) && (!two || Boolean(fullOf(other, card))); // like is held against like
-  const sourceOf = (one) => (alike && fullOf(one, card)) || pictureOf(one, card)?.src || "";
-  under.src = sourceOf(mode === "flip" && flipped && two ? other : key);
-  under.alt = `${mode === "flip" && flipped && two ? other : key}, sample ${cards[card]}`;
-  over.hidden = !two || mode === "flip";
-  if (!over.hidden) { over.src = sourceOf(other); over.alt = `${other}, sample ${cards[card]}`; }
-  $("box-stage").dataset.mode = two ? mode : "one";
+  const sourceOf = (one) => (alike && fullOf(one, card)) || seen(one, card)?.src || "";
+  const shown = mode === "flip" && flipped && two ? other : key;
+  under.src = whole ? pairPicture(key, card, 2).src : sourceOf(shown);
+  under.alt = whole ? pairPicture(key, card, 2).alt : `${shown}, sample ${numberOf(card)}`;
+  over.hidden = !two || mode === "flip" || whole;
+  if (!over.hidden) { over.src = sourceOf(other); over.alt = `${other}, sample ${numberOf(card)}`; }
+  $("box-stage").dataset.mode = two && !whole ? mode : "one";
   $("box-stage").classList.toggle("px", Boolean(pictureOf(key, card)?.classList.contains("px")));
   $("box-cut-label").hidden = !(two && mode === "slider");
   $("box-stage").style.setProperty("--cut", `${$("box-cut").value}%`);
   all("[data-mode]", box).filter((b) => b.tagName === "BUTTON").forEach((b) => b.setAttribute("aria-pressed", String(b.dataset.mode === mode)));
   $("box-title").textContent = `${key} ${data.names[key]}`;
   const { scale } = wanted();
-  const score = scale ? scoreOf(scale, key, card) : null;
-  const which = two ? { flip: flipped ? `shown: ${other}; space flips to ${key}` : `shown: ${key}; space flips to ${other}`, slider: `left ${key}, right ${other}`, difference: `what differs between ${key} and ${other}` }[mode] : "";
+  const value = scale && !pair ? scoreOf(scale, key, card) : null;
+  const score = pair ? `${data.parity.by} ${pairText(key, card, ".value")}` : value === null ? "" : `${scale.label} ${minus(value.toPrecision(4))}`;
+  const which = two ? { flip: flipped ? `shown: ${other}; space flips to ${key}` : `shown: ${key}; space flips to ${other}`, slider: `left ${key}, right ${other}`, difference: `what differs between ${key} and ${other}${whole ? `, ${pairText(key, card, "figure:last-child figcaption").replace("difference ", "")}` : ""}` }[mode] : "";
   const size = alike ? "full size" : pictureOf(key, card)?.classList.contains("px") ? "every pixel" : fullOf(key, card) ? `thumbnails: ${other} has no full size here` : "thumbnail";
-  $("box-caption").textContent = [`sample ${cards[card]}`, score === null ? "" : `${scale.label} ${minus(score.toPrecision(4))}`, which, size].filter(Boolean).join(" · ");
-  $("box-prompt").textContent = data.gallery.texts[card];
+  $("box-caption").textContent = [`sample ${numberOf(card)}`, score, which, size].filter(Boolean).join(" · ");
+  $("box-prompt").textContent = pair ? pairText(key, card, "bdi") : data.gallery.texts[card];
   const file = data.gallery.files?.[key]?.[card];
   $("box-file").hidden = !file;
   if (file) $("box-file").href = file; else $("box-file").removeAttribute("href");
@@ -37,8 +45,9 @@ function showBox() {
 
 function openBox(key, card, mode = looking.mode, other = looking.other) {
   if (!box || !pictureOf(key, card)) return;
-  const keys = data.gallery.cells;
+  const keys = isPair(card) ? [data.parity.base] : data.gallery.cells;
   if (!keys.includes(other)) other = keys.includes(data.gallery.base) && data.gallery.base !== key ? data.gallery.base : keys.find((one) => one !== key) || "";
+  if (isPair(card)) other = data.parity.base;
   Object.assign(looking, { key, card, mode, other, flipped: false });
   $("box-other").replaceChildren(...keys.map((one) => new Option(`${one} ${data.names[one]}`, one, false, one === other)));
   if (!box.open) box.showModal();
@@ -46,9 +55,21 @@ function openBox(key, card, mode = looking.mode, other = looking.other) {
   $("box-stage").focus();
 }
 
+const at = (values, value, step) => values[(values.indexOf(value) + step + values.length) % values.length];
+
+function walkPairs(cells, prompts) {
+  const keys = data.parity.keys.filter((key) => pairsOf(key).length);
+  const key = cells ? at(keys, looking.key, cells) : looking.key;
+  const mine = pairsOf(key);
+  const card = prompts ? at(mine, looking.card, prompts) : mine.includes(looking.card) ? looking.card : mine[0];
+  Object.assign(looking, { key, card, flipped: false });
+  showPanel(key);
+  showBox();
+}
+
 function walk(cells, prompts) {
+  if (isPair(looking.card)) { walkPairs(cells, prompts); return; }
   const keys = shownCells().includes(looking.key) ? shownCells() : data.gallery.cells;
-  const at = (values, value, step) => values[(values.indexOf(value) + step + values.length) % values.length];
   const order = cardOrder.includes(looking.card) ? cardOrder : cards.map((_, card) => card);
   let [key, card] = [looking.key, looking.card];
   for (let tries = keys.length + order.length; tries > 0; tries -= 1) { // past holes
@@ -65,11 +86,11 @@ const flip = () => { if (looking.mode !== "flip") looking.mode = "flip"; looking
 if (box) {
   document.addEventListener("click", (event) => {
     const image = event.target.closest("img[data-key]");
-    if (image) openBox(image.dataset.key, Number(image.dataset.card));
+    if (image) openBox(image.dataset.key, cardFrom(image.dataset.card), image.dataset.view);
   });
   document.addEventListener("keydown", (event) => {
     const image = event.target.closest?.("img[data-key]");
-    if (image && (event.key === "Enter" || event.key === " ")) { event.preventDefault(); openBox(image.dataset.key, Number(image.dataset.card)); }
+    if (image && (event.key === "Enter" || event.key === " ")) { event.preventDefault(); openBox(image.dataset.key, cardFrom(image.dataset.card), image.dataset.view); }
   });
   document.addEventListener("keydown", (event) => { // of the page: a click on the image takes the focus from the box
     if (!box.open || ["SELECT", "INPUT"].includes(event.target.tagName)) return;
@@ -92,6 +113,6 @@ if (box) {
   }
   listeners.restored.push(() => setTimeout(() => {
     const [key, card, mode, other] = (state.get("view") || "").split(".");
-    if (data.names[key]) openBox(key, Number(card), ["one", "flip", "slider", "difference"].includes(mode) ? mode : "one", other); else if (box.open) box.close();
+    if (data.names[key]) openBox(key, cardFrom(card), ["one", "flip", "slider", "difference"].includes(mode) ? mode : "one", other); else if (box.open) box.close();
   }));
 }
