@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from evalkit.results import csv_files
+from evalkit.results.floor_text import NEAR, floor_of
 from evalkit.results.table import ARROW, MISSING, ResultTable, Row
 from evalkit.utils.text import letters, one_line
 
@@ -137,12 +138,28 @@ def to_rich(table: ResultTable, most: int, width: int) -> rich.table.Table | Non
         same = next((p.row.details for p in found.values() if "identical" in p.row.details), None)
         count = MISSING if same is None else f"{same['identical']:g} of {same['pairs']:g}"
         view.add_row(keys[cell], *texts, count)
+    floors = {metric: floor for metric in shown if (floor := _floor(table, metric, rows)) is not None}
+    if floors:
+        texts = [_text(floors.get(metric), heads[metric]) for metric in shown]
+        same = next(iter(floors.values())).row.details
+        view.add_row(NEAR, *texts, f"{same['identical']:g} of {same['pairs']:g}" if "identical" in same else MISSING)
     left_out = [f"{len(metrics) - len(shown)} more metrics"] if len(shown) < len(metrics) else []
     left_out += [f"{len([c for c in by_cell.values() if c]) - len(cells)} more cells"] if len(cells) == most else []
     note = f"{UNRELATED} pairs look unrelated. " if any(pair.unrelated for pair in rows) else ""
+    note += f"{NEAR} the baseline's own noise. " if floors else ""
     note += f"{' and '.join(left_out)}: pairs.csv" if left_out else ""
     view.caption, view.caption_justify = (Text(note) if note else None), "left"
     return view
+
+
+def _floor(table: ResultTable, metric: str, rows: Sequence[PairRow]) -> PairRow | None:
+    """The statistics of the worst of the baseline's remakes, where there are some."""
+    about = floor_of(table.run, metric)
+    details = about["remakes"][about["worst"]] if about is not None else {}
+    if not {"p1", "p99"} <= details.keys():
+        return None
+    like = next(pair.row for pair in rows if pair.row.metric == metric)
+    return PairRow(replace(like, cell=str(table.run["baseline"]), value=details["mean"], details=details))
 
 
 def _head(rows: Sequence[PairRow]) -> str:

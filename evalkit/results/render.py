@@ -27,11 +27,11 @@ def format_value(value: float | None, stderr: float | None = None) -> str:
 
 
 def fine_value(value: float) -> str:
-    """A value as `format_value` has it, but of one just below 1 (an SSIM) or just above 0 how far it lies from there."""
+    """A value as `format_value` has it, but of one just below 1 (an SSIM) or above 0 how far it lies from there."""
     text = format_value(value)
-    if 0.5 < value < 1 and float(text) == 1:
-        return f"1 − {1 - value:.1g}"
-    return text if not math.isfinite(value) or value == 0 or float(text) else f"{value:.1g}"
+    if 0.5 < value < 1:
+        return f"1 − {1 - value:.1g}" if round(value, 4) == 1 else f"{value:.4f}"
+    return text if not math.isfinite(value) or float(text) else f"{value:.1g}"
 
 
 OFF_CENTRE = 0.2  # of its half width: how far a share's interval lies from its value before it stands in the table
