@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import base64
 import contextlib
+import io
 import json
 import queue
 import socket
@@ -31,7 +32,7 @@ import numpy as np
 sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[2])]
 from fake_services import pixels_of, png_of  # noqa: E402
 
-Draw = Callable[[str, int, tuple[int, int]], np.ndarray]
+Draw = Callable[..., np.ndarray]  # (prompt, seed, size), and latent=... where a request carries one
 
 
 @dataclass
@@ -41,6 +42,7 @@ class Job:
     prompt: str
     seed: int
     size: tuple[int, int]
+    latent: np.ndarray | None = None
     came: float = field(default_factory=time.time)
     began: float = 0.0
     ended: float = 0.0
@@ -105,7 +107,7 @@ class QueueServer:
         for _ in self._threads:
             self.jobs.put(None)
 
-    def take(self, prompt: str, seed: int, size: tuple[int, int]) -> Job | None:
+    def take(self, prompt: str, seed: int, size: tuple[int, int], latent: np.ndarray | None = None) -> Job | None:
         """A place in the queue; none: all are taken, or the server dies of it."""
         with self.lock:
             self.came.append((time.time(), prompt, seed))
@@ -116,7 +118,7 @@ class QueueServer:
                 return None
             self.inside += 1
             self.most_inside = max(self.most_inside, self.inside)
-        job = Job(prompt, seed, size)
+        job = Job(prompt, seed, size, latent)
         self.jobs.put(job)
         return job
 
@@ -124,7 +126,8 @@ class QueueServer:
         while (job := self.jobs.get()) is not None:
             job.began = time.time()
             self._ended.wait(self.seconds)
-            job.png = png_of(self.draw(job.prompt, job.seed, job.size))
+            noise = {} if job.latent is None else {"latent": job.latent}
+            job.png = png_of(self.draw(job.prompt, job.seed, job.size, **noise))
             job.ended = time.time()
             with self.lock:
                 self.inside -= 1
@@ -202,7 +205,8 @@ class _Handler(BaseHTTPRequestHandler):
             self._answer(200, {})
         elif self.path == "/v1/images/generations":
             width, height = (int(n) for n in body.get("size", "16x16").split("x"))
-            self._image(body["prompt"], body.get("seed", 0), (height, width), lambda b: {"data": [{"b64_json": b}]})
+            asked = (body["prompt"], body.get("seed", 0), (height, width))
+            self._image(*asked, lambda b: {"data": [{"b64_json": b}]}, _latent(body.get("latents")))
         elif self.path == "/sdapi/v1/txt2img":
             size = (body.get("height", 16), body.get("width", 16))
             self._image(body["prompt"], body["seed"], size, lambda b: {"images": [b], "info": "{}"})
@@ -224,8 +228,15 @@ class _Handler(BaseHTTPRequestHandler):
         else:
             self._answer(200, {})
 
-    def _image(self, prompt: str, seed: int, size: tuple[int, int], wrap: Callable[[str], Any]) -> None:
-        job = self._place(prompt, seed, size)
+    def _image(
+        self,
+        prompt: str,
+        seed: int,
+        size: tuple[int, int],
+        wrap: Callable[[str], Any],
+        latent: np.ndarray | None = None,
+    ) -> None:
+        job = self._place(prompt, seed, size, latent)
         if job is None:
             return
         job.done.wait()
@@ -233,8 +244,8 @@ class _Handler(BaseHTTPRequestHandler):
         timing = f"queue;dur={queued:.3f}, generate;dur={made:.3f}" if self.state.tells else ""
         self._answer(200, wrap(base64.b64encode(job.png).decode()), {"Server-Timing": timing} if timing else {})
 
-    def _place(self, prompt: str, seed: int, size: tuple[int, int]) -> Job | None:
-        job = self.state.take(prompt, seed, size)
+    def _place(self, prompt: str, seed: int, size: tuple[int, int], latent: np.ndarray | None = None) -> Job | None:
+        job = self.state.take(prompt, seed, size, latent)
         if job is None:
             after = {"Retry-After": f"{self.state.retry_after:g}"}
             self._answer(503, {"error": {"message": "all places are taken"}}, after)
@@ -243,7 +254,6 @@ class _Handler(BaseHTTPRequestHandler):
     def _edit(self, data: bytes) -> None:
         """The source, inverted where the mask is transparent; its form is noted."""
         import email
-        import io
 
         from PIL import Image
 
@@ -289,6 +299,11 @@ class _Handler(BaseHTTPRequestHandler):
         self.wfile.write(data)
 
 
+def _latent(text: str | None) -> np.ndarray | None:
+    """Starting noise from a float32 .npy in base64."""
+    return None if text is None else np.load(io.BytesIO(base64.b64decode(text)), allow_pickle=False)
+
+
 @contextlib.contextmanager
 def queueing(**options: Any) -> Iterator[QueueServer]:
     """A server on a free port of the loopback."""
@@ -328,9 +343,10 @@ def digits_ldm() -> Draw:
     model.load("cpu")
     sampler = Sampler("DDIMScheduler", {}, 8)
 
-    def draw(prompt: str, seed: int, size: tuple[int, int]) -> np.ndarray:
+    def draw(prompt: str, seed: int, size: tuple[int, int], latent: np.ndarray | None = None) -> np.ndarray:
+        request = Request(0, seed, prompt, latent=latent)
         with lock:  # a pipeline is not to be called from two threads
-            made = model.generate([Request(0, seed, prompt)], sampler=sampler, settings={"guidance_scale": 4.0})
+            made = model.generate([request], sampler=sampler, settings={"guidance_scale": 4.0})
         return np.asarray(made.images[0])
 
     return draw

@@ -140,11 +140,20 @@ def test_fields_that_the_service_is_said_to_take(service: FakeService, tmp_path:
     assert samples.warnings == {}
 
 
+def test_a_prompts_own_settings_go_where_they_are_taken(service: FakeService, tmp_path: Path) -> None:
+    prompts = [{"text": "one", "guidance_scale": 2.0, "seed": 7}, {"text": "two", "guidance_scale": 3.0, "seed": 8}]
+    made = option("openai", service, tmp_path, fields=["guidance_scale"])
+    make(cell_of(made, 2, prompts=prompts), Store(tmp_path / "runs"))
+    asked = {body["prompt"]: (body["guidance_scale"], body["seed"]) for body in service.asked}
+    assert asked == {"one": (2.0, 7), "two": (3.0, 8)}
+    with pytest.raises(ConfigError, match="which no model of this run takes"):
+        cell_of(option("openai", service, tmp_path), 2, prompts=prompts)
+
+
 def test_a_latent_is_sent(service: FakeService, tmp_path: Path) -> None:
     model: OpenAIImages = build(cell_of(option("openai", service, tmp_path, fields=["latents"])).options["model"] or {})
     latent = np.random.default_rng(0).standard_normal((4, 2, 2)).astype(np.float32)
-    request = Request(0, 0, "x")
-    object.__setattr__(request, "latent", latent)
+    request = Request(0, 0, "x", latent=latent)
     body, _ = model._fields_of(request, {})
     sent = np.load(io.BytesIO(base64.b64decode(body["latents"])), allow_pickle=False)
     assert sent.dtype == np.float32

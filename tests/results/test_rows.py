@@ -9,6 +9,7 @@ from typing import Any
 from evalkit.cell import Cell
 from evalkit.data.source import GenerationStats, UnderLoad
 from evalkit.results.rows import Outcome, make_rows, notes
+from evalkit.results.seeds import Seeds
 
 
 class Timed:
@@ -74,3 +75,21 @@ def test_costs_under_load() -> None:
     rows = {r.metric: r for r in make_rows(Outcome([cell], {}, {cell.name: Loaded(none)}, {}))}  # type: ignore[dict-item]
     assert (rows["latency_p99"].value, rows["latency_p99"].note) == (None, "no request was answered under load")
     assert "latency_p99" not in protocols(1)  # of what was not under load there are no such rows
+
+
+def test_seeds_under_load_are_pooled() -> None:
+    one = UnderLoad("open", 0.15, 0.3, 0.05, True, 0.25, {"503": 20, "cut": 5}, 100, 2, {"latency_p99": (0.28, 0.36)})
+    two = replace(one, latency_p99=0.5, queueing=None, request_errors=0.0, kinds={"503": 1}, requests=300, parts=1)
+    stats = Seeds("a", [Loaded(one), Loaded(two)]).stats()  # type: ignore[list-item]
+    assert stats is not None
+    assert stats.under_load is not None
+    assert stats.stderrs == {}  # each was measured by itself
+    assert stats.under_load == replace(
+        one,
+        latency_p99=0.4,
+        queueing=None,
+        request_errors=25 / 400,
+        kinds={"503": 21, "cut": 5},
+        requests=400,
+        intervals={},
+    )

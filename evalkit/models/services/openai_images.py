@@ -77,6 +77,9 @@ class OpenAIImages(Service):
         if self.mask_field not in MASKS:
             raise ConfigError(f"mask_field={self.mask_field}: give mask (OpenAI's) or mask_image (vLLM-Omni's)")
         self.names = _names(self.fields, self.reserved)
+        # What prompts set for their own samples goes to services that take it, and passes the others by.
+        kept = type(self).call_settings - (set(_SAMPLING) - self.names.keys())
+        self.call_settings = kept  # type: ignore[misc]
 
     def identity(self) -> dict[str, Any]:
         """Address, model and version; what else goes along. The weights behind it are the service's secret."""
@@ -147,7 +150,7 @@ class OpenAIImages(Service):
         given = {name: settings.get(name) for name in _SAMPLING}
         if request.negative_prompt is not None:
             given["negative_prompt"] = request.negative_prompt
-        latent = getattr(request, "latent", None)
+        latent = request.latent
         given["latents"] = None if latent is None else _npy(latent)
         body |= {theirs: given[ours] for ours, theirs in self.names.items() if given[ours] is not None}
         body |= settings.get("extra") or {}
