@@ -18,6 +18,7 @@ from service_calls import cell_of, expected, make, option, pixels, reach_the_loo
 
 from evalkit.cell import Cell
 from evalkit.errors import ConfigError, ServiceError
+from evalkit.models.services.job import Job, seconds_of
 from evalkit.models.services.load import Load, RequestTimes
 from evalkit.samples.store import SampleSet, Store
 
@@ -216,6 +217,27 @@ def test_a_set_that_grows_measures_what_is_new(store: Store, tmp_path: Path) -> 
         assert len(server.came) == 10
     assert [dict(row) | {"check": 0} for row in longer.rows[:6]] == [dict(row) | {"check": 0} for row in short.rows]
     assert longer.stats().under_load.parts == 2  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize(
+    ("header", "queued"),
+    [
+        ("queue;dur=12.5, generate;dur=310", 0.0125),
+        ('generate;dur=3, queue;desc="x";dur=0', 0.0),
+        ("queue", None),
+        ("queues;dur=3", None),
+        (f"queue;dur={'9' * 400}", None),
+        ("queue;dur=-1", None),
+    ],
+)
+def test_what_a_service_says_of_its_queue(header: str, queued: float | None) -> None:
+    job = Job(None, "x", threading.Event(), 0.0)  # type: ignore[arg-type]
+    job._note_timing(header)
+    assert job.queued == queued
+    assert [seconds_of(x) for x in (1, 0.5, True, "1", -1, float("nan"), float("inf"), 10**400, None)] == [
+        *(1.0, 0.5),
+        *[None] * 7,
+    ]
 
 
 def test_a_refusal_for_good_ends_the_load(store: Store, tmp_path: Path) -> None:

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
+from command import ROOT
 from queue_server import queueing, real_digits
 from service_calls import reach_the_loopback
 
@@ -52,3 +56,31 @@ def _look_at_the_report(folder: Path, table: ResultTable) -> None:
     assert len(re.findall("<title>", figure)) == 4 * 3  # a mark per load and percentile
     for text in ("p50", "p90", "p99"):
         assert f"by rate: latency {text} [ms]" in page
+
+
+@pytest.mark.slow
+def test_a_run_that_is_killed_under_load(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """kill -9 in the middle: the same command asks for what is missing alone, and says that there were two parts."""
+    reach_the_loopback(monkeypatch)
+    with queueing(seconds=0.2, workers=2, draw=real_digits()) as server:
+        command = [
+            *(sys.executable, str(ROOT / "run_eval.py"), "experiment=serving", "num_samples=60", "device=cpu"),
+            *("metric=[clip_score_digits]", "~reference", "report=false", "name=killed"),
+            *(f"model.openai_images.base_url={server.url}/v1", "model.openai_images.load.sweep=[{concurrency: 2}]"),
+        ]
+        with subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL) as running:
+            while len(server.came) < 30:
+                assert running.poll() is None
+                time.sleep(0.05)
+            running.kill()
+        time.sleep(1)
+        first = len(server.came)
+        subprocess.run(command, cwd=tmp_path, check=True, capture_output=True)
+    assert 60 <= len(server.came) <= 64  # what was under way, and what was not written yet, is asked for again
+    table = ResultTable.load(tmp_path / "runs" / "killed" / "results.json")
+    assert any(
+        note.endswith("measured in 2 parts: an earlier run was broken off, or the set grew.") for note in table.notes
+    )
+    requests = {row.metric: row.n for row in table.rows}["latency_p99"]
+    assert requests == 60 - 2 * 4  # of each part the warm-up is left out
+    assert first < 60

@@ -201,17 +201,17 @@ class Service(Model):
             pixels, latency, warnings = self.obtain(job, request, settings)
         except BaseException as error:
             stop.set()  # here, before this thread takes the next one
-            raise self.readable(error, job) from None
+            if isinstance(error, ServiceError):
+                raise self.readable(error, job) from None
+            raise
         if job.retries:
             warnings = [*warnings, "retried"]
         image = FetchedImage(pixels, round(latency, 6), tuple(dict.fromkeys(warnings)), times=times)
         self.cache.put(request.index, image)
         return image
 
-    def readable(self, error: BaseException, job: Job) -> BaseException:
+    def readable(self, error: ServiceError, job: Job) -> ServiceError:
         """An error that says whose it is, without the key."""
-        if not isinstance(error, ServiceError):
-            return error
         return ServiceError(f"{self.base_url}, {job.name}: {self.key.redact(str(error))}. {_CACHED}")
 
     def shown_settings(self, settings: Settings) -> Settings:

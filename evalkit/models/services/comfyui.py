@@ -20,7 +20,7 @@ from evalkit.errors import ConfigError, DataError, nearest
 from evalkit.models.base import Request, Sampler, Settings
 from evalkit.models.services.base import Service
 from evalkit.models.services.client import Stopped, Transient
-from evalkit.models.services.job import Job
+from evalkit.models.services.job import Job, seconds_of
 from evalkit.utils.files import resolve_path, sha256_json
 from evalkit.utils.json_files import read_json
 
@@ -216,8 +216,8 @@ def _execution_seconds(entry: object) -> float | None:
     at: dict[str, float] = {}
     for message in _list(_mapping(_mapping(entry).get("status")).get("messages")):
         if isinstance(message, list) and len(message) == 2:
-            stamp = _mapping(message[1]).get("timestamp")
-            if isinstance(message[0], str) and isinstance(stamp, int | float):
+            stamp = seconds_of(_mapping(message[1]).get("timestamp"))  # in milliseconds
+            if isinstance(message[0], str) and stamp is not None:
                 at[message[0]] = stamp / 1000
     if "execution_start" not in at or "execution_success" not in at:
         return None

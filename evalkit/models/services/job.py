@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 import re
 import threading
@@ -19,6 +20,15 @@ if TYPE_CHECKING:
     from evalkit.models.services.form import Form
 
 Value = TypeVar("Value")
+
+
+def seconds_of(value: object) -> float | None:
+    """A duration that a service tells; none where it is no finite number >= 0."""
+    try:
+        seconds = float(value) if isinstance(value, int | float) and not isinstance(value, bool) else math.nan
+    except OverflowError:
+        return None
+    return seconds if 0 <= seconds < math.inf else None
 
 
 @dataclass
@@ -45,7 +55,7 @@ class Job:
         """Server-Timing (W3C): `queue;dur=12.5, generate;dur=310`, in milliseconds."""
         queue = re.search(r"(?:^|,)\s*queue\s*;[^,]*?\bdur=(\d+(?:\.\d+)?)", header)
         if queue is not None:
-            self.queued = float(queue[1]) / 1000
+            self.queued = seconds_of(float(queue[1]) / 1000)
 
     def retrying(self, attempt: Callable[[], Value]) -> Value:
         """What `attempt` returns, after as many retries as the options allow.

@@ -9,6 +9,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Protocol
 
+from evalkit.errors import ServiceError
 from evalkit.models.base import Request, Settings
 from evalkit.models.services.cache import FetchedImage, FetchedImages
 from evalkit.models.services.client import Client, ClientOptions, Stopped, Transient
@@ -34,7 +35,7 @@ class Asked(Protocol):
     def obtain(self, job: Job, request: Request, settings: Settings) -> tuple[NDArray[np.uint8], float, list[str]]:
         """One image u8 [H,W,3], the seconds that it took, and warnings."""
 
-    def readable(self, error: BaseException, job: Job) -> BaseException:
+    def readable(self, error: ServiceError, job: Job) -> ServiceError:
         """An error that says whose it is."""
 
 
@@ -95,7 +96,9 @@ class Measurement:
             return min(max(error.after, options.backoff), options.max_backoff)
         except BaseException as error:
             self._stop.set()
-            raise service.readable(error, job) from None
+            if isinstance(error, ServiceError):
+                raise service.readable(error, job) from None
+            raise
         times = self._times(scheduled, sent, sent + seconds, job)
         latency = round(times.answered_s - times.scheduled_s, 6)
         image = FetchedImage(pixels, latency, tuple(dict.fromkeys(warnings)), times=times)
@@ -113,5 +116,5 @@ class Measurement:
         self, scheduled: float, sent: float, answered: float, job: Job, failed: str | None = None
     ) -> RequestTimes:
         scheduled, sent, answered = (round(max(at - self._began, 0.0), 6) for at in (scheduled, sent, answered))
-        queued = None if job.queued is None else round(job.queued, 6)
+        queued = None if job.queued is None else round(min(job.queued, answered - sent), 6)  # whatever it says
         return RequestTimes(self._measured_at, self.load.kind, scheduled, sent, answered, self._warm, failed, queued)

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import base64
 import io
-import math
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -23,7 +22,7 @@ from evalkit.models.services.base import Service, from_base64, only_image, size_
 from evalkit.models.services.client import Transient
 from evalkit.models.services.edits import MASKS, check_mask, mask_file, mask_url, source_file
 from evalkit.models.services.form import Form
-from evalkit.models.services.job import Job
+from evalkit.models.services.job import Job, seconds_of
 
 if TYPE_CHECKING:
     from evalkit.prompts.sets import Prompt
@@ -128,8 +127,8 @@ class OpenAIImages(Service):
             answer = job.json("POST", "/images/edits", self._form(body, request))
         else:
             answer = job.json("POST", "/images/generations", body)
-        seconds = answer.get("inference_time_s")  # SGLang's: the rest of the time was waiting
-        if job.queued is None and isinstance(seconds, int | float) and math.isfinite(seconds):
+        seconds = seconds_of(answer.get("inference_time_s"))  # SGLang's: the rest of the time was waiting
+        if job.queued is None and seconds is not None:
             job.queued = max(time.monotonic() - began - seconds, 0.0)
         image = only_image(answer.get("data"))
         if not isinstance(image, dict):
