@@ -18,7 +18,7 @@ from evalkit.config.sweep import Variant, count, expand
 from evalkit.errors import ConfigError, EvalkitError, whole_number
 from evalkit.models.base import ExistingImages, Model, Sampler
 from evalkit.models.starting_noise import StartingNoise, open_noise
-from evalkit.plan.own_settings import check_own_settings, per_prompt
+from evalkit.plan.own_settings import PER_PROMPT, check_own_settings, per_prompt
 from evalkit.prompts.sets import PromptSet
 from evalkit.samples.model_pool import BuiltCell
 from evalkit.samples.store import Store
@@ -324,7 +324,7 @@ class _GridMaker:
 
     def _name(self, model: str, sampler: str | None, settings: Option, prompts: str | None, seed: int) -> str:
         parts = [model] + ([sampler] if sampler else [])
-        parts += [_slug(key, value) for key, value in settings.items() if value is not None]
+        parts += [_slug(key, value) for key, value in settings.items() if value not in (None, PER_PROMPT)]
         parts += [prompts] if prompts and len(self.prompt_sets) > 1 else []
         parts += [f"seed{seed}"] if len(self.seeds) > 1 else []
         return re.sub(r"[^A-Za-z0-9._+-]+", "_", "-".join(parts))[:MAX_NAME]

@@ -213,8 +213,32 @@ class PairPass:
     def _compare(
         self, paired: Paired, part: range, images: tuple[Images, Images], names: Sequence[str], failed: Failures
     ) -> dict[str, list[float]]:
-        """The values of some pairs by metric; metrics with the same needs share a network's batches."""
+        """The values of some pairs by metric; pairs of one size are compared together."""
         sides = paired.sides(part)
+        sizes: dict[tuple[tuple[int, ...], ...], list[int]] = {}
+        for place, both in enumerate(zip(*images, strict=True)):
+            sizes.setdefault(tuple(image.shape for image in both), []).append(place)
+        if len(sizes) == 1:
+            return self._compare_alike(paired, sides, images, names, failed)
+        values: dict[str, list[float]] = {name: [0.0] * len(part) for name in names}
+        for places in sizes.values():
+            theirs = [(of, [where[i] for i in places]) for of, where in sides]
+            first, second = ([each[i] for i in places] for each in images)
+            found = self._compare_alike(paired, theirs, (first, second), names, failed)
+            for name, each in found.items():
+                for place, value in zip(places, each, strict=True):
+                    values[name][place] = value
+        return {name: each for name, each in values.items() if name not in failed}
+
+    def _compare_alike(
+        self,
+        paired: Paired,
+        sides: Sequence[tuple[ImageSource, list[int]]],
+        images: tuple[Images, Images],
+        names: Sequence[str],
+        failed: Failures,
+    ) -> dict[str, list[float]]:
+        """The values of pairs of one size by metric; metrics with the same needs share a network's batches."""
         size = images[0][0].shape[:2]
         resize = any(metric.resize_own for metric in paired.metrics.values())
         pairs = (images[0], _resized(images[1], size) if resize else images[1])
@@ -228,7 +252,7 @@ class PairPass:
             group = [name for name in names if paired.metrics[name].needs == needs]
             try:
                 most = self._batch_size(paired.source, pairs[0][:1], needs)
-                for start in range(0, len(part), most):
+                for start in range(0, len(images[0]), most):
                     those = slice(start, start + most)
                     first, second = (
                         self._batch(of, where[those], each[those], tensor[those], needs)

@@ -12,6 +12,7 @@ import torch
 
 from evalkit.errors import ConfigError, DataError
 from evalkit.models.base import Request
+from evalkit.models.starting_noise import StartingNoise
 from evalkit.prompts import InlinePrompts, TablePrompts
 
 I2P = """prompt,categories,sd_seed,sd_guidance_scale,sd_image_width,sd_image_height
@@ -146,3 +147,23 @@ def test_what_no_model_takes_and_what_the_run_sweeps_is_refused(tmp_path: Path) 
     narrow = [("a red four", None, 33, 32, None, None)]
     with pytest.raises(ConfigError, match="33"):
         pipeline.fill(plan_of(tmp_path, rows=narrow))
+
+
+def test_pairs_of_several_sizes_are_compared_size_by_size(tmp_path: Path) -> None:
+    from evalkit import pipeline
+
+    words = ["sampler=[ddim,euler]", "sampler.euler.num_inference_steps=2", "metric=[psnr]", "baseline={sampler: ddim}"]
+    plan = plan_of(tmp_path, *words, f"out={tmp_path / 'out'}", "export=[latents]")
+    table = pipeline.run(plan)
+    (row,) = [row for row in table.rows if row.metric == "psnr" and row.value is not None]
+    sources = [pipeline.fill(plan).worker.source(cell.name) for cell in plan.cells]
+    pairs = zip(*(source.read(range(len(source))) for source in sources), strict=True)
+    errors = [float(np.mean((one.astype(float) - other) ** 2)) for one, other in pairs]
+    assert row.value == pytest.approx(np.mean([min(10 * np.log10(255**2 / e), 100) if e else 100 for e in errors]))
+    written = [StartingNoise(str(tmp_path / f"out/export/{cell.name}.latents.safetensors"), "") for cell in plan.cells]
+    assert [written[0].shape(i) for i in range(5)] == [(4, 8, 10), (4, 8, 8), (4, 8, 8), (4, 8, 10), (4, 8, 8)]
+    assert written[0].sha256 == written[1].sha256, "a sampler changes no unit noise"
+    plan = plan_of(tmp_path, f"model.digits_ldm.latents={written[0].path}")
+    again = pipeline.fill(plan).worker.source(plan.cells[0].name)
+    for one, other in zip(again.read(range(5)), sources[0].read(range(5)), strict=True):
+        np.testing.assert_array_equal(one, other)
