@@ -78,8 +78,11 @@ class Catalogue:
     def metric(self, name: str, file: Path) -> Line:
         """Direction, whether its weights are here, what it needs besides the samples."""
         option = _option(name, file)
-        given = "???" not in option.values()
-        metric: Any = build(option, name, Metric) if given else factory_of(option, name, Metric)
+        given, lacks = "???" not in option.values(), _GIVEN
+        try:
+            metric: Any = build(option, name, Metric) if given else factory_of(option, name, Metric)
+        except ConfigError:  # a package that it needs is not installed
+            metric, given, lacks = factory_of(option, name, Metric), False, "not installed"
         needs = ["prompts"] if metric.needs_prompts else []
         kind = type(metric) if given else metric
         if issubclass(kind, PairMetric):
@@ -88,7 +91,7 @@ class Catalogue:
             needs += list(getattr(metric, "sides", ("reference",)))
         extractors = list(dict.fromkeys(address.partition("/")[0] for address in metric.needs))
         if not given:
-            return _ARROW[metric.better], _GIVEN, ", ".join(needs)
+            return _ARROW[metric.better], lacks, ", ".join(needs)
         lacking = [extractor for extractor in extractors if not self.is_here(extractor)]
         weights = f"no {', '.join(lacking)}" if lacking else "here" if extractors else "needs none"
         return _ARROW[metric.better], weights, ", ".join(needs) or "–"
