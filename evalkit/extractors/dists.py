@@ -19,8 +19,6 @@ if TYPE_CHECKING:
 
     from evalkit.extractors.base import Images
 
-MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-
 
 class Dists(NetworkExtractor):
     """Layer maps: height and width, the image in 0 to 1, and the maps after VGG16's five stages, as one row.

@@ -8,8 +8,8 @@ from torch.nn.functional import conv2d
 
 from evalkit.errors import ConfigError
 from evalkit.extractors.base import per_channel
-from evalkit.extractors.dists import MEAN, STD
 from evalkit.extractors.lpips_net import TAPS, trunk
+from evalkit.extractors.vgg16 import MEAN, STD
 from evalkit.utils.weights import Weights
 
 EPSILON = 1e-12  # under the root of the pooling
