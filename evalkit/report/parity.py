@@ -13,7 +13,6 @@ from evalkit.results.render import fine_value
 from evalkit.results.table import MISSING, Column, Row
 
 STATISTICS = ("mean", "median", "min", "p1", "p99", "max")
-ROWS = 12  # lines of the first table at a time
 DIFFERS = "differs"
 
 

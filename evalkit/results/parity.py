@@ -106,12 +106,11 @@ def write_parity(outcome: Outcome, table: ResultTable, out: Path) -> None:
         for cell, source in outcome.sources.items()
         if cell != baseline and len(outcome.influences.get((cell, metric), ())) == len(source)
     }
-    digests = {cell: outcome.sources[cell].digest for cell in (baseline, *values)}
-    mark = sha256_json([VERSION, metric, digests])
-    if _mark_of(out / NAME) == mark:
-        return
     sign = 1 if outcome.metrics[metric].better == "higher" else -1
     order = {cell: sorted(range(len(each)), key=lambda i: (sign * each[i], i))[:WORST] for cell, each in values.items()}
+    mark = sha256_json([VERSION, metric, order, {cell: outcome.sources[cell].digest for cell in (baseline, *values)}])
+    if _mark_of(out / NAME) == mark:
+        return
     cells: dict[str, dict[str, Any]] = {cell: {"worst": [], "map": None, "why": ""} for cell in values}
     _add_worst(cells, order, values, outcome, baseline)
     for cell, found in _maps(outcome, baseline, list(values)).items():

@@ -209,7 +209,7 @@ def _generate(cell: Cell, built: BuiltCell, requests: Sequence[Request], device:
     """One batch. It is done by the time this returns, but for images that say that they are still on their way."""
     with remade(cell.remake):
         settings = {**cell.call_settings, **requests[0].settings}
-    made = built.model.generate(requests, sampler=built.sampler, settings=settings)
+        made = built.model.generate(requests, sampler=built.sampler, settings=settings)
     if made.pending is None:
         devices.synchronize(device)
         _check_images(made.images, requests, type(built.model).__name__)

@@ -19,7 +19,7 @@ from evalkit.metric import Score
 from evalkit.plan.grid import make_grid
 from evalkit.plan.plan import make_plan
 from evalkit.results import render
-from evalkit.results.floor_text import BEYOND, RUN, WITHIN
+from evalkit.results.floor_text import BEYOND, IDENTICAL, RUN, WITHIN
 from evalkit.results.noise_floor import measure_floor
 from evalkit.results.table import ResultTable
 from evalkit.scoring.scoring import Scored
@@ -75,6 +75,8 @@ def test_the_floor_is_the_worst_remakes_mean(made: tuple[Path, ResultTable]) -> 
     psnr = floor["metrics"]["psnr"]
     assert psnr["worst"] == "batch_size 1"
     assert psnr["floor"] == pytest.approx(dB(PIXELS / 3))
+    assert psnr["remakes"]["batch_size 1"]["p1"] == pytest.approx(dB(PIXELS / 3))
+    assert psnr["remakes"]["again"]["identical"] == psnr["remakes"]["again"]["pairs"] == 6
     assert not psnr["identical"]
     assert floor["baseline"] == BASE
     assert [remake["name"] for remake in floor["remakes"]] == ["again", "batch_size 1", "threads 3", "attention math"]
@@ -133,6 +135,19 @@ def test_a_rerun_makes_nothing_and_says_the_same(made: tuple[Path, ResultTable])
     plain = pipeline.run(make_plan(config_of(folder, noise_floor=False)))
     assert RUN not in plain.run
     assert ".noise_floor" not in render.to_csv(plain)
+
+
+def test_where_all_remakes_are_identical_only_identical_images_are_within(made: tuple[Path, ResultTable]) -> None:
+    folder, _ = made
+    twin = {"_target_": "fake_models.Uneven", "mode": "another", "log": str(folder / "log")}
+    config = config_of(folder, noise_floor=["again"], name="twin")
+    table = pipeline.run(make_plan(config_of(folder, noise_floor=["again"], model={**config.model, "twin": twin})))
+    psnr = table.run[RUN]["metrics"]["psnr"]
+    assert psnr["identical"]
+    assert table.run[RUN]["cells"]["psnr"] == {
+        **{"model-shift_pixel": BEYOND, "model-shift_all": BEYOND, "twin": IDENTICAL}
+    }
+    assert "floor identical" in render.to_markdown(table)
 
 
 def test_other_scores_have_the_largest_distance_of_a_remakes(tmp_path: Path) -> None:

@@ -26,6 +26,7 @@ function showPanel(key) {
 }
 if ($("parity-panel")) {
   for (const panel of all("#parity-panel > .panel")) panels.set(panel.dataset.cell, ready(panel));
+  $("parity-cell").replaceChildren(...data.parity.keys.map((key) => new Option(`${key} ${data.names[key]}`, key)));
   const first = [...panels.keys()][0];
   $("parity-form").hidden = data.parity.keys.length < 2;
   $("parity-form").addEventListener("submit", (event) => event.preventDefault());
