@@ -48,9 +48,9 @@ LENGTH = 16  # tokens that the CLIP text encoders take
 SIZE = 16  # pixels of the latent pipelines' images; the pixel-space ones make 8
 
 
-def clip_tokenizer() -> CLIPTokenizer:
+def clip_tokenizer(length: int = LENGTH) -> CLIPTokenizer:
     names = [*string.ascii_lowercase, *(c + "</w>" for c in string.ascii_lowercase), "<|startoftext|>", "<|endoftext|>"]
-    return CLIPTokenizer(vocab={n: i for i, n in enumerate(names)}, merges=[], model_max_length=LENGTH)
+    return CLIPTokenizer(vocab={n: i for i, n in enumerate(names)}, merges=[], model_max_length=length)
 
 
 def t5_tokenizer() -> T5TokenizerFast:
@@ -58,7 +58,7 @@ def t5_tokenizer() -> T5TokenizerFast:
     return T5TokenizerFast(vocab=[(piece, -1.0 * i) for i, piece in enumerate(pieces)], extra_ids=0)
 
 
-def clip_config() -> CLIPTextConfig:
+def clip_config(length: int = LENGTH) -> CLIPTextConfig:
     return CLIPTextConfig(
         vocab_size=54,
         hidden_size=16,
@@ -66,7 +66,7 @@ def clip_config() -> CLIPTextConfig:
         projection_dim=16,
         num_hidden_layers=1,
         num_attention_heads=2,
-        max_position_embeddings=LENGTH,
+        max_position_embeddings=length,
         bos_token_id=52,
         eos_token_id=53,
         pad_token_id=53,
@@ -147,13 +147,13 @@ def sdxl(turbo: bool = False) -> StableDiffusionXLPipeline:
     )
 
 
-def sd3() -> StableDiffusion3Pipeline:
+def sd3(layers: int = 1) -> StableDiffusion3Pipeline:
     transformer = SD3Transformer2DModel(
         sample_size=8,
         patch_size=2,
         in_channels=4,
         out_channels=4,
-        num_layers=1,
+        num_layers=layers,
         attention_head_dim=8,
         num_attention_heads=2,
         joint_attention_dim=32,
@@ -197,10 +197,10 @@ def flux() -> FluxPipeline:
     )
 
 
-def pixart() -> PixArtSigmaPipeline:
+def pixart(layers: int = 1) -> PixArtSigmaPipeline:
     transformer = PixArtTransformer2DModel(
         sample_size=8,
-        num_layers=1,
+        num_layers=layers,
         patch_size=2,
         attention_head_dim=8,
         num_attention_heads=2,

@@ -19,6 +19,7 @@ INDEX = "model_index.json"
 # diffusers' models are saved under the first name, those of transformers under the second.
 _STEMS = ("diffusion_pytorch_model", "model")
 _TOKENIZER_FILES = ("tokenizer_config.json", "tokenizer.json", "vocab.json", "spiece.model")
+_TOKENIZER = "(Tokenizer(Fast)?|TokenizersBackend)"  # the latter is what transformers 5 calls a plain fast one
 _PROCESSOR_FILES = ("preprocessor_config.json", "processor_config.json", "image_processor_config.json")
 _DENOISERS = ("unet", "transformer", "prior")
 PREDICTIONS = ("epsilon", "v_prediction", "sample")
@@ -36,7 +37,9 @@ class Component:
 
     @property
     def has_weights(self) -> bool:
-        return re.search(r"(Scheduler|Tokenizer(Fast)?|Processor(Fast)?|FeatureExtractor)$", self.class_name) is None
+        return (
+            re.search(rf"(Scheduler|{_TOKENIZER}|Processor(Fast)?|FeatureExtractor|Guidance)$", self.class_name) is None
+        )
 
 
 def read_json(file: Path) -> dict[str, Any]:
@@ -96,8 +99,7 @@ class Checkpoint:
 
     def conditioning(self) -> Conditioning:
         """What the pipeline asks for: a text, a class, or nothing."""
-        names = {part.name for part in self.components()}
-        if names & {"tokenizer", "text_encoder", "tokenizer_2", "text_encoder_2", "bert"}:
+        if any(re.search(r"(^|_)(tokenizer|text_encoder|bert)(_\d)?$", part.name) for part in self.components()):
             return "text"
         configs = [self.config_of(name) for name in _DENOISERS]
         knows_classes = any(c.get("num_class_embeds") or c.get("num_embeds_ada_norm") for c in configs)
@@ -132,10 +134,12 @@ class Checkpoint:
         for part in self.components():
             if part.class_name.endswith("Scheduler"):
                 self._need_one(part, ("scheduler_config.json",))
-            elif re.search(r"Tokenizer(Fast)?$", part.class_name):
+            elif re.search(rf"{_TOKENIZER}$", part.class_name):
                 self._need_one(part, _TOKENIZER_FILES)
             elif not part.has_weights:
-                self._need_one(part, _PROCESSOR_FILES)
+                self._need_one(
+                    part, ("guider_config.json",) if part.class_name.endswith("Guidance") else _PROCESSOR_FILES
+                )
             else:
                 self._need_one(part, ("config.json",))
                 for file in self.weight_files(part):

@@ -7,11 +7,59 @@ Besides these names, `noise.py` leans on how pipelines are built: each draws its
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+import importlib
+import inspect
+import sys
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from typing import Any
 
 from evalkit.errors import ConfigError
+
+# Pipelines that fail with several prompts at once, or whose images then depend on their neighbours (diffusers 0.42.1).
+_ONE_BY_ONE = {
+    "PRXPipeline": "its timestep is made for a batch of two, guidance's halves of one image",
+    "PRXPixelPipeline": "the same",
+}
+
+
+def one_by_one(pipeline: Any) -> bool:
+    """Whether a class of pipelines is called once per image; tests/models/test_pipelines.py has each."""
+    return pipeline.__name__ in _ONE_BY_ONE
+
+
+# Classes of pipelines' parts that moved into diffusers' deprecated pipelines, where `from_pretrained` does not look.
+_MOVED = {"PaellaVQModel": "wuerstchen", "WuerstchenPrior": "wuerstchen", "WuerstchenDiffNeXt": "wuerstchen"}
+
+
+def restore_moved(names: Iterable[str]) -> None:
+    """Puts classes of a pipeline's parts back where `from_pretrained` looks for them."""
+    import diffusers
+
+    for name in names:
+        if name not in _MOVED or hasattr(diffusers, name):
+            continue
+        with suppress(ImportError):  # an older diffusers finds it itself
+            module = importlib.import_module(f"diffusers.pipelines.deprecated.{_MOVED[name]}")
+            setattr(diffusers, name, getattr(module, name))
+            if not hasattr(diffusers.pipelines, _MOVED[name]):  # published folders name this module
+                setattr(diffusers.pipelines, _MOVED[name], module)
+
+
+def scales_its_input(pipeline: Any) -> bool:
+    """Whether a class of pipelines calls its scheduler's `scale_model_input`, by its source."""
+    return "scale_model_input" in inspect.getsource(sys.modules[pipeline.__module__])
+
+
+def put_scheduler(pipe: Any, scheduler: Any) -> None:
+    """Gives a pipeline its scheduler, and the pipelines that it is combined of: they hold the same one."""
+    from diffusers import DiffusionPipeline
+
+    own = pipe.scheduler
+    combined = [part for part in vars(pipe).values() if isinstance(part, DiffusionPipeline)]
+    for part in (pipe, *combined):
+        if getattr(part, "scheduler", None) is own:
+            part.scheduler = scheduler
 
 
 def dtype_argument() -> str:

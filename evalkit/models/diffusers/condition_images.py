@@ -39,6 +39,8 @@ _CANNY = ("sigma", "low", "high")
 # Pipelines whose list of images is one per sample, and whose generators are too; others are called once per sample.
 _BATCHED = ("StableDiffusion", "LatentConsistency")
 _MULTIPLE = 8
+# These make do without a source image, and diffusers' table of text-to-image pipelines leaves them out.
+_OPTIONAL = ("BriaFibo2Pipeline", "DreamLitePipeline", "DreamLiteMobilePipeline", "Flux2KleinKVPipeline")
 # These make int(steps * strength) steps, and fail where that is none; others round up.
 _CUT = ("StableDiffusionImg2Img", "StableDiffusionInpaint", "StableDiffusionXL", "StableDiffusionControlNet")
 
@@ -108,7 +110,9 @@ def image_inputs(pipeline: Any, several: bool = False) -> ImageInputs:
 
 
 def _makes_do_without(pipeline: Any) -> bool:
-    """Whether a pipeline that takes a source image is one of text alone too, by diffusers' own table."""
+    """Whether a pipeline that takes a source image makes do without, by `_OPTIONAL` and diffusers' own table."""
+    if pipeline.__name__ in _OPTIONAL:
+        return True
     from diffusers.pipelines import auto_pipeline  # imports most pipelines: seconds
 
     return pipeline in auto_pipeline.AUTO_TEXT2IMAGE_PIPELINES_MAPPING.values()

@@ -13,6 +13,7 @@ from evalkit.models.diffusers import compat, condition_images
 from evalkit.models.diffusers.adapters import SCALE, Loras
 from evalkit.models.diffusers.checkpoint import Checkpoint
 from evalkit.models.diffusers.controlnet import Networks
+from evalkit.models.diffusers.kinds import check_kind, check_layers, missing_arguments
 from evalkit.models.diffusers.networks import loading
 from evalkit.models.diffusers.noise import NoiseModel, noise_shape_of, stacked
 from evalkit.models.diffusers.optimize import Efficiency
@@ -33,7 +34,7 @@ from evalkit.models.diffusers.sampling import (
     sent_home,
     to_rounded,
 )
-from evalkit.models.diffusers.schedulers import build_scheduler
+from evalkit.models.diffusers.schedulers import build_scheduler, check_pipeline
 from evalkit.models.diffusers.slices import decode_in_slices
 from evalkit.utils.text import one_line
 
@@ -195,6 +196,7 @@ class DiffusersModel(NoiseModel):
         names = [n for n in dir(diffusers) if n.endswith("Pipeline")]
         if not hasattr(diffusers, name):
             raise ConfigError(f"{self.who}: diffusers has no pipeline '{name}'. {nearest(name, names)}")
+        check_kind(getattr(diffusers, name), self.who)
         return self.networks.pipeline_class(getattr(diffusers, name), self.who)
 
     def _loading(self, checkpoint: Checkpoint) -> dict[str, Any]:
@@ -207,6 +209,7 @@ class DiffusersModel(NoiseModel):
         kwargs = {**in_dtype, "use_safetensors": True, "local_files_only": True, "variant": self.variant}
         if not self.safety_checker and "safety_checker" in checkpoint.index():
             kwargs |= {"safety_checker": None, "requires_safety_checker": False}
+        compat.restore_moved(part.class_name for part in checkpoint.components())
         return (
             kwargs
             | self.networks.load(in_dtype, checkpoint, self.who)
@@ -239,7 +242,8 @@ class DiffusersModel(NoiseModel):
             own = getattr(diffusers, str(config.get("_class_name")), None)
             if own is not None:
                 own = build_scheduler(None, own, config, self.who)
-                self._plan(pipeline, own, sampler, settings)
+                _, flat = self._plan(pipeline, own, sampler, settings)
+                check_layers(pipeline, self._checkpoint().config_of("text_encoder"), flat, self.who)
 
     def check_prompts(self, prompts: Sequence[Prompt], settings: Settings) -> None:
         """Looks at the images of the prompts; those of a pipeline from the hub, once it is loaded."""
@@ -259,11 +263,9 @@ class DiffusersModel(NoiseModel):
     def _plan(self, pipeline: Any, own: Any, sampler: Sampler | None, settings: Settings) -> tuple[Any, dict[str, Any]]:
         """The scheduler, and the settings that will be handed to the pipeline."""
         scheduler = build_scheduler(sampler, type(own), own.config, self.who)
-        if pipeline.__name__.startswith("LatentConsistency") and type(scheduler).__name__ != "LCMScheduler":
-            raise ConfigError(
-                f"sampler: {pipeline.__name__} ({self.who}) works with LCMScheduler alone; use sampler=lcm"
-            )
         flat = _flat(settings)
+        if pipeline.__name__ not in _LOOPED:
+            check_pipeline(pipeline, scheduler, own, flat, self.who)
         if sampler is not None and sampler.num_inference_steps is not None:
             flat.setdefault("num_inference_steps", sampler.num_inference_steps)
         parameters = inspect.signature(pipeline.__call__).parameters
@@ -274,6 +276,9 @@ class DiffusersModel(NoiseModel):
         for name in flat:
             if name not in known:
                 raise ConfigError(f"{self.who}: {pipeline.__name__} takes no setting '{name}'. {nearest(name, known)}")
+        missing = missing_arguments(pipeline, flat)
+        if missing is not None:
+            raise ConfigError(f"{self.who}: {pipeline.__name__} {missing}")
         if flat.get("eta") and "eta" not in inspect.signature(scheduler.step).parameters:
             raise ConfigError(
                 f"{self.who}: eta is DDIM's; {type(scheduler).__name__} takes none. Use sampler=ddim, or no eta."
@@ -312,7 +317,8 @@ class DiffusersModel(NoiseModel):
         warned: dict[int, list[str]] = {}
         try:
             with quiet(), torch.no_grad():
-                alone = self.efficiency.alone or self._inputs(type(self._pipe)).alone(_flat(settings))
+                alone = self.efficiency.alone or compat.one_by_one(type(self._pipe))
+                alone = alone or self._inputs(type(self._pipe)).alone(_flat(settings))
                 for indices in [[i] for i in range(len(requests))] if alone else alike(requests, settings):
                     scheduler, flat = self._plan(type(self._pipe), self._own_scheduler, sampler, settings)
                     self._refuse_without_effect(flat)
@@ -320,12 +326,12 @@ class DiffusersModel(NoiseModel):
                     parts.append(part)
                     order += indices
                     warned |= zip(indices, warnings, strict=True)
-        except (ValueError, NotImplementedError, TypeError) as error:
+        except (ValueError, NotImplementedError, TypeError, IndexError, AssertionError) as error:
             by = sampler.scheduler if sampler and sampler.scheduler else scheduler_class.__name__
             raise ConfigError(f"{self.who} with {by}: {one_line(error)}") from error
         finally:
             counter.close()
-            self._pipe.scheduler = self._own_scheduler
+            compat.put_scheduler(self._pipe, self._own_scheduler)
         images = sent_home(joined(parts, order), self.who)
         return Generated(images, counter.samples / len(requests), [warned[i] + told for i in range(len(requests))])
 
@@ -352,7 +358,7 @@ class DiffusersModel(NoiseModel):
             images = denoise(pipe.unet, scheduler, steps=steps, generators=generators, **asked)
             return rounded(images), [[] for _ in requests]
         give_own_noise(scheduler, generators)
-        pipe.scheduler = scheduler
+        compat.put_scheduler(pipe, scheduler)
         takes = inspect.signature(type(pipe).__call__).parameters
         call = condition_images.call(self._inputs(type(pipe)), requests, flat, pipe, self.who)
         call |= {"generator": generators, "output_type": "np"}
@@ -361,13 +367,14 @@ class DiffusersModel(NoiseModel):
             warned = add_prompts(pipe, requests, call, self.who)
         elif self.conditioning == "class":
             call["class_labels"] = classes
-        if "prompt" not in call and "class_labels" not in call and "batch_size" in takes:
+        if "prompt" not in call and "batch_size" in takes:
             call["batch_size"] = len(requests)
         self.begin_with(requests, generators, call)
         output = pipe(**call)
-        if not hasattr(output, "images"):
+        images = getattr(output, "images", getattr(output, "image", None))  # the latter is Kandinsky 5's
+        if images is None:
             raise ConfigError(f"{self.who}: {type(pipe).__name__} makes no images")
-        made = tuple(output.images.shape[1:3])  # [B,H,W,3]
+        made = tuple(images.shape[1:3])  # [B,H,W,3]
         asked = tuple(flat.get(side, own) for side, own in zip(("height", "width"), made, strict=True))
         if made != asked:  # FLUX rounds sizes, Stable Diffusion drops a height without a width; neither says so
             raise ConfigError(
@@ -375,7 +382,7 @@ class DiffusersModel(NoiseModel):
             )
         for names, blanked in zip(warned, getattr(output, "nsfw_content_detected", None) or [], strict=False):
             names += ["blanked"] if blanked else []
-        return to_rounded(output.images, self.who), warned
+        return to_rounded(images, self.who), warned
 
 
 def _flat(settings: Settings) -> dict[str, Any]:

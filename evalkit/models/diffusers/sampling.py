@@ -16,7 +16,7 @@ from evalkit.models.device_images import DeviceImages, Rounded, rounded
 if TYPE_CHECKING:
     import torch
 
-DENOISERS = ("unet", "transformer", "transformer_2", "prior", "decoder")
+DENOISERS = ("unet", "transformer", "transformer_2", "unconditional_transformer", "prior", "prior_prior", "decoder")
 
 
 def denoisers(pipe: Any) -> list[Any]:
@@ -225,9 +225,13 @@ def cut_prompts(pipeline: Any, prompts: Sequence[str], max_sequence_length: int 
     Pipelines cut prompts at the encoder's context and keep the end token; this only tells where.
     """
     lost: list[list[bool]] = [[] for _ in prompts]
-    for name in ("tokenizer", "tokenizer_2", "tokenizer_3"):
+    for name in ("tokenizer", "tokenizer_2", "tokenizer_3", "prior_tokenizer"):
         tokenizer = getattr(pipeline, name, None)
-        if tokenizer is None or getattr(pipeline, name.replace("tokenizer", "text_encoder"), None) is None:
+        tokenizer = getattr(tokenizer, "tokenizer", tokenizer)  # of a processor, which reads images too
+        if (
+            not hasattr(tokenizer, "model_max_length")
+            or getattr(pipeline, name.replace("tokenizer", "text_encoder"), None) is None
+        ):
             continue
         limit = tokenizer.model_max_length
         if max_sequence_length is not None and "CLIP" not in type(tokenizer).__name__:

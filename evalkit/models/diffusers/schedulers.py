@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import functools
 import inspect
 from collections.abc import Mapping
 from typing import Any
 
 from evalkit.errors import ConfigError, nearest
 from evalkit.models.base import Sampler
+from evalkit.models.diffusers import compat
 from evalkit.utils.text import one_line
 
 # These draw noise from a generator of their own, one for the whole batch: an image would depend on its neighbours.
@@ -38,6 +38,8 @@ _FLOW_SOLVERS = ("DPMSolverMultistepScheduler", "DPMSolverSinglestepScheduler", 
 _OF_BETAS = ("use_karras_sigmas", "use_exponential_sigmas", "use_beta_sigmas", "use_lu_lambdas")
 # What they cannot be told a model predicts; they raise at the first step.
 _NO_SAMPLE = ("EulerAncestral", "HeunDiscrete", "KDPM2", "PNDM")
+# Their sample is the noise's size itself; `scale_model_input` brings it to what a network takes.
+_SCALED = ("Euler", "Heun", "KDPM2", "LMS")
 _NOISE_KINDS = {
     "beta": "a schedule of betas (DDPM, DDIM, DPM-Solver, Euler, ...)",
     "flow": "flow matching",
@@ -89,9 +91,28 @@ def build_scheduler(sampler: Sampler | None, own_class: Any, own_config: Mapping
     if cls is not own_class:
         _check_fit(scheduler, own_kind, own_config, who)
         _check_kept(scheduler, own_class, own_config, own_kind, {*options, *keep}, who)
-    if own_kind == "flow" and "mu" in inspect.signature(scheduler.set_timesteps).parameters:
-        _without_mu(scheduler)
+    if str(own_config.get("variance_type")).startswith("learned") and "variance_type" not in known:
+        scheduler.register_to_config(variance_type="fixed_small")  # pipelines then cut the model's variance off
+    if own_kind == "flow" and cls.__name__ in _FLOW_SOLVERS:
+        _called_as_flow_match(scheduler)
     return scheduler
+
+
+def check_pipeline(pipeline: Any, scheduler: Any, own: Any, settings: Mapping[str, Any], who: str) -> None:
+    """ConfigError: a class of pipelines does not work with the scheduler that its own one, `own`, is exchanged for."""
+    name = type(scheduler).__name__
+    if pipeline.__name__.startswith("LatentConsistency") and name != "LCMScheduler":
+        raise ConfigError(f"sampler: {pipeline.__name__} ({who}) works with LCMScheduler alone; use sampler=lcm")
+    if type(scheduler) is type(own):
+        return
+    if name.startswith(_SCALED) and not compat.scales_its_input(pipeline):
+        raise ConfigError(
+            f"sampler: {name} wants its input scaled, which {pipeline.__name__} ({who}) does not do: "
+            "use sampler=ddim, ddpm, dpmpp_2m or unipc"
+        )
+    for option in ("sigmas", "timesteps"):
+        if option in settings and name in _FLOW_SOLVERS and scheduler.config.get("use_flow_sigmas"):
+            raise ConfigError(f"{who}: {name} makes its own {option}: leave extra.{option} out, or use sampler=default")
 
 
 def _parameters(cls: Any) -> list[str]:
@@ -189,18 +210,24 @@ def _check_kept(
         )
 
 
-def _without_mu(scheduler: Any) -> None:
-    """Leaves `mu`, by which pipelines shift the flow to the image's size, out where the model's config says not to.
+def _called_as_flow_match(scheduler: Any) -> None:
+    """Lets a general solver be told its steps as pipelines tell FlowMatchEulerDiscreteScheduler.
 
-    FlowMatchEulerDiscreteScheduler ignores it then; the general solvers fail.
+    Pipelines hand it evenly spaced `sigmas` or `timesteps`, which are those that the solver makes itself, and `mu`, by
+    which the flow is shifted to the image's size, also where the model's config says not to.
     """
-    set_timesteps = scheduler.set_timesteps
-    if scheduler.config.get("use_dynamic_shifting"):
-        return
+    own = scheduler.set_timesteps
+    moves = scheduler.config.get("use_dynamic_shifting")
 
-    @functools.wraps(set_timesteps)
-    def without(*args: Any, **kwargs: Any) -> Any:
-        kwargs.pop("mu", None)
-        return set_timesteps(*args, **kwargs)
+    def set_timesteps(
+        num_inference_steps: int | None = None,
+        device: Any = None,
+        sigmas: Any = None,
+        mu: float | None = None,
+        timesteps: Any = None,
+    ) -> None:
+        if num_inference_steps is None:
+            num_inference_steps = len(timesteps if sigmas is None else sigmas)
+        own(num_inference_steps, device=device, **({"mu": mu} if moves and mu is not None else {}))
 
-    scheduler.set_timesteps = without
+    scheduler.set_timesteps = set_timesteps
