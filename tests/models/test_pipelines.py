@@ -7,6 +7,7 @@ runs them all.
 from __future__ import annotations
 
 import inspect
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -84,6 +85,10 @@ def check_latents(model: DiffusersModel, entry: Tiny, request: Request, image: n
     rendered = model.render(latents, [request], **how)[0].permute(1, 2, 0).numpy()
     assert far(rendered, image) <= 1
     assert far(model.render(-latents, [request], **how)[0].permute(1, 2, 0).numpy(), image) > 5
+    drawn = model.draw_latents([request], sampler=STEPS, settings=entry.settings)[0]
+    given = replace(request, latent=drawn)
+    model.check_given([given], STEPS, entry.settings)
+    assert far(make(model, [given], STEPS, entry.settings).images[0], image) <= 1
 
 
 # ------------------------------------------------------------------------------------------------------ the table
