@@ -371,10 +371,10 @@ class DiffusersModel(NoiseModel):
             call["batch_size"] = len(requests)
         self.begin_with(requests, generators, call)
         output = pipe(**call)
-        images = getattr(output, "images", getattr(output, "image", None))  # the latter is Kandinsky 5's
-        if images is None:
+        pixels = getattr(output, "images", getattr(output, "image", None))  # the latter is Kandinsky 5's
+        if pixels is None:
             raise ConfigError(f"{self.who}: {type(pipe).__name__} makes no images")
-        made = tuple(images.shape[1:3])  # [B,H,W,3]
+        made = tuple(pixels.shape[1:3])  # [B,H,W,3]
         asked = tuple(flat.get(side, own) for side, own in zip(("height", "width"), made, strict=True))
         if made != asked:  # FLUX rounds sizes, Stable Diffusion drops a height without a width; neither says so
             raise ConfigError(
@@ -382,7 +382,7 @@ class DiffusersModel(NoiseModel):
             )
         for names, blanked in zip(warned, getattr(output, "nsfw_content_detected", None) or [], strict=False):
             names += ["blanked"] if blanked else []
-        return to_rounded(images, self.who), warned
+        return to_rounded(pixels, self.who), warned
 
 
 def _flat(settings: Settings) -> dict[str, Any]:

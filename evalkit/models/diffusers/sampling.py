@@ -226,7 +226,7 @@ def cut_prompts(pipeline: Any, prompts: Sequence[str], max_sequence_length: int 
     """
     lost: list[list[bool]] = [[] for _ in prompts]
     for name in ("tokenizer", "tokenizer_2", "tokenizer_3", "prior_tokenizer"):
-        tokenizer = getattr(pipeline, name, None)
+        tokenizer: Any = getattr(pipeline, name, None)
         tokenizer = getattr(tokenizer, "tokenizer", tokenizer)  # of a processor, which reads images too
         if (
             not hasattr(tokenizer, "model_max_length")
