@@ -115,7 +115,8 @@ def test_the_documented_gates_are_gates(tmp_path: Path, monkeypatch: pytest.Monk
     text = (Path(__file__).parents[2] / "docs" / "gate.md").read_text(encoding="utf-8")
     blocks = [yaml.safe_load(block) for block in re.findall(r"```yaml\n(.*?)```", text, re.DOTALL)]
     cells = [replace(cell(name), sampler="ddim") for name in ("mine", "base", "digits_ldm")]
-    metrics = dict.fromkeys(["fid", "clip_score", "c_t", "precision", "fid_digits", "clip_score_digits"])
+    names = ("fid", "clip_score", "c_t", "precision", "psnr", "lpips", "fid_digits", "clip_score_digits")
+    metrics = dict.fromkeys(names)
     rows = [row(c.name, metric, 1.0, 0.1, 100, "lower") for c in cells for metric in metrics]
     render.write(ResultTable({"name": "prev"}, rows), tmp_path / "baseline")
     monkeypatch.chdir(tmp_path)
