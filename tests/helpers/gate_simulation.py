@@ -71,9 +71,9 @@ def line(scenario: Scenario, draws: int) -> str:
 
 BEYOND = (-6.0, -3.0, 0.0, 1.0, 2.0, 4.0)
 WITHIN_HEADING = (
-    f"{'truth, in standard errors beyond':34s} {'N':>5s} | "
+    f"{'truth, standard errors beyond:':30s} {'N':>5s} | "
     + " | ".join(f"{f'{beyond:+g}' if beyond else 'the edge':>11s}" for beyond in BEYOND)
-    + f"\n{'':34s} {'':>5s} | "
+    + f"\n{'':30s} {'':>5s} | "
     + " | ".join(["pass% fail%"] * len(BEYOND))
 )
 
@@ -81,7 +81,7 @@ WITHIN_HEADING = (
 def within_line(scenario: Scenario, draws: int) -> str:
     found = [simulate(scenario, draws, beyond) for beyond in BEYOND]
     shares = (f"{100 * each['pass'] / draws:5.1f} {100 * each['fail'] / draws:5.1f}" for each in found)
-    return f"{scenario.name:34s} {scenario.n:5d} | {' | '.join(shares)}"
+    return f"{scenario.name.removeprefix('within, '):30s} {scenario.n:5d} | {' | '.join(shares)}"
 
 
 def main() -> None:
