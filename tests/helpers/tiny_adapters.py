@@ -103,3 +103,30 @@ def save_flux_lora(target: Path, layout: str, hidden: int = 32) -> Path:
             state[f"{block}_{name}.alpha"] = alpha.clone()
     save_file(state, target)
     return target
+
+
+def save_ip_adapter(base: Path, folder: Path, tokens: int = 4, width: int = 12) -> tuple[Path, Path]:
+    """An IP-Adapter for the UNet of a StableDiffusionPipeline, as its makers write it; its image encoder's folder."""
+    from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
+
+    torch.manual_seed(0)
+    unet = StableDiffusionPipeline.from_pretrained(base).unet
+    cross = unet.config.cross_attention_dim
+    state = {
+        "image_proj.proj.weight": torch.randn(tokens * cross, width),
+        "image_proj.proj.bias": torch.randn(tokens * cross),
+        "image_proj.norm.weight": torch.ones(cross),
+        "image_proj.norm.bias": torch.zeros(cross),
+    }
+    layers = dict(unet.named_modules())
+    for number, name in enumerate(unet.attn_processors):
+        if name.endswith("attn2.processor"):  # numbered among all processors, so that their numbers are odd
+            hidden = layers[name.removesuffix(".processor")].to_q.out_features
+            state[f"ip_adapter.{number}.to_k_ip.weight"] = torch.randn(hidden, cross)
+            state[f"ip_adapter.{number}.to_v_ip.weight"] = torch.randn(hidden, cross)
+    folder.mkdir(parents=True, exist_ok=True)
+    save_file(state, folder / "ip-adapter_tiny.safetensors")
+    sizes = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    config = CLIPVisionConfig(**sizes, projection_dim=width, image_size=16, patch_size=8)
+    CLIPVisionModelWithProjection(config).save_pretrained(folder / "image_encoder")
+    return folder / "ip-adapter_tiny.safetensors", folder / "image_encoder"

@@ -102,3 +102,14 @@ def check_layers(pipeline: Any, encoder: Mapping[str, Any], settings: Mapping[st
             f"{who}: {pipeline.__name__} reads the layers {list(asked)} of its text encoder, which has {layers}: "
             f"give extra.{option}, as many as before, each at most {layers}"
         )
+
+
+def check_effect(pipe: Any, settings: Mapping[str, Any], who: str) -> None:
+    """ConfigError: a setting would change nothing."""
+    transformer = getattr(pipe, "transformer", None)
+    distilled = getattr(getattr(transformer, "config", None), "guidance_embeds", None) is False
+    if type(pipe).__name__ == "FluxPipeline" and distilled and settings.get("guidance_scale"):
+        raise ConfigError(
+            f"{who} was distilled without guidance: guidance_scale would change nothing; set it to 0 "
+            "or null (true_cfg_scale guides it with a negative prompt)"
+        )

@@ -12,8 +12,9 @@ from evalkit.models.device_images import Rounded, joined, rounded
 from evalkit.models.diffusers import compat, condition_images
 from evalkit.models.diffusers.adapters import SCALE, Loras
 from evalkit.models.diffusers.checkpoint import Checkpoint
+from evalkit.models.diffusers.concepts import Concepts
 from evalkit.models.diffusers.controlnet import Networks
-from evalkit.models.diffusers.kinds import check_kind, check_layers, missing_arguments
+from evalkit.models.diffusers.kinds import check_effect, check_kind, check_layers, missing_arguments
 from evalkit.models.diffusers.networks import loading
 from evalkit.models.diffusers.noise import NoiseModel, noise_shape_of, stacked
 from evalkit.models.diffusers.optimize import Efficiency
@@ -72,6 +73,8 @@ class DiffusersModel(NoiseModel):
         lora: a .safetensors file, folder or hub id, a mapping as `adapters.Adapter` (path, weight_name, scale, ...), or
             a list of those.
         lora_fused: adds the adapters to the weights; then `lora_scale` is fixed.
+        textual_inversion: {"<word>": FILE, ...}, or files that name their word; `concepts.py`.
+        ip_adapter: {path: FILE, image_encoder: FOLDER, image: FILE, scale: 1}; image: source shows the prompt's own.
         vae: a folder, file or hub id of an autoencoder to use instead of the pipeline's own.
         controlnet, t2i_adapter: a folder or hub id, a mapping of its `path` and `revision`, or a list of ControlNets;
             the pipeline's class is then that of the same family with it.
@@ -127,6 +130,8 @@ class DiffusersModel(NoiseModel):
         ema: bool = False,
         prediction_type: str | None = None,
         denoiser: Any = None,
+        textual_inversion: Any = None,
+        ip_adapter: Any = None,
     ) -> None:
         if dtype not in DTYPES:
             raise ConfigError(f"dtype '{dtype}' is not known. {nearest(dtype, DTYPES)}")
@@ -140,7 +145,7 @@ class DiffusersModel(NoiseModel):
         self.efficiency = Efficiency(
             compile, attention_slicing, vae_tiling, vae_slicing, quantize, attention, cache, channels_last
         )
-        self.loras = Loras(lora, lora_fused, self.who)
+        self.loras, self.concepts = Loras(lora, lora_fused, self.who), Concepts(textual_inversion, ip_adapter, self.who)
         self.safety_checker, self.networks = safety_checker, Networks.of(controlnet, t2i_adapter, vae, denoiser, ema)
         self.pipeline, self.classes = pipeline, classes
         self.conditioning = conditioning or "text"
@@ -164,12 +169,17 @@ class DiffusersModel(NoiseModel):
         renamed = self.origin.is_file or self.networks.denoiser is not None  # its layers have other names
         self.loras.check(None if renamed else base, fetch=fetch)
         self.networks.check(base, self.who, fetch=fetch)
+        self.concepts.check(base)
 
     def identity(self) -> dict[str, Any]:
         """Digest of the local files that are loaded, or hub id and revision, with all options that change pixels."""
         options = {"variant": self.variant, "dtype": self.dtype, "pipeline": self.pipeline, "classes": self.classes}
         options |= {"safety_checker": self.safety_checker, **self.efficiency.identity(), **self.loras.identity()}
-        options |= self.networks.identity() | ({"cache_prompts": True} if self.cache_prompts else {})
+        options |= (
+            self.networks.identity()
+            | self.concepts.identity()
+            | ({"cache_prompts": True} if self.cache_prompts else {})
+        )
         return {"kind": "diffusers", **self.origin.identity(), "conditioning": self.conditioning, **options}
 
     def load(self, device: str) -> None:
@@ -181,6 +191,7 @@ class DiffusersModel(NoiseModel):
             pipe = checkpoint.load(cls, self._loading(checkpoint))
         with quiet():
             self.loras.load(pipe)
+            self.concepts.load(pipe)
             pipe.to(device)
             pipe.set_progress_bar_config(disable=True)
             self.efficiency.apply(pipe, device, self.who)
@@ -210,11 +221,8 @@ class DiffusersModel(NoiseModel):
         if not self.safety_checker and "safety_checker" in checkpoint.index():
             kwargs |= {"safety_checker": None, "requires_safety_checker": False}
         compat.restore_moved(part.class_name for part in checkpoint.components())
-        return (
-            kwargs
-            | self.networks.load(in_dtype, checkpoint, self.who)
-            | self.efficiency.loading(list(checkpoint.index()), dtype)
-        )
+        kwargs |= self.networks.load(in_dtype, checkpoint, self.who)
+        return kwargs | self.efficiency.loading(list(checkpoint.index()), dtype)
 
     def timed_parts(self) -> list[ModelPart]:
         """The pipeline's networks: text encoders, denoisers, VAE, safety checker ..."""
@@ -232,6 +240,8 @@ class DiffusersModel(NoiseModel):
 
         pipeline = self._pipeline_class(self._checkpoint()) if self.local else None
         settings = self.loras.check_call(settings, pipeline)
+        if pipeline is not None:
+            self.concepts.check_call(pipeline)
         if self.cache_prompts and pipeline is not None:
             check_prompt_cache(pipeline, self.who)
         self.efficiency.check_call(self._denoiser_classes(), self.who)
@@ -247,6 +257,7 @@ class DiffusersModel(NoiseModel):
 
     def check_prompts(self, prompts: Sequence[Prompt], settings: Settings) -> None:
         """Looks at the images of the prompts; those of a pipeline from the hub, once it is loaded."""
+        self.concepts.check_prompts(prompts)
         if self.local or self._pipe is not None:
             pipeline = type(self._pipe) if self._pipe is not None else self._pipeline_class(self._checkpoint())
             condition_images.check_prompts(self._inputs(pipeline), prompts, _flat(settings), self.who)
@@ -317,11 +328,12 @@ class DiffusersModel(NoiseModel):
         warned: dict[int, list[str]] = {}
         try:
             with quiet(), torch.no_grad():
-                alone = self.efficiency.alone or compat.one_by_one(type(self._pipe))
-                alone = alone or self._inputs(type(self._pipe)).alone(_flat(settings))
+                pipeline = type(self._pipe)
+                alone = self.efficiency.alone or self.concepts.alone or compat.one_by_one(pipeline)
+                alone = alone or self._inputs(pipeline).alone(_flat(settings))
                 for indices in [[i] for i in range(len(requests))] if alone else alike(requests, settings):
                     scheduler, flat = self._plan(type(self._pipe), self._own_scheduler, sampler, settings)
-                    self._refuse_without_effect(flat)
+                    check_effect(self._pipe, flat, self.who)
                     part, warnings = self._run([requests[i] for i in indices], scheduler, flat)
                     parts.append(part)
                     order += indices
@@ -334,15 +346,6 @@ class DiffusersModel(NoiseModel):
             compat.put_scheduler(self._pipe, self._own_scheduler)
         images = sent_home(joined(parts, order), self.who)
         return Generated(images, counter.samples / len(requests), [warned[i] + told for i in range(len(requests))])
-
-    def _refuse_without_effect(self, flat: Mapping[str, Any]) -> None:
-        transformer = getattr(self._pipe, "transformer", None)
-        distilled = getattr(getattr(transformer, "config", None), "guidance_embeds", None) is False
-        if type(self._pipe).__name__ == "FluxPipeline" and distilled and flat.get("guidance_scale"):
-            raise ConfigError(
-                f"{self.who} was distilled without guidance: guidance_scale would change nothing; set it to 0 "
-                "or null (true_cfg_scale guides it with a negative prompt)"
-            )
 
     def _run(
         self, requests: Sequence[Request], scheduler: Any, flat: dict[str, Any]
@@ -361,7 +364,7 @@ class DiffusersModel(NoiseModel):
         compat.put_scheduler(pipe, scheduler)
         takes = inspect.signature(type(pipe).__call__).parameters
         call = condition_images.call(self._inputs(type(pipe)), requests, flat, pipe, self.who)
-        call |= {"generator": generators, "output_type": "np"}
+        call |= {"generator": generators, "output_type": "np", **self.concepts.call(requests)}
         warned: list[list[str]] = [[] for _ in requests]
         if self.conditioning == "text":
             warned = add_prompts(pipe, requests, call, self.who)
