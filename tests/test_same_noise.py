@@ -27,9 +27,9 @@ GAN = ["model=[digits_dcgan]", "prompts=[]", "num_samples=12", "metric=[feature_
 
 
 def run(tmp_path: Path, name: str, *words: str) -> dict[str, Any]:
-    evalkit.run([*words, *CALM, f"store={tmp_path / 'store'}", f"out={tmp_path / name}"])
+    evalkit.run([*CALM, *words, f"store={tmp_path / 'store'}", f"out={tmp_path / name}"])
     results: dict[str, Any] = json.loads((tmp_path / name / "results.json").read_text())
-    return results["run"] | {"notes": results["notes"]}
+    return results["run"] | {"notes": results["notes"], "rows": results["rows"]}
 
 
 def images(folder: Path) -> np.ndarray:
@@ -93,3 +93,86 @@ def test_what_cannot_be_is_told_before_the_first_sample(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"export\.latents: .* shows no starting noise"):
         run(tmp_path, "out", *vae)
     assert not (tmp_path / "store" / "samples").exists()
+
+
+# Two engines ---------------------------------------------------------------------------------------------------------
+
+
+def psnrs(results: dict[str, Any]) -> list[float]:
+    return [row["value"] for row in results["rows"] if row["metric"] == "psnr" and row["value"] is not None]
+
+
+@pytest.mark.slow
+def test_diffusers_and_onnx_on_exported_noise_are_one_model(tmp_path: Path) -> None:
+    """A UNet2DModel with random weights, as a pipeline and as an .onnx file, ancestral steps and all."""
+    import tiny_pipelines
+    import torch
+
+    from evalkit.models.onnx.export import export_onnx
+
+    tiny_pipelines.save("ddpm", tmp_path / "ddpm")
+    unet = tiny_pipelines.MAKERS["ddpm"]().unet.from_pretrained(tmp_path / "ddpm/unet").eval()
+
+    class Noise(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.unet = unet
+
+        def forward(self, sample: torch.Tensor, timestep: torch.Tensor) -> torch.Tensor:
+            noise: torch.Tensor = self.unet(sample, timestep, return_dict=False)[0]
+            return noise
+
+    examples = [torch.randn(2, 3, 8, 8), torch.tensor([3, 70])]
+    export_onnx(Noise(), examples, tmp_path / "u.onnx", ["sample", "timestep"])
+    words = ["prompts=[]", "num_samples=12", "sampler=[euler_a]", "sampler.euler_a.num_inference_steps=4"]
+    mine = [*words, "model=[diffusers]", f"model.diffusers.path={tmp_path / 'ddpm'}", "metric=[]", "export=[latents]"]
+    written = {}
+    for seed in (0, 1):
+        run(tmp_path, f"seed{seed}", *mine, f"seed={seed}")
+        (written[seed],) = (tmp_path / f"seed{seed}/export").glob("*.safetensors")
+    both = [*words, "model=[diffusers,onnx_denoiser]", f"model.diffusers.path={tmp_path / 'ddpm'}", "metric=[psnr]"]
+    both += [f"model.onnx_denoiser.path={tmp_path / 'u.onnx'}", "baseline={model: diffusers}"]
+    both += [f"model.onnx_denoiser.scheduler={tmp_path / 'ddpm/scheduler'}"]
+    same = run(tmp_path, "same", *both, f"model.onnx_denoiser.latents={written[0]}")
+    other = run(tmp_path, "other", *both, f"model.onnx_denoiser.latents={written[1]}")
+    print(f"PSNR of diffusers and ONNX: same noise {psnrs(same)}, other noise {psnrs(other)}")
+    assert psnrs(same)[0] > 60
+    assert psnrs(other)[0] < 20
+    assert len(set(same["pairing"].values())) == 1
+    assert not any("Unpaired" in note for note in same["notes"])
+    assert len(set(other["pairing"].values())) == 2
+    assert any("Unpaired: onnx_denoiser" in note for note in other["notes"])
+    assert "unrelated" in json.dumps(other)
+
+
+def test_diffusers_and_a_service_on_exported_noise_are_one_model(tmp_path: Path) -> None:
+    """The digits LDM here and behind HTTP on the loopback, which takes latents."""
+    import threading
+    from http.server import ThreadingHTTPServer
+
+    from digits_endpoint import Handler
+
+    from evalkit.models.diffusers.model import DiffusersModel
+
+    Handler.model = DiffusersModel("pkg://evalkit.digits/weights/ldm")
+    Handler.model.load("cpu")
+    words = ["prompts=[digits]", "num_samples=6", "sampler=[ddim]", "sampler.ddim.num_inference_steps=8"]
+    run(tmp_path, "first", *words, "model=[digits_ldm]", "metric=[]", "export=[latents]", "seed=3")
+    (file,) = (tmp_path / "first/export").glob("*.safetensors")
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        try:
+            there = ["model=[digits_ldm,openai_images]", "baseline={model: digits_ldm}", "metric=[psnr]"]
+            there += [f"model.openai_images.base_url=http://127.0.0.1:{server.server_port}/v1"]
+            there += ["model.openai_images.model=digits", "model.openai_images.fields=[latents]"]
+            there += ["model.openai_images.api_key_env=null"]
+            same = run(tmp_path, "same", *words, *there, "seed=3", f"model.openai_images.latents={file}")
+            other = run(tmp_path, "other", *words, *there, "seed=3")
+        finally:
+            server.shutdown()
+            thread.join()
+    print(f"PSNR of diffusers and a service: same noise {psnrs(same)}, by seed alone {psnrs(other)}")
+    assert psnrs(same)[0] > 60
+    assert psnrs(other)[0] < 25
+    assert len(set(same["pairing"].values())) == 1

@@ -74,7 +74,7 @@ class Outcome:
             known = _made_here(source) or any(source.prompts)
             noise = self.noise_of(cell)
             drawn: Any = cell.seed if noise is None else {"latents": noise}
-            if source.warnings.get(UNSEEDED):
+            if _is_loose(source, noise):
                 drawn = {"unseeded": source.digest}
             parts = [drawn, len(source), list(source.prompts) if known else cell.name]
             digests[cell.name] = sha256_json(parts)[:10]
@@ -91,6 +91,11 @@ class Outcome:
 
 def _made_here(source: Source) -> bool:
     return bool(getattr(source, "made_here", isinstance(source, SampleSet)))
+
+
+def _is_loose(source: Source, noise: str | None) -> bool:
+    """Whether nobody knows what samples began with: neither a seed nor latents."""
+    return noise is None and bool(source.warnings.get(UNSEEDED))
 
 
 def make_rows(outcome: Outcome, confidence: float = CONFIDENCE) -> list[Row]:
@@ -264,8 +269,9 @@ def unpaired(outcome: Outcome, baseline: str | None) -> list[str]:
         if name == baseline or not _made_here(source):
             continue
         why = None
-        if source.warnings.get(UNSEEDED) or base.warnings.get(UNSEEDED):
-            why = f"{name if source.warnings.get(UNSEEDED) else baseline} takes neither a seed nor latents"
+        loose = next((who for who, of in ((name, source), (baseline, base)) if _is_loose(of, noise[who])), None)
+        if loose is not None:
+            why = f"{loose} takes neither a seed nor latents"
         elif noise[name] != noise[baseline]:
             told = {who: f"{who} begins with {_noise_text(outcome.noise.get(who))}" for who in (name, baseline)}
             why = f"{told[name]}, {told[baseline]}"

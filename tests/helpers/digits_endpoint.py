@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import base64
+import io
 import json
 import os
 import sys
@@ -17,6 +18,8 @@ import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
@@ -28,7 +31,7 @@ SAMPLER = Sampler("DDIMScheduler", {}, 8)
 
 
 class Handler(BaseHTTPRequestHandler):
-    """POST /v1/images/generations with prompt and seed."""
+    """POST /v1/images/generations with prompt, seed, and latents: an .npy file of f32 [4,8,8] in base64."""
 
     model: Model
     lock = threading.Lock()  # a pipeline is not to be called from two threads
@@ -43,7 +46,8 @@ class Handler(BaseHTTPRequestHandler):
         elif body.get("size") not in (None, "32x32"):
             self._answer(400, {"error": {"message": "size is 32x32"}})
         else:
-            request = Request(index=0, seed=int(body.get("seed", 0)), prompt=str(body["prompt"]))
+            latent = np.load(io.BytesIO(base64.b64decode(body["latents"]))) if "latents" in body else None
+            request = Request(index=0, seed=int(body.get("seed", 0)), prompt=str(body["prompt"]), latent=latent)
             with self.lock:
                 made = self.model.generate([request], sampler=SAMPLER, settings={"guidance_scale": 4.0})
             image = base64.b64encode(encode_png(made.images[0])).decode()

@@ -114,7 +114,8 @@ def test_a_file_that_changed_is_read_anew(tmp_path: Path) -> None:
 
 # Pipelines -----------------------------------------------------------------------------------------------------------
 
-KINDS = ["sd", "sdxl", "sdxl_turbo", "sd3", "flux", "pixart", "lcm", "ddpm", "ddim", "ddpm_classes"]
+SLOW = ("sdxl", "sdxl_turbo", "sd3", "pixart", "lcm", "ddim")
+KINDS = ["sd", "flux", "ddpm", "ddpm_classes", *(pytest.param(kind, marks=pytest.mark.slow) for kind in SLOW)]
 
 
 @pytest.mark.parametrize("kind", KINDS)

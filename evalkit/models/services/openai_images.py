@@ -160,7 +160,7 @@ class OpenAIImages(Service):
         )
         if self.seed_field is not None:
             body[self.seed_field] = request.seed32()
-        else:
+        elif latent is None:
             warnings.append("unseeded")
         return body, warnings
 
