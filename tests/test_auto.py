@@ -56,6 +56,18 @@ def test_a_gate_decides_and_its_exit_code_stands(folder: Path) -> None:
     assert table["run"]["auto"]["taken"] == 1
 
 
+@pytest.mark.parametrize(
+    ("more", "what"), [("by: value", "goes by its value"), ("samples: 5000", "is about 5,000 samples")]
+)
+def test_a_rule_on_a_set_of_fixed_size_is_refused(folder: Path, more: str, what: str) -> None:
+    (folder / "fixed" / "gate").mkdir(parents=True, exist_ok=True)
+    (folder / "fixed" / "gate" / "set.yaml").write_text(f"set:\n  rules: [{{metric: is_digits, min: 6, {more}}}]\n")
+    done = run_evalkit("--config-dir=fixed", *DCGAN, *QUICK, "gate=set", cwd=folder)
+    assert done.returncode == 2, done.stderr
+    line = f"evalkit: num_samples=auto: gate.set: the rule is_digits min 6 {what}: give num_samples=N"
+    assert done.stderr.strip().splitlines()[-1] == line
+
+
 def test_cells_that_are_surely_worse_stop_early_and_are_not_ranked(folder: Path) -> None:
     words = (
         "clean",

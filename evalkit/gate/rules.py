@@ -168,6 +168,8 @@ class _Run:
         if limits.get("max", math.inf) < limits.get("min", -math.inf):
             raise ConfigError(f"{where}: max {limits['max']:g} is below min {limits['min']:g}: nothing could pass")
         statistic = self.statistic(entry.get("statistic"), metric, where)
+        if statistic.threshold is not None and not all(0 <= limit <= 1 for limit in limits.values()):
+            raise ConfigError(f"{where}: a {statistic} is from 0 to 1: give such a limit")
         by_value = _choice(entry.get("by"), ("bound", "value"), f"{where}.by") == "value"
         samples = entry.get("samples")
         if samples is not None:
@@ -217,7 +219,7 @@ class _Run:
         if statistic != MEAN and (
             metric in COSTS or metric in IMAGE_SHARES or within or (isinstance(made, Metric) and not made.per_sample)
         ):
-            raise ConfigError(f"{where}.statistic: {metric} has no value per sample, of which there were a {statistic}")
+            raise ConfigError(f"{where}.statistic: {metric} has no value per sample, and so no {statistic}")
         return statistic
 
     def metric(self, name: Any, where: str) -> str:
@@ -250,7 +252,8 @@ class _Run:
             raise ConfigError(f"{where}: {metric} is counted in each set, not estimated: give max")
         option = option if isinstance(option, Mapping) else {"baseline": option}
         _keys(option, where, ("baseline", "margin", "cell"), "{baseline: runs/prev/results.json, margin: 5%}")
-        baseline, margin = option.get("baseline", self.baseline), _margin(option.get("margin"), f"{where}.margin")
+        baseline = self.baseline if option.get("baseline") is None else option["baseline"]
+        margin = _margin(option.get("margin"), f"{where}.margin")
         if kind == "within":
             if not margin.amount:
                 raise ConfigError(f"{where}.margin: no two scores are within 0: give a number, or a part such as 0.2%")

@@ -121,6 +121,10 @@ def test_the_runs_baseline_has_no_score_of_pairs() -> None:
         ({"metric": "nfe", "statistic": "p99", "max": 1}, "rules[0].statistic: nfe has no value per sample"),
         ({"metric": "psnr", "statistic": "p98", "max": 1}, "rules[0].statistic: there is no statistic 'p98': give one"),
         ({"metric": "psnr", "statistic": "share_below(x)", "max": 1}, "T must be a finite number"),
+        (
+            {"metric": "psnr", "statistic": "share_below(9)", "max": 5},
+            "a share_below(9) is from 0 to 1: give such a limit",
+        ),
         ({"metric": "psnr", "by": "eye", "max": 1}, "rules[0].by: 'eye'. Choices: bound, value."),
         ({"metric": "psnr", "samples": 0, "max": 1}, "rules[0].samples=0: give a whole number >= 1"),
         ({"metric": "fid", "by": "value", "no_worse_than": "a"}, "rules[0].by: it goes with max and min"),

@@ -314,7 +314,9 @@ def gates() -> Target:
     from evalkit.errors import ConfigError
     from evalkit.gate.rules import make_gates
 
-    rules = [{"metric": "fid", "max": 12}, {"metric": "is", "min": 3, "where": {"model": "a"}}]
+    rules: list[dict[str, Any]] = [{"metric": "fid", "max": 12}, {"metric": "is", "min": 3, "where": {"model": "a"}}]
+    rules.append({"metric": "fid", "within": {"baseline": "a", "margin": "2%"}, "samples": 100})
+    rules.append({"metric": "is", "statistic": "share_below(3)", "max": 0.1, "by": "value"})
     waivers = [{"metric": "fid", "reason": "known", "until": "2030-01-01"}]
 
     def read(path: Path) -> None:

@@ -20,8 +20,10 @@ if __name__ == "__main__":
 
 from finished_run import row
 
-from evalkit.gate.bounds import score_bounds
+from evalkit.gate.bounds import difference_bounds, score_bounds
+from evalkit.gate.statistic import statistic_bounds
 from evalkit.metric import standard_error
+from evalkit.numerics.statistics import parse
 from evalkit.results.compare import surely_worse
 from evalkit.results.looks import Looks
 from evalkit.results.stats import Estimate, difference, interval
@@ -128,6 +130,43 @@ def gate(runs: int, beyond: float, error: str, k: int = 1, seed: int = 2) -> Fou
     return Found(f"gate {where}, {k} per prompt", f"says {error}", *(wrong / runs), used / runs / LOOKS.sizes[-1])
 
 
+def ruled(runs: int, name: str, error: str, status: Callable[[Values, float], str], seed: int = 4) -> Found:
+    """A gate's rule until it is decided, on values whose truth is its limit; `error` is what is wrong: pass or fail."""
+    rng = np.random.default_rng(seed)
+    wrong, used = np.zeros(2), 0
+    for _ in range(runs):
+        values = draw(rng, LOOKS.sizes[-1])
+        for place, confidence in enumerate((LOOKS.one_sided, 0.95)):
+            for n in LOOKS.sizes:
+                said = status(values[:n], confidence)
+                if said:
+                    break
+            wrong[place] += said == error
+            used += n if place == 0 else 0
+    return Found(name, f"says {error}", *(wrong / runs), used / runs / LOOKS.sizes[-1])
+
+
+def of_statistic(name: str, truth: float) -> Callable[[Values, float], str]:
+    """`statistic: NAME, max: truth`."""
+
+    def status(values: Values, confidence: float) -> str:
+        bounds = statistic_bounds(parse(name), values.tolist(), None, confidence)
+        assert bounds is not None
+        return "pass" if bounds.high <= truth else "fail" if bounds.low > truth else ""
+
+    return status
+
+
+def of_within(values: Values, confidence: float) -> str:
+    """`within` 0.2 of a baseline of 0, at whose upper edge the values' mean lies: two one-sided tests."""
+    score = estimate(values + 0.2)
+    bounds = difference_bounds(score, estimate(np.zeros(len(values))), common=True, confidence=confidence)
+    assert bounds is not None
+    if bounds.high <= 0.2 and bounds.low >= -0.2:
+        return "pass"
+    return "fail" if bounds.low > 0.2 or bounds.high < -0.2 else ""
+
+
 def halving(runs: int, steps: Values, name: str, seed: int = 3) -> Found:
     """Cells on common prompts and seeds, of means `steps` (lower is better, the first is best): is it stopped?"""
     rng = np.random.default_rng(seed)
@@ -161,6 +200,10 @@ def cases(runs: int) -> Iterator[Found]:
     yield gate(runs, 0.0, "pass", k=4)
     yield gate(runs, 0.1, "fail")
     yield gate(runs, -0.1, "pass")
+    for error in ("pass", "fail"):
+        yield ruled(runs, "within, at its edge", error, of_within)
+        yield ruled(runs, "median at its limit", error, of_statistic("median", float(np.log(2)) - 1))
+        yield ruled(runs, "p99 at its limit", error, of_statistic("p99", float(np.log(100)) - 1))
     yield halving(runs, np.zeros(10), "halving, 10 equal cells")
     yield halving(runs, np.linspace(0, 0.45, 10), "halving, 10 cells, steps of 0.05")
     yield halving(runs, np.array([0, 0.02, *[0.3] * 8]), "halving, 2 near the best and 8 worse")

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from statistics import NormalDist
 
 import numpy as np
 import pytest
-from sequential_simulation import LOOKS, cases, halving, verdicts
+from sequential_simulation import LOOKS, cases, halving, of_statistic, of_within, ruled, verdicts
 
 from evalkit.results.looks import Grown, Looks, Stopped, level
 
@@ -44,6 +45,14 @@ def test_equal_cells_are_seldom_told_apart_however_often_one_looks() -> None:
     assert found.rule <= 0.05 + 2 * (0.05 * 0.95 / 150) ** 0.5
     assert found.plain is not None
     assert found.plain > found.rule + 0.03
+
+
+def test_rules_of_margins_and_statistics_are_seldom_wrong_however_often_one_looks() -> None:
+    for name, status in (("within", of_within), ("median", of_statistic("median", math.log(2) - 1))):
+        found = ruled(80, name, "fail", status)
+        assert found.rule <= 0.05 + 2.5 * (0.05 * 0.95 / 80) ** 0.5, found.line()
+        assert found.plain is not None
+        assert found.plain > found.rule + 0.03, found.line()
 
 
 def test_the_best_cell_is_seldom_stopped() -> None:
