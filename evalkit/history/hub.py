@@ -19,6 +19,7 @@ FILES = (
     "table.csv",
     "table.tex",
     "comparison.md",
+    "pairs.csv",
     "config.yaml",
     "overview.png",
 )

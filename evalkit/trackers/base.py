@@ -21,7 +21,7 @@ from evalkit.utils.json_files import read_json
 ID_DIGITS = 12  # of a run's id
 KEY_DIGITS = 16  # of a cell's key in tracker.json
 _FILES = ["results.json", "config.yaml", "table.md", "table.csv", "table.tex", "comparison.md", "samples.csv"]
-_FILES += ["categories.csv", "nearest.csv", "overview.png", "reference.png"]
+_FILES += ["pairs.csv", "categories.csv", "nearest.csv", "overview.png", "reference.png"]
 _OF_THE_GATE = ("gate.md", "junit.xml")
 
 
