@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from evalkit.errors import printable
 from evalkit.results.csv_files import write_csv
+from evalkit.samples import costs
 from evalkit.samples.profiling import BatchProfile, CellProfile, PartCost, Profile, profile_cell
 from evalkit.utils import devices
 from evalkit.utils.files import write_text
@@ -99,7 +100,8 @@ def _to_json(profiles: Sequence[CellProfile], asked: Profile, device: str) -> di
 
 
 def _cell_json(profile: CellProfile) -> dict[str, Any]:
-    about = {"memory": profile.memory, "energy": profile.energy, "flops_missing": profile.flops_missing}
+    about: dict[str, Any] = {"memory": profile.memory, "energy": profile.energy, "flops_missing": profile.flops_missing}
+    about |= {"load": profile.load.get("load"), "others": profile.load.get("others")}
     return {"cell": profile.cell, **about, "batches": [_batch_json(batch) for batch in profile.batches]}
 
 
@@ -113,6 +115,7 @@ def _batch_json(batch: BatchProfile) -> dict[str, Any]:
         "seconds_of_batches": list(batch.each),
         "seconds_per_image_timed": batch.whole,
         "parts_by_whole": batch.adds_up,
+        "parts_by_whole_cpu": batch.adds_up_cpu,
         "peak_memory_mb": batch.peak_mb,
         "memory_before_mb": batch.rest_mb,
         "joules_per_image": batch.joules,
@@ -157,7 +160,9 @@ def print_profile(out: Path) -> None:
     console, data = make_console(), read_json(out / NAME)
     cells = [cell for cell in data["cells"] if any("parts" in batch for batch in cell["batches"])]
     if cells:
-        console.print(_part_table(cells[0], data))
+        batch = next(batch for batch in cells[0]["batches"] if "parts" in batch)
+        console.print(_part_table(cells[0]["cell"], batch))
+        console.print(whole_line(batch), markup=False, highlight=False)
     if len(cells) > 1 or (cells and len(cells[0]["batches"]) > 1):
         console.print(_batch_table(cells))
     for line in about_lines(data):
@@ -181,6 +186,9 @@ def about_lines(data: Mapping[str, Any]) -> Iterator[str]:
     first = data["cells"][0]
     yield f"memory: {first['memory']}; energy: {first['energy']}"
     for cell in data["cells"]:
+        if (cell.get("load") or 0) > 1 and (cell.get("others") or 0) > costs.OTHERS:
+            others = f"{cell['load']:.1f} tasks per core, other processes took {cell['others']:.0%} of the machine"
+            yield printable(f"{cell['cell']}: timed under load: {others}")
         if cell.get("flops_missing"):
             yield printable(f"{cell['cell']}: {cell['flops_missing']}")
         for batch in cell["batches"]:
@@ -193,11 +201,11 @@ def part_lines(batch: Mapping[str, Any]) -> list[list[str]]:
     lines = []
     for part in batch["parts"]:
         each = part["seconds_of_calls"]
-        span = f"{min(each) * 1e3:.3g} to {max(each) * 1e3:.3g}" if len(each) > 1 else ""
+        span = f"{_ms(min(each))} to {_ms(max(each))}" if len(each) > 1 else ""
         flops, rate, of = part["flops_per_image"], part["flop_per_s"], part["of_matrix_rate"]
         lines.append(
             [
-                *(part["part"], str(part["calls"]), f"{part['seconds_per_image'] * 1e3:.3f}", f"{part['share']:.1%}"),
+                *(part["part"], str(part["calls"]), _ms(part["seconds_per_image"]), f"{part['share']:.1%}"),
                 *(span, "" if flops is None else scaled(flops), "" if rate is None else scaled(rate)),
                 "" if of is None else f"{of:.0%}",
             ]
@@ -205,8 +213,14 @@ def part_lines(batch: Mapping[str, Any]) -> list[list[str]]:
     return lines
 
 
-PART_HEADS = ("part", "calls", "ms per image", "share", "ms of a call", "FLOP per image", "FLOP/s", "of matrix rate")
-BATCH_HEADS = ("cell", "batch size", "images/s", "ms per image", "peak MB", "J per image", "parts / whole")
+PART_HEADS = ("part", "calls", "ms", "share", "ms of a call", "FLOP", "FLOP/s", "of matrix rate")
+BATCH_HEADS = ("cell", "batch size", "images/s", "ms per image", "peak MB", "J per image", "parts / whole", "by CPU s")
+
+
+def _ms(seconds: float) -> str:
+    """Milliseconds to three digits; of a second and more whole ones."""
+    value = seconds * 1e3
+    return f"{value:,.0f}" if value >= 1000 else f"{value:.3g}"
 
 
 def scaled(value: float) -> str:
@@ -216,12 +230,18 @@ def scaled(value: float) -> str:
 
 
 def sum_line(batch: Mapping[str, Any]) -> list[str]:
-    """The parts' sum against the untimed batches."""
+    """The parts' sum, under `PART_HEADS`."""
     total = sum(part["seconds_per_image"] for part in batch["parts"])
-    whole, by = batch["seconds_per_image"], batch["parts_by_whole"]
     flops = [part["flops_per_image"] for part in batch["parts"] if part["flops_per_image"] is not None]
-    name = f"sum; untimed {whole * 1e3:.3f} ms ({by - 1:+.1%})"
-    return [name, "", f"{total * 1e3:.3f}", "100.0%", "", scaled(sum(flops)) if flops else "", "", ""]
+    return ["sum of the parts", "", _ms(total), "100.0%", "", scaled(sum(flops)) if flops else "", "", ""]
+
+
+def whole_line(batch: Mapping[str, Any]) -> str:
+    """What the parts' sum is to be held against."""
+    said = f"a batch that nobody timed: {_ms(batch['seconds_per_image'])} ms per image; the parts add up to "
+    said += f"{batch['parts_by_whole']:.1%} of that"
+    by_cpu = batch.get("parts_by_whole_cpu")
+    return said if by_cpu is None else f"{said}, and to {by_cpu:.1%} by CPU seconds, of which other programs take none"
 
 
 def batch_lines(cells: Sequence[Mapping[str, Any]]) -> list[list[str]]:
@@ -235,18 +255,18 @@ def batch_lines(cells: Sequence[Mapping[str, Any]]) -> list[list[str]]:
 
 def _batch_line(cell: str, batch: Mapping[str, Any]) -> list[str]:
     if "failed" in batch:
-        return [cell, str(batch["batch_size"]), batch["failed"].partition(":")[0], "", "", "", ""]
+        return [cell, str(batch["batch_size"]), batch["failed"].partition(":")[0], "", "", "", "", ""]
     joules = batch["joules_per_image"]
     return [
         *(cell, str(batch["batch_size"]), f"{batch['images_per_second']:.4g}"),
-        *(f"{batch['seconds_per_image'] * 1e3:.3f}", f"{batch['peak_memory_mb']:,.0f}"),
+        *(_ms(batch["seconds_per_image"]), f"{batch['peak_memory_mb']:,.0f}"),
         *("" if joules is None else f"{joules:.3g}", f"{batch['parts_by_whole']:.3f}"),
+        f"{by_cpu:.3f}" if (by_cpu := batch.get("parts_by_whole_cpu")) is not None else "",
     ]
 
 
-def _part_table(cell: Mapping[str, Any], data: Mapping[str, Any]) -> rich.table.Table:
-    batch = next(batch for batch in cell["batches"] if "parts" in batch)
-    title = f"where one image's time goes: {cell['cell']}, batch size {batch['batch_size']}"
+def _part_table(cell: str, batch: Mapping[str, Any]) -> rich.table.Table:
+    title = f"where one image's time goes: {cell}, batch size {batch['batch_size']}"
     return _table(title, PART_HEADS, [*part_lines(batch), sum_line(batch)], rule=True)
 
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from evalkit.data.codec import encode_png
@@ -104,6 +104,7 @@ class BatchProfile:
         parts: of the fastest timed batch, the rest among them: they add up to it.
         spans: of that batch.
         whole: that batch's seconds per image.
+        adds_up_cpu: `adds_up` by the process's CPU seconds, where the device is the CPU: other programs take none.
         joules: per image, of all that the counter counts.
         failed: why there are none of these numbers.
     """
@@ -116,6 +117,7 @@ class BatchProfile:
     parts: tuple[PartCost, ...] = ()
     spans: tuple[Span, ...] = ()
     whole: float | None = None
+    adds_up_cpu: float | None = None
     joules: float | None = None
     failed: str | None = None
 
@@ -138,6 +140,7 @@ class CellProfile:
     memory: str
     energy: str
     flops_missing: str | None = None
+    load: Mapping[str, float] = field(default_factory=dict)  # of the machine meanwhile: see devices.LoadMeter
 
 
 def profile_cell(cell: Cell, pool: ModelPool, device: str, asked: Profile, *, energy: bool = True) -> CellProfile:
@@ -160,6 +163,7 @@ def profile_cell(cell: Cell, pool: ModelPool, device: str, asked: Profile, *, en
     counter = energy_counter(device) if energy else "not asked for"
     bench = _Bench(cell, pool, loaded.model, device, counter, others)
     batches: list[BatchProfile] = []
+    load = devices.LoadMeter()
     for size in asked.batch_sizes:
         trim()
         if (why := _too_large(batches, size, device)) is not None:
@@ -177,10 +181,11 @@ def profile_cell(cell: Cell, pool: ModelPool, device: str, asked: Profile, *, en
         batches.append(BatchProfile(size, failed=failed))  # past the error, which holds the batch's tensors
         trim()
         break
+    busy = load.read()
     flops, why = bench.count_flops(min(asked.batch_sizes)) if batches[0].failed is None else ({}, None)
     rated = tuple(replace(batch, parts=bench.rated(batch.parts, flops)) for batch in batches)
     energy_how = counter.name if isinstance(counter, Counter) else f"missing: {counter}"
-    return CellProfile(cell.name, rated, bench.memory, energy_how, why)
+    return CellProfile(cell.name, rated, bench.memory, energy_how, why, busy)
 
 
 def _too_large(done: Sequence[BatchProfile], size: int, device: str) -> str | None:
@@ -212,14 +217,17 @@ class _Bench:
         requests = self._requests(size)
         self._make(requests)
         rest, plain, timed = round(devices.held_mb(self.device), 1), [], []
+        used: dict[bool, list[float]] = {False: [], True: []}  # CPU seconds, of timed ones or not
         before = self.counter.read() if isinstance(self.counter, Counter) else 0.0
         with PeakMemory(self.device) as peak:
             for _ in range(repeats):
-                began = time.perf_counter()
+                began, cpu = time.perf_counter(), time.process_time()
                 self._make(requests)
                 plain.append(time.perf_counter() - began)
-                recorder = self._recorder()
+                used[False].append(time.process_time() - cpu)
+                recorder, cpu = self._recorder(), time.process_time()
                 self._make(requests, recorder)
+                used[True].append(time.process_time() - cpu)
                 timed.append(recorder.spans())
             peak_mb = peak.peak_mb()
         joules = self.counter.since(before) / (2 * repeats * size) if isinstance(self.counter, Counter) else None
@@ -234,6 +242,7 @@ class _Bench:
             parts=_costs(spans, size),
             spans=tuple(spans),
             whole=spans[0].total / size,
+            adds_up_cpu=min(used[True]) / max(min(used[False]), 1e-9) if self.device == "cpu" else None,
             joules=joules,
         )
 

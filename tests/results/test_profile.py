@@ -13,7 +13,7 @@ from PIL import Image
 from evalkit import api
 from evalkit.errors import ConfigError
 from evalkit.results.csv_files import read_columns
-from evalkit.results.profile import NAME, about_lines, batch_lines, part_lines, print_profile, sum_line
+from evalkit.results.profile import NAME, about_lines, batch_lines, part_lines, print_profile, sum_line, whole_line
 
 GAN = ["model=[digits_dcgan]", "metric=[]", "num_samples=4", "contact_sheet=0", "report=false", "lint=false"]
 
@@ -102,22 +102,36 @@ def test_lines() -> None:
     }
     batch = {
         **{"batch_size": 1, "images_per_second": 10.5, "seconds_per_image": 0.0952, "parts_by_whole": 1.05},
+        "parts_by_whole_cpu": 1.01,
         **{"peak_memory_mb": 1234.5, "joules_per_image": 2.5, "parts": [unet, rest]},
     }
     assert part_lines(batch) == [
-        ["unet", "2", "80.000", "80.0%", "30 to 50", "1.5 G", "18.8 G", "25%"],
-        ["the rest", "1", "20.000", "20.0%", "", "", "", ""],
+        ["unet", "2", "80", "80.0%", "30 to 50", "1.5 G", "18.8 G", "25%"],
+        ["the rest", "1", "20", "20.0%", "", "", "", ""],
     ]
-    assert sum_line(batch)[:3] == ["sum; untimed 95.200 ms (+5.0%)", "", "100.000"]
+    assert sum_line(batch) == ["sum of the parts", "", "100", "100.0%", "", "1.5 G", "", ""]
+    assert whole_line(batch) == (
+        "a batch that nobody timed: 95.2 ms per image; the parts add up to 105.0% of that, "
+        "and to 101.0% by CPU seconds, of which other programs take none"
+    )
     failed = {"batch_size": 2, "failed": "out of memory: tried to allocate 9 GB"}
-    cell = {"cell": "a", "memory": "m", "energy": "e", "flops_missing": None, "batches": [batch, failed]}
+    cell = {
+        "load": 2.5,
+        "others": 0.6,
+        "cell": "a",
+        "memory": "m",
+        "energy": "e",
+        "flops_missing": None,
+        "batches": [batch, failed],
+    }
     assert batch_lines([cell]) == [
-        ["a", "1", "10.5", "95.200", "1,234", "2.5", "1.050"],
-        ["", "2", "out of memory", "", "", "", ""],
+        ["a", "1", "10.5", "95.2", "1,234", "2.5", "1.050", "1.010"],
+        ["", "2", "out of memory", "", "", "", "", ""],
     ]
     about = {"device": "cpu", "threads": 1, "cores": 2, "torch": "2", "repeats": 5, "matrix_rates": {}, "cells": [cell]}
     assert list(about_lines(about)) == [
         "measured on cpu, 1 of 2 cores, torch 2; the fastest of 5 batches",
         "memory: m; energy: e",
+        "a: timed under load: 2.5 tasks per core, other processes took 60% of the machine",
         "a at batch size 2: out of memory: tried to allocate 9 GB",
     ]

@@ -62,11 +62,13 @@ class DiffusersModel(NoiseModel):
         revision: commit, tag or branch of a hub id; pin a commit so that a cell's key means one set of weights.
         variant: "fp16", say: prefers weights named `*.fp16.safetensors`.
         dtype: "float32", "float16", "bfloat16", or "auto": the one that the denoiser's weights are stored in.
-        compile: torch.compile the denoiser; true, or a mode ("max-autotune").
+        compile: torch.compile the denoiser; true, a mode ("max-autotune"), a backend ("openvino", "tensorrt") where its
+            package is installed, or a mapping: {backend: openvino, options: {...}, dynamic: false}.
         channels_last: the denoiser's and the VAE's convolutions in that order of memory: for half precision on CUDA.
         attention_slicing, vae_tiling, vae_slicing: less memory, more time; they change pixels a little.
         quantize: the denoiser's linear layers by torchao ("int8_weight_only", "int8_dynamic", "fp8_weight_only",
-            "int4_weight_only", "int2_weight_only") or, on CUDA, bitsandbytes ("bnb_int8", "bnb_nf4").
+            "nvfp4_weight_only", "int4_weight_only", "int2_weight_only"; where the GPU multiplies so: "fp8_dynamic",
+            "nvfp4_dynamic") or, on CUDA, bitsandbytes ("bnb_int8", "bnb_nf4").
         attention: a backend of diffusers ("_native_math", "flash", "xformers", ...).
         cache: "pyramid_attention_broadcast", "faster_cache", "first_block_cache" or "taylorseer", or a mapping of its
             `name` and options, for transformers that diffusers can cache.
@@ -107,7 +109,7 @@ class DiffusersModel(NoiseModel):
         revision: str | None = None,
         variant: str | None = None,
         dtype: str = "float32",
-        compile: bool | str = False,
+        compile: bool | str | Mapping[str, Any] = False,
         attention_slicing: bool = False,
         vae_tiling: bool = False,
         vae_slicing: bool = False,

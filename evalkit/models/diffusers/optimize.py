@@ -7,6 +7,7 @@ run is refused before the run. Token merging is not here: diffusers ships none, 
 from __future__ import annotations
 
 import functools
+import importlib
 import importlib.util
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
@@ -14,14 +15,17 @@ from typing import Any
 
 from evalkit.errors import ConfigError, nearest
 from evalkit.models.diffusers import compat
+from evalkit.models.diffusers.compiling import Compiling
 from evalkit.models.diffusers.sampling import DENOISERS, denoisers
 from evalkit.utils.text import one_line
 
-MODES = ("default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs")  # torch.compile's
 _TORCHAO = {
     "int8_weight_only": "Int8WeightOnlyConfig",
     "int8_dynamic": "Int8DynamicActivationInt8WeightConfig",
     "fp8_weight_only": "Float8WeightOnlyConfig",
+    "fp8_dynamic": "Float8DynamicActivationFloat8WeightConfig",  # CUDA, compute capability 8.9 and later
+    "nvfp4_weight_only": "NVFP4WeightOnlyConfig",
+    "nvfp4_dynamic": "NVFP4DynamicActivationNVFP4WeightConfig",  # CUDA, compute capability 10.0 and later
     "int4_weight_only": "IntxWeightOnlyConfig",  # one scale per row; computed in plain torch, so it is no faster
     "int2_weight_only": "IntxWeightOnlyConfig",
 }
@@ -51,7 +55,7 @@ _NATIVE = {
 class Efficiency:
     """The options; `DiffusersModel` says what each means. ConfigError: a name is not known (the nearest is offered)."""
 
-    compile: bool | str = False
+    compile: bool | str | Mapping[str, Any] = False
     attention_slicing: bool = False
     vae_tiling: bool = False
     vae_slicing: bool = False
@@ -61,8 +65,7 @@ class Efficiency:
     channels_last: bool = False
 
     def __post_init__(self) -> None:
-        if isinstance(self.compile, str) and self.compile not in MODES:
-            raise ConfigError(f"compile: torch has no mode '{self.compile}'. {nearest(self.compile, MODES)}")
+        Compiling.read(self.compile)
         if self.quantize is not None and self.quantize not in QUANTIZE:
             raise ConfigError(f"quantize '{self.quantize}' is not known. {nearest(str(self.quantize), QUANTIZE)}")
         name = self._cache()[0]
@@ -77,6 +80,7 @@ class Efficiency:
     def identity(self) -> dict[str, Any]:
         """The options; those that came later only where they are in use."""
         options = {f.name: getattr(self, f.name) for f in fields(self)}
+        options["compile"] = dict(self.compile) if isinstance(self.compile, Mapping) else self.compile
         later = ("quantize", "attention", "cache", "channels_last")
         return {name: value for name, value in options.items() if name not in later or value not in (None, False)}
 
@@ -96,6 +100,8 @@ class Efficiency:
             raise ConfigError(f"quantize: {self.quantize} quantises before adapters are added: use int8_weight_only")
         if self.quantize in _BITSANDBYTES and self.compile:
             raise ConfigError(f"quantize: {self.quantize} is not compiled: set compile: false")
+        if (compiling := Compiling.read(self.compile)) is not None:
+            compiling.check()
 
     def check_denoiser(self) -> None:
         """ConfigError: it cannot be done to a denoiser that is loaded apart from the pipeline."""
@@ -115,10 +121,8 @@ class Efficiency:
         from evalkit.utils.devices import pick_device
 
         device = device or pick_device("auto")
-        if self.compile and not compat.has_compiler(device):
-            cuda = device.startswith("cuda")
-            lacks = "needs triton on CUDA, which is not installed" if cuda else "finds no C++ compiler (g++)"
-            raise ConfigError(f"compile: torch.compile {lacks}: set compile: false")
+        if (compiling := Compiling.read(self.compile)) is not None:
+            compiling.check_device(device)
         if self.quantize is not None:
             _check_quantize(self.quantize, device)
         if self.attention is not None:
@@ -152,7 +156,10 @@ class Efficiency:
         vae = getattr(pipe, "vae", None)
         if self.quantize in _TORCHAO:
             for module in parts:
-                _quantize(module, self.quantize)
+                try:
+                    _quantize(module, self.quantize)
+                except _CANNOT_RUN as error:  # a layer of a size that it has no kernel for
+                    raise ConfigError(f"quantize: {self.quantize} cannot take {who}: {one_line(error)}") from error
         if self.channels_last:
             for module in (*parts, *([vae] if isinstance(vae, torch.nn.Module) else [])):
                 module.to(memory_format=torch.channels_last)
@@ -170,11 +177,10 @@ class Efficiency:
         if name is not None:
             for module in parts:
                 module.enable_cache(_cache_config(name, options, pipe))
-        if self.compile:
-            mode: dict[str, Any] = {"mode": self.compile} if isinstance(self.compile, str) else {}
+        if (compiling := Compiling.read(self.compile)) is not None:
             for module in parts:
                 # The forward alone: the module keeps its hooks, which count evaluations outside of the compiled code.
-                module.forward = torch.compile(module.forward, **mode)
+                module.forward = compiling.compiled(module.forward)
 
     @property
     def alone(self) -> bool:
@@ -207,7 +213,10 @@ def _quantize(module: Any, name: str) -> None:
     from torchao import quantization
 
     options = {"weight_dtype": getattr(torch, name.partition("_")[0])} if name[:4] in ("int4", "int2") else {}
-    quantization.quantize_(module, getattr(quantization, _TORCHAO[name])(**options))
+    package = quantization
+    if name.startswith("nvfp4"):
+        package = importlib.import_module("torchao.prototype.mx_formats")
+    quantization.quantize_(module, getattr(package, _TORCHAO[name])(**options))
 
 
 def _check_attention(name: str, parts: Sequence[Any], device: str, who: str) -> None:

@@ -29,7 +29,7 @@ class OnnxModel(GanModel):
     `python -m evalkit.models.onnx.export` makes one of a torch generator.
 
     Args:
-        path, providers, threads: see OnnxFile.
+        path, providers, threads, session, provider_options: see OnnxFile.
         inputs: names of the graph's inputs, {latent: z, classes: labels}; none: the first, and the second.
         output: name of the images' output; none: the first.
         latent_dim, latent, num_classes, class_input, output_range: see GanModel.
@@ -52,9 +52,11 @@ class OnnxModel(GanModel):
         num_classes: int | None = None,
         class_input: Literal["index", "one_hot"] = "index",
         output_range: Sequence[float] = (-1, 1),
+        session: Mapping[str, Any] | None = None,
+        provider_options: Mapping[str, Mapping[str, Any]] | None = None,
     ) -> None:
         super().__init__(latent_dim, latent, num_classes, class_input, output_range)
-        self.file = OnnxFile(path, providers, threads)
+        self.file = OnnxFile(path, providers, threads, session, provider_options)
         self.inputs, self.output = _roles(inputs, ("latent", "classes")), output
 
     def check(self, *, fetch: bool = True) -> None:
@@ -91,7 +93,7 @@ class OnnxDenoiser(Model):
     [B], and gives what the scheduler's `prediction_type` says: [B,C,H,W].
 
     Args:
-        path, providers, threads: see OnnxFile.
+        path, providers, threads, session, provider_options: see OnnxFile.
         scheduler: scheduler_config.json of the model, or its folder.
         sample_size: height and width of the images; none: as the graph declares them.
         channels: none: as the graph declares them.
@@ -119,10 +121,12 @@ class OnnxDenoiser(Model):
         output: str | None = None,
         num_classes: int | None = None,
         conditioning: Conditioning = "none",
+        session: Mapping[str, Any] | None = None,
+        provider_options: Mapping[str, Mapping[str, Any]] | None = None,
     ) -> None:
         if conditioning not in ("class", "none") or (conditioning == "class" and not num_classes):
             raise ConfigError(f"conditioning={conditioning!r}: give class, with num_classes, or none")
-        self.file = OnnxFile(path, providers, threads)
+        self.file = OnnxFile(path, providers, threads, session, provider_options)
         self.scheduler = resolve_path(scheduler)
         self.sample_size = (sample_size, sample_size) if isinstance(sample_size, int) else sample_size
         self.channels, self.num_classes, self.conditioning = channels, num_classes, conditioning

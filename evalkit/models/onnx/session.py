@@ -22,17 +22,49 @@ _INTEGERS = {"tensor(int64)": "int64", "tensor(int32)": "int32"}
 INSTALL = "pip install 'evalkit[onnx]' (or onnxruntime-gpu, where CUDA is)"
 
 
+# Which wheel has which execution provider; onnxruntime itself has the CPU's alone (on macOS CoreML's too).
+_WHEELS = {
+    **{"cuda": "onnxruntime-gpu", "tensorrt": "onnxruntime-gpu", "nvtensorrtrtx": "onnxruntime-trt-rtx"},
+    **{"openvino": "onnxruntime-openvino", "dml": "onnxruntime-directml", "qnn": "onnxruntime-qnn"},
+    **{"rocm": "onnxruntime-rocm", "migraphx": "onnxruntime-migraphx"},
+}
+# What `session` may set: attributes of onnxruntime.SessionOptions that change how a graph is run.
+_LEVELS = {"disable": "ORT_DISABLE_ALL", "basic": "ORT_ENABLE_BASIC", "extended": "ORT_ENABLE_EXTENDED"}
+_LEVELS |= {"all": "ORT_ENABLE_ALL"}
+_CHOICES = {
+    "graph_optimization_level": ("GraphOptimizationLevel", _LEVELS),
+    "execution_mode": ("ExecutionMode", {"sequential": "ORT_SEQUENTIAL", "parallel": "ORT_PARALLEL"}),
+}
+_SWITCHES = ("enable_cpu_mem_arena", "enable_mem_pattern", "enable_mem_reuse", "use_deterministic_compute")
+SESSION = (*_CHOICES, *_SWITCHES, "inter_op_num_threads", "config_entries")
+
+
 class OnnxFile:
     """One .onnx file and how it is run.
 
     Args:
         path: the file; weights that lie next to it under names that begin with its own ("g.onnx.data") belong to it.
         providers: execution providers in order, as ONNX Runtime calls them or without "ExecutionProvider": "cpu",
-            "cuda", "tensorrt", "coreml", "dml" ...; one that is not available is refused, never silently left out.
+            "cuda", "tensorrt", "openvino", "coreml", "dml" ...; one that is not available is refused, never silently
+            left out.
         threads: of one operator; none: as many as ONNX Runtime thinks best.
+        session: ONNX Runtime's session options: graph_optimization_level ("disable", "basic", "extended", "all"),
+            execution_mode ("sequential", "parallel"), inter_op_num_threads, enable_mem_pattern, ..., and
+            config_entries, a mapping of its own keys ("session.set_denormal_as_zero": "1").
+        provider_options: by provider (as in `providers`) its options: {tensorrt: {trt_fp16_enable: true}}.
+
+    Raises:
+        ConfigError: an option or a value that is not known (the nearest is offered).
     """
 
-    def __init__(self, path: str, providers: str | Sequence[str] = "cpu", threads: int | None = None) -> None:
+    def __init__(
+        self,
+        path: str,
+        providers: str | Sequence[str] = "cpu",
+        threads: int | None = None,
+        session: Mapping[str, Any] | None = None,
+        provider_options: Mapping[str, Mapping[str, Any]] | None = None,
+    ) -> None:
         self.path = resolve_path(path)
         names = [providers] if isinstance(providers, str) else list(providers)
         if not names:
@@ -40,6 +72,12 @@ class OnnxFile:
         if threads is not None:
             whole_number(threads, "threads")
         self.providers, self.threads = [str(name) for name in names], threads
+        self.session = _check_session(session or {})
+        shorts = [_short(name) for name in self.providers]
+        self.provider_options = {_short(name): dict(given) for name, given in (provider_options or {}).items()}
+        for name in self.provider_options:
+            if name not in shorts:
+                raise ConfigError(f"provider_options.{name}: not one of the providers. {nearest(name, shorts)}")
         self._session: Any = None
 
     def check(self) -> None:
@@ -56,14 +94,15 @@ class OnnxFile:
             return [_CPU]
         import onnxruntime
 
-        known = {name.lower().removesuffix(_TAIL.lower()): name for name in onnxruntime.get_available_providers()}
+        known = {_short(name): name for name in onnxruntime.get_available_providers()}
         inputs = []
         for name in self.providers:
-            short = name.lower().removesuffix(_TAIL.lower())
+            short = _short(name)
             if short not in known:
+                wheel = f" (it comes with {_WHEELS[short]}, instead of onnxruntime)" if short in _WHEELS else ""
                 raise ConfigError(
                     f"execution provider '{name}' is not available in onnxruntime {onnxruntime.__version__} on this "
-                    f"machine; available: {', '.join(known)}"
+                    f"machine{wheel}; available: {', '.join(known)}"
                 )
             inputs.append(known[short])
         return inputs
@@ -72,7 +111,14 @@ class OnnxFile:
         data_files = sorted(self.path.parent.glob(f"{self.path.name}?*"))
         digests = [sha256_file(self.path), *([f.name, sha256_file(f)] for f in data_files if f.is_file())]
         weights = digests[0] if len(digests) == 1 else sha256_json(digests)
-        return {"weights": weights, "providers": [p.lower() for p in self.providers], "threads": self.threads}
+        later = {"session": self.session, "provider_options": self.provider_options}
+        options = {name: value for name, value in later.items() if value}
+        return {
+            "weights": weights,
+            "providers": [p.lower() for p in self.providers],
+            "threads": self.threads,
+            **options,
+        }
 
     def load(self) -> None:
         """Opens a session.
@@ -87,9 +133,13 @@ class OnnxFile:
         options.intra_op_num_threads = self.threads or 0
         options.use_deterministic_compute = True
         options.log_severity_level = 3  # errors alone: they are raised as well
+        _set_session(options, self.session)
         providers = self.provider_names()
+        given = [{k: str(v) for k, v in self.provider_options.get(_short(name), {}).items()} for name in providers]
         try:
-            session = onnxruntime.InferenceSession(str(self.path), options, providers=providers)
+            session = onnxruntime.InferenceSession(
+                str(self.path), options, providers=providers, provider_options=given if any(given) else None
+            )
         except Exception as error:  # its own exceptions have no common base but this
             raise DataError(f"{self.path} cannot be loaded by ONNX Runtime: {one_line(error)}") from error
         if session.get_providers()[0] != providers[0]:
@@ -157,3 +207,37 @@ class OnnxFile:
             shapes = ", ".join(f"{name} {list(value.shape)}" for name, value in arrays.items())
             raise ConfigError(f"{self.path} cannot take {shapes}: {one_line(error)}") from error
         return torch.cat([torch.from_numpy(part) for part in parts]).float()
+
+
+def _short(provider: str) -> str:
+    """ "cuda" of "CUDAExecutionProvider"."""
+    return provider.lower().removesuffix(_TAIL.lower())
+
+
+def _check_session(given: Mapping[str, Any]) -> dict[str, Any]:
+    for name, value in given.items():
+        if name not in SESSION:
+            raise ConfigError(f"session.{name}: there is no such session option. {nearest(str(name), SESSION)}")
+        if name in _CHOICES and value not in _CHOICES[name][1]:
+            raise ConfigError(f"session.{name}={value}: {nearest(str(value), _CHOICES[name][1])}")
+        if name in _SWITCHES and not isinstance(value, bool):
+            raise ConfigError(f"session.{name}={value}: give true or false")
+        if name == "inter_op_num_threads":
+            whole_number(value, f"session.{name}")
+        if name == "config_entries" and not isinstance(value, Mapping):
+            raise ConfigError(f"session.{name}={value}: give a mapping, such as {{session.set_denormal_as_zero: 1}}")
+    return dict(given)
+
+
+def _set_session(options: Any, given: Mapping[str, Any]) -> None:
+    import onnxruntime
+
+    for name, value in given.items():
+        if name in _CHOICES:
+            kind, values = _CHOICES[name]
+            setattr(options, name, getattr(getattr(onnxruntime, kind), values[value]))
+        elif name == "config_entries":
+            for key, entry in value.items():
+                options.add_session_config_entry(str(key), str(entry))
+        else:
+            setattr(options, name, value)
