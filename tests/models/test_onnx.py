@@ -109,7 +109,7 @@ def test_the_export_command(exported: Path, tmp_path: Path, capsys: pytest.Captu
     assert [i.name for i in graph.graph.input] == ["z", "classes"]
     assert [o.version for o in graph.opset_import if o.domain == ""] == [OPSET]
     assert [p.name for p in exported.parent.iterdir()] == ["g.onnx"], "one file, weights and all"
-    assert main(["digits_ldm", str(tmp_path / "l.onnx")]) == 2
+    assert main(["digits_vae", str(tmp_path / "l.onnx")]) == 2
     assert "a generator with `module` and `weights`" in capsys.readouterr().err
     assert main(["digits_dcga", str(tmp_path / "l.onnx")]) == 2
     assert "Did you mean 'digits_dcgan'" in capsys.readouterr().err
@@ -189,6 +189,62 @@ def test_providers_threads_and_files(exported: Path, tmp_path: Path, monkeypatch
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(ConfigError, match=r"needs ONNX Runtime: pip install 'evalkit\[onnx\]'"):
         OnnxModel(str(exported)).check()
+
+
+def test_providers_name_the_wheel_that_has_them(exported: Path) -> None:
+    import onnxruntime
+
+    wheels = {"cuda": "onnxruntime-gpu", "tensorrt": "onnxruntime-gpu", "OpenVINO": "onnxruntime-openvino"}
+    for name, wheel in wheels.items():
+        if f"{name}executionprovider".lower() in map(str.lower, onnxruntime.get_available_providers()):
+            continue
+        with pytest.raises(ConfigError, match=f"'{name}' is not available .* it comes with {wheel}, instead of") as e:
+            OnnxModel(str(exported), providers=[name, "cpu"]).check()
+        assert "\n" not in str(e.value)
+
+
+def test_session_options(exported: Path, tmp_path: Path) -> None:
+    """Each is what ONNX Runtime is told; images stay; the identity holds them where they are set."""
+    plain = digits(exported)
+    options = {
+        "graph_optimization_level": "disable",
+        "execution_mode": "parallel",
+        "inter_op_num_threads": 2,
+        "enable_mem_pattern": False,
+        "config_entries": {"session.set_denormal_as_zero": 1},
+    }
+    made = digits(exported, session=options, provider_options={"cpu": {}})
+    told = made.file._session.get_session_options()
+    assert str(told.graph_optimization_level).endswith("ORT_DISABLE_ALL")
+    assert str(told.execution_mode).endswith("ORT_PARALLEL")
+    assert told.inter_op_num_threads == 2
+    assert told.enable_mem_pattern is False
+    assert told.get_session_config_entry("session.set_denormal_as_zero") == "1"
+    assert np.abs(images(made, ask(4)).astype(int) - images(plain, ask(4))).max() <= 1
+    assert "session" not in plain.identity()
+    assert made.identity() == {**plain.identity(), "session": options, "provider_options": {"cpu": {}}}
+    denoiser = OnnxDenoiser(str(exported), str(tmp_path), session={"execution_mode": "parallel"})
+    assert denoiser.file.session == {"execution_mode": "parallel"}
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (
+            {"session": {"graph_optimization": "all"}},
+            "session.graph_optimization: there is no such session option. Did",
+        ),
+        ({"session": {"graph_optimization_level": "al"}}, "session.graph_optimization_level=al: Did you mean 'all'?"),
+        ({"session": {"enable_mem_pattern": 1}}, "session.enable_mem_pattern=1: give true or false"),
+        ({"session": {"inter_op_num_threads": 0}}, "session.inter_op_num_threads=0: give a whole number >= 1"),
+        ({"session": {"config_entries": "x"}}, "session.config_entries=x: give a mapping"),
+        ({"provider_options": {"cuda": {}}}, "provider_options.cuda: not one of the providers. Choices: cpu."),
+    ],
+)
+def test_wrong_session_options(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        OnnxModel("g.onnx", **options)
+    assert message in str(caught.value)
 
 
 @pytest.mark.filterwarnings("ignore:Specified provider")

@@ -7,5 +7,6 @@ from evalkit.utils.lazy import lazy
 if TYPE_CHECKING:
     from evalkit.models.onnx.model import OnnxDenoiser as OnnxDenoiser
     from evalkit.models.onnx.model import OnnxModel as OnnxModel
+    from evalkit.models.onnx.pipeline import OnnxPipeline as OnnxPipeline
 else:
-    __all__, __getattr__ = lazy(__name__, model="OnnxDenoiser OnnxModel")
+    __all__, __getattr__ = lazy(__name__, model="OnnxDenoiser OnnxModel", pipeline="OnnxPipeline")

@@ -1,4 +1,7 @@
-"""A torch generator as one .onnx file: `python -m evalkit.models.onnx.export digits_dcgan g.onnx`."""
+"""Models as .onnx files: `python -m evalkit.models.onnx.export digits_dcgan g.onnx` writes a torch generator as one.
+
+Of a diffusers pipeline (`... export digits_ldm FOLDER`) it writes one per network, for model=[onnx_pipeline].
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,8 @@ import argparse
 import logging
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -37,33 +41,43 @@ def export_onnx(
     import torch
 
     batch = torch.export.Dim("batch")
+    with quiet_exporter(type(module).__name__):
+        program = torch.onnx.export(
+            module.eval(),
+            tuple(examples),
+            input_names=list(names),
+            output_names=["images"],
+            opset_version=opset,
+            dynamo=True,
+            dynamic_shapes=tuple({0: batch} for _ in examples),
+            verbose=False,
+        )
+        assert program is not None
+        program.save(str(path), external_data=False)
+
+
+@contextmanager
+def quiet_exporter(who: str) -> Iterator[None]:
+    """Without gradients and the exporter's chatter; what it raises becomes a ConfigError of one line about `who`."""
+    import torch
+
     level = logging.getLogger("torch.onnx").level
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
     try:
         with warnings.catch_warnings(), torch.no_grad():
             warnings.simplefilter("ignore")
-            program = torch.onnx.export(
-                module.eval(),
-                tuple(examples),
-                input_names=list(names),
-                output_names=["images"],
-                opset_version=opset,
-                dynamo=True,
-                dynamic_shapes=tuple({0: batch} for _ in examples),
-                verbose=False,
-            )
-            assert program is not None
-            program.save(str(path), external_data=False)
+            yield
     except ImportError as error:
         raise ConfigError(f"exporting needs onnx and onnxscript: pip install onnx onnxscript ({error})") from error
     except Exception as error:  # the exporter's errors have no common base but this
-        raise ConfigError(f"torch cannot export {type(module).__name__} to ONNX: {one_line(error)}") from error
+        raise ConfigError(f"torch cannot export {who} to ONNX: {one_line(error)}") from error
     finally:
         logging.getLogger("torch.onnx").setLevel(level)
 
 
 def export_model(option: dict[str, Any], path: Path) -> None:
-    """Writes the generator of a model option (TorchModuleModel) as one .onnx file, inputs "z" and "classes".
+    """Writes the generator of a model option (TorchModuleModel) as one .onnx file, inputs "z" and "classes"; of a
+    pipeline (DiffusersModel) its networks into a folder, where a line each says how close they came.
 
     Raises:
         ConfigError: it is no such model, or see `export_onnx`.
@@ -71,13 +85,21 @@ def export_model(option: dict[str, Any], path: Path) -> None:
     import torch
 
     from evalkit.config.build import GRID_KEYS, build, locate
+    from evalkit.models.diffusers.model import DiffusersModel
     from evalkit.models.gan import TorchModuleModel
 
-    mine = locate(str(option["_target_"])) is TorchModuleModel
+    target = locate(str(option["_target_"]))
+    if target is DiffusersModel:
+        _export_networks(option, path)
+        return
+    mine = target is TorchModuleModel
     others = TorchModuleModel.call_settings | GRID_KEYS
     model = build({key: value for key, value in option.items() if key not in others}) if mine else None
     if model is None or model.module is None:
-        raise ConfigError("a generator with `module` and `weights` (evalkit.models.gan.TorchModuleModel) is exported")
+        raise ConfigError(
+            "a generator with `module` and `weights` (evalkit.models.gan.TorchModuleModel) is exported, "
+            "or a pipeline (evalkit.models.diffusers.DiffusersModel)"
+        )
     model.check()
     model.load("cpu")
     examples = [torch.zeros(2, *model.z_shape, dtype=getattr(torch, model.dtype))]
@@ -87,11 +109,26 @@ def export_model(option: dict[str, Any], path: Path) -> None:
     export_onnx(model._net, examples, path, ["z", "classes"][: len(examples)])
 
 
+def _export_networks(option: dict[str, Any], folder: Path) -> None:
+    from evalkit.config.build import GRID_KEYS, build
+    from evalkit.models.diffusers.model import DiffusersModel
+    from evalkit.models.onnx.export_pipeline import export_pipeline
+
+    of_calls = DiffusersModel.call_settings
+    if folder.is_file():
+        raise ConfigError(f"{folder} is a file: a pipeline's networks are written into a folder")
+    model = build({key: value for key, value in option.items() if key not in of_calls | GRID_KEYS})
+    model.check()
+    settings = {key: value for key, value in option.items() if key in of_calls and value is not None}
+    for name, error in export_pipeline(model, settings, folder):
+        print(f"{folder / name}.onnx: within {error:.1g} of torch's largest output")
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """`python -m evalkit.models.onnx.export OPTION FILE [KEY=VALUE ...]`; returns the exit code."""
     parser = argparse.ArgumentParser(prog="python -m evalkit.models.onnx.export", description=__doc__)
     parser.add_argument("option", help="of configs/model/, such as digits_dcgan or gan")
-    parser.add_argument("file", type=Path, help="the .onnx file to write")
+    parser.add_argument("file", type=Path, help="the .onnx file to write, or of a pipeline the folder")
     parser.add_argument("overrides", nargs="*", help="such as model.gan.module=my_package.Generator")
     given = parser.parse_args(arguments)
     from evalkit.config.compose import compose, resolve
@@ -102,7 +139,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except EvalkitError as error:
         print(f"evalkit: {error}", file=sys.stderr)
         return 2
-    print(f"{given.file}: {given.file.stat().st_size} bytes, opset {OPSET}")
+    if given.file.is_file():
+        print(f"{given.file}: {given.file.stat().st_size} bytes, opset {OPSET}")
     return 0
 
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 _TAIL = "ExecutionProvider"
 _CPU = f"CPU{_TAIL}"
 _FLOATS = {"tensor(float)": "float32", "tensor(float16)": "float16", "tensor(double)": "float64"}
-_INTEGERS = {"tensor(int64)": "int64", "tensor(int32)": "int32"}
+_INTEGERS = {"tensor(int64)": "int64", "tensor(int32)": "int32", "tensor(bool)": "bool"}
 INSTALL = "pip install 'evalkit[onnx]' (or onnxruntime-gpu, where CUDA is)"
 
 
@@ -175,6 +175,36 @@ class OnnxFile:
             raise ConfigError(f"{self.path} takes {', '.join(names)}: there is no input for the {role}")
         return names[position]
 
+    def outputs(self, feed: Mapping[str, torch.Tensor]) -> list[torch.Tensor]:
+        """All outputs of one call, in the graph's order and types; inputs as of `run`.
+
+        ConfigError: an input does not fit.
+        """
+        import torch
+
+        arrays = self._arrays(feed)
+        try:
+            made = self._session.run(None, arrays)
+        except Exception as error:  # see load
+            raise self._cannot_take(arrays, error) from error
+        return [torch.from_numpy(array) for array in made]
+
+    def _arrays(self, feed: Mapping[str, torch.Tensor]) -> dict[str, NDArray[Any]]:
+        """The inputs in the types that the graph declares. ConfigError: one of a type that is not known."""
+        kinds, arrays = self.inputs(), {}
+        for name, value in feed.items():
+            if name not in kinds:  # a graph leaves out what changes nothing
+                continue
+            dtype = (_FLOATS | _INTEGERS).get(kinds[name][0])
+            if dtype is None:
+                raise ConfigError(f"{self.path}: input '{name}' is a {kinds[name][0]}, which is not known here")
+            arrays[name] = value.cpu().numpy().astype(dtype)
+        return arrays
+
+    def _cannot_take(self, arrays: Mapping[str, NDArray[Any]], error: Exception) -> ConfigError:
+        shapes = ", ".join(f"{name} {list(value.shape)}" for name, value in arrays.items())
+        return ConfigError(f"{self.path} cannot take {shapes}: {one_line(error)}")
+
     def run(self, feed: Mapping[str, torch.Tensor], output: str | None) -> torch.Tensor:
         """One call; each input is cast to the type that the graph declares. A graph of batch one is called B times.
 
@@ -186,12 +216,7 @@ class OnnxFile:
         missing = sorted(kinds.keys() - feed.keys())
         if missing:
             raise ConfigError(f"{self.path} also takes the input {', '.join(missing)}: name the inputs by `inputs`")
-        arrays = {}
-        for name, value in feed.items():
-            dtype = (_FLOATS | _INTEGERS).get(kinds[name][0])
-            if dtype is None:
-                raise ConfigError(f"{self.path}: input '{name}' is a {kinds[name][0]}, which is not known here")
-            arrays[name] = value.cpu().numpy().astype(dtype)
+        arrays = self._arrays(feed)
         names = [o.name for o in self._session.get_outputs()]
         if output is not None and output not in names:
             raise ConfigError(f"{self.path} has no output '{output}'. {nearest(output, names)}")
@@ -204,8 +229,7 @@ class OnnxFile:
                 for part in calls
             ]
         except Exception as error:  # see load
-            shapes = ", ".join(f"{name} {list(value.shape)}" for name, value in arrays.items())
-            raise ConfigError(f"{self.path} cannot take {shapes}: {one_line(error)}") from error
+            raise self._cannot_take(arrays, error) from error
         return torch.cat([torch.from_numpy(part) for part in parts]).float()
 
 
