@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import time
 
 from evalkit.utils import devices
 
 _SIDE = {"cpu": 1024, "mps": 4096, "cuda": 8192}
-_SECONDS = 0.3  # of each of some rounds, of which the fastest counts
-_ROUNDS = 3
+_SECONDS, _ROUND = 1.0, 0.05  # in all, and of each round: the fastest counts
 _MEASURED: dict[tuple[str, str], tuple[float, int]] = {}  # of this process's devices
 
 
@@ -38,16 +38,21 @@ def _measure(device: str, dtype: str) -> tuple[float, int]:
     a, b = (torch.randn(n, n, device=device).to(getattr(torch, dtype)) for _ in range(2))
     _products(a, b, 1, device)  # kernels are chosen, threads started
     one = _products(a, b, 1, device)
-    count = max(int(_SECONDS / max(one, 1e-6)), 1)
-    fastest = min(_products(a, b, count, device) / count for _ in range(_ROUNDS))
+    count = max(int(_ROUND / max(one, 1e-6)), 1)
+    rounds = min(max(int(_SECONDS / max(count * one, 1e-6)), 3), 50)
+    fastest = min(_products(a, b, count, device) / count for _ in range(rounds))
     return 2 * n**3 / fastest, n
 
 
 def _products(a: object, b: object, count: int, device: str) -> float:
-    """Seconds of some products, one after another."""
+    """Seconds of some products, one after another; on the CPU those that its threads had."""
+    import torch
+
+    clock = time.process_time if device == "cpu" else time.perf_counter
+    shared = min(torch.get_num_threads(), os.cpu_count() or 1) if device == "cpu" else 1
     devices.synchronize(device)
-    began = time.perf_counter()
+    began = clock()
     for _ in range(count):
         a @ b  # type: ignore[operator]
     devices.synchronize(device)
-    return time.perf_counter() - began
+    return (clock() - began) / shared

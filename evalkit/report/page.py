@@ -10,7 +10,7 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from evalkit.report import categories, fullsize, gallery, modes, parity, plots, summary, tables
+from evalkit.report import categories, fullsize, gallery, modes, parity, plots, profile, summary, tables
 from evalkit.report.later import Later
 from evalkit.report.run_folder import Run, clean, nearest_sheets, short
 from evalkit.results import headline, thumbnails
@@ -51,6 +51,7 @@ def make_page(run: Run, mark: str) -> str:
         "rows_shown": tables.PAGE,
         "later": Later(),
         "plots": plots.make_plots(run),
+        "profile": profile.make_profile(run),
         "gallery": shown,
         "script_data": lambda later: (
             _script_data(run, table, shown, full, later, feature_map)

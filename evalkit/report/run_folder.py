@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from evalkit.errors import DataError
-from evalkit.results import feature_map, parity, previous, thumbnails
+from evalkit.results import feature_map, parity, previous, profile, thumbnails
 from evalkit.results.csv_files import CLUSTER, SAMPLE_HEADS, cluster_id, number, read_columns, read_heads
 from evalkit.results.side_by_side import SampleScores
 from evalkit.results.table import ResultTable, read_results
@@ -21,7 +21,7 @@ from evalkit.utils.text import letters
 T = TypeVar("T")
 RESULTS = "results.json"
 _FILES = ("samples.csv", "categories.csv", "nearest.csv", "reference.png")
-_OTHERS = (*_FILES, thumbnails.NAME, feature_map.NAME, previous.NAME, parity.NAME)
+_OTHERS = (*_FILES, thumbnails.NAME, feature_map.NAME, previous.NAME, parity.NAME, profile.NAME)
 _CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff\ufdd0-\ufdef\ufffe\uffff]")
 
 
