@@ -62,8 +62,13 @@ def _view(run: Run, data: Mapping[str, Any]) -> ProfileView:
             Parts(cell["cell"], batch["batch_size"], lines, profile.sum_line(batch), profile.whole_line(batch))
         )
     swept = any(len(cell["batches"]) > 1 for cell in data["cells"])
-    batches = profile.batch_lines(data["cells"]) if len(cells) > 1 or swept else []
+    batches = [line for cell in data["cells"] for line in _named(cell)] if len(cells) > 1 or swept else []
     return ProfileView(parts, len(cells) - len(parts), batches, _plots(run, cells), list(profile.about_lines(data)))
+
+
+def _named(cell: Mapping[str, Any]) -> list[list[str]]:
+    """A cell's lines, each of which names it: screen readers read line by line."""
+    return [[cell["cell"], *line[1:]] for line in profile.batch_lines([cell])]
 
 
 def _plots(run: Run, cells: Sequence[Mapping[str, Any]]) -> Group | None:
