@@ -110,6 +110,28 @@ def test_samples_come_again_where_a_batch_is_larger_than_the_cell() -> None:
     assert rates == [1 / batch.seconds for batch in profile.batches if batch.seconds]
 
 
+def test_a_batch_is_of_samples_that_share_their_settings() -> None:
+    """As in a run: a prompt may set a size for its own samples."""
+
+    class Prompted(BuiltCell):
+        def own_settings(self, index: int) -> dict[str, Any]:
+            return {"height": 8 + index % 2}
+
+        def request(self, index: int, seed: int) -> Request:
+            return Request(index, seed, settings=self.own_settings(index))
+
+    class Told(Steps):
+        def generate(self, requests: Sequence[Request], *, sampler: Sampler | None, settings: Settings) -> Generated:
+            asked.append(([request.index for request in requests], settings["height"]))
+            return super().generate(requests, sampler=sampler, settings=settings)
+
+    asked: list[tuple[list[int], int]] = []
+    cell, model = make_cell(num_samples=5), Told()
+    pool = ModelPool({cell.key: Prompted(model, None, None)})
+    profile_cell(cell, pool, "cpu", Profile((4,), repeats=1))
+    assert {(tuple(indices), height) for indices, height in asked} == {((0, 2, 4, 0), 8)}
+
+
 def test_memory_ends_and_is_named() -> None:
     profile = measured(Steps(ends=4), batch_sizes=(1, 2, 4, 8), repeats=1)
     assert [batch.batch_size for batch in profile.batches] == [1, 2, 4]
