@@ -87,7 +87,7 @@ class Compiling:
         layer = torch.nn.Linear(8, 8).to(device)
         try:
             with torch.no_grad():
-                good = bool(self.compiled(layer.forward)(torch.ones(2, 8, device=device)).isfinite().all())
+                good = bool(self._compile(layer.forward)(torch.ones(2, 8, device=device)).isfinite().all())
         except Exception as error:  # each backend has errors of its own
             why = one_line(error)
             raise ConfigError(f"compile: {self.backend} does not run on this machine's {device}: {why}") from error
@@ -96,14 +96,17 @@ class Compiling:
 
     def compiled(self, forward: Any) -> Any:
         """A module's `forward`, to be compiled when it is first called."""
+        made = self._compile(forward)
+        return made if self.backend in _OWN else self._told(made)
+
+    def _compile(self, forward: Any) -> Any:
         import torch
 
         if self.backend in _PACKAGES and self.backend not in {point.name for point in _registered()}:
             importlib.import_module(_PACKAGES[self.backend][0])  # as it is imported, torch gets to know it
         if self.backend == "inductor":
             return torch.compile(forward, **self.arguments)
-        made = torch.compile(forward, backend=self.backend, **self.arguments)
-        return made if self.backend in _OWN else self._told(made)
+        return torch.compile(forward, backend=self.backend, **self.arguments)
 
     def _told(self, call: Any) -> Any:
         """`call`, whose errors are one line: a graph that a backend cannot take shows when it is first run."""
