@@ -6,21 +6,16 @@ Of a diffusers pipeline (`... export digits_ldm FOLDER`) it writes one per netwo
 from __future__ import annotations
 
 import argparse
-import logging
 import sys
-import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from evalkit.errors import ConfigError, EvalkitError
-from evalkit.utils.text import one_line
+from evalkit.models.onnx.exporter import OPSET, quiet_exporter
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
-
-OPSET = 18  # ONNX Runtime 1.14 and later run it; torch's exporter starts from it
 
 
 def export_onnx(
@@ -54,25 +49,6 @@ def export_onnx(
         )
         assert program is not None
         program.save(str(path), external_data=False)
-
-
-@contextmanager
-def quiet_exporter(who: str) -> Iterator[None]:
-    """Without gradients and the exporter's chatter; what it raises becomes a ConfigError of one line about `who`."""
-    import torch
-
-    level = logging.getLogger("torch.onnx").level
-    logging.getLogger("torch.onnx").setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings(), torch.no_grad():
-            warnings.simplefilter("ignore")
-            yield
-    except ImportError as error:
-        raise ConfigError(f"exporting needs onnx and onnxscript: pip install onnx onnxscript ({error})") from error
-    except Exception as error:  # the exporter's errors have no common base but this
-        raise ConfigError(f"torch cannot export {who} to ONNX: {one_line(error)}") from error
-    finally:
-        logging.getLogger("torch.onnx").setLevel(level)
 
 
 def export_model(option: dict[str, Any], path: Path) -> None:

@@ -11,7 +11,7 @@ from unittest import mock
 
 from evalkit.errors import ConfigError
 from evalkit.models.base import Request, Sampler
-from evalkit.models.onnx.export import OPSET, quiet_exporter
+from evalkit.models.onnx.exporter import OPSET, quiet_exporter
 from evalkit.models.onnx.pipeline import INDEX, GraphPart, flatten
 from evalkit.utils.files import write_text
 from evalkit.utils.text import one_line
