@@ -155,7 +155,7 @@ def to_rich(table: ResultTable, most: int, width: int) -> rich.table.Table | Non
 def _floor(table: ResultTable, metric: str, rows: Sequence[PairRow]) -> PairRow | None:
     """The statistics of the worst of the baseline's remakes, where there are some."""
     about = floor_of(table.run, metric)
-    details = about["remakes"][about["worst"]] if about is not None else {}
+    details = about["remakes"].get(about["worst"], {}) if about is not None else {}
     if not {"p1", "p99"} <= details.keys():
         return None
     like = next(pair.row for pair in rows if pair.row.metric == metric)

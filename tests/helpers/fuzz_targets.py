@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 from fuzz import Target
 from icc import cmyk_profile, grey_profile, rgb_profile
+from parity_runs import write_pairs
 from pictures import picture
 from PIL import Image, PngImagePlugin
 from report_runs import write_run
@@ -269,9 +270,9 @@ def results(folder: Path) -> Target:
     from evalkit.report.page import make_page
     from evalkit.report.run_folder import Run
 
-    run = write_run(folder)
+    run = write_pairs(write_run(folder))
     make_page(Run.open(run), "0" * 32)  # matplotlib makes its folders when it is first used
-    names = ("results.json", "samples.csv", "categories.csv", "nearest.csv", "thumbnails.json")
+    names = ("results.json", "samples.csv", "categories.csv", "nearest.csv", "thumbnails.json", "parity.json")
 
     def read(path: Path) -> None:
         EarlierRun.load(str(path.parent), "gate.x")

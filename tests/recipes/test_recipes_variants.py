@@ -1,4 +1,4 @@
-"""The recipes `lora_style` and `ab_quantised` from the command line, small."""
+"""The recipes `lora_style`, `ab_quantised` and `same_model` from the command line, small."""
 
 from __future__ import annotations
 
@@ -48,3 +48,21 @@ def test_ab_quantised(tmp_path: Path) -> None:
     assert all(value > 20 for value in psnr.values() if value is not None), "near float32's images"
     assert all(value < 99 for value in psnr.values() if value is not None), "but not equal to them"
     assert "ab_quantised" in (run / "gate.md").read_text()
+
+
+def test_same_model(tmp_path: Path) -> None:
+    """Without the compiled cell, which takes a C++ compiler a minute."""
+    few = [word for word in FEW if not word.startswith(("num_samples", "report"))]
+    done = run_evalkit("experiment=same_model", "num_samples=8", "exclude=[{model: compiled}]", *few, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "Traceback" not in done.stderr
+    run = tmp_path / "runs" / "same_model"
+    floor = results(run)["run"]["noise_floor"]
+    assert [remake["name"] for remake in floor["remakes"]] == ["again", "batch_size 1", "attention math"]
+    psnr = floor["metrics"]["psnr"]
+    assert psnr["remakes"]["again"]["identical"] == 8
+    models = {row["cell"]: row["model"] for row in results(run)["rows"]}
+    said = {models[cell]: verdict for cell, verdict in floor["cells"]["psnr"].items()}
+    assert {said[name] for name in ("int8", "fp8", "bf16")} == {"beyond the noise floor"}
+    assert said["cached"] in ("identical", "within the noise floor", "beyond the noise floor")
+    assert 'id="parity-h"' in (run / "report.html").read_text(encoding="utf-8")
