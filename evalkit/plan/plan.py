@@ -29,7 +29,7 @@ from evalkit.plan.choose import Given, choose_metrics
 from evalkit.plan.grid import Grid, Missing, make_grid
 from evalkit.plan.look import as_stopped, of_look
 from evalkit.plan.own_settings import check_own_calls, check_own_latents
-from evalkit.plan.remakes import make_remakes
+from evalkit.plan.remakes import make_remakes, with_changes
 from evalkit.plan.results_folder import results_folder, with_name
 from evalkit.prompts.images import prompt_images
 from evalkit.results.feature_map import check_map
@@ -198,6 +198,7 @@ def make_plan(config: RunConfig, *, choose: bool = False) -> Plan:
         check_pairs(metrics, baseline, own)
     check_models(metrics, extractors)
     remakes = make_remakes(config, grid.cells, baseline, grid.built, metrics, missing)
+    config = with_changes(config, [cell for cell, _ in remakes])
     exports = _build_exports(config, grid)
     make_trackers(config.tracker)  # each is built anew where it logs, in a process of its own
     out = results_folder(config, extractors)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import inspect
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -148,6 +148,14 @@ def _remake(base: Cell, objects: BuiltCell, change: Mapping[str, Any], missing: 
         identity=identity,
     )
     return cell, objects
+
+
+def with_changes(config: RunConfig, remakes: Sequence[Cell]) -> RunConfig:
+    """The configuration with the changes by their values: workers may have other threads and devices to choose by."""
+    if not remakes:
+        return config
+    changes = [dict(cell.remake.get("option") or cell.remake) for cell in remakes]
+    return replace(config, noise_floor={name: value for change in changes for name, value in change.items()})
 
 
 def change_text(change: Mapping[str, Any]) -> str:

@@ -150,6 +150,20 @@ def test_where_all_remakes_are_identical_only_identical_images_are_within(made: 
     assert "floor identical" in render.to_markdown(table)
 
 
+@pytest.mark.slow
+def test_workers_of_this_machine_make_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each makes the plan again, with other numbers of threads around it."""
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    engine = {"local": {"_target_": "evalkit.engines.Local", "workers": 2, "threads": 2}}
+    shared = {"noise_floor": ["batch_size", "threads"], "model": {"model": {"_target_": "fake_models.Uneven"}}}
+    plan = make_plan(config_of(tmp_path, **shared, baseline="model", engine=engine))
+    assert plan.config.noise_floor == {"batch_size": 1, "threads": 2}
+    floor = pipeline.run(plan).run[RUN]
+    alone = pipeline.run(make_plan(config_of(tmp_path / "alone", **shared, baseline="model"))).run[RUN]
+    assert floor["metrics"] == alone["metrics"]
+    assert floor["metrics"]["psnr"]["floor"] == pytest.approx(dB(PIXELS / 3))
+
+
 def test_other_scores_have_the_largest_distance_of_a_remakes(tmp_path: Path) -> None:
     table = pipeline.run(make_plan(config_of(tmp_path, metric=METRICS)))
     about = table.run[RUN]["metrics"]["brightness"]
