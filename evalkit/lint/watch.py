@@ -108,14 +108,18 @@ class Watch:
         self._entries: dict[str, CacheEntry | None] = {}
 
     def of(self, source: Source) -> Source:
-        """The source, or one that is measured as it is read: the same one for the same images."""
+        """The source, or one that is measured as it is read; of several sets of the same images the first one is.
+
+        Each set stays itself: who compares cells must tell a cell that equals the baseline from the baseline.
+        """
         try:
             digest = source.digest
         except (OSError, DataError):
             return source  # scoring says what is wrong with it
         if self.entry(digest) is not None:
             return source
-        return self.watched.setdefault(digest, WatchedSource(source))
+        watched = self.watched.setdefault(digest, WatchedSource(source))
+        return watched if watched.source is source else source
 
     def entry(self, digest: str) -> CacheEntry | None:
         """What was measured of a set in an earlier run; read once."""

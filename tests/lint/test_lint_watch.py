@@ -75,9 +75,11 @@ def test_of_a_large_set_the_blocks_lie_within_what_is_read(tmp_path: Path, monke
 
 def test_two_cells_of_the_same_images_are_measured_once(tmp_path: Path) -> None:
     watch = Watch(tmp_path)
-    first, second = watch.of(images()), watch.of(images())
-    assert first is second
+    one, other = images(), images()
+    first, second = watch.of(one), watch.of(other)
     assert isinstance(first, WatchedSource)
+    assert watch.of(one) is first
+    assert second is other  # itself: a cell that equals the baseline is not the baseline
     assert (len(first), first.name, first.location(3)) == (150, "made", "made[3]")
 
 

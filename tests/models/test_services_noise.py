@@ -30,6 +30,7 @@ def run(folder: Path, name: str, *words: str) -> dict[str, Any]:
     return results
 
 
+@pytest.mark.slow
 def test_pairs_of_two_engines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     reach_the_loopback(monkeypatch)
     run(tmp_path, "first", "model=[digits_ldm]", "metric=[feature_diversity_digits]", "export=[latents]")
