@@ -237,3 +237,15 @@ def test_denoisers_that_do_not_fit_are_one_line(saved: Saved, checkpoint: Path, 
     refused(r"config.json is missing; give a folder", saved("sd"), denoiser=str(tmp_path))
     refused("there is no such file", saved("sd"), denoiser=str(tmp_path / "x.safetensors"))
     refused("ema: .* is no single file", saved("sd"), ema=True)
+
+
+def test_results_tell_what_was_read(file: Path, config: Path, saved: Saved) -> None:
+    from evalkit.cell import Cell
+    from evalkit.results.rows import single_files
+
+    def cell(name: str, path: Path, **options: Any) -> Cell:
+        identity = {"model": DiffusersModel(str(path), **options).identity()}
+        return Cell("sd", None, None, {}, 0, 1, name, name, {}, {}, identity)
+
+    cells = [cell("one", file, config=str(config)), cell("folder", saved("sd"))]
+    assert single_files(cells) == {"one": {"prediction_type": "epsilon", "weights": "as stored"}}
