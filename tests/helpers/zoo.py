@@ -21,9 +21,10 @@ class Tiny:
         settings: what the tiny one has to be told (its size).
         guidance: the setting that guides it by the text or class; none: there is none.
         swap: a sampler of configs/sampler that fits; none: it takes no other scheduler.
-        latents: whether its first noise can be had and put in its place.
+        latents: whether its first noise can be had and put in its place, as walks do.
+        given: whether it takes the option `latents`, then.
         note: what a user should know.
-        slow: its class makes large images alone, which takes seconds.
+        slow: runs under the mark of that name: one of the long tail, or one that makes large images alone.
     """
 
     name: str
@@ -32,6 +33,7 @@ class Tiny:
     guidance: str | None = "guidance_scale"
     swap: str | None = None
     latents: bool = True
+    given: bool = True
     note: str = ""
     slow: bool = False
 
@@ -43,7 +45,7 @@ def tiny(name: str, **kwargs: Any) -> Callable[[Callable[[], Any]], Callable[[],
     """Registers the function below as the maker of a pipeline."""
 
     def register(make: Callable[[], Any]) -> Callable[[], Any]:
-        ZOO[name] = Tiny(name, make, **kwargs)
+        ZOO[name] = Tiny(name, make, **{"slow": make.__module__ == "zoo_more" or "PAG" in name, **kwargs})
         return make
 
     return register

@@ -12,6 +12,7 @@ from zoo import tiny
 from zoo_dit import SMALL, flow_vae
 
 HALF = {"height": 32, "width": 32, "max_sequence_length": 400}  # bytes: the templates are long
+GUIDER = "guided by its own part `guider`"
 LAYERS = "its text encoder's layers are given as extra.text_encoder_out_layers where there are fewer"
 
 
@@ -220,7 +221,14 @@ def kandinsky5() -> Any:
     )
 
 
-@tiny("HunyuanImagePipeline", settings=SMALL, guidance=None, swap="unipc", note="guided by its own part `guider`")
+@tiny(
+    "HunyuanImagePipeline",
+    settings=SMALL,
+    guidance=None,
+    swap="unipc",
+    note=GUIDER,
+    slow=True,
+)
 def hunyuan_image() -> Any:
     from diffusers.guiders import AdaptiveProjectedMixGuidance
     from transformers import ByT5Tokenizer, T5Config, T5EncoderModel

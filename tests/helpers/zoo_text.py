@@ -106,6 +106,15 @@ def qwen_processor() -> Any:
     return Qwen2_5_VLProcessor(*parts, chat_template=TEMPLATE)
 
 
+def qwen3_processor() -> Any:
+    """Qwen3-VL's."""
+    from transformers import Qwen2VLImageProcessor, Qwen3VLProcessor
+    from transformers.models.qwen3_vl.video_processing_qwen3_vl import Qwen3VLVideoProcessor
+
+    parts = (Qwen2VLImageProcessor(), qwen_tokenizer(), Qwen3VLVideoProcessor())
+    return Qwen3VLProcessor(*parts, chat_template=TEMPLATE)
+
+
 def mistral3() -> Any:
     from transformers import Mistral3Config, Mistral3ForConditionalGeneration
 

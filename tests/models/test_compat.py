@@ -89,3 +89,31 @@ def test_pipelines_draw_their_noise_in_prepare_latents(name: str) -> None:
 
 def test_first_noise_is_no_exception() -> None:
     assert not issubclass(FirstNoise, Exception)
+
+
+def test_classes_that_moved_are_found_again() -> None:
+    import diffusers
+
+    compat.restore_moved(["PaellaVQModel", "UNet2DModel"])
+    assert diffusers.PaellaVQModel.__module__.startswith("diffusers.pipelines.deprecated.wuerstchen")
+    assert diffusers.pipelines.wuerstchen.PaellaVQModel is diffusers.PaellaVQModel  # as published folders name it
+
+
+def test_a_combined_pipelines_parts_get_the_scheduler() -> None:
+    import zoo_unet
+    from diffusers import DDIMScheduler
+
+    pipe, other = zoo_unet.kandinsky22(), DDIMScheduler()
+    own, prior = pipe.scheduler, pipe.prior_scheduler
+    compat.put_scheduler(pipe, other)
+    assert pipe.scheduler is pipe.decoder_pipe.scheduler is other
+    assert pipe.prior_pipe.scheduler is prior
+    compat.put_scheduler(pipe, own)
+    assert pipe.decoder_pipe.scheduler is own
+
+
+def test_which_pipelines_scale_their_input() -> None:
+    from diffusers import LDMTextToImagePipeline, StableDiffusionPipeline
+
+    assert compat.scales_its_input(StableDiffusionPipeline)
+    assert not compat.scales_its_input(LDMTextToImagePipeline)

@@ -65,7 +65,7 @@ def test_a_pipeline_stands_in_the_grid(name: str, tmp_path: Path) -> None:
 
 def check_swap(model: DiffusersModel, entry: Tiny, request: Request, image: np.ndarray) -> None:
     if entry.swap is not None:
-        swapped = make(model, [request], sampler_config(entry.swap, num_inference_steps=3), entry.settings).images[0]
+        swapped = make(model, [request], sampler_config(entry.swap, num_inference_steps=2), entry.settings).images[0]
         assert far(swapped, image) >= 1
         assert swapped.std() > 5
         return
@@ -78,13 +78,17 @@ def check_swap(model: DiffusersModel, entry: Tiny, request: Request, image: np.n
 def check_latents(model: DiffusersModel, entry: Tiny, request: Request, image: np.ndarray) -> None:
     how: dict[str, Any] = {"space": "noise", "sampler": STEPS, "settings": entry.settings}
     if not entry.latents:
-        with pytest.raises(ConfigError, match="prepare_latents"):
-            model.latents([request], **how)
+        with pytest.raises(ConfigError, match=r"prepare_latents|begins with noise"):
+            model.render(model.latents([request], **how), [request], **how)
         return
     latents = model.latents([request], **how)
     rendered = model.render(latents, [request], **how)[0].permute(1, 2, 0).numpy()
     assert far(rendered, image) <= 1
     assert far(model.render(-latents, [request], **how)[0].permute(1, 2, 0).numpy(), image) > 5
+    if not entry.given:
+        with pytest.raises(ConfigError, match=f"{entry.name} takes no starting noise"):
+            model.check_takes_latents(type(model._pipe), looped=False)
+        return
     drawn = model.draw_latents([request], sampler=STEPS, settings=entry.settings)[0]
     given = replace(request, latent=drawn)
     model.check_given([given], STEPS, entry.settings)

@@ -20,7 +20,10 @@ from evalkit.errors import ConfigError
 _ONE_BY_ONE = {
     "PRXPipeline": "its timestep is made for a batch of two, guidance's halves of one image",
     "PRXPixelPipeline": "the same",
+    "DreamLitePipeline": "its prompt is one text",
+    "DreamLiteMobilePipeline": "the same",
 }
+_ONE_TEXT = ("DreamLitePipeline", "DreamLiteMobilePipeline")
 
 
 def one_by_one(pipeline: Any) -> bool:
@@ -30,6 +33,11 @@ def one_by_one(pipeline: Any) -> bool:
 
 # Classes of pipelines' parts that moved into diffusers' deprecated pipelines, where `from_pretrained` does not look.
 _MOVED = {"PaellaVQModel": "wuerstchen", "WuerstchenPrior": "wuerstchen", "WuerstchenDiffNeXt": "wuerstchen"}
+
+
+def one_text(pipeline: Any) -> bool:
+    """Whether a class of pipelines takes its prompt as a text, never as a list."""
+    return pipeline.__name__ in _ONE_TEXT
 
 
 def restore_moved(names: Iterable[str]) -> None:

@@ -370,6 +370,8 @@ class DiffusersModel(NoiseModel):
         warned: list[list[str]] = [[] for _ in requests]
         if self.conditioning == "text":
             warned = add_prompts(pipe, requests, call, self.who)
+            if compat.one_text(type(pipe)):
+                call |= {key: call[key][0] for key in ("prompt", "negative_prompt") if isinstance(call.get(key), list)}
         elif self.conditioning == "class":
             call["class_labels"] = classes
         if "prompt" not in call and "batch_size" in takes:
