@@ -170,7 +170,7 @@ class StartingNoise:
         try:
             with open_file(file):
                 array: NDArray[Any] = np.load(file, mmap_mode="r", allow_pickle=False)
-        except (ValueError, EOFError, OSError) as error:
+        except Exception as error:  # of a damaged header NumPy raises what its tokenizer and integers raise
             raise DataError(f"{self.where}: {file} is no .npy file of numbers: {one_line(error)}") from error
         if array.dtype.kind != "f" or array.dtype.itemsize > 8:
             raise ConfigError(f"{self.where}: {file} holds {array.dtype}: give float32 (float16, bfloat16)")

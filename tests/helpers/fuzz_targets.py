@@ -243,6 +243,28 @@ def weights(folder: Path) -> Target:
     return Target("weights", {n: (folder / n).read_bytes() for n in ("a.safetensors", "b.pt", "c.pth")}, read)
 
 
+def latents(folder: Path) -> Target:
+    import torch
+    from safetensors.numpy import save_file
+
+    from evalkit.models.starting_noise import StartingNoise
+
+    values = np.arange(24, dtype=np.float32).reshape(3, 2, 4)
+    np.save(folder / "a.npy", values)
+    save_file({"latents": values}, folder / "b.safetensors", {"evalkit_cell": "key"})
+    save_file({"0": values[:1], "1": values[1:2]}, folder / "c.safetensors")
+    torch.save(torch.from_numpy(values), folder / "d.pt")
+
+    def read(path: Path) -> None:
+        noise = StartingNoise(str(path), "model.m.latents")
+        noise.identity()
+        noise.check([(2, 4)] * 3)
+        _ = noise[0], noise.about()
+
+    names = ("a.npy", "b.safetensors", "c.safetensors", "d.pt")
+    return Target("latents", {name: (folder / name).read_bytes() for name in names}, read)
+
+
 # Prompts, results, configurations ------------------------------------------------------------------------------------
 
 
@@ -437,13 +459,16 @@ def answers() -> Target:
 
 def all_targets(folder: Path) -> list[Target]:
     """Every reader; `folder` is where inputs are made that only a library can write."""
-    made = {name: folder / name for name in ("parquet", "arrays", "statistics", "weights", "results", "history")}
+    made = {
+        name: folder / name for name in ("parquet", "arrays", "statistics", "weights", "results", "history", "latents")
+    }
     for path in made.values():
         path.mkdir(parents=True)
     return [
         *(images(), profiles(), png_texts(), folder_target(), sidecars(), archives("zip"), archives("tar")),
         *(parquet(made["parquet"]), arrays(made["arrays"]), statistics(made["statistics"]), weights(made["weights"])),
         *(
+            latents(made["latents"]),
             prompt_tables(),
             results(made["results"]),
             past_runs(made["history"]),
