@@ -150,6 +150,13 @@ def test_where_all_remakes_are_identical_only_identical_images_are_within(made: 
     assert "floor identical" in render.to_markdown(table)
 
 
+def test_a_cell_of_the_baselines_very_images_is_not_the_baseline(tmp_path: Path) -> None:
+    """Also in a first run, whose lint measures sets of the same images once."""
+    twins = {name: {"_target_": "fake_models.Uneven", "mode": name} for name in ("one", "two")}
+    table = pipeline.run(make_plan(config_of(tmp_path, model=twins, baseline="one", noise_floor=False)))
+    assert {row.cell: row.value for row in table.rows if row.metric == "psnr"} == {"one": None, "two": 100.0}
+
+
 @pytest.mark.slow
 def test_workers_of_this_machine_make_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each makes the plan again, with other numbers of threads around it."""
