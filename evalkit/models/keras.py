@@ -33,6 +33,7 @@ VARIABLE = "KERAS_BACKEND"
 BACKENDS = ("torch", "jax", "tensorflow")
 DATA_FORMATS = ("channels_last", "channels_first")  # Keras' own names
 _MEMBERS = ("config.json", "model.weights.h5")
+_LONGEST_CONFIG = 100_000_000  # bytes
 _OWN = ("keras", "builtins")  # modules that a file may name without running code of others
 
 
@@ -193,26 +194,33 @@ def read_config(file: Path) -> Any:
             missing = [name for name in _MEMBERS if name not in archive.namelist()]
             if missing:
                 raise DataError(f"{file} is no .keras file: it holds no {missing[0]}")
-            return json.loads(archive.read("config.json"))
-    except (zipfile.BadZipFile, ValueError, OSError, RecursionError) as error:
+            with archive.open("config.json") as opened:
+                text = opened.read(_LONGEST_CONFIG + 1)
+        if len(text) > _LONGEST_CONFIG:
+            raise DataError(f"{file}: its config.json is longer than {_LONGEST_CONFIG:,} bytes")
+        return json.loads(text)
+    except DataError:
+        raise
+    except Exception as error:  # zipfile raises anything on a damaged archive
         raise DataError(f"{file} is no .keras file, or its end is missing: {one_line(error)}") from error
 
 
-def _foreign(node: Any) -> Iterator[str]:
+def _foreign(config: Any) -> Iterator[str]:
     """Names of classes and functions in a configuration that are not Keras' own, or hold code (Lambda layers)."""
-    if isinstance(node, Mapping):
-        name, module = node.get("class_name"), node.get("module")
-        if isinstance(name, str):
-            outside = isinstance(module, str) and module.partition(".")[0] not in _OWN
-            package = node.get("registered_name")
-            registered = module is None and isinstance(package, str) and ">" in package
-            if name in ("Lambda", "__lambda__") or outside or registered:
-                yield name
-        for value in node.values():
-            yield from _foreign(value)
-    elif isinstance(node, list):
-        for value in node:
-            yield from _foreign(value)
+    todo = [config]
+    while todo:
+        node = todo.pop()
+        if not isinstance(node, Mapping):
+            todo += node if isinstance(node, list) else []
+            continue
+        todo += node.values()
+        name, module, registered = (node.get(key) for key in ("class_name", "module", "registered_name"))
+        if not isinstance(name, str):
+            continue
+        outside = isinstance(module, str) and module.partition(".")[0] not in _OWN
+        own = module is None and isinstance(registered, str) and ">" in registered
+        if name in ("Lambda", "__lambda__") or outside or own:
+            yield name
 
 
 class KerasHubModel(Model):

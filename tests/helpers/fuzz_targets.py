@@ -398,6 +398,20 @@ def folders_of_weights() -> Target:
     return Target("model folders", seeds, read, text=True)
 
 
+def keras_files() -> Target:
+    import io
+    import zipfile
+
+    from evalkit.models.keras import KerasModel
+
+    layer = {"class_name": "Dense", "module": "keras.layers", "config": {"units": 3}, "registered_name": None}
+    packed = io.BytesIO()
+    with zipfile.ZipFile(packed, "w") as archive:
+        archive.writestr("config.json", json.dumps({"class_name": "Sequential", "config": {"layers": [layer]}}))
+        archive.writestr("model.weights.h5", b"\x89HDF")
+    return Target("keras files", {"g.keras": packed.getvalue()}, lambda path: KerasModel(str(path)).check())
+
+
 # Services ------------------------------------------------------------------------------------------------------------
 
 
@@ -475,6 +489,7 @@ def all_targets(folder: Path) -> list[Target]:
             gates(),
             config(),
             folders_of_weights(),
+            keras_files(),
             answers(),
         ),
     ]

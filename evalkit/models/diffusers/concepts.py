@@ -183,6 +183,7 @@ class Concepts:
         self.words = tuple(Word(read_entry("textual_inversion", e, ("path",))["path"], token) for token, e in named)
         self.image = None if ip_adapter is None else ImagePrompt.read(ip_adapter)
         self.who = who
+        self._told: set[Word] = set()
 
     def check(self, base: Checkpoint | None) -> None:
         for word in self.words:
@@ -201,7 +202,8 @@ class Concepts:
     def check_prompts(self, prompts: Sequence[Prompt]) -> None:
         """Looks for the prompts' images, and whether a prompt holds the words."""
         for word in self.words:
-            if not any(word.name() in (prompt.text or "") for prompt in prompts):
+            if word not in self._told and not any(word.name() in (prompt.text or "") for prompt in prompts):
+                self._told.add(word)
                 log.warning("textual_inversion: no prompt holds '%s', which then changes nothing", word.name())
         for number, prompt in enumerate(prompts if self.image else ()):
             if self.image:
