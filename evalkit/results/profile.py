@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from evalkit.errors import printable
+from evalkit.errors import EvalkitError, printable
 from evalkit.results.csv_files import write_csv
 from evalkit.samples import costs
 from evalkit.samples.profiling import BatchProfile, CellProfile, PartCost, Profile, profile_cell
@@ -60,18 +60,23 @@ def write_profile(
     """
     device = devices.pick_device(device)
     profiles = []
+    left_out: list[dict[str, str]] = []
     for cell, why in cells:
+        if why is None:
+            try:
+                with stage(f"profiling {cell.name}"):
+                    profiles.append(profile_cell(cell, pool, device, asked))
+            except EvalkitError as error:  # the samples and their scores are there, and are not lost for it
+                why = f"cannot be profiled: {error}"
         if why is not None:
             log.info("profile: %s: %s", cell.name, why)
+            left_out.append({"cell": cell.name, "why": why})
             continue
-        with stage(f"profiling {cell.name}"):
-            profiles.append(profile_cell(cell, pool, device, asked))
         for batch in profiles[-1].batches:
             if batch.spans:
                 name = f"{cell.name}-batch{batch.batch_size}.trace.json"
                 title = f"{cell.name}, batch size {batch.batch_size}"
                 _write_json(folder / TRACES / name, chrome_trace(batch.spans, title))
-    left_out = [{"cell": cell.name, "why": why} for cell, why in cells if why is not None]
     _write_json(folder / NAME, _to_json(profiles, asked, device) | {"left_out": left_out})
     write_csv(folder / CSV, _lines(profiles))
 

@@ -144,7 +144,7 @@ class CellProfile:
     load: Mapping[str, float] = field(default_factory=dict)  # of the machine meanwhile: see devices.LoadMeter
 
 
-def profile_cell(cell: Cell, pool: ModelPool, device: str, asked: Profile, *, energy: bool = True) -> CellProfile:
+def profile_cell(cell: Cell, pool: ModelPool, device: str, asked: Profile) -> CellProfile:
     """Measures a cell whose model makes images here.
 
     A batch size that does not fit into memory ends the series: its `failed` says so.
@@ -154,14 +154,13 @@ def profile_cell(cell: Cell, pool: ModelPool, device: str, asked: Profile, *, en
         pool: holds them.
         device: "cpu", "cuda", "mps" (not "auto").
         asked: batch sizes and repeats.
-        energy: whether a counter is looked for.
 
     Raises:
         As `Model.load` and `Model.generate`.
     """
     others = round(devices.held_mb(device), 1) if device.startswith("cuda") else 0.0
     loaded = pool.load(cell, device)
-    counter = energy_counter(device) if energy else "not asked for"
+    counter = energy_counter(device)
     bench = _Bench(cell, pool, loaded.model, device, counter, others)
     batches: list[BatchProfile] = []
     load = devices.LoadMeter()

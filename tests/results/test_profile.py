@@ -11,7 +11,8 @@ import pytest
 from PIL import Image
 
 from evalkit import api
-from evalkit.errors import ConfigError
+from evalkit.errors import ConfigError, DataError
+from evalkit.results import profile
 from evalkit.results.csv_files import read_columns
 from evalkit.results.profile import NAME, about_lines, batch_lines, part_lines, print_profile, sum_line, whole_line
 
@@ -82,6 +83,17 @@ def test_images_that_exist_have_none(tmp_path: Path, capsys: pytest.CaptureFixtu
     print_profile(tmp_path / "r/old")
     said = capsys.readouterr().out
     assert said.splitlines()[0] == "old: its images exist: there is nothing to profile"
+
+
+def test_an_error_while_profiling_loses_no_results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*args: Any) -> Any:
+        raise DataError("1 of 1 images hold NaN")
+
+    monkeypatch.setattr(profile, "profile_cell", broken)
+    out = run(tmp_path, "profile=true")
+    assert (out / "results.json").is_file()
+    (left,) = json.loads((out / NAME).read_text())["left_out"]
+    assert left == {"cell": "digits_dcgan", "why": "cannot be profiled: 1 of 1 images hold NaN"}
 
 
 def test_the_option_is_refused_before_a_sample(tmp_path: Path) -> None:
