@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib
 import sys
+import textwrap
 from pathlib import Path
 
 DOCS = Path(__file__).resolve().parents[2] / "docs" / "adapters.md"
@@ -125,7 +126,8 @@ def rendered() -> str:
     for why, names in REFUSED.items():
         lines.append(f"| {len(names.split())}: {_shortened(names)} | {why} |")
     lines += [f"| {name.removesuffix('Pipeline')} | {why} |" for name, why in BROKEN.items()]
-    return "\n".join(lines)
+    tried = f"{len(NOT_TRIED.split())} pipelines of text or class were not tried: {', '.join(NOT_TRIED.split())}."
+    return "\n".join([*lines, "", *textwrap.wrap(tried, 118)])
 
 
 def _shortened(names: str) -> str:

@@ -21,4 +21,6 @@ tiny("LatentConsistencyModelPipeline", note="LCM alone")(base.lcm)
 tiny("DDPMPipeline", guidance=None, swap="ddim", note="sampled by evalkit's own loop, bit for bit diffusers'")(
     base.ddpm
 )
-tiny("DDIMPipeline", guidance=None, swap="euler", note="the same")(base.MAKERS["ddim"])
+tiny("DDIMPipeline", guidance=None, swap="euler", note="sampled by evalkit's own loop, bit for bit diffusers'")(
+    base.MAKERS["ddim"]
+)
