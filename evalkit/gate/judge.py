@@ -12,7 +12,7 @@ from evalkit.gate.bounds import CONFIDENCE, needed_n, score_bounds
 from evalkit.gate.decide import decide, decided
 from evalkit.gate.rules import IMAGE_SHARES, MEAN, Gate, Rule, Waiver
 from evalkit.gate.scores import Scores, unusable
-from evalkit.gate.statistic import needed_values, statistic_bounds
+from evalkit.gate.statistic import COUNTED, needed_values, statistic_bounds
 from evalkit.gate.verdict import WORST_FIRST, Result, Status, Verdict
 from evalkit.results.compare import Clusters, Influences
 from evalkit.results.table import ResultTable, Row
@@ -111,13 +111,13 @@ def _statistic(run: Scores, result: Result, row: Row, rule: Rule) -> Result:
     clusters = run.clusters.get(row.cell)
     value, n = statistic(values), len(values)
     result = replace(result, value=value if math.isfinite(value) else None, stderr=None)
-    bounds = statistic_bounds(statistic, values, clusters, run.confidence)
-    if bounds is None:
+    if statistic.kind in COUNTED:
         wrong = sum(each > limit if rule.kind == "max" else each < limit for each in values)
         why = f"{value:.4g}, that of sample {list(values).index(value)}; {wrong:,} of {n:,} are beyond the limit"
         return _by_value(replace(result, counted=True), value, limit, why)
-    if rule.by_value:
-        return _by_value(result, value, limit, f"{value:.4g}, judged by its value as the rule asks")
+    bounds = statistic_bounds(statistic, values, clusters, run.confidence)
+    if rule.by_value or bounds is None:  # of a single sample nothing is estimated
+        return _by_value(result, value, limit, f"{value:.4g}, judged by its value")
     status, bound = decide(bounds, limit, upper=rule.kind == "max")
     side = "at most" if bound == bounds.high else "at least"
     text = f"{value:.4g}: {side} {bound:.4g} with 95 % confidence; the limit is {limit:g}"
