@@ -36,8 +36,9 @@ def statistic_bounds(
 
     A share has the exact binomial bounds of Clopper and Pearson (1934). A percentile lies between two of the ordered
     values, which are found by the same distribution: that many of n values fall below the true one (Wilks 1962),
-    whatever it is that they are drawn from. Where n are too few to hold one of them, that side has no bound: the 1st percentile of fewer than 299 values may lie anywhere below. Where samples share prompts, as many
-    count as they are worth (`effective_n`; of a percentile by the share below it, Woodruff 1952).
+    whatever it is that they are drawn from. Where n are too few to hold one of them, that side has no bound: the 1st
+    percentile of fewer than 299 values may lie anywhere below. Where samples share prompts, as many count as they are
+    worth (`effective_n`; of a percentile by the share below it, Woodruff 1952).
 
     Args:
         statistic: "median", "min", "max", "p1", "p99" or a share.
