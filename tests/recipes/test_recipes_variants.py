@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import pytest
 from command import results, run_evalkit
 
 from evalkit.errors import EXIT_GATE_INCONCLUSIVE
@@ -50,6 +51,7 @@ def test_ab_quantised(tmp_path: Path) -> None:
     assert "ab_quantised" in (run / "gate.md").read_text()
 
 
+@pytest.mark.slow
 def test_same_model(tmp_path: Path) -> None:
     """Without the compiled cell, which takes a C++ compiler a minute."""
     few = [word for word in FEW if not word.startswith(("num_samples", "report"))]
