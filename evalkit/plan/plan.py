@@ -223,13 +223,18 @@ def make_plan(config: RunConfig, *, choose: bool = False) -> Plan:
         walk=make_walk(config.walk),
         remakes=tuple(cell for cell, _ in remakes),
     )
-    check_walk(plan.walk, plan.generators(ModelPool(plan.built)).values())
-    moved = [f"metric.{name}" for name, m in metrics.items() if isinstance(m, ModelMetric)]
-    for what in moved + (["walk"] if plan.walk.lines else []):
-        check_own_latents({cell.name: grid.built[cell.key] for cell in grid.cells}, what)
+    _check_latents(plan)
     if config.dry_run:
         check_calls([c for c in plan.generated if not missing.any_of(f"model.{c.model}")], plan)
     return plan
+
+
+def _check_latents(plan: Plan) -> None:
+    """Whether what moves through the models' latents (walks, path lengths) can. ConfigError where it cannot."""
+    check_walk(plan.walk, plan.generators(ModelPool(plan.built)).values())
+    moved = [f"metric.{name}" for name, metric in plan.metrics.items() if isinstance(metric, ModelMetric)]
+    for what in moved + (["walk"] if plan.walk.lines else []):
+        check_own_latents({cell.name: plan.built[cell.key] for cell in plan.cells}, what)
 
 
 def check_calls(cells: Sequence[Cell], plan: Plan) -> None:
