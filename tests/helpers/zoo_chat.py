@@ -190,7 +190,7 @@ def longcat_image() -> Any:
     settings={"height": 1024, "width": 1024, "max_sequence_length": 600},
     swap="unipc",
     slow=True,
-    note="1,024 px and seven other shapes alone",
+    note="1,024 px and six other shapes alone",
 )
 def kandinsky5() -> Any:
     from transformers import CLIPTextModel
