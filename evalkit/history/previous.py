@@ -59,7 +59,7 @@ def write_arrows(folder: Path, out: Path) -> None:
     """
     try:
         run = read_run(folder / RESULTS)
-        before = _last_before(run, list(islice(_readable(_recent(out)), RECENT)))
+        before = _last_before(run, list(islice(_readable(_recent(out)), RECENT)), ties=True)
         if before is not None:
             _write(run, before)
     except (ConfigError, DataError, OSError) as error:
@@ -99,11 +99,11 @@ def _write(run: PastRun, before: PastRun) -> None:
     write_json(run.path.with_name(NAME), {"run": before.name, "date": before.to_json()["date"], "changes": changes})
 
 
-def _last_before(run: PastRun, runs: Sequence[PastRun]) -> PastRun | None:
-    """The newest earlier run that shares a cell and a protocol."""
+def _last_before(run: PastRun, runs: Sequence[PastRun], *, ties: bool = False) -> PastRun | None:
+    """The newest earlier run that shares a cell and a protocol; `ties`: or one of the same second."""
     mine = {(name, row.protocol_hash) for row in run.table.rows if finite(row) for name in _names(run, row.cell)}
     for other in sorted(runs, key=lambda other: other.date, reverse=True):
-        if other.path.resolve() == run.path.resolve() or other.date >= run.date:
+        if other.path.resolve() == run.path.resolve() or other.date > run.date or (other.date == run.date and not ties):
             continue
         if any(
             (n, row.protocol_hash) in mine for row in other.table.rows if finite(row) for n in _names(other, row.cell)

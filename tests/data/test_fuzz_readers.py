@@ -30,7 +30,8 @@ NAMES = (
         "npy and npz",
         "stats npz",
     ),
-    *("weights", "prompt tables", "results", "past runs", "gate files", "config", "model folders", "service answers"),
+    *("weights", "latents", "prompt tables", "results", "past runs", "gate files", "config", "model folders"),
+    *("keras files", "service answers"),
 )
 SLOW = {"results": 8, "config": 8, "service answers": 2}  # how many times as long as others
 

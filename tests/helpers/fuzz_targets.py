@@ -440,7 +440,9 @@ def answers() -> Target:
     class Canned(Client):
         answers: Mapping[str, bytes]
 
-        def _send(self, method: str, url: str, body: Any, accept: str, deadline: float) -> tuple[bytes, str | None]:
+        def _send(
+            self, method: str, url: str, body: Any, accept: str, deadline: float, timing: Any = None
+        ) -> tuple[bytes, str | None]:
             for part, name in (
                 ("/prompt", "prompt.json"),
                 ("/history", "history.json"),

@@ -244,7 +244,7 @@ def test_compile_takes_a_mode(saved: Saved, monkeypatch: pytest.MonkeyPatch) -> 
     model_of(saved, compile=True)
     assert modes == [{"mode": "max-autotune"}, {}]
     assert plain.shape == (3, 16, 16, 3)
-    assert "compile: torch has no mode 'fast'. " in refusal(saved, compile="fast")
+    assert "compile: torch has no mode or backend 'fast'. " in refusal(saved, compile="fast")
 
 
 def test_compile_needs_a_compiler(saved: Saved, monkeypatch: pytest.MonkeyPatch) -> None:
