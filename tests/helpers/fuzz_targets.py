@@ -252,7 +252,7 @@ def latents(folder: Path) -> Target:
     values = np.arange(24, dtype=np.float32).reshape(3, 2, 4)
     np.save(folder / "a.npy", values)
     save_file({"latents": values}, folder / "b.safetensors", {"evalkit_cell": "key"})
-    save_file({"0": values[:1], "1": values[1:2]}, folder / "c.safetensors")
+    save_file({str(i): values[i : i + 1] for i in range(3)}, folder / "c.safetensors")
     torch.save(torch.from_numpy(values), folder / "d.pt")
 
     def read(path: Path) -> None:
