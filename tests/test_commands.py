@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from command import ROOT, environment, results, run_evalkit
+from command import ROOT, environment, evalkit_process, results, run_evalkit
 
 import evalkit
 from evalkit.data.codec import encode_png
@@ -99,7 +99,8 @@ def test_the_program_answers_at_once(tmp_path: Path) -> None:
 
 
 def test_hydras_own_help_is_there(tmp_path: Path) -> None:
-    done = run_evalkit("--hydra-help", cwd=tmp_path)
+    # In a process: Hydra closes all handlers of logging, and absl's, which Keras brings, closes pytest's stderr.
+    done = evalkit_process("--hydra-help", cwd=tmp_path)
     assert done.returncode == EXIT_DONE, done.stderr
     assert "Hydra" in done.stdout
     job = run_evalkit("--cfg", "job", "--package", "sampler", "model=[digits_ldm]", "sampler=[ddim]", cwd=tmp_path)
