@@ -81,6 +81,7 @@ def test_a_statistic_at_the_limit_passes_five_times_in_a_hundred(n: int, per_pro
             assert simulate(scenario, 100, 9.0)["fail"] >= 95, scenario.name
 
 
+@pytest.mark.slow
 def test_a_frechet_distance_at_the_margin_passes_five_times_in_a_hundred() -> None:
     for scenario in frechet_scenarios(8, 200):
         if "within" in scenario.rule:  # its edge costs as much again; the tables of docs/gate.md have it

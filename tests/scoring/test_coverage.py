@@ -16,6 +16,7 @@ def test_frechet_differences_of_synthetic_features(d: int, n: int) -> None:
     assert 0.8 <= found.ratio <= 1.3, found.line()
 
 
+@pytest.mark.slow
 def test_frechet_differences_of_digits() -> None:
     """A population of 1000 says it as well as one of 4000: draws are with replacement, and the truth is its own."""
     found = simulate(FRECHET, digits_gan(1000, real=1000), 320, DRAWS)
