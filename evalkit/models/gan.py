@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from evalkit.errors import ConfigError, DataError, nearest
 from evalkit.models.base import Settings
 from evalkit.models.diffusers.checkpoint import read_header
-from evalkit.models.latent import GanModel
+from evalkit.models.latent import GanModel, cannot_take
 from evalkit.utils.files import resolve_path, sha256_file
 from evalkit.utils.state_dict import is_torchscript, read_state, what_it_is
 from evalkit.utils.text import one_line
@@ -154,10 +154,7 @@ class TorchModuleModel(GanModel):
             except (TypeError, RuntimeError, IndexError) as error:
                 if "out of memory" in str(error):
                     raise
-                shapes = ", ".join(str(list(x.shape)) for x in given)
-                raise ConfigError(
-                    f"the generator cannot take {shapes} (latent_dim, num_classes): {one_line(error)}"
-                ) from error
+                raise cannot_take(given, error) from error
 
 
 def _fill(net: Any, state: Mapping[str, Any], file: Path) -> None:

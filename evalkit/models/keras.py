@@ -20,7 +20,7 @@ from evalkit.config.build import locate
 from evalkit.errors import ConfigError, DataError, nearest
 from evalkit.models.base import Generated, Model, Request, Sampler, Settings
 from evalkit.models.gan import source_digest
-from evalkit.models.latent import GanModel
+from evalkit.models.latent import GanModel, cannot_take
 from evalkit.utils.files import resolve_path, sha256_file, sha256_json
 from evalkit.utils.text import one_line
 
@@ -177,10 +177,7 @@ class KerasModel(GanModel):
             with self._on_device(), torch.no_grad():
                 made = self._net(given, training=False)
         except (ValueError, TypeError, RuntimeError) as error:
-            shapes = ", ".join(str(list(x.shape)) for x in (latents, labels) if x is not None)
-            raise ConfigError(
-                f"the generator cannot take {shapes} (latent_dim, num_classes): {one_line(error)}"
-            ) from error
+            raise cannot_take([x for x in (latents, labels) if x is not None], error) from error
         images = torch.from_numpy(keras.ops.convert_to_numpy(made).copy())  # [B,H,W,C] or [B,C,H,W]
         if self.data_format == "channels_last" and images.ndim == 4:
             images = images.permute(0, 3, 1, 2)

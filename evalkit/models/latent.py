@@ -11,12 +11,19 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from evalkit.errors import ConfigError, DataError, nearest
 from evalkit.models.base import Generated, Model, ModelPart, Request, Sampler, Settings
 from evalkit.models.device_images import DeviceImages, Rounded
+from evalkit.utils.text import one_line
 
 if TYPE_CHECKING:
     import numpy as np
     import torch
     from numpy.typing import NDArray
     from torch import Tensor
+
+
+def cannot_take(given: Sequence[Tensor], error: Exception) -> ConfigError:
+    """The error of a generator that failed on its inputs: their shapes come from its options."""
+    shapes = ", ".join(str(list(x.shape)) for x in given)
+    return ConfigError(f"the generator cannot take {shapes} (latent_dim, num_classes): {one_line(error)}")
 
 
 class LatentModel(Model):

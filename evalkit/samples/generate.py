@@ -7,7 +7,7 @@ killed and started again, and returns at once where its shard is there.
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Protocol
@@ -130,15 +130,8 @@ def run_shard(
         loaded, built = pool.load(cell, spec.device), pool.built(cell)
         loaded.model.keep_in(fetched)
         loaded.model.ahead(pool.requests(cell, range(spec.start, spec.stop)), cell.call_settings)
-        remote = loaded.model.remote
-        name = "service" if remote else devices.label(spec.device)
-        together = {"beside": workers} if (workers := beside()) > 1 else {}
-
-        def about() -> dict[str, Any]:
-            peak = None if remote else max(meter.peak_mb() - pool.others_mb, 0.0)
-            return {"device": name, "peak_memory_mb": peak, **together}
-
-        on_device = devices.is_accelerator(spec.device) and not remote
+        about = _place_of(spec, loaded.model.remote, meter, pool)
+        on_device = devices.is_accelerator(spec.device) and not loaded.model.remote
         behind = pool.behind if on_device and in_hand is None else None
         begun, order = list[Batch](), InOrder(spec.start)
         for batch in batches(cell, range(spec.start, spec.stop), spec.batch_size, built, loaded, about):
@@ -164,6 +157,20 @@ def run_shard(
         return ShardResult(cell.name, count, finish())
     behind.hand(finish)
     return ShardResult(cell.name, count, True)
+
+
+def _place_of(
+    spec: ShardSpec, remote: bool, meter: devices.MemoryMeter, pool: ModelPool
+) -> Callable[[], dict[str, Any]]:
+    """What a batch's lines say of where it was made, with the most memory that was held until they are asked for."""
+    fixed = {"device": "service" if remote else devices.label(spec.device)}
+    together = {"beside": workers} if (workers := beside()) > 1 else {}
+
+    def about() -> dict[str, Any]:
+        peak = None if remote else max(meter.peak_mb() - pool.others_mb, 0.0)
+        return {**fixed, "peak_memory_mb": peak, **together}
+
+    return about
 
 
 def _write(

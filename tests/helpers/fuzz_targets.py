@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 from fuzz import Target
+from fuzz_weights import keras_files, latents, weights
 from icc import cmyk_profile, grey_profile, rgb_profile
 from parity_runs import write_pairs
 from pictures import picture
@@ -198,7 +199,7 @@ def parquet(folder: Path) -> Target:
     )
 
 
-# Arrays and weights --------------------------------------------------------------------------------------------------
+# Arrays --------------------------------------------------------------------------------------------------------------
 
 
 def arrays(folder: Path) -> Target:
@@ -218,51 +219,6 @@ def statistics(folder: Path) -> Target:
         folder / "b.npz", mu=x.mean(0), sigma=np.cov(x, rowvar=False), mu_s=np.zeros(2), sigma_s=np.eye(2)
     )
     return Target("stats npz", {n: (folder / n).read_bytes() for n in ("a.npz", "b.npz")}, read_moments)
-
-
-def weights(folder: Path) -> Target:
-    import torch
-    from safetensors.torch import save_file
-
-    from evalkit.extractors.clip_convert import tells_quick_gelu
-    from evalkit.models.diffusers.checkpoint import read_header
-    from evalkit.utils.state_dict import read_state, what_it_is
-
-    state = {"a.weight": torch.zeros(3, 4), "a.bias": torch.zeros(3, dtype=torch.float16)}
-    save_file(state, str(folder / "a.safetensors"))
-    torch.save(state, folder / "b.pt")
-    torch.save({"ema": state, "step": 3}, folder / "c.pth", _use_new_zipfile_serialization=False)
-
-    def read(path: Path) -> None:
-        what_it_is(path)
-        tells_quick_gelu(path)
-        if path.suffix == ".safetensors":
-            read_header(path)
-        read_state(path, "weights", "ema" if path.suffix == ".pth" else None)
-
-    return Target("weights", {n: (folder / n).read_bytes() for n in ("a.safetensors", "b.pt", "c.pth")}, read)
-
-
-def latents(folder: Path) -> Target:
-    import torch
-    from safetensors.numpy import save_file
-
-    from evalkit.models.starting_noise import StartingNoise
-
-    values = np.arange(24, dtype=np.float32).reshape(3, 2, 4)
-    np.save(folder / "a.npy", values)
-    save_file({"latents": values}, folder / "b.safetensors", {"evalkit_cell": "key"})
-    save_file({str(i): values[i : i + 1] for i in range(3)}, folder / "c.safetensors")
-    torch.save(torch.from_numpy(values), folder / "d.pt")
-
-    def read(path: Path) -> None:
-        noise = StartingNoise(str(path), "model.m.latents")
-        noise.identity()
-        noise.check([(2, 4)] * 3)
-        _ = noise[0], noise.about()
-
-    names = ("a.npy", "b.safetensors", "c.safetensors", "d.pt")
-    return Target("latents", {name: (folder / name).read_bytes() for name in names}, read)
 
 
 # Prompts, results, configurations ------------------------------------------------------------------------------------
@@ -396,20 +352,6 @@ def folders_of_weights() -> Target:
             Checkpoint(root).check()
 
     return Target("model folders", seeds, read, text=True)
-
-
-def keras_files() -> Target:
-    import io
-    import zipfile
-
-    from evalkit.models.keras import KerasModel
-
-    layer = {"class_name": "Dense", "module": "keras.layers", "config": {"units": 3}, "registered_name": None}
-    packed = io.BytesIO()
-    with zipfile.ZipFile(packed, "w") as archive:
-        archive.writestr("config.json", json.dumps({"class_name": "Sequential", "config": {"layers": [layer]}}))
-        archive.writestr("model.weights.h5", b"\x89HDF")
-    return Target("keras files", {"g.keras": packed.getvalue()}, lambda path: KerasModel(str(path)).check())
 
 
 # Services ------------------------------------------------------------------------------------------------------------

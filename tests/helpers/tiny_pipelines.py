@@ -101,11 +101,11 @@ def condition_unet(cross: int = 16, **kwargs: Any) -> UNet2DConditionModel:
     )
 
 
-def pixel_unet(**kwargs: Any) -> UNet2DModel:
+def pixel_unet(channels: int = 3, **kwargs: Any) -> UNet2DModel:
     return UNet2DModel(
         sample_size=8,
-        in_channels=3,
-        out_channels=3,
+        in_channels=channels,
+        out_channels=channels,
         block_out_channels=(8, 16),
         layers_per_block=1,
         down_block_types=("DownBlock2D", "AttnDownBlock2D"),

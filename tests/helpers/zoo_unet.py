@@ -56,18 +56,8 @@ def vq(**kwargs: Any) -> Any:
 
 @tiny("LDMPipeline", guidance=None, swap="dpmpp_2m", latents=False)
 def ldm() -> Any:
-    unet = diffusers.UNet2DModel(
-        sample_size=8,
-        in_channels=4,
-        out_channels=4,
-        block_out_channels=(8, 16),
-        layers_per_block=1,
-        down_block_types=("DownBlock2D", "AttnDownBlock2D"),
-        up_block_types=("AttnUpBlock2D", "UpBlock2D"),
-        norm_num_groups=4,
-        attention_head_dim=4,
-    )
-    return diffusers.LDMPipeline(vq(), unet, diffusers.DDIMScheduler(clip_sample=False, **BETAS))
+    scheduler = diffusers.DDIMScheduler(clip_sample=False, **BETAS)
+    return diffusers.LDMPipeline(vq(), base.pixel_unet(channels=4), scheduler)
 
 
 @tiny("LDMTextToImagePipeline", settings=SMALL, swap="dpmpp_2m", latents=False)
