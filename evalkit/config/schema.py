@@ -66,7 +66,7 @@ class RunConfig:
             missing (evalkit/results/feature_map.py); umap: with umap-learn; none: no such file.
         walk: contact sheets of what lies between samples, `{lines: 6}` (see evalkit/results/latent_walk.py).
         profile: true measures where one image's time goes in each cell, part by part, with FLOPs, memory and energy, on
-            batches of its own after the samples; `{batch_sizes: [1, 2, 4, 8], repeats: 5}` also how speed and memory go
+            batches of its own after the samples; `{batch_sizes: [1, 2, 4, 8]}` also how speed and memory go
             with the batch size (docs/recipes/profile.md). false: no.
         export: kinds of files that take the cells' images, below `out`/export (evalkit/results/export.py).
         model, sampler, prompts, metric, reference, extractor, engine, gate, tracker: the chosen options by name.

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from evalkit.errors import EvalkitError, printable
 from evalkit.results.csv_files import write_csv
 from evalkit.samples import costs
-from evalkit.samples.profiling import BatchProfile, CellProfile, PartCost, Profile, profile_cell
+from evalkit.samples.profiling import BatchProfile, CellProfile, PartCost, Profile, Ratio, profile_cell
 from evalkit.utils import devices
 from evalkit.utils.files import write_text
 from evalkit.utils.json_files import read_json
@@ -119,13 +119,20 @@ def _batch_json(batch: BatchProfile) -> dict[str, Any]:
         "seconds_per_image": batch.seconds,
         "seconds_of_batches": list(batch.each),
         "seconds_per_image_timed": batch.whole,
-        "parts_by_whole": batch.adds_up,
-        "parts_by_whole_cpu": batch.adds_up_cpu,
+        "pairs": len(batch.each),
+        **_ratio_json("parts_by_whole", batch.adds_up),
+        **_ratio_json("parts_by_whole_cpu", batch.adds_up_cpu),
         "peak_memory_mb": batch.peak_mb,
         "memory_before_mb": batch.rest_mb,
         "joules_per_image": batch.joules,
         "parts": [_part_json(part, batch.whole or 0.0) for part in batch.parts],
     }
+
+
+def _ratio_json(name: str, ratio: Ratio | None) -> dict[str, Any]:
+    if ratio is None:
+        return {name: None, f"{name}_interval": None}
+    return {name: ratio.value, f"{name}_interval": [ratio.low, ratio.high]}
 
 
 def _part_json(part: PartCost, whole: float) -> dict[str, Any]:
@@ -187,7 +194,9 @@ def about_lines(data: Mapping[str, Any]) -> Iterator[str]:
         for dtype, rate in data["matrix_rates"].items()
     )
     where = f"{data['device']}, {data['threads']} of {data['cores']} cores, torch {data['torch']}"
-    yield f"measured on {where}; the fastest of {data['repeats']} batches" + (f"; matrix rate {rates}" if rates else "")
+    pairs = sorted({batch["pairs"] for cell in data["cells"] for batch in cell["batches"] if "pairs" in batch})
+    count = "" if not pairs else f"; {' to '.join(map(str, dict.fromkeys((pairs[0], pairs[-1]))))} pairs of batches"
+    yield f"measured on {where}{count}" + (f"; matrix rate {rates}" if rates else "")
     first = data["cells"][0]
     yield f"memory: {first['memory']}; energy: {first['energy']}"
     for cell in data["cells"]:
@@ -243,10 +252,18 @@ def sum_line(batch: Mapping[str, Any]) -> list[str]:
 
 def whole_line(batch: Mapping[str, Any]) -> str:
     """What the parts' sum is to be held against."""
-    said = f"a batch that nobody timed: {_ms(batch['seconds_per_image'])} ms per image; the parts add up to "
-    said += f"{batch['parts_by_whole']:.1%} of that"
-    by_cpu = batch.get("parts_by_whole_cpu")
-    return said if by_cpu is None else f"{said}, and to {by_cpu:.1%} by CPU seconds, of which other programs take none"
+    said = (
+        f"a batch that nobody timed: {_ms(batch['seconds_per_image'])} ms per image; in pairs with it the parts add up "
+    )
+    said += f"to {_percent(batch, 'parts_by_whole')} of it"
+    if batch.get("parts_by_whole_cpu") is None:
+        return said
+    return f"{said}, and to {_percent(batch, 'parts_by_whole_cpu')} by CPU seconds, of which other programs take none"
+
+
+def _percent(batch: Mapping[str, Any], name: str) -> str:
+    interval = batch.get(f"{name}_interval")  # none in the file of an earlier version
+    return f"{batch[name]:.1%}" + (f" ({interval[0]:.1%} to {interval[1]:.1%})" if interval else "")
 
 
 def batch_lines(cells: Sequence[Mapping[str, Any]]) -> list[list[str]]:

@@ -1,14 +1,16 @@
 """Where the time of a cell's images goes, and how both go with the batch size: measured on batches of its own.
 
 It comes after the samples, on the same model, and leaves no image: sample sets and their timings are what they would
-be without it. Of each batch size there is a batch that warms up, then batches by turns: as ever, and with each part of
-the model timed. Of both the fastest counts, as by timeit: what is slower was another program's doing. What the parts of
-the one add up to is told against the time of the other.
+be without it. Of each batch size there is a batch that warms up, then pairs of batches: one as ever, and one with each
+part of the model timed, either first by turns. Of both the fastest counts, as by timeit: what is slower was another
+program's doing. What the parts add up to is told against the untimed batch of the same pair, which had the same
+machine, by the median of the pairs and its interval.
 """
 
 from __future__ import annotations
 
 import itertools
+import statistics
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
@@ -34,6 +36,9 @@ if TYPE_CHECKING:
 REST = "the rest (scheduler, Python)"
 COPIES = "host copies"
 PNG = "PNG encoding"
+_PAIRS = 5  # at least, where `repeats` is not given
+_SECONDS = 10.0  # and as many as this holds
+_MOST = 100
 _SPARE = 0.9  # of the free main memory: beyond it the system may end the process, where a GPU only says no
 
 
@@ -43,11 +48,11 @@ class Profile:
 
     Attributes:
         batch_sizes: images at a time; "where one image's time goes" is told of each.
-        repeats: batches of each, untimed and timed ones apiece.
+        repeats: pairs of batches of each, an untimed and a timed one; none: 5, and more while they take under 10 s.
     """
 
     batch_sizes: tuple[int, ...] = (1,)
-    repeats: int = 5
+    repeats: int | None = None
 
     @classmethod
     def read(cls, value: Any) -> Profile | None:
@@ -69,7 +74,14 @@ class Profile:
             raise ConfigError(f"profile.batch_sizes={sizes}: give whole numbers, as [1, 2, 4, 8]")
         for size in sizes:
             whole_number(size, "profile.batch_sizes")
-        return cls(tuple(sorted(set(sizes))), whole_number(value.get("repeats", 5), "profile.repeats"))
+        repeats = value.get("repeats")
+        return cls(tuple(sorted(set(sizes))), None if repeats is None else whole_number(repeats, "profile.repeats"))
+
+    def enough(self, pairs: int, seconds: float) -> bool:
+        """Whether so many pairs, which took so long together, will do."""
+        if self.repeats is not None:
+            return pairs >= self.repeats
+        return pairs >= _MOST or (pairs >= _PAIRS and seconds >= _SECONDS)
 
 
 @dataclass(frozen=True)
@@ -95,6 +107,29 @@ class PartCost:
 
 
 @dataclass(frozen=True)
+class Ratio:
+    """What timed batches took by the untimed ones next to them.
+
+    Attributes:
+        value: the median of the pairs' ratios.
+        low, high: its 95 % interval, by the order statistics that the sign test gives; of under 6 pairs all of them.
+    """
+
+    value: float
+    low: float
+    high: float
+
+    @classmethod
+    def of(cls, timed: Sequence[float], plain: Sequence[float]) -> Ratio:
+        """Of seconds by pair; a clock too coarse to see a batch gives it its finest tick."""
+        from scipy.stats import binom
+
+        each = sorted(one / max(other, 1e-9) for one, other in zip(timed, plain, strict=True))
+        low = max(int(binom.ppf(0.025, len(each), 0.5)) - 1, 0)
+        return cls(statistics.median(each), each[low], each[len(each) - 1 - low])
+
+
+@dataclass(frozen=True)
 class BatchProfile:
     """A batch size of a cell.
 
@@ -105,6 +140,7 @@ class BatchProfile:
         parts: of the fastest timed batch, the rest among them: they add up to it.
         spans: of that batch.
         whole: that batch's seconds per image.
+        adds_up: the parts' sum by an untimed batch's time: 1 where timing the parts costs nothing.
         adds_up_cpu: `adds_up` by the process's CPU seconds, where the device is the CPU: other programs take none.
         joules: per image, of all that the counter counts.
         failed: why there are none of these numbers.
@@ -118,18 +154,14 @@ class BatchProfile:
     parts: tuple[PartCost, ...] = ()
     spans: tuple[Span, ...] = ()
     whole: float | None = None
-    adds_up_cpu: float | None = None
+    adds_up: Ratio | None = None
+    adds_up_cpu: Ratio | None = None
     joules: float | None = None
     failed: str | None = None
 
     @property
     def images_per_second(self) -> float | None:
         return 1 / self.seconds if self.seconds else None
-
-    @property
-    def adds_up(self) -> float | None:
-        """The parts' sum by the untimed batches' time: 1 where timing the parts costs nothing."""
-        return sum(part.seconds for part in self.parts) / self.seconds if self.seconds and self.parts else None
 
 
 @dataclass(frozen=True)
@@ -170,7 +202,7 @@ def profile_cell(cell: Cell, pool: ModelPool, device: str, asked: Profile) -> Ce
             batches.append(BatchProfile(size, failed=why))
             break
         try:
-            batches.append(bench.measure(size, asked.repeats))
+            batches.append(bench.measure(size, asked))
         except Exception as error:
             if not devices.is_out_of_memory(error):
                 error.add_note(f"while profiling {cell.name} at batch size {size}")
@@ -201,6 +233,25 @@ def _too_large(done: Sequence[BatchProfile], size: int, device: str) -> str | No
 
 
 @dataclass
+class _Taken:
+    """Seconds of batches of one kind: by the clock, and by the process's CPU time."""
+
+    clock: list[float] = field(default_factory=list)
+    cpu: list[float] = field(default_factory=list)
+
+    @property
+    def total(self) -> float:
+        return sum(self.clock)
+
+    @contextmanager
+    def one(self) -> Iterator[None]:
+        began, cpu = time.perf_counter(), time.process_time()
+        yield
+        self.clock.append(time.perf_counter() - began)
+        self.cpu.append(time.process_time() - cpu)
+
+
+@dataclass
 class _Bench:
     """Makes a cell's batches, and times them."""
 
@@ -212,38 +263,38 @@ class _Bench:
     others: float
     memory: str = ""
 
-    def measure(self, size: int, repeats: int) -> BatchProfile:
+    def measure(self, size: int, asked: Profile) -> BatchProfile:
         """A batch to warm up; then untimed and timed ones by turns, so that a machine's moods meet both alike."""
         requests = self._requests(size)
         self._make(requests)
-        rest, plain, timed = round(devices.held_mb(self.device), 1), [], []
-        used: dict[bool, list[float]] = {False: [], True: []}  # CPU seconds, of timed ones or not
+        rest = round(devices.held_mb(self.device), 1)
+        timed: list[list[Span]] = []
+        plain, watched = _Taken(), _Taken()
         before = self.counter.read() if isinstance(self.counter, Counter) else 0.0
         with PeakMemory(self.device) as peak:
-            for _ in range(repeats):
-                began, cpu = time.perf_counter(), time.process_time()
-                self._make(requests)
-                plain.append(time.perf_counter() - began)
-                used[False].append(time.process_time() - cpu)
-                recorder, cpu = self._recorder(), time.process_time()
-                self._make(requests, recorder)
-                used[True].append(time.process_time() - cpu)
+            while not asked.enough(len(timed), plain.total + watched.total):
+                recorder = self._recorder()
+                turns = [(plain, None), (watched, recorder)]
+                for taken, by in turns if len(timed) % 2 == 0 else turns[::-1]:
+                    with taken.one():
+                        self._make(requests, by)
                 timed.append(recorder.spans())
             peak_mb = peak.peak_mb()
-        joules = self.counter.since(before) / (2 * repeats * size) if isinstance(self.counter, Counter) else None
+        made = 2 * len(timed) * size
         self.memory = peak.how
         spans = min(timed, key=lambda spans: spans[0].total)
         return BatchProfile(
             size,
-            seconds=min(plain) / size,
-            each=tuple(seconds / size for seconds in plain),
+            seconds=min(plain.clock) / size,
+            each=tuple(seconds / size for seconds in plain.clock),
             peak_mb=max(peak_mb, rest) - self.others,
             rest_mb=rest - self.others,
             parts=_costs(spans, size),
             spans=tuple(spans),
             whole=spans[0].total / size,
-            adds_up_cpu=min(used[True]) / max(min(used[False]), 1e-9) if self.device == "cpu" else None,
-            joules=joules,
+            adds_up=Ratio.of([spans[0].total for spans in timed], plain.clock),
+            adds_up_cpu=Ratio.of(watched.cpu, plain.cpu) if self.device == "cpu" else None,
+            joules=self.counter.since(before) / made if isinstance(self.counter, Counter) else None,
         )
 
     def count_flops(self, size: int) -> tuple[dict[str, float], str | None]:

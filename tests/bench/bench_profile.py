@@ -1,7 +1,8 @@
 """Do the parts of a profile add up? `python tests/bench/bench_profile.py`: digits_ldm, and a larger SDXL.
 
 Both are profiled by the ordinary command (`profile={batch_sizes: [...]}`), each in a process of its own. Told is the
-sum of the timed parts against batches that nobody timed: by the clock, and by CPU seconds where others use the cores.
+sum of the timed parts against batches that nobody timed, by the median of pairs and its 95 % interval: by the clock,
+and by CPU seconds where others use the cores.
 The larger pipeline is a StableDiffusionXLPipeline with two CLIP text encoders, a UNet of 75 million parameters and a
 VAE, at 256 px; its weights are random.
 """
@@ -14,6 +15,7 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "tests/helpers"))
@@ -62,27 +64,31 @@ def save_larger(folder: Path) -> None:
     print(", ".join(f"{name} {count:.1f} M parameters" for name, count in millions.items()), flush=True)
 
 
-def profiled(name: str, words: list[str], folder: Path, device: str) -> list[list[float | None]]:
-    """Batch size, and the parts' sum by the whole (by the clock, by CPU seconds), of one run."""
+def profiled(name: str, words: list[str], folder: Path, device: str) -> list[dict[str, Any]]:
+    """What profile.json says of each batch size of one run."""
     command = [sys.executable, str(ROOT / "run_eval.py"), *words, f"name={name}", f"store={folder}", f"device={device}"]
     command += ["metric=[]", "report=false", "lint=false", "contact_sheet=0"]
     done = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True)
     table = done.stdout.partition("where one image's time goes")
     print(table[1] + table[2], flush=True)
     profile = json.loads((folder / name / "profile.json").read_text())
-    keys = ("batch_size", "parts_by_whole", "parts_by_whole_cpu")
-    return [[batch[key] for key in keys] for cell in profile["cells"] for batch in cell["batches"]]
+    return [batch for cell in profile["cells"] for batch in cell["batches"]]
+
+
+def told(batch: dict[str, Any], name: str) -> str:
+    return f"{batch[name]:.3f} ({' to '.join(f'{end:.3f}' for end in batch[f'{name}_interval'])})"
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", default="auto")
-    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--repeats", type=int, default=None, help="pairs; none: as a run does")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         save_larger(folder / "sdxl")
-        profile = f"profile={{batch_sizes: [1, 4], repeats: {options.repeats}}}"
+        repeats = "" if options.repeats is None else f", repeats: {options.repeats}"
+        profile = f"profile={{batch_sizes: [1, 4]{repeats}}}"
         digits = ["model=[digits_ldm]", "sampler=[ddim]", "sampler.ddim.num_inference_steps=8", "prompts=[digits]"]
         larger = ["model=[diffusers]", f"model.diffusers.path={folder / 'sdxl'}", "sampler=[default]"]
         larger += ["prompts=[inline]", "prompts.inline.prompts=[a cat]", "model.diffusers.num_inference_steps=4"]
@@ -92,9 +98,10 @@ def main() -> None:
             "SDXL": profiled("larger", [*larger, "num_samples=1", profile], folder, options.device),
         }
     for name, batches in sums.items():
-        for size, ratio, cpu in batches:
-            by_cpu = "" if cpu is None else f", {cpu:.3f} by CPU seconds"
-            print(f"{name}, batch size {size}: the parts are {ratio:.3f} of the whole{by_cpu}")
+        for batch in batches:
+            cpu = "" if batch["parts_by_whole_cpu"] is None else f", {told(batch, 'parts_by_whole_cpu')} by CPU seconds"
+            where = f"{name}, batch size {batch['batch_size']}, {batch['pairs']} pairs"
+            print(f"{where}: the parts are {told(batch, 'parts_by_whole')} of the whole{cpu}")
 
 
 if __name__ == "__main__":

@@ -28,7 +28,7 @@ def part(name: str, share: float, each: list[float], flops: float | None = None)
 
 def batch(size: int, rate: float) -> dict[str, Any]:
     parts = [part("unet", 0.75, [0.03, 0.045], 2e9), part("the rest", 0.25, [0.025])]
-    numbers = {"images_per_second": rate, "seconds_per_image": 1 / rate, "parts_by_whole": 1.02}
+    numbers = {"images_per_second": rate, "seconds_per_image": 1 / rate, "parts_by_whole": 1.02, "pairs": 6}
     numbers |= {"parts_by_whole_cpu": None, "peak_memory_mb": 1000.0 + size, "joules_per_image": None}
     return {"batch_size": size, "parts": parts, **numbers}
 
@@ -37,7 +37,7 @@ def profile(cell: str) -> dict[str, Any]:
     failed = {"batch_size": 4, "failed": "out of memory: 9 GB <script>"}
     about = {"memory": "allocated", "energy": "missing: none", "flops_missing": None, "load": None, "others": None}
     return {
-        **{"device": "cuda (X)", "cores": 8, "threads": 8, "torch": "2", "repeats": 5},
+        **{"device": "cuda (X)", "cores": 8, "threads": 8, "torch": "2"},
         "matrix_rates": {"bfloat16": {"flop_per_s": 4e14, "side": 8192}},
         "left_out": [{"cell": "old", "why": "its images exist: there is nothing to profile"}],
         "cells": [{"cell": cell, **about, "batches": [batch(1, 10.0), batch(2, 16.0), failed]}],

@@ -114,7 +114,7 @@ def test_lines() -> None:
     }
     batch = {
         **{"batch_size": 1, "images_per_second": 10.5, "seconds_per_image": 0.0952, "parts_by_whole": 1.05},
-        "parts_by_whole_cpu": 1.01,
+        **{"parts_by_whole_interval": [1.02, 1.08], "parts_by_whole_cpu": 1.01, "pairs": 5},
         **{"peak_memory_mb": 1234.5, "joules_per_image": 2.5, "parts": [unet, rest]},
     }
     assert part_lines(batch) == [
@@ -123,8 +123,8 @@ def test_lines() -> None:
     ]
     assert sum_line(batch) == ["sum of the parts", "", "100", "100.0%", "", "1.5 G", "", ""]
     assert whole_line(batch) == (
-        "a batch that nobody timed: 95.2 ms per image; the parts add up to 105.0% of that, "
-        "and to 101.0% by CPU seconds, of which other programs take none"
+        "a batch that nobody timed: 95.2 ms per image; in pairs with it the parts add up to 105.0% (102.0% to 108.0%) "
+        "of it, and to 101.0% by CPU seconds, of which other programs take none"
     )
     failed = {"batch_size": 2, "failed": "out of memory: tried to allocate 9 GB"}
     cell = {
@@ -140,9 +140,9 @@ def test_lines() -> None:
         ["a", "1", "10.5", "95.2", "1,234", "2.5", "1.050", "1.010"],
         ["", "2", "out of memory", "", "", "", "", ""],
     ]
-    about = {"device": "cpu", "threads": 1, "cores": 2, "torch": "2", "repeats": 5, "matrix_rates": {}, "cells": [cell]}
+    about = {"device": "cpu", "threads": 1, "cores": 2, "torch": "2", "matrix_rates": {}, "cells": [cell]}
     assert list(about_lines(about)) == [
-        "measured on cpu, 1 of 2 cores, torch 2; the fastest of 5 batches",
+        "measured on cpu, 1 of 2 cores, torch 2; 5 pairs of batches",
         "memory: m; energy: e",
         "a: timed under load: 2.5 tasks per core, other processes took 60% of the machine",
         "a at batch size 2: out of memory: tried to allocate 9 GB",

@@ -16,7 +16,7 @@ from evalkit.models.base import Generated, Model, ModelPart, Request, Sampler, S
 from evalkit.models.device_images import DeviceImages, Rounded
 from evalkit.samples import profiling
 from evalkit.samples.model_pool import BuiltCell, ModelPool
-from evalkit.samples.profiling import COPIES, PNG, REST, BatchProfile, CellProfile, Profile, profile_cell
+from evalkit.samples.profiling import COPIES, PNG, REST, BatchProfile, CellProfile, Profile, Ratio, profile_cell
 
 STEPS = 3
 
@@ -75,7 +75,9 @@ def test_the_parts_are_all_there_is() -> None:
     assert len(parts["denoiser"].each) == STEPS
     assert all(part.seconds > 0 for part in batch.parts)
     assert batch.adds_up is not None
-    assert 0.2 < batch.adds_up < 5, "of a model of microseconds timing costs much: by how much is told"
+    ends = batch.adds_up.low, batch.adds_up.high
+    assert 0.2 < batch.adds_up.value < 5, "of a model of microseconds timing costs much: by how much is told"
+    assert ends[0] <= batch.adds_up.value <= ends[1]
     assert batch.peak_mb is not None
     assert batch.rest_mb is not None
     assert batch.peak_mb >= batch.rest_mb > 50
@@ -215,6 +217,32 @@ def test_the_option_is_looked_at(value: Any, message: str) -> None:
 
 def test_the_option() -> None:
     assert Profile.read(False) is Profile.read(None) is None
-    assert Profile.read(True) == Profile((1,), 5)
+    assert Profile.read(True) == Profile((1,), None)
     assert Profile.read({"batch_sizes": [8, 1, 8], "repeats": 2}) == Profile((1, 8), 2)
-    assert Profile.read({"batch_sizes": 4}) == Profile((4,), 5)
+    assert Profile.read({"batch_sizes": 4}) == Profile((4,), None)
+
+
+@pytest.mark.parametrize(
+    ("pairs", "seconds", "done"),
+    [(4, 99.0, False), (5, 9.9, False), (5, 10.0, True), (99, 9.9, False), (100, 0.1, True)],
+)
+def test_small_batches_are_made_more_often(pairs: int, seconds: float, done: bool) -> None:
+    assert Profile().enough(pairs, seconds) is done
+    assert Profile(repeats=3).enough(pairs, seconds), "as many as were asked for"
+
+
+def test_a_ratio_is_of_pairs() -> None:
+    """A machine that is ten times slower for some of the pairs moves nothing; the interval is the sign test's."""
+    plain = [0.1 * (10 if i % 3 == 0 else 1) for i in range(30)]
+    timed = [1.02 * seconds + 0.0001 * i * seconds for i, seconds in enumerate(plain)]
+    ratio = Ratio.of(timed, plain)
+    assert ratio.value == pytest.approx(1.02145)
+    assert (ratio.low, ratio.high) == pytest.approx((1.0209, 1.0220))  # the 10th and the 21st of 30: 95.7 % between
+    assert Ratio.of([2.0, 4.0, 3.0], [1.0, 1.0, 1.0]) == Ratio(3.0, 2.0, 4.0)
+
+
+def test_the_ratios_interval_holds_the_median() -> None:
+    rng = np.random.default_rng(0)
+    for pairs in (6, 15, 43):
+        draws = [Ratio.of(np.exp(rng.normal(0, 0.1, pairs)).tolist(), [1.0] * pairs) for _ in range(2000)]
+        assert np.mean([ratio.low <= 1 <= ratio.high for ratio in draws]) >= 0.945
