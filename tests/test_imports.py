@@ -34,7 +34,7 @@ FOLDERS = [
         "models",
         "features",
     ),
-    *("features", "prompts", "extractors", "data", "config", "digits", "engines", "numerics", "utils"),
+    *("features", "prompts", "extractors", "data", "config", "digits", "engines", "http", "numerics", "utils"),
 ]
 LEFT = ["__init__", "cli", "commands", "api", "selfcheck", "pipeline"]  # at the root; no other folder imports them
 RIGHT = ["cell", "metric", "errors"]  # modules at the root that any folder may import
@@ -172,7 +172,8 @@ LIGHT = {
         {"onnxruntime", "numpy"},
     ),
     "services": (
-        "from evalkit.models.services import automatic1111, base, cache, client, comfyui, keys, openai_images",
+        "from evalkit.http import client, job, keys; from evalkit.models.services import automatic1111, base, cache;"
+        "from evalkit.models.services import comfyui, openai_images",
         {"httpx", "tenacity"},
     ),
     "diffusers": (

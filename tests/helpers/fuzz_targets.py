@@ -358,10 +358,10 @@ def folders_of_weights() -> Target:
 
 
 def answers() -> Target:
+    from evalkit.http.client import Client
+    from evalkit.http.job import Job
     from evalkit.models.services.automatic1111 import Automatic1111
-    from evalkit.models.services.client import Client
     from evalkit.models.services.comfyui import ComfyUI
-    from evalkit.models.services.job import Job
     from evalkit.models.services.openai_images import OpenAIImages
 
     image = base64.b64encode(saved("PNG")).decode()

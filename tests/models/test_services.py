@@ -20,10 +20,10 @@ from service_calls import PROMPTS, all_text, cell_of, expected, make, option, pi
 
 from evalkit.config.build import locate
 from evalkit.errors import ConfigError, EvalkitError, ServiceError
+from evalkit.http.client import Client, ClientOptions, Transient
+from evalkit.http.keys import Key
 from evalkit.models import services
 from evalkit.models.base import Request
-from evalkit.models.services.client import Client, ClientOptions, Transient
-from evalkit.models.services.keys import Key
 from evalkit.samples.store import SampleSet, Store
 
 KINDS = ("openai", "webui", "comfy")
@@ -365,7 +365,7 @@ def test_a_certificate_that_is_not_trusted_is_final() -> None:
 def test_an_answer_without_end(
     service: FakeService, store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("evalkit.models.services.client.MAX_BYTES", 500)
+    monkeypatch.setattr("evalkit.http.client.MAX_BYTES", 500)
     with pytest.raises(ServiceError, match="the answer is larger than 0 MB, 3 times"):
         make(cell_of(option("openai", service, tmp_path), 1), store)
 

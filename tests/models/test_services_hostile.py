@@ -21,11 +21,11 @@ from service_calls import QUICK, cell_of, expected, make, option, pixels, reach_
 
 from evalkit.config.build import build
 from evalkit.errors import EvalkitError, ServiceError
+from evalkit.http.client import Client, ClientOptions, Transient
+from evalkit.http.job import Job
+from evalkit.http.keys import Key
 from evalkit.models.base import Request
 from evalkit.models.services.cache import FetchedImage, FetchedImages
-from evalkit.models.services.client import Client, ClientOptions, Transient
-from evalkit.models.services.job import Job
-from evalkit.models.services.keys import Key
 from evalkit.samples.store import Store
 from evalkit.utils.blobs import LocalBlobs
 

@@ -18,7 +18,7 @@ from service_calls import cell_of, expected, make, option, pixels, reach_the_loo
 
 from evalkit.cell import Cell
 from evalkit.errors import ConfigError, ServiceError
-from evalkit.models.services.job import Job, seconds_of
+from evalkit.http.job import Job, seconds_of
 from evalkit.models.services.load import Load, RequestTimes
 from evalkit.samples.store import SampleSet, Store
 

@@ -1,4 +1,4 @@
-"""Models behind HTTP, one file per API: `base.py` has concurrency, `client.py` retries, `cache.py` fetched images."""
+"""Models behind HTTP, one file per API: `base.py` has concurrency, `cache.py` fetched images."""
 
 from typing import TYPE_CHECKING
 

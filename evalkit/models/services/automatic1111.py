@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from evalkit.errors import DataError
+from evalkit.http.job import Job
 from evalkit.models.base import Request, Settings
 from evalkit.models.services.base import Service, from_base64, only_image
-from evalkit.models.services.job import Job
 from evalkit.utils.json_files import parse_json
 
 # Names that evalkit uses for all models, and what this API calls them.

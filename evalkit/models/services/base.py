@@ -18,11 +18,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from evalkit.errors import ConfigError, DataError, ServiceError, whole_number
+from evalkit.http.client import Client, ClientOptions, Stopped, Transient
+from evalkit.http.job import Job
+from evalkit.http.keys import Key, check_url
 from evalkit.models.base import Generated, Model, Request, Sampler, Settings, SideBySide
 from evalkit.models.services.cache import FetchedImage, FetchedImages
-from evalkit.models.services.client import Client, ClientOptions, Stopped, Transient
-from evalkit.models.services.job import Job
-from evalkit.models.services.keys import Key, check_url
 from evalkit.models.services.load import Load, RequestTimes
 from evalkit.models.services.measure import Measurement
 

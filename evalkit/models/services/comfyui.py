@@ -17,10 +17,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from evalkit.errors import ConfigError, DataError, nearest
+from evalkit.http.client import Stopped, Transient
+from evalkit.http.job import Job, seconds_of
 from evalkit.models.base import Request, Sampler, Settings
 from evalkit.models.services.base import Service
-from evalkit.models.services.client import Stopped, Transient
-from evalkit.models.services.job import Job, seconds_of
 from evalkit.utils.files import resolve_path, sha256_json
 from evalkit.utils.json_files import read_json
 

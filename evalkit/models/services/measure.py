@@ -10,11 +10,11 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Protocol
 
 from evalkit.errors import ServiceError
+from evalkit.http.client import Client, ClientOptions, Stopped, Transient
+from evalkit.http.job import Job
+from evalkit.http.keys import Key
 from evalkit.models.base import Request, Settings
 from evalkit.models.services.cache import FetchedImage, FetchedImages
-from evalkit.models.services.client import Client, ClientOptions, Stopped, Transient
-from evalkit.models.services.job import Job
-from evalkit.models.services.keys import Key
 from evalkit.models.services.load import Load, RequestTimes
 
 if TYPE_CHECKING:

@@ -17,12 +17,12 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from evalkit.errors import ConfigError, DataError, nearest
+from evalkit.http.client import Transient
+from evalkit.http.form import Form
+from evalkit.http.job import Job, seconds_of
 from evalkit.models.base import Request, Sampler, Settings
 from evalkit.models.services.base import Service, from_base64, only_image, size_of
-from evalkit.models.services.client import Transient
 from evalkit.models.services.edits import MASKS, check_mask, mask_file, mask_url, source_file
-from evalkit.models.services.form import Form
-from evalkit.models.services.job import Job, seconds_of
 
 if TYPE_CHECKING:
     from evalkit.prompts.sets import Prompt

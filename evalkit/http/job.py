@@ -12,12 +12,12 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from evalkit.errors import ServiceError
-from evalkit.models.services.client import Client, Stopped, Transient
+from evalkit.http.client import Client, Stopped, Transient
 
 if TYPE_CHECKING:
     from tenacity import RetryCallState
 
-    from evalkit.models.services.form import Form
+    from evalkit.http.form import Form
 
 Value = TypeVar("Value")
 

@@ -1,4 +1,4 @@
-"""The HTTP client of models behind a service: retries, limits on time and size, and keys never shown."""
+"""The HTTP client of all that asks a service: retries, limits on time and size, and keys never shown."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any, Self
 
 from evalkit.errors import ConfigError, DataError, ServiceError, nearest, whole_number
-from evalkit.models.services.form import Form
-from evalkit.models.services.keys import Key
+from evalkit.http.form import Form
+from evalkit.http.keys import Key
 from evalkit.utils.json_files import parse_json
 from evalkit.utils.text import one_line
 
@@ -115,7 +115,7 @@ class Client:
 
     def probe(self) -> None:
         """ConfigError where nothing listens at the address (not asked where there is a proxy)."""
-        from evalkit.models.services.exchange import parse_address, proxy_of
+        from evalkit.http.exchange import parse_address, proxy_of
 
         try:
             url = parse_address(self.base_url)
@@ -209,7 +209,7 @@ class Client:
         """The answer's body, and where it redirects to, if it does: the key must not go along."""
         import httpcore
 
-        from evalkit.models.services.exchange import exchange, header, parse_address
+        from evalkit.http.exchange import exchange, header, parse_address
 
         try:
             address = parse_address(url)
@@ -252,7 +252,7 @@ class Client:
         import httpcore
         import httpx
 
-        from evalkit.models.services.exchange import header
+        from evalkit.http.exchange import header
 
         code, place = response.status, self._place(url)
         status = f"{code} {httpx.codes.get_reason_phrase(code)}".strip()
