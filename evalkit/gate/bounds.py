@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from statistics import NormalDist, fmean
 
 from evalkit.metric import by_cluster, standard_error
+from evalkit.numerics.binomial import clopper_pearson
 from evalkit.results.stats import Estimate, align, difference, effective_n, share_scale
 
 CONFIDENCE = 0.95  # of each bound by itself: one-sided
@@ -48,7 +49,7 @@ def score_bounds(score: Estimate, confidence: float = CONFIDENCE) -> Bounds | No
     scale = share_scale(score)
     if scale is not None:
         n = effective_n(score, scale)
-        low, high = _clopper_pearson(score.value / scale * n, n, confidence)
+        low, high = clopper_pearson(score.value / scale * n, n, 1 - confidence)
         return Bounds(score.value, low * scale, high * scale, score.stderr or 0.0, score.n, share=scale)
     if not score.stderr:
         return None
@@ -129,7 +130,7 @@ def _needed_for_share(p: float, limit: float, n: int) -> int:
 
     def clears(many: int) -> bool:
         share = p + shift / math.sqrt(many)
-        low, high = _clopper_pearson(min(max(share, 0.0), 1.0) * many, many)
+        low, high = clopper_pearson(min(max(share, 0.0), 1.0) * many, many, 1 - CONFIDENCE)
         return high <= limit if p < limit else low > limit
 
     below, above = n, 2 * n
@@ -176,15 +177,6 @@ def _third_moment(values: Sequence[float]) -> float:
     """The third central moment."""
     mean = fmean(values)
     return math.fsum((value - mean) ** 3 for value in values) / len(values)
-
-
-def _clopper_pearson(count: float, n: float, confidence: float = CONFIDENCE) -> tuple[float, float]:
-    """One-sided bounds each of the share of which `count` of n were seen."""
-    from scipy.special import betaincinv
-
-    low = 0.0 if count <= 0 else float(betaincinv(count, n - count + 1, 1 - confidence))
-    high = 1.0 if count >= n else float(betaincinv(count + 1, n - count, confidence))
-    return low, high
 
 
 def _with_one_of_each(score: Estimate, added: tuple[float, float]) -> Estimate:
