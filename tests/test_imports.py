@@ -31,6 +31,7 @@ FOLDERS = [
         "lint",
         "samples",
         "scoring",
+        "votes",
         "models",
         "features",
     ),

@@ -1,8 +1,4 @@
-"""The CSV files of a run: written so that no spreadsheet runs a cell, and read back exactly, line by line.
-
-A text that a spreadsheet would take for a formula (a prompt such as `=cmd|'/C calc'!A0`) is written after a single
-quote, as OWASP advises; so is one that begins with quotes and then such a sign, so that reading is exact. Numbers stay.
-"""
+"""The CSV files of a run: written so that no spreadsheet runs a cell, and read back exactly, line by line."""
 
 from __future__ import annotations
 
@@ -15,23 +11,13 @@ from pathlib import Path
 from typing import Any
 
 from evalkit.errors import DataError
+from evalkit.utils.csv_cells import restored as restored
+from evalkit.utils.csv_cells import safe as safe
 from evalkit.utils.files import atomic_path
 from evalkit.utils.text import one_line
 
 SAMPLE_HEADS = ("cell", "index", "file", "prompt", "category")  # of samples.csv, before the metrics
 CLUSTER = "cluster"  # of samples.csv, after them: a cluster's id in hex; blank where a sample is its own
-_RUN = re.compile("'*[=+\\-@\t\r\n\uff1d\uff0b\uff0d\uff20]")  # the last four: their full-width forms
-_QUOTED = re.compile(f"'{_RUN.pattern}")
-
-
-def safe(value: Any) -> Any:
-    """A cell that no spreadsheet runs; `restored` gives the text back."""
-    return f"'{value}" if isinstance(value, str) and _RUN.match(value) and not _is_number(value) else value
-
-
-def restored(text: str) -> str:
-    """The text that `safe` was given."""
-    return text[1:] if _QUOTED.match(text) else text
 
 
 def to_csv(lines: Iterable[Sequence[Any]]) -> str:
@@ -126,11 +112,3 @@ def _reader(path: Path, file: Any) -> Iterator[tuple[int, list[str]]]:
                 yield reader.line_num, line
     except csv.Error as error:
         raise DataError(f"{path}:{reader.line_num}: not a CSV: {one_line(error)}") from None
-
-
-def _is_number(text: str) -> bool:
-    try:
-        float(text)
-    except ValueError:
-        return False
-    return True

@@ -1,0 +1,1 @@
+"""Votes between two cells: their records, which are only ever added to."""
