@@ -49,7 +49,7 @@ def elo(strengths: Floats) -> Floats:
     return ratings
 
 
-def fit(pairs: Ints, counts: Floats, items: int, prior: float = 0.0) -> Fit:
+def fit(pairs: Ints, counts: Floats, items: int, prior: float = 0.0, start: Fit | None = None) -> Fit:
     """Strengths of B sets of votes.
 
     Args:
@@ -57,6 +57,7 @@ def fit(pairs: Ints, counts: Floats, items: int, prior: float = 0.0) -> Fit:
         counts: f64 [B,P,3], votes of each pair: for the first item, for the second, ties; any weights >= 0.
         items: K.
         prior: wins, and losses, of each item against an imaginary one.
+        start: strengths of one set [1,K] from which to look; the maximum is the same.
 
     Raises:
         ValueError: without a prior there is no finite maximum: of some items against all others no vote was lost, or
@@ -72,13 +73,14 @@ def fit(pairs: Ints, counts: Floats, items: int, prior: float = 0.0) -> Fit:
     estimated = (ties > 0) & (decided > 0)  # else nu is 0 or infinite, whatever the strengths
     log_tie = np.where(ties > 0, ALL_TIES, -np.inf)
     log_tie[estimated] = np.log(2 * ties[estimated] / decided[estimated])
-    at = np.concatenate([np.zeros((batch, items)), log_tie[:, None]], 1)  # f64 [B,K+1]
+    first = np.zeros((batch, items)) if start is None else np.repeat(start.strengths, batch, 0)
+    at = np.concatenate([first, log_tie[:, None]], 1)  # f64 [B,K+1]
     value = _log_likelihood(at, pairs, counts, prior)
     for _ in range(_STEPS):
         slope, curve = derivatives(at, pairs, counts, prior)
         slope[~estimated, items] = 0.0
         _hold_tie(curve, ~estimated)
-        step: Floats = np.linalg.solve(curve, slope[:, :, None])[:, :, 0]
+        step = np.linalg.solve(curve, slope[:, :, None])[:, :, 0].astype(np.float64, copy=False)
         if np.abs(step).max(initial=0.0) < _NEAR:
             break
         at, value = _take(at, step, value, pairs, counts, prior)
