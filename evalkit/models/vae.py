@@ -20,8 +20,8 @@ from evalkit.models.device_images import rounded
 from evalkit.models.diffusers import compat
 from evalkit.models.diffusers.networks import Network
 from evalkit.models.diffusers.sampling import mark_infinities, sent_home
-from evalkit.models.hub import WeightsLocation
 from evalkit.utils.files import resolve_path
+from evalkit.utils.hub import WeightsLocation
 
 if TYPE_CHECKING:
     import numpy as np

@@ -17,8 +17,8 @@ from evalkit.models.base import Settings
 from evalkit.models.diffusers import compat
 from evalkit.models.diffusers.checkpoint import Checkpoint, read_header
 from evalkit.models.diffusers.lora_keys import LORA_KEY, Match, match_header, match_loaded
-from evalkit.models.hub import WeightsLocation, entries, read_entry
 from evalkit.utils.files import sha256_file
+from evalkit.utils.hub import WeightsLocation, entries, read_entry
 from evalkit.utils.text import one_line
 
 LORA_FILE = "pytorch_lora_weights.safetensors"  # diffusers' own name for it

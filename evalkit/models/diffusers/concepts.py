@@ -18,8 +18,8 @@ from evalkit.errors import ConfigError, DataError
 from evalkit.models.base import Request
 from evalkit.models.diffusers.checkpoint import Checkpoint, Component, read_header, read_json
 from evalkit.models.diffusers.single_file import is_single_file
-from evalkit.models.hub import entries, read_entry
 from evalkit.utils.files import resolve_path, sha256_file, sha256_json
+from evalkit.utils.hub import entries, read_entry
 from evalkit.utils.text import one_line
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ from typing import Any
 from evalkit.errors import ConfigError, nearest
 from evalkit.models.diffusers.checkpoint import Checkpoint
 from evalkit.models.diffusers.networks import Network, check_other_denoiser, check_other_vae
-from evalkit.models.hub import entries
+from evalkit.utils.hub import entries
 
 
 @dataclass(frozen=True)

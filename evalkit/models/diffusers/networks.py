@@ -17,9 +17,9 @@ from evalkit.errors import ConfigError, DataError
 from evalkit.models.diffusers.checkpoint import INDEX, Checkpoint, Component, dtype_of, read_header, read_json
 from evalkit.models.diffusers.sampling import DENOISERS, quiet
 from evalkit.models.diffusers.single_file import is_single_file, whole
-from evalkit.models.hub import WeightsLocation
 from evalkit.utils.devices import is_out_of_memory
 from evalkit.utils.files import sha256_file, sha256_json
+from evalkit.utils.hub import WeightsLocation
 from evalkit.utils.text import one_line
 
 log = logging.getLogger(__name__)

@@ -12,7 +12,7 @@ from evalkit.errors import ConfigError, nearest
 from evalkit.models.diffusers.checkpoint import INDEX, PREDICTIONS, Checkpoint
 from evalkit.models.diffusers.sampling import DENOISERS
 from evalkit.models.diffusers.single_file import SingleFile, is_single_file, read_single_file
-from evalkit.models.hub import WeightsLocation
+from evalkit.utils.hub import WeightsLocation
 
 log = logging.getLogger(__name__)
 
