@@ -35,7 +35,19 @@ FOLDERS = [
         "models",
         "features",
     ),
-    *("features", "prompts", "extractors", "data", "config", "digits", "engines", "http", "numerics", "utils"),
+    *(
+        "features",
+        "prompts",
+        "extractors",
+        "judges",
+        "data",
+        "config",
+        "digits",
+        "engines",
+        "http",
+        "numerics",
+        "utils",
+    ),
 ]
 LEFT = ["__init__", "cli", "commands", "api", "selfcheck", "pipeline"]  # at the root; no other folder imports them
 RIGHT = ["cell", "metric", "errors"]  # modules at the root that any folder may import

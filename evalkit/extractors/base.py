@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor
 
+    from evalkit.judges.place import AnswerPlace
     from evalkit.utils.weights import Weights
 
     Images = Sequence[NDArray[np.uint8]]  # each u8 [H,W,3], of any sizes
@@ -47,6 +48,7 @@ class Extractor(ABC):
         joint_layers: the layers that need images and prompts, one prompt per image. They are asked for in calls of
             their own: `images` and `prompts` of equal length B. Their features belong to the images and the prompts
             both, so that they are found by the two digests together.
+        sparse_layers: the layers in which NaN stands for a value that is not there.
         embeds: whether `embed` is there, for metrics of models.
         reentrant: whether several threads may call it at once: a call changes nothing of the extractor (a hook that
             keeps what a layer gave does). On a CPU each call is made by one thread, so that features do not depend on
@@ -57,6 +59,7 @@ class Extractor(ABC):
     reentrant: ClassVar[bool] = False
     text_layers: frozenset[str] = frozenset()
     joint_layers: frozenset[str] = frozenset()
+    sparse_layers: frozenset[str] = frozenset()
 
     def __init__(self, name: str, batch_size: BatchSize) -> None:
         sizes = {"cpu": batch_size} if isinstance(batch_size, int) else dict(batch_size)
@@ -100,6 +103,9 @@ class Extractor(ABC):
     @abstractmethod
     def layers(self) -> Mapping[str, int | None]:
         """Width of each layer, by name; none where it is known only from weights that are not here yet."""
+
+    def keep_in(self, answers: AnswerPlace) -> None:  # noqa: B027 (most have nothing to do)
+        """Is told, before `check`, where a store holds judges' answers; other extractors have none."""
 
     @abstractmethod
     def check(self, *, fetch: bool = True) -> None:

@@ -282,7 +282,8 @@ class FeaturePass:
     ) -> None:
         arrays = arrive()
         for layer, values in arrays.items():
-            check_finite(name, source, layer, values)
+            if layer not in self.extractors[name].sparse_layers:
+                check_finite(name, source, layer, values)
         for layer, values in arrays.items():
             column = self.column(f"{name}/{layer}")
             column.save(digests[layer], values, over=over, device=devices.label(self.device))

@@ -48,6 +48,7 @@ from evalkit.utils.devices import pick_device
 from evalkit.utils.files import sha256_json
 
 if TYPE_CHECKING:
+    from evalkit.judges.place import AnswerPlace
     from evalkit.prompts.sets import PromptSet
     from evalkit.results.export import Export
     from evalkit.samples.cells import FoundCell
@@ -186,7 +187,7 @@ def make_plan(config: RunConfig, *, choose: bool = False) -> Plan:
         config, line = choose_metrics(config, given)
         log.info("%s", line)
     metrics = build_metrics(config)
-    extractors = build_extractors(config, metrics, missing)
+    extractors = build_extractors(config, metrics, missing, store.answers)
     if not missing.any_of(*sides):
         check_counts(metrics, {cell.name: cell.num_samples for cell in grid.cells}, sides)
     shown = shown_cells(grid.cells, config)
@@ -337,8 +338,13 @@ def _build_engine(config: RunConfig) -> Engine:
     return choose_engine(engine, config.device)
 
 
-def build_extractors(config: RunConfig, metrics: Mapping[str, Metric], missing: Missing) -> dict[str, Extractor]:
-    """The extractors that metrics need, by name, whose weights are there. ConfigError: no such extractor or layer."""
+def build_extractors(
+    config: RunConfig, metrics: Mapping[str, Metric], missing: Missing, answers: AnswerPlace | None = None
+) -> dict[str, Extractor]:
+    """The extractors that metrics need, by name, whose weights are there. ConfigError: no such extractor or layer.
+
+    `answers`: where the run's store holds judges' answers; none: there is no store.
+    """
     extractors: dict[str, Extractor] = {}
     for metric_name, metric in metrics.items():
         for address in metric.needs:
@@ -356,6 +362,8 @@ def build_extractors(config: RunConfig, metrics: Mapping[str, Metric], missing: 
                     + nearest(layer, extractors[name].layers)
                 )
     for name, extractor in extractors.items():
+        if answers is not None:
+            extractor.keep_in(answers)
         with missing.noted(f"extractor.{name}"):
             extractor.check(fetch=not missing.dry)
     return extractors

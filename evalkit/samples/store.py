@@ -34,6 +34,7 @@ from pathlib import Path
 
 from evalkit.cell import KEY_SHOWN, Cell
 from evalkit.errors import ConfigError, nearest
+from evalkit.judges.place import AnswerPlace
 from evalkit.samples.cells import CellPlace, image_size, shard_name
 from evalkit.samples.sample_set import SampleSet
 from evalkit.utils.blobs import Blobs, LocalBlobs, open_blobs, probe
@@ -111,6 +112,11 @@ class Store:
     @property
     def scores(self) -> Blobs:
         return self.blobs.below("scores")
+
+    @property
+    def answers(self) -> AnswerPlace:
+        """Judges' answers."""
+        return AnswerPlace(self.root / "answers", None if self.remote is None else self.remote.below("answers"))
 
     @property
     def lint(self) -> Blobs:

@@ -1,0 +1,294 @@
+"""A judge: a model that looks at images and answers questions about them, pinned and stored as any network's features.
+
+Who is asked is the option `asker` (`evalkit.judges.chat.Chat`: an endpoint), what is asked is a question or a file of
+them, how answers become numbers a way (`evalkit.judges.ways`). Every raw answer is stored; features are computed from
+answers, so that another way of reading them, or a change here, asks nothing again.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, as_completed
+from contextlib import suppress
+from dataclasses import asdict, dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from evalkit.config.build import build
+from evalkit.errors import ConfigError, UnsuitedError, whole_number
+from evalkit.extractors.base import DECODER, BatchSize, Extractor
+from evalkit.http.client import Stopped
+from evalkit.judges.answers import Answers
+from evalkit.judges.asker import Answer, Asker, Item, digest_of
+from evalkit.judges.place import AnswerPlace
+from evalkit.judges.questions import PLACE, Question, question_of, read_questions, weighted_mean, with_parents
+from evalkit.judges.ways import REMINDER, Way, way_of
+from evalkit.utils.files import resolve_path, sha256_json
+from evalkit.utils.text import one_line
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+    from torch import Tensor
+
+    from evalkit.extractors.base import Images
+
+log = logging.getLogger(__name__)
+
+CALLS = ("calls", "unread", "sent", "received")  # columns of the layer "calls"
+
+
+@dataclass
+class _Ask:
+    """One question about one image, once: an item, and what came of it."""
+
+    item: Item
+    question: Question
+    way: Way
+    part: int
+    value: float | None = None
+    calls: int = 0
+    sent: int = 0
+    received: int = 0
+
+
+class Judge(Extractor):
+    """Layers of an image and its prompt, Q questions and k repeats:
+
+    score: f32 [B,1], the mean over repeats of the weighted mean over questions; 0 to 1, or the rubric's own scale.
+    answers: f32 [B,Q], the mean over repeats of each question's value, in the file's order; NaN beyond a prompt's own.
+    repeats: f32 [B,k], the score of each repeat.
+    calls: f32 [B,4], of all answers behind them: calls, answers that could not be read, tokens sent, tokens received.
+    sc, pq: f32 [B,1], parts of the way "viescore".
+
+    An answer that is not in the form asked for is asked for again, `reask` times at most; then it counts the lowest
+    value of its scale, and is counted.
+
+    Args:
+        asker: who is asked: a `_target_` with its options, or an `Asker`.
+        way: how `question` is asked, of `evalkit.judges.ways.WAYS`.
+        question: of every image; {prompt} stands for its prompt.
+        questions: instead: a file of them, by prompt (`evalkit.judges.questions`).
+        repeats: how often each question is asked.
+        reask: see above.
+        image_size: the longest side, in pixels, that larger images are made smaller to (Lanczos); none: as they are.
+        answers: a folder of answers, where that is not the store's.
+        batch_size: images whose questions are asked together.
+        name: how scores are labelled.
+
+    Raises:
+        ConfigError: an option makes no sense.
+        DataError: the file of questions cannot be read.
+    """
+
+    def __init__(
+        self,
+        asker: Mapping[str, Any] | Asker,
+        way: str = "yes_no",
+        question: str | None = None,
+        questions: str | None = None,
+        repeats: int = 1,
+        reask: int = 2,
+        image_size: int | None = None,
+        answers: str | None = None,
+        batch_size: BatchSize = 64,
+        name: str = "judge",
+    ) -> None:
+        super().__init__(name, batch_size)
+        where = f"extractor.{name}"
+        self.repeats, self.reask = whole_number(repeats, f"{where}.repeats"), whole_number(reask, f"{where}.reask", 0)
+        self.image_size = None if image_size is None else whole_number(image_size, f"{where}.image_size", 16)
+        if (question is None) == (questions is None):
+            raise ConfigError(f"{where}: give question (a text) or questions (a file), one of them")
+        self._every = None if question is None else (question_of({"id": "q", "text": question, "way": way}, where),)
+        self._of = read_questions(questions) if questions is not None else {}
+        asked = self._every or [one for each in self._of.values() for one in each]
+        self._ways = {used: way_of(used, f"{where}.way") for used in dict.fromkeys(one.way for one in asked)}
+        scales = {each.scale for each in self._ways.values()}
+        if len(scales) > 1:
+            raise ConfigError(f"{where}: the ways {', '.join(self._ways)} have several scales: judge each by itself")
+        (self.scale,) = scales
+        self._width = max(map(len, self._of.values()), default=1)
+        self._parts = tuple(dict.fromkeys(part for each in self._ways.values() for part in each.parts))
+        self.asker: Asker = build(asker, f"{where}.asker", Asker) if isinstance(asker, Mapping) else asker
+        self._place = None if answers is None else AnswerPlace(resolve_path(answers))
+        self._fixed_place = self._place is not None
+        if self._place is not None:
+            self.asker.keep_in(self._place)
+        self._stored: Answers | None = None
+        prompted = self._every is None or any(PLACE in one.text for one in self._every) or "viescore" in self._ways
+        self.joint_layers = frozenset(self.layers) if prompted else frozenset()
+        self.sparse_layers = frozenset({"answers"})
+
+    @property
+    def layers(self) -> Mapping[str, int | None]:
+        shared = {"score": 1, "answers": self._width, "repeats": self.repeats, "calls": len(CALLS)}
+        return shared | dict.fromkeys(self._parts, 1)
+
+    def keep_in(self, answers: AnswerPlace) -> None:
+        if not self._fixed_place:
+            self._place = answers
+            self.asker.keep_in(answers)
+
+    def check(self, *, fetch: bool = True) -> None:
+        self.asker.check(fetch=fetch, first_token=any(way.first_token for way in self._ways.values()))
+        if self.repeats > 1 and self.asker.identity().get("temperature", 1) == 0:
+            log.warning("%s: repeats=%d at temperature 0 show no variance of the judge", self.where, self.repeats)
+
+    def identity(self) -> dict[str, Any]:
+        template = [[used, way.about()] for used, way in self._ways.items()]
+        every = {"": self._every} if self._every else self._of
+        asked = {prompt: [asdict(question) for question in each] for prompt, each in every.items()}
+        return {
+            "judge": self.asker.identity(),
+            "ways": list(self._ways),
+            "template": sha256_json([template, asked]),
+            "question": self._every[0].text if self._every else f"{len(self._of)} prompts' own",
+            "repeats": self.repeats,
+            "reask": self.reask,
+            "image_size": self.image_size,
+            "decoder": DECODER,
+        }
+
+    def label(self) -> str:
+        return f"{self.name}:{self.asker.label()}"
+
+    def load(self, device: str) -> None:
+        if self._stored is None or self._stored.identity != self.asker.identity():
+            self._stored = Answers(self._place, self.asker.identity())
+        self.asker.load(device)
+
+    def unload(self) -> None:
+        self.asker.unload()
+        if self._stored is not None:
+            self._stored.close()
+        self._stored = None
+
+    def questions_of(self, prompt: str) -> tuple[Question, ...]:
+        """What is asked about an image of a prompt. UnsuitedError: the file has no such prompt."""
+        questions = self._every or self._of.get(prompt.strip())
+        if questions is None:
+            raise UnsuitedError(f"{self.where}.questions has none for the prompt '{one_line(prompt)}'", self.name)
+        return questions
+
+    def __call__(self, images: Images, prompts: Sequence[str], layers: Sequence[str]) -> dict[str, Tensor]:
+        import numpy as np
+        import torch
+
+        prompts = prompts or [""] * len(images)
+        asks = [list(self._asks(image, prompt)) for image, prompt in zip(images, prompts, strict=True)]
+        self._answer([ask for each in asks for ask in each])
+        rows = [self._row(prompt, each) for prompt, each in zip(prompts, asks, strict=True)]
+        return {layer: torch.from_numpy(np.array([row[layer] for row in rows], np.float32)) for layer in layers}
+
+    def _asks(self, image: NDArray[np.uint8], prompt: str) -> Iterator[_Ask]:
+        """By repeat, question and part."""
+        shown = self._sized(image)
+        digests = (digest_of(shown),)
+        for repeat in range(self.repeats):
+            for question in self.questions_of(prompt):
+                way = self._ways[question.way]
+                for part, text in enumerate(way.texts(question, prompt)):
+                    item = Item((shown,), text, way.first_token, repeat, 0, way.max_tokens, digests)
+                    yield _Ask(item, question, way, part)
+
+    def _sized(self, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """An image u8 [H,W,3], no side longer than `image_size`."""
+        import numpy as np
+        from PIL import Image
+
+        longest = max(image.shape[:2])
+        if self.image_size is None or longest <= self.image_size:
+            return image
+        height, width = (max(round(side * self.image_size / longest), 1) for side in image.shape[:2])
+        return np.asarray(Image.fromarray(image).resize((width, height), Image.Resampling.LANCZOS))
+
+    def _answer(self, asks: Sequence[_Ask]) -> None:
+        """Asks until each has a value, or has been asked often enough."""
+        open_asks = list(asks)
+        for attempt in range(self.reask + 1):
+            if attempt:
+                open_asks = [ask for ask in open_asks if ask.value is None]
+                for ask in open_asks:
+                    text = ask.item.text if attempt > 1 else f"{ask.item.text}\n{REMINDER}"
+                    ask.item = replace(ask.item, text=text, attempt=attempt)
+            for ask, answer in zip(open_asks, self._answers_to([ask.item for ask in open_asks]), strict=True):
+                ask.value = ask.way.read(answer, ask.question, ask.part)
+                ask.calls += 1
+                ask.sent, ask.received = ask.sent + answer.sent, ask.received + answer.received
+
+    def _answers_to(self, items: Sequence[Item]) -> list[Answer]:
+        """Each item's answer; what is asked for is stored as it comes, whatever goes wrong afterwards."""
+        assert self._stored is not None, "load() comes first"
+        answers: dict[str, Answer] = {}
+        missing: dict[str, Item] = {}
+        for item in items:
+            key = item.key()
+            if key not in answers and key not in missing:
+                stored = self._stored.get(item)
+                if stored is None:
+                    missing[key] = item
+                else:
+                    answers[key] = stored
+        waiting = list(missing.items())
+        groups = [waiting[i : i + self.asker.at_once] for i in range(0, len(waiting), self.asker.at_once)]
+        try:
+            if self.asker.threads == 1:
+                for group in groups:
+                    answers |= self._ask(group)
+            elif groups:
+                answers |= self._ask_in_threads(groups)
+        finally:
+            self._stored.flush()
+        return [answers[item.key()] for item in items]
+
+    def _ask(self, group: Sequence[tuple[str, Item]]) -> dict[str, Answer]:
+        assert self._stored is not None
+        given = self.asker.ask([item for _, item in group])
+        for (_, item), answer in zip(group, given, strict=True):
+            self._stored.put(item, answer)
+        return {key: answer for (key, _), answer in zip(group, given, strict=True)}
+
+    def _ask_in_threads(self, groups: Sequence[Sequence[tuple[str, Item]]]) -> dict[str, Answer]:
+        """The first error ends the batch: what waits is dropped, what is under way is waited for, and stored."""
+        answers: dict[str, Answer] = {}
+        with ThreadPoolExecutor(min(self.asker.threads, len(groups)), thread_name_prefix="evalkit-judge") as pool:
+            running: list[Future[dict[str, Answer]]] = [pool.submit(self._ask, group) for group in groups]
+            try:
+                for done in as_completed(running):
+                    with suppress(Stopped):  # by another call's error, which is the one to raise
+                        answers |= done.result()
+            except BaseException:
+                self.asker.stop()
+                pool.shutdown(cancel_futures=True)
+                raise
+        return answers
+
+    def _row(self, prompt: str, asks: Sequence[_Ask]) -> dict[str, list[float]]:
+        """By layer the values of one image, from its answers by repeat, question and part."""
+        questions = self.questions_of(prompt)
+        low = self.scale[0]
+        given = iter([low if ask.value is None else ask.value for ask in asks])
+        parts: dict[str, list[float]] = {part: [] for part in self._parts}
+        values: list[list[float]] = []  # by repeat and question
+        for _ in range(self.repeats):
+            raw = []
+            for question in questions:
+                way = self._ways[question.way]
+                of_parts = [next(given) for _ in way.parts or ("",)]
+                for part, value in zip(way.parts, of_parts, strict=False):
+                    parts[part].append(value)
+                raw.append(way.join(of_parts))
+            values.append(with_parents(questions, raw))
+        repeats = [weighted_mean(questions, each) for each in values]
+        answers = [math.fsum(each) / self.repeats for each in zip(*values, strict=True)]
+        unread = sum(ask.value is None for ask in asks)
+        counts = [sum(a.calls for a in asks), unread, sum(a.sent for a in asks), sum(a.received for a in asks)]
+        return {
+            "score": [math.fsum(repeats) / self.repeats],
+            "answers": [*answers, *[math.nan] * (self._width - len(answers))],
+            "repeats": repeats,
+            "calls": [float(count) for count in counts],
+            **{part: [math.fsum(each) / len(each)] for part, each in parts.items()},
+        }
