@@ -251,6 +251,12 @@ class Metric(ABC):
         """The estimator and its constants, as they stand in the protocol (JSON values)."""
         return {}
 
+    def check(self, texts: Mapping[str, Sequence[str | None]], extractors: Mapping[str, Any]) -> None:  # noqa: B027
+        """Raises ValueError, before the first sample, for prompts or extractors that it could not score.
+
+        `texts`: by cell its prompts, of the cells that have some; `extractors`: by name those of the run.
+        """
+
 
 class StateMetric(Metric, Generic[State]):
     """What metrics that merge states share. Subclass `SampleMetric` or `ReferenceMetric`, not this."""

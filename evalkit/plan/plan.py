@@ -41,7 +41,7 @@ from evalkit.samples.cells import look
 from evalkit.samples.model_pool import BuiltCell, ModelPool
 from evalkit.samples.profiling import Profile
 from evalkit.samples.store import SampleSet, Store
-from evalkit.scoring.checks import check_counts, check_models, check_moments, check_pairs
+from evalkit.scoring.checks import check_counts, check_models, check_moments, check_pairs, check_texts
 from evalkit.scoring.protocol import OWN, Own
 from evalkit.trackers.push import make_trackers
 from evalkit.utils.devices import pick_device
@@ -197,6 +197,7 @@ def make_plan(config: RunConfig, *, choose: bool = False) -> Plan:
         check_moments(metrics, extractors, sides)
         own = _own_images(grid, metrics, cache)
         check_pairs(metrics, baseline, own)
+        check_texts(metrics, _texts(grid), extractors)
     check_models(metrics, extractors)
     remakes = make_remakes(config, grid.cells, baseline, grid.built, metrics, missing)
     config = with_changes(config, [cell for cell, _ in remakes])
@@ -283,6 +284,12 @@ def open_side(config: RunConfig, side: str, missing: Missing, cache: Path | None
                 images.check(fetch=False)
             opened = images.open(cache=cache)
     return opened
+
+
+def _texts(grid: Grid) -> dict[str, list[str | None]]:
+    """By cell what its samples are asked to show, each prompt once; of the cells that have prompts."""
+    sets = {cell.name: (grid.built[cell.key].prompts, cell.num_samples) for cell in grid.cells}
+    return {name: [p.text for p in each.prompts[:n]] for name, (each, n) in sets.items() if each is not None}
 
 
 def _prompted(config: RunConfig, grid: Grid, cache: Path | None) -> bool:

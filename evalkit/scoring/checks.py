@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, get_args
 
@@ -47,6 +47,17 @@ def check_counts(metrics: Mapping[str, Metric], counts: Mapping[str, int], sides
         if isinstance(metric, ReferenceMetric):
             for side in metric.sides:
                 _check_side(name, metric, side, sides.get(side))
+
+
+def check_texts(
+    metrics: Mapping[str, Metric], texts: Mapping[str, Sequence[str | None]], extractors: Mapping[str, Extractor]
+) -> None:
+    """Lets each metric refuse prompts and extractors that it could not score (`Metric.check`): ConfigError."""
+    for name, metric in metrics.items():
+        try:
+            metric.check(texts, extractors)
+        except ValueError as error:
+            raise ConfigError(f"metric.{name}: {one_line(error)}") from error
 
 
 def check_pairs(metrics: Mapping[str, Metric], baseline: str | None, own: Mapping[str, Own]) -> None:
