@@ -102,7 +102,7 @@ class GenEval(SampleMetric[Rows]):
             if seen.lowest > self.rules.lowest + 1e-6:
                 raise ValueError(f"the detector kept scores above {seen.lowest:g} alone: lower its option `lowest`")
             best = colours[i].reshape(-1, len(COLOURS)).argmax(axis=1)  # [K]
-            correct[i] = not verdict(asked, seen, lambda place, best=best: COLOURS[best[place]], self.rules)
+            correct[i] = not verdict(asked, seen, [COLOURS[place] for place in best[: len(seen)]], self.rules)
             tasks[i] = self.tasks.index(asked.task)
         prompts = torch.tensor(cluster_ids(batch.prompts, batch.index.tolist()))
         return Rows(batch.index, {"correct": correct, "task": tasks, "prompt": prompts}, batch.clusters)

@@ -126,9 +126,6 @@ class Detector(Extractor):
         self._library.check()
         names = self._library.class_names()
         if names is not None:
-            unknown = [name for name in self.renamed if name not in names]
-            if unknown:
-                raise ConfigError(f"extractor.{self.name}.renamed: the model has no class '{unknown[0]}'")
             try:
                 check_codes(sorted(self.class_names or ()))
             except ValueError as error:
@@ -199,7 +196,7 @@ class Detector(Extractor):
     def _colours(
         self, image: NDArray[np.uint8], seen: Seen, kept: Sequence[int], names: Sequence[str]
     ) -> NDArray[np.float32]:
-        """Of each object its likeness to each colour, f32 [n,10]: cosines, or 1 for the colour that the function says."""
+        """Of each object its likeness to each colour, f32 [n,10]: cosines, or 1 of what the function says."""
         import torch
 
         if self._clip is None:

@@ -13,7 +13,7 @@ import numpy as np
 
 from evalkit.config.build import locate
 from evalkit.errors import ConfigError, DataError, nearest
-from evalkit.extractors.base import Images, to_tensor
+from evalkit.extractors.base import to_tensor
 from evalkit.extractors.pretrained import PretrainedFolder
 from evalkit.utils.code import module_digest
 from evalkit.utils.text import one_line
@@ -21,6 +21,8 @@ from evalkit.utils.weights import TAG_LENGTH, Weights
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+
+    from evalkit.extractors.base import Images
 
 BACKGROUND = ("__background__", "N/A")  # names of COCO's label ids that stand for no class
 
@@ -243,7 +245,7 @@ class FunctionDetector(Library):
     where: str
     function: str
     names: Sequence[str] | None = None
-    tells_colours: bool = False  # type: ignore[misc]
+    tells_colours: bool = False
     _call: Any = field(init=False, default=None)
 
     def check(self) -> None:

@@ -21,7 +21,7 @@ PROCESSOR = "preprocessor_config.json"
 
 @dataclass(frozen=True)
 class PretrainedFolder:
-    """A model of transformers on this machine; nothing is fetched, and no code of the folder is run.
+    """A model of transformers on this machine: read from its files alone, and no code of the folder is run.
 
     Attributes:
         owner: the option that names it ("extractor.detector").
@@ -111,8 +111,11 @@ class PretrainedFolder:
         """
         import torch
         import transformers
+        from transformers.utils import logging
 
         folder = resolve_path(self.path)
+        bars = logging.is_progress_bar_enabled()
+        logging.disable_progress_bar()
         options = {"local_files_only": True, "use_safetensors": True, "trust_remote_code": False}
         try:
             net, info = getattr(transformers, kind).from_pretrained(
@@ -120,6 +123,9 @@ class PretrainedFolder:
             )
         except Exception as error:  # many kinds: of JSON, of shapes, of packages that are not there
             raise ConfigError(f"{self.where}: transformers cannot load {folder}: {one_line(error)}") from error
+        finally:
+            if bars:
+                logging.enable_progress_bar()
         missing = sorted(info["missing_keys"])
         if missing:
             raise ConfigError(

@@ -6,7 +6,7 @@ released detections of 4,424 images (tests/metrics/test_geneval.py; docs/benchma
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -111,15 +111,13 @@ class Rules:
         return min(self.threshold, self.counting_threshold)
 
 
-def verdict(
-    asked: Requirement, objects: Detections, colour_of: Callable[[int], str], rules: Rules = Rules()
-) -> list[str]:
+def verdict(asked: Requirement, objects: Detections, colours: Sequence[str], rules: Rules = Rules()) -> list[str]:
     """What is wrong with an image; nothing: it is correct.
 
     Args:
         asked: of its prompt.
         objects: that were detected in it.
-        colour_of: the colour of an object, by its place among `objects`; called where a colour is asked for.
+        colours: by object the name of its colour.
         rules: thresholds.
     """
     threshold = rules.counting_threshold if asked.task == COUNTING else rules.threshold
@@ -131,7 +129,7 @@ def verdict(
     groups: list[list[int] | None] = []  # by entry of `include` its objects, or none where it failed
     for wanted in asked.include:
         found = of_class(wanted.name)[: wanted.count]
-        why = _lacks(wanted, objects, found, groups, colour_of, rules)
+        why = _lacks(wanted, objects, found, groups, colours, rules)
         groups.append(None if why else found)
         wrong += [why] if why else []
     for unwanted in asked.exclude:
@@ -146,16 +144,16 @@ def _lacks(
     objects: Detections,
     found: Sequence[int],
     groups: Sequence[Sequence[int] | None],
-    colour_of: Callable[[int], str],
+    colours: Sequence[str],
     rules: Rules,
 ) -> str | None:
     """Why an entry of `include` is not met by the surest objects of its class; none: it is."""
     if len(found) < wanted.count:
         return f"{len(found)} of {wanted.name}, which must be {wanted.count} or more"
     if wanted.colour is not None:
-        colours = [colour_of(i) for i in found]
-        if any(colour != wanted.colour for colour in colours):
-            return f"{wanted.name} is {' and '.join(colours)}, not {wanted.colour}"
+        shown = [colours[i] for i in found]
+        if any(colour != wanted.colour for colour in shown):
+            return f"{wanted.name} is {' and '.join(shown)}, not {wanted.colour}"
     if wanted.relation is not None:
         target = groups[wanted.target]
         if target is None:
