@@ -15,6 +15,7 @@ from evalkit.metric import PairMetric
 from evalkit.utils.text import one_line
 
 THRESHOLD = "threshold"  # an option of every metric of pairs: what share of the pairs is worse is reported
+ENVIRONMENT = "env"  # an option of every extractor: it runs in an environment of its own
 GRID_KEYS = frozenset({"samplers", "latents"})  # of a model's option: what the grid reads, not the model
 
 
@@ -53,6 +54,7 @@ def accepted_keys(target: str) -> set[str]:
         factory = locate(target)
         more = [THRESHOLD] if inspect.isclass(factory) and issubclass(factory, PairMetric) else []
         more += ["latents"] if getattr(factory, "takes_latents", False) else []
+        more += [ENVIRONMENT] if hasattr(factory, "isolated_by") else []
         return {*inspect.signature(factory).parameters, *getattr(factory, "call_settings", ()), *more}
     except (ConfigError, ValueError, TypeError):
         return set()
@@ -121,6 +123,8 @@ def build(option: Mapping[str, Any], where: str = "", expected: type | None = No
     given = {key: value for key, value in option.items() if not str(key).startswith("_")}
     if inspect.isclass(factory) and issubclass(factory, PairMetric) and THRESHOLD not in parameters:
         _check_threshold(given.pop(THRESHOLD, None), where)
+    isolated_by = getattr(factory, "isolated_by", "") if ENVIRONMENT not in parameters else ""
+    environment = given.pop(ENVIRONMENT, None) if isolated_by else None
     takes_any = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
     for key, value in given.items():
         if key not in parameters and not takes_any:
@@ -132,7 +136,10 @@ def build(option: Mapping[str, Any], where: str = "", expected: type | None = No
         if name not in given and p.default is p.empty and p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL):
             raise ConfigError(f"{where}.{name} is not set: give {where}.{name}=VALUE")
     try:
-        return factory(**given)
+        made = factory(**given)
+        if environment is None:
+            return made
+        return locate(isolated_by)(made, {"_target_": target, **given}, environment)
     except EvalkitError:
         raise
     except Exception as error:  # whatever a constructor raises

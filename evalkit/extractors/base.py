@@ -53,8 +53,10 @@ class Extractor(ABC):
         reentrant: whether several threads may call it at once: a call changes nothing of the extractor (a hook that
             keeps what a layer gave does). On a CPU each call is made by one thread, so that features do not depend on
             the number of threads; of one that is not reentrant, one call at a time, on a single core.
+        isolated_by: the class that runs it in an environment of its own, where its option has `env`.
     """
 
+    isolated_by: ClassVar[str] = "evalkit.extractors.isolated.wrapped.Wrapped"
     embeds: ClassVar[bool] = False
     reentrant: ClassVar[bool] = False
     text_layers: frozenset[str] = frozenset()

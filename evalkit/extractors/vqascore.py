@@ -1,8 +1,8 @@
 """VQAScore (Lin et al. 2024, arXiv:2404.01291): how probable a model finds "Yes" to a question about image and prompt.
 
 Through the authors' package t2v-metrics (Apache-2.0; API of 1.2 and 3.0). It was not run with the package nor with the
-real weights: t2v-metrics pins transformers (4.36.1, or 4.49.0 with torch 2.5.1) and so wants an environment of its own,
-with evalkit installed into it without its dependencies' newer versions; the tests hold a stand-in of its public API.
+real weights: t2v-metrics pins transformers (4.36.1, or 4.49.0 with torch 2.5.1) and so wants an environment of its own
+(`extractor.vqascore.env`, docs/scorers.md); the tests hold a stand-in of its public API.
 """
 
 from __future__ import annotations
@@ -65,8 +65,8 @@ class VqaScore(Extractor):
     def check(self, *, fetch: bool = True) -> None:
         if importlib.util.find_spec(PACKAGE) is None:
             raise ConfigError(
-                f"{self.where}: t2v-metrics is not installed: pip install t2v-metrics, in an environment "
-                "of its own, since it pins transformers"
+                f"{self.where}: t2v-metrics is not installed: it pins transformers, so give it an "
+                "environment of its own: extractor.vqascore.env (docs/scorers.md)"
             )
 
     def identity(self) -> dict[str, Any]:

@@ -7,11 +7,13 @@ import os
 import sys
 import threading
 import time
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING
 
 from evalkit.errors import ConfigError, nearest
 
 if TYPE_CHECKING:
+    from typing import Self  # not there in Python 3.10, in which extractors may run (`extractor.x.env`)
+
     import torch
 
 DEVICES = ("auto", "cpu", "cuda", "mps")

@@ -121,7 +121,10 @@ def sha256_file(path: Path, *, anew: bool = False) -> str:
     key = (str(path.resolve()), stamp_of_file(path))
     if anew or key not in _DIGESTS:
         with open_file(path) as file:
-            _DIGESTS[key] = hashlib.file_digest(file, "sha256").hexdigest()
+            digest = hashlib.sha256()  # hashlib.file_digest is not in Python 3.10, where `extractor.x.env` may run this
+            while block := file.read(1 << 20):
+                digest.update(block)
+            _DIGESTS[key] = digest.hexdigest()
     return _DIGESTS[key]
 
 

@@ -6,8 +6,10 @@ from itertools import pairwise
 
 import pytest
 import torch
+from golden import Golden
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from options import metric_of, score_of
 from torch import Tensor
 
 from evalkit.metric import Batch, Rows
@@ -62,3 +64,13 @@ def test_contract() -> None:
         ("vqascore/score",),
     ]
     assert [m.needs_prompts for m in (Aesthetic(), ImageReward(), VqaScore())] == [False, True, True]
+
+
+@pytest.mark.parametrize("name", ["feature_mean", "hpsv3"])
+def test_options_over_scorers(golden: Golden, name: str) -> None:
+    """The mean of numbers that a scorer elsewhere gives; HPSv3's 10.77 and -0.54 are of no image here."""
+    changes = {"features": "scorer/score"} if name == "feature_mean" else {}
+    values = torch.tensor([[10.77], [-0.54], [3.0]])
+    score = score_of(name, values, changes)
+    golden(name, score.value, (10.77 - 0.54 + 3.0) / 3, source="the mean, by hand", abs=1e-6)
+    assert metric_of("hpsv3").needs_prompts
