@@ -4,6 +4,7 @@ from evalkit.commands import basics as basics
 from evalkit.commands import history as history
 from evalkit.commands import hub as hub
 from evalkit.commands import power as power
+from evalkit.commands import votes as votes
 from evalkit.commands import watch as watch
 from evalkit.commands.program import Action as Action
 from evalkit.commands.program import app as app

@@ -27,7 +27,7 @@ HOSTS = ["127.0.0.1", "localhost"]  # a name that another page had resolved to t
 PER_PAGE = 60
 _POLICY = "default-src 'none'; img-src 'self' data:; style-src 'unsafe-inline'; form-action 'self'; "
 _REPORT_POLICY = "default-src 'none'; img-src 'self' data:; style-src 'unsafe-inline'; script-src 'unsafe-inline'; "
-_ALWAYS = {
+ALWAYS = {
     "X-Content-Type-Options": "nosniff",
     "Cross-Origin-Resource-Policy": "same-origin",
     "Referrer-Policy": "no-referrer",
@@ -93,17 +93,22 @@ def _endpoint(viewer: Viewer, page: Callable[[Viewer, Request], Response]) -> Ca
     from starlette.responses import PlainTextResponse
 
     async def answer(request: Request) -> Response:
-        site, mode = (request.headers.get(f"sec-fetch-{name}", "") for name in ("site", "mode"))
-        if site in ("cross-site", "same-site") and mode != "navigate":  # another page's <img> or script
-            return PlainTextResponse("This page is for itself alone.", 403, _ALWAYS)
+        if is_foreign(request):
+            return PlainTextResponse("This page is for itself alone.", 403, ALWAYS)
         try:
             return await run_in_threadpool(page, viewer, request)
         except LookupError:
-            return PlainTextResponse("There is no such page.", 404, _ALWAYS)
+            return PlainTextResponse("There is no such page.", 404, ALWAYS)
         except (DataError, OSError, ValueError) as error:
-            return PlainTextResponse(str(error), 404, _ALWAYS)
+            return PlainTextResponse(str(error), 404, ALWAYS)
 
     return answer
+
+
+def is_foreign(request: Request) -> bool:
+    """Whether another site's page asks, by an <img>, a script or a form; one may come from there by a link."""
+    site, mode = (request.headers.get(f"sec-fetch-{name}", "") for name in ("site", "mode"))
+    return site in ("cross-site", "same-site") and (mode != "navigate" or request.method != "GET")
 
 
 def _html(template: str, **context: Any) -> Response:
@@ -111,7 +116,7 @@ def _html(template: str, **context: Any) -> Response:
 
     text = environment(TEMPLATES).get_template(template).render(css=_css(), key_of=key_of, **context)
     policy = f"{_POLICY}base-uri 'none'; frame-ancestors 'none'"
-    return HTMLResponse(text, headers={**_ALWAYS, "Content-Security-Policy": policy})
+    return HTMLResponse(text, headers={**ALWAYS, "Content-Security-Policy": policy})
 
 
 @functools.cache
@@ -235,7 +240,7 @@ def _image(viewer: Viewer, request: Request) -> Response:
         raise DataError(found)
     sample = found[run.table.cells[about["cell"]]][about["index"]]
     data, kind = image_of(sample, run, viewer.roots)
-    return Response(data, media_type=kind, headers={**_ALWAYS, "Content-Security-Policy": "default-src 'none'"})
+    return Response(data, media_type=kind, headers={**ALWAYS, "Content-Security-Policy": "default-src 'none'"})
 
 
 def _file(viewer: Viewer, request: Request) -> Response:
@@ -250,11 +255,11 @@ def _file(viewer: Viewer, request: Request) -> Response:
     if path == folder / "report.html":
         policy = f"{_REPORT_POLICY}base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
         return Response(
-            path.read_bytes(), media_type="text/html", headers={**_ALWAYS, "Content-Security-Policy": policy}
+            path.read_bytes(), media_type="text/html", headers={**ALWAYS, "Content-Security-Policy": policy}
         )
     if path.suffix not in (".png", ".jpg", ".jpeg", ".webp"):
         raise LookupError(path)
     kind = f"image/{path.suffix[1:].replace('jpg', 'jpeg')}"
     return Response(
-        read_file(path), media_type=kind, headers={**_ALWAYS, "Content-Security-Policy": "default-src 'none'"}
+        read_file(path), media_type=kind, headers={**ALWAYS, "Content-Security-Policy": "default-src 'none'"}
     )

@@ -50,7 +50,8 @@ class Vote:
         cell_a, cell_b: the two cells, by their names in results.json.
         index: of the samples that were compared: both have the same prompt, and the seed that goes with it.
         prompt: theirs.
-        outcome: "a" or "b" is better, "tie", "both_bad", or "undo", which voids this voter's last vote that counts.
+        outcome: "a" or "b" is better, "tie", "both_bad", or "undo": this voter's last vote on the same cells and
+            index is void.
         left: which cell was shown at the left (or first).
         seconds: from when both images were seen until the vote.
         check: whether the item repeats an earlier one of this voter; such votes measure agreement and nothing else.
@@ -162,11 +163,14 @@ def parse(data: bytes, where: str) -> list[Vote]:
 
 
 def standing(votes: Iterable[Vote]) -> list[Vote]:
-    """The votes that count: each undo voids its voter's last one that still did."""
+    """The votes that count: each undo voids its voter's last one on the same cells and index that still did.
+
+    It names them because votes of one voter may come from two places (the page and an export): each takes back its own.
+    """
     left: list[Vote | None] = []
-    of: dict[str, list[int]] = {}
+    places: dict[tuple[str, frozenset[str], int], list[int]] = {}
     for vote in votes:
-        mine = of.setdefault(vote.voter, [])
+        mine = places.setdefault((vote.voter, frozenset((vote.cell_a, vote.cell_b)), vote.index), [])
         if vote.outcome != "undo":
             mine.append(len(left))
             left.append(vote)

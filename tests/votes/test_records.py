@@ -75,13 +75,18 @@ def test_a_torn_line_is_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -
     assert "votes.csv:3: left out" in caplog.text
 
 
-def test_an_undo_voids_the_voters_last_vote_that_counts() -> None:
-    def cast(voter: str, outcome: str, index: int = 0) -> Vote:
+def test_an_undo_voids_the_voters_last_vote_on_the_item() -> None:
+    def cast(voter: str, outcome: str, index: int) -> Vote:
         return a_vote(voter=voter, outcome=outcome, index=index)
 
-    votes = [cast("Ann", "a", 1), cast("Bob", "b", 2), cast("Ann", "tie", 3), cast("Ann", "undo"), cast("Ann", "undo")]
-    votes += [cast("Ann", "undo"), cast("Ann", "both_bad", 4)]
-    assert [(vote.voter, vote.index) for vote in standing(votes)] == [("Bob", 2), ("Ann", 4)]
+    votes = [cast("Ann", "a", 1), cast("Bob", "b", 2), cast("Ann", "tie", 3), cast("Ann", "undo", 3)]
+    votes += [cast("Ann", "undo", 3), cast("Ann", "undo", 2), cast("Ann", "both_bad", 4), cast("Ann", "b", 1)]
+    votes += [replace(cast("Ann", "undo", 1), cell_a="gan", cell_b="ldm")]  # the same two cells
+    assert [(vote.voter, vote.index, vote.outcome) for vote in standing(votes)] == [
+        ("Ann", 1, "a"),
+        ("Bob", 2, "b"),
+        ("Ann", 4, "both_bad"),
+    ]
 
 
 def _write(path: Path, voter: str) -> None:
