@@ -19,6 +19,7 @@ from evalkit.gate.rules import IMAGE_SHARES
 from evalkit.lint import Finding, Watch, asked_of, lint
 from evalkit.metric import ReferenceMetric
 from evalkit.plan.auto import read_growth
+from evalkit.plan.floors import is_distance
 from evalkit.plan.look import at_look, at_rest
 from evalkit.plan.plan import Plan, make_plan, without_noise
 from evalkit.plan.remakes import change_text
@@ -33,6 +34,8 @@ from evalkit.results.made import made_before, made_now
 from evalkit.results.noise_floor import called_none, measure_floor, with_floor
 from evalkit.results.notebook import ResultTable
 from evalkit.results.publish import copy_results, staged
+from evalkit.results.real_floor import real_rows, with_best_multiples, with_real
+from evalkit.results.real_text import is_real, multiple_of
 from evalkit.results.rows import Outcome, make_rows, notes, run_info, unpaired
 from evalkit.results.seeds import pool_cells, pool_seeds
 from evalkit.results.series import find_series
@@ -73,6 +76,7 @@ class Measured:
     findings: Sequence[Finding]
     seconds: Mapping[str, float]
     floor: Mapping[str, Any] | None = None  # of `noise_floor`
+    real: Outcome | None = None  # of `floor`
 
 
 def run(plan: Plan, *, command: str = "") -> ResultTable:
@@ -149,29 +153,36 @@ def measure(plan: Plan) -> Measured:
     with stage("looking through the samples"):
         sources = {cell.name: worker.source(cell.name) for cell in plan.all_cells}
     shown = {cell.name: sources[cell.name] for cell in plan.cells}
+    real = {cell.name: sources[cell.name] for cell in plan.floors}
+    looked = shown | (real if plan.floor is not None and plan.floor.linted else {})
     clusters = plan.clusters(sources)
     watch = None
     if plan.config.lint:
         watch = Watch(plan.store.lint, rescan=plan.config.rescan, parts=worker.parts)
     try:
         with stage("scoring"):
-            scored = _score(plan, stages, sources, clusters, watch)
+            scored = _score(plan, stages, sources, looked, clusters, watch)
     except DataError:
         if watch is not None:
-            _lint(plan, shown, watch)  # names all files that are not as they should be; scoring stopped at the first
+            _lint(
+                plan, shown | real, watch
+            )  # names all files that are not as they should be; scoring stopped at the first
         raise
     seconds["score"] = time.time() - started - seconds["generate"]
-    findings = _lint(plan, shown, watch) if watch is not None else []
+    findings = _lint(plan, looked, watch) if watch is not None else []
     if worker.parts is not None and stages.leads():
         worker.parts.sweep()
     seconds["lint"] = time.time() - started - seconds["generate"] - seconds["score"]
     floor = _floor(plan, scored) if plan.remakes else None
-    scored = {(cell, metric): score for (cell, metric), score in scored.items() if cell in shown}
     sides = (plan.reference, plan.training)
-    outcome = Outcome(plan.cells, plan.metrics, shown, scored, *sides, clusters, noise=plan.noise)
+    outcome, floors = (
+        Outcome(cells, plan.metrics, of, {key: s for key, s in scored.items() if key[0] in of}, *sides, clusters)
+        for cells, of in ((plan.cells, shown), (plan.floors, real))
+    )
+    outcome = replace(outcome, noise=plan.noise)
     if plan.config.seeds != "apart":
         outcome = pool_seeds(outcome)
-    return Measured(stages, outcome, findings, seconds, floor)
+    return Measured(stages, outcome, findings, seconds, floor, floors if real else None)
 
 
 def _floor(plan: Plan, scored: Mapping[tuple[str, str], Scored]) -> Mapping[str, Any]:
@@ -216,7 +227,7 @@ def _tabled(plan: Plan, measured: Measured, command: str, looks: Looks | None) -
     outcome, seconds = measured.outcome, measured.seconds
     confidence = looks.confidence if looks else CONFIDENCE
     about = run_info(outcome, plan.config, plan.store.address, baseline=plan.baseline, command=command, seconds=seconds)
-    table = _table(plan, about, outcome, confidence, measured.floor)
+    table = _table(plan, about, measured, confidence)
     return replace(table, lint=tuple(asdict(finding) for finding in measured.findings))
 
 
@@ -306,23 +317,26 @@ def _save_stats(plan: Plan) -> None:
         write_moments(path, mean.numpy(), cov.numpy(), n=n, features=metric.needs[0], extractor=identity)
 
 
-def _table(
-    plan: Plan, run: Mapping[str, object], outcome: Outcome, confidence: float, floor: Mapping[str, Any] | None
-) -> ResultTable:
-    """The run's rows, those of earlier runs next to them, and all comparisons."""
+def _table(plan: Plan, run: Mapping[str, object], measured: Measured, confidence: float) -> ResultTable:
+    """The run's rows, those of earlier runs and of real images next to them, and all comparisons."""
+    outcome = measured.outcome
     rows = make_rows(outcome, confidence)
-    taken = {cell.name for cell in outcome.cells}
+    taken = {cell.name for cell in (*outcome.cells, *plan.floors)}
     for earlier in plan.earlier:
         rows += rename_apart(earlier.rows, taken, str(earlier.run.get("name", "earlier")))
     told = (*unpaired(outcome, plan.baseline), *notes(outcome.sources))
-    table = ResultTable(run, tuple(rows), told, folder=plan.out)
-    return _compared(plan, outcome, with_floor(table, floor), confidence)
+    table = with_floor(ResultTable(run, tuple(rows), told, folder=plan.out), measured.floor)
+    if measured.real is not None and plan.floor is not None:
+        distances = [name for name, metric in plan.metrics.items() if is_distance(metric)]
+        table = with_real(table, real_rows(measured.real, confidence), distances, plan.floor.about, confidence)
+    return _compared(plan, outcome, table, confidence)
 
 
 def _compared(plan: Plan, outcome: Outcome, table: ResultTable, confidence: float) -> ResultTable:
     """The table with all comparisons of its rows; cells that stopped early were compared when they did."""
     stopped = table.run.get("auto", {}).get("stopped", {})
     compared = [row for row in table.rows if not (row.unsure and (row.metric in COSTS or row.cell in stopped))]
+    compared = [row for row in compared if not is_real(row.model) and multiple_of(row.metric) is None]
     influences, pairing, clusters = outcome.influences, outcome.pairing, outcome.clusters
     comparisons, best = compare(
         compared,
@@ -337,7 +351,8 @@ def _compared(plan: Plan, outcome: Outcome, table: ResultTable, confidence: floa
     run = {**table.run, "series": series} if series else table.run
     unsure = {(row.metric, row.cell) for row in table.rows if row.unsure}
     best = {metric: [cell for cell in cells if (metric, cell) not in unsure] for metric, cells in best.items()}
-    return called_none(replace(table, run=run, comparisons=tuple(comparisons), best=best))
+    table = replace(table, run=run, comparisons=tuple(comparisons), best=with_best_multiples(best, table))
+    return called_none(table)
 
 
 def _lint(plan: Plan, sources: Mapping[str, Source], watch: Watch) -> list[Finding]:
@@ -355,17 +370,18 @@ def _score(
     plan: Plan,
     stages: Stages,
     sources: Mapping[str, Source],
+    looked: Mapping[str, Source],
     clusters: Mapping[str, Sequence[int]],
     watch: Watch | None,
 ) -> Mapping[tuple[str, str], Scored]:
-    """All scores; with `watch`, the images are measured for the lint as they are read."""
+    """All scores; with `watch`, images that the lint looks over (no remakes: copies by design) are measured as they are
+    read."""
     from evalkit.scoring import score_sources
 
     watched, done = plan, None
     if watch is not None:
-        hidden = {cell.name for cell in plan.remakes}  # one set's copies, by design: they are not looked over
-        done = partial(_settle, watch, {name: source for name, source in sources.items() if name not in hidden})
-        sources = {name: source if name in hidden else watch.of(source) for name, source in sources.items()}
+        done = partial(_settle, watch, looked)
+        sources = {name: watch.of(source) if name in looked else source for name, source in sources.items()}
         reference = plan.reference
         reference = watch.of(reference) if reference and not isinstance(reference, Moments) else reference
         watched = replace(plan, reference=reference)

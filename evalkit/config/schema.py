@@ -51,6 +51,9 @@ class RunConfig:
         noise_floor: true makes the baseline again under changes that should not matter (the same again, loaded anew;
             another batch size; ...), and shows what pairs differ by then: a smaller difference is none. Or which
             changes: `[again, batch_size]`, `{batch_size: 1, device: cpu}` (docs/recipes/same_model.md).
+        floor: real images scored as one more line of the table, and each distance to the reference also as a multiple
+            of theirs: "split" holds as many as the cells have samples out of the reference, and compares all with the
+            rest; or a folder of real images that are not in it (docs/recipes/floor.md).
         save_stats: a folder that takes the reference's statistics of each Frechet metric, to be shared
             (`reference=stats reference.stats.path=FILE`); none: they are not written.
         add_results: results.json files of earlier runs, whose cells stand in the table as well.
@@ -92,6 +95,7 @@ class RunConfig:
     contact_sheet: int = 40
     baseline: Any = None
     noise_floor: Any = False
+    floor: Any = None
     save_stats: str | None = None
     add_results: list[str] = field(default_factory=list)
     rescan: bool = False

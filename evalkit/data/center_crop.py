@@ -77,6 +77,10 @@ class CenterCropped(WithoutRecords):
         """The first `num_samples` images (none: all); ConfigError where there are fewer."""
         return CenterCropped(self.source.head(num_samples), self.size)
 
+    def take(self, indices: Sequence[int]) -> CenterCropped:
+        """Some of the images, in this order."""
+        return CenterCropped(self.source.take(indices), self.size)
+
     def location(self, index: int) -> str:
         return self.source.location(index)
 

@@ -6,10 +6,14 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from statistics import NormalDist, fmean
+from typing import TYPE_CHECKING
 
 from evalkit.metric import by_cluster, standard_error
 from evalkit.numerics.binomial import clopper_pearson
-from evalkit.results.stats import Estimate, align, difference, effective_n, share_scale
+from evalkit.results.stats import Estimate, align, difference, effective_n, fieller, quantile, share_scale
+
+if TYPE_CHECKING:
+    from evalkit.results.table import Row
 
 CONFIDENCE = 0.95  # of each bound by itself: one-sided
 POWER = 0.8  # with which `needed_n` samples decide
@@ -102,6 +106,18 @@ def difference_bounds(
     skewness = third / gap.stderr**3 if gap.stderr else 0.0
     low, high = _skewed(gap.value, gap.stderr, skewness, groups, confidence)
     return Bounds(value, low, high, gap.stderr, score.n, paired=gap.paired)
+
+
+def ratio_bounds(row: Row, confidence: float = CONFIDENCE) -> Bounds | None:
+    """Bounds of a multiple of the floor, by Fieller (1954): it is above k where the distance less k times the floor is
+    above 0. None where the distance or the floor has no standard error."""
+    names = ("distance", "distance_stderr", "floor", "floor_stderr", "degrees")
+    if row.value is None or row.stderr is None or not all(name in row.details for name in names):
+        return None
+    value, stderr, floor, floor_stderr, degrees = (row.details[name] for name in names)
+    ends = fieller((value, stderr), (floor, floor_stderr), quantile(degrees, 2 * confidence - 1))
+    low, high = ends or (-math.inf, math.inf)
+    return Bounds(row.value, low, high, row.stderr, row.n)
 
 
 def needed_n(bounds: Bounds, limit: float, power: float = POWER) -> int | None:

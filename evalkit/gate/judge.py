@@ -8,13 +8,14 @@ from dataclasses import replace
 from datetime import UTC, date, datetime
 
 from evalkit.gate.against import against_baseline
-from evalkit.gate.bounds import CONFIDENCE, needed_n, score_bounds
+from evalkit.gate.bounds import CONFIDENCE, needed_n, ratio_bounds, score_bounds
 from evalkit.gate.decide import decide, decided
 from evalkit.gate.rules import IMAGE_SHARES, MEAN, Gate, Rule, Waiver
 from evalkit.gate.scores import Scores, unusable
 from evalkit.gate.statistic import COUNTED, needed_values, statistic_bounds
 from evalkit.gate.verdict import WORST_FIRST, Result, Status, Verdict
 from evalkit.results.compare import Clusters, Influences
+from evalkit.results.real_text import multiple_of
 from evalkit.results.table import ResultTable, Row
 
 UNRELATED = "pairs look unrelated (different noise?): no closer than shuffled ones"
@@ -87,7 +88,7 @@ def _against_limit(run: Scores, result: Result, row: Row, rule: Rule) -> Result:
     if row.metric in IMAGE_SHARES:
         why = f"{round(estimate.value * row.n)} of {row.n} images, counted"
         return _by_value(replace(result, counted=True), estimate.value, limit, why)
-    bounds = score_bounds(estimate, run.confidence)
+    bounds = ratio_bounds(row, run.confidence) if multiple_of(row.metric) else score_bounds(estimate, run.confidence)
     if bounds is None:
         lacks = "it has no standard error" if estimate.stderr is None else "its standard error is 0"
         return _by_value(result, estimate.value, limit, f"{estimate.value:.7g}, judged by its value: {lacks}")

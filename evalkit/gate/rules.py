@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import date
 from typing import Any, Literal
@@ -15,6 +15,7 @@ from evalkit.gate.baseline import EarlierRun, is_file
 from evalkit.gate.statistic import in_words
 from evalkit.metric import Metric, PairMetric
 from evalkit.numerics.statistics import Statistic, parse
+from evalkit.results.real_text import OF_FLOOR, multiple_of
 from evalkit.results.table import COSTS
 
 Kind = Literal["max", "min", "no_worse_than", "within"]
@@ -117,6 +118,7 @@ def make_gates(
     *,
     lint: bool = True,
     baseline: str | None = None,
+    multiples: Collection[str] = (),
 ) -> dict[str, Gate]:
     """Checks the chosen gates against the run.
 
@@ -126,12 +128,14 @@ def make_gates(
         metrics: of the run, by name.
         lint: whether the run looks for duplicates.
         baseline: the run's own, for rules that name none; metrics of pairs have no score of it.
+        multiples: the metrics that stand as a multiple of real images' as well ("fid/floor").
 
     Raises:
         ConfigError: a name that is not known, a rule that selects nothing or says nothing, a baseline that cannot be
             read or lacks what is compared.
     """
-    run = _Run(cells, metrics, lint, baseline, {})
+    known = {**metrics, **{f"{name}{OF_FLOOR}": metrics[name] for name in multiples}}
+    run = _Run(cells, known, lint, baseline, {})
     return {name: run.gate(name, option) for name, option in config.items()}
 
 
@@ -227,6 +231,8 @@ class _Run:
         if name is None:
             raise ConfigError(f"{where}: no metric is named. Choices: {', '.join(known)}.")
         if name not in known:
+            if (base := multiple_of(str(name))) in self.metrics and not any(map(multiple_of, self.metrics)):
+                raise ConfigError(f"{where}: this run has no floor to measure {base} by: give floor=split or floor=DIR")
             from evalkit.config.compose import group_options, register
 
             register()

@@ -26,6 +26,7 @@ from evalkit.gate import Gate, make_gates
 from evalkit.metric import Metric, ModelMetric, PairMetric, cluster_ids
 from evalkit.models.base import ExistingImages
 from evalkit.plan.choose import Given, choose_metrics
+from evalkit.plan.floors import Floor, is_distance, make_floors, open_floor
 from evalkit.plan.grid import Grid, Missing, make_grid
 from evalkit.plan.look import as_stopped, of_look
 from evalkit.plan.own_settings import check_own_calls, check_own_latents
@@ -81,6 +82,8 @@ class Plan:
     engine: Engine = field(default_factory=InProcess)  # runs the units of work
     walk: Walk = field(default_factory=Walk)
     remakes: tuple[Cell, ...] = ()  # the baseline made again (`noise_floor`): sample sets that stand in no table
+    floor: Floor | None = None
+    floors: tuple[Cell, ...] = ()  # of real images (`floor`), one per number of samples
 
     @property
     def existing(self) -> dict[str, ExistingImages]:
@@ -90,8 +93,8 @@ class Plan:
 
     @property
     def all_cells(self) -> tuple[Cell, ...]:
-        """The grid's, and the baseline's remakes: all whose samples are scored."""
-        return (*self.cells, *self.remakes)
+        """The grid's, the baseline's remakes and the real images: all whose samples are scored."""
+        return (*self.cells, *self.remakes, *self.floors)
 
     @property
     def noise(self) -> dict[str, dict[str, Any]]:
@@ -139,7 +142,9 @@ class Plan:
         return {cell.name: self.clusters_of(cell, sources[cell.name]) for cell in self.all_cells}
 
     def clusters_of(self, cell: Cell, source: Source) -> list[int]:
-        """The clusters of one cell's samples."""
+        """The clusters of one cell's samples; real images were not drawn by their texts."""
+        if cell in self.floors:
+            return [-1 - i for i in range(len(source))]
         prompts = self.built[cell.key].prompts
         return cluster_ids(source.prompts if prompts is None else prompts.asked(source.prompts))
 
@@ -182,6 +187,7 @@ def make_plan(config: RunConfig, *, choose: bool = False) -> Plan:
     if (samples := sum(cell.num_samples for cell in grid.cells)) > MANY_SAMPLES:
         log.info("%s samples in %s cells", f"{samples:,}", f"{len(grid.cells):,}")
     sides = {side: open_side(config, side, missing, cache) for side in ("reference", "training")}
+    sides["reference"], floor = open_floor(config, sides["reference"], grid.cells, missing, cache)
     if choose:
         given = Given({c.name: c.num_samples for c in grid.cells}, sides["reference"], _prompted(config, grid, cache))
         config, line = choose_metrics(config, given)
@@ -201,6 +207,8 @@ def make_plan(config: RunConfig, *, choose: bool = False) -> Plan:
     check_models(metrics, extractors)
     remakes = make_remakes(config, grid.cells, baseline, grid.built, metrics, missing)
     config = with_changes(config, [cell for cell, _ in remakes])
+    floors = make_floors(floor, grid.cells, metrics)
+    multiples = [name for name, metric in metrics.items() if floors and is_distance(metric)]
     exports = _build_exports(config, grid)
     make_trackers(config.tracker)  # each is built anew where it logs, in a process of its own
     out = results_folder(config, extractors)
@@ -209,7 +217,7 @@ def make_plan(config: RunConfig, *, choose: bool = False) -> Plan:
         out,
         store,
         grid.cells,
-        {**grid.built, **{cell.key: objects for cell, objects in remakes}},
+        {**grid.built, **{cell.key: objects for cell, objects in (*remakes, *floors)}},
         grid.prompts,
         metrics,
         extractors,
@@ -219,11 +227,13 @@ def make_plan(config: RunConfig, *, choose: bool = False) -> Plan:
         own=own,
         missing=tuple(missing.lines),
         earlier=tuple(ResultTable.load(Path(path).expanduser()) for path in config.add_results),
-        gates=make_gates(config.gate, shown, metrics, lint=config.lint, baseline=baseline),
+        gates=make_gates(config.gate, shown, metrics, lint=config.lint, baseline=baseline, multiples=multiples),
         exports=exports,
         engine=engine,
         walk=make_walk(config.walk),
         remakes=tuple(cell for cell, _ in remakes),
+        floor=floor,
+        floors=tuple(cell for cell, _ in floors),
     )
     _check_latents(plan)
     if config.dry_run:

@@ -198,6 +198,24 @@ def interval(score: Estimate, confidence: float = CONFIDENCE) -> tuple[float, fl
     return scale * max(middle - reach, 0.0), scale * min(middle + reach, 1.0)
 
 
+def fieller(above: tuple[float, float], below: tuple[float, float], reach: float) -> tuple[float, float] | None:
+    """An interval of a ratio of two independent estimates, by Fieller (1954).
+
+    Args:
+        above, below: values and their standard errors; `below` is above 0.
+        reach: how many standard errors it reaches to either side: a quantile of Student's t.
+
+    Returns:
+        Its ends; none where `below` is so unsure that the ratio may be anything.
+    """
+    ratio, share = above[0] / below[0], (reach * below[1] / below[0]) ** 2
+    if share >= 1:
+        return None
+    spread = above[1] ** 2 * (1 - share) + (ratio * below[1]) ** 2
+    half = reach * math.sqrt(spread) / below[0]
+    return (ratio - half) / (1 - share), (ratio + half) / (1 - share)
+
+
 def share_scale(score: Estimate) -> float | None:
     """1 (or 100, of percentages) where the score is the mean of samples that each count as 0 or that; else none."""
     each = score.influence

@@ -14,6 +14,7 @@ from evalkit.errors import ConfigError, DataError
 from evalkit.results.floor_text import floor_lines
 from evalkit.results.note_lines import note_lines, some
 from evalkit.results.protocols import protocol_difference, take_protocols
+from evalkit.results.real_text import is_real, real_lines
 from evalkit.utils import schema
 from evalkit.utils.json_files import read_json
 from evalkit.utils.text import one_line
@@ -169,6 +170,7 @@ class Column:
     def ranked(self) -> list[Row]:
         """The scores that are ranked with one another (of the most common protocol, and sure), best first."""
         rows = [row for cell, row in self.rows.items() if finite(row) and cell not in self.odd and not row.unsure]
+        rows = [row for row in rows if not is_real(row.model)]
         return sorted(rows, key=lambda row: -row.sign * (row.value or 0.0))
 
 
@@ -330,7 +332,7 @@ class ResultTable:
             f"not comparable with the others: {differs}."
             for (differs, cells), labels in apart.items()
         ]
-        return [*lines, *note_lines(noted), *floor_lines(self.run), *self.notes]
+        return [*lines, *note_lines(noted), *floor_lines(self.run), *real_lines(self.run), *self.notes]
 
     def _few(self) -> list[str]:
         """One warning on all scores of distributions of few samples."""

@@ -210,6 +210,7 @@ def scoring_arguments(
 
     baselines = {c.name: sources[name] for c in plan.all_cells if (name := plan.baseline_of(c.seed)) is not None}
     any_baseline = next(iter(baselines.values()), None)
+    baselines |= {cell.name: sources[cell.name] for cell in plan.floors}  # real images are nobody's pairs
     return {
         "metrics": {name: (plan.config.metric[name], metric) for name, metric in plan.metrics.items()},
         "extractors": plan.extractors,

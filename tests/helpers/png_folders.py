@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -18,4 +19,12 @@ def fill(folder: Path, *names: str) -> Path:
         path = folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(encode_png(image(number)))
+    return folder
+
+
+def write_pngs(folder: Path, images: Iterable[np.ndarray], start: int = 0) -> Path:
+    """Images u8 [H,W,3] as 0000.png and so on, from `start`."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for number, pixels in enumerate(images, start):
+        (folder / f"{number:04d}.png").write_bytes(encode_png(pixels))
     return folder
