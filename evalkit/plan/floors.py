@@ -49,7 +49,7 @@ class Floor:
     @property
     def linted(self) -> bool:
         """Whether the lint looks over the images: those of a reference it sees as the reference."""
-        return self.about["kind"] != SPLIT
+        return bool(self.about["kind"] != SPLIT)
 
 
 def is_distance(metric: Metric) -> bool:
