@@ -118,6 +118,8 @@ class Score:
         value: the score, or none where it does not apply (`note` says why).
         stderr: standard error of `value`, or none where the method gives none.
         n: number of generated samples behind it.
+        headings: by heading of a table ("skill: count") one value per sample, none where it has no part in it; the mean
+            of the others is the heading's score. Of a metric with any, categories.csv has these and no others.
         clusters: the number of clusters of samples that `stderr` allows for. None: it takes the samples to be
             independent; where several are of one prompt, the scoring stage forms it from `influence` instead.
         influence: one value per sample, the score's linear part up to a constant: of a mean the samples' own values, of
@@ -137,6 +139,7 @@ class Score:
     note: str | None = None
     broken: bool = False
     clusters: int | None = None
+    headings: Mapping[str, tuple[float | None, ...]] = field(default_factory=dict)
 
 
 def cluster_ids(prompts: Sequence[str | None], index: Sequence[int] | None = None) -> list[int]:

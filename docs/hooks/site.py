@@ -32,6 +32,7 @@ GROUPS = {
     "gate": "Rules on scores; how they are written and judged: [The gate](../gate.md).",
     "export": "The cells' images for other tools: [Exports](../formats.md#exports).",
     "tracker": "Where a finished run is pushed: [Trackers](../trackers.md).",
+    "benchmark": "Published [benchmarks](../benchmarks/README.md): their prompts, questions and scores, by one word.",
     "experiment": "Whole runs, one for each [recipe](../recipes/README.md); `experiment=digits` is the default.",
 }
 # Keys that build an object or steer Hydra, not arguments of the constructor.
@@ -131,7 +132,7 @@ class Reference:
     def _group(self, group: str) -> str:
         options = [Option.read(path) for path in sorted((ROOT / "configs" / group).glob("*.yaml"))]
         lines = [f"# {group}", "", GROUPS[group], ""]
-        if group not in ("gate", "experiment"):
+        if group not in ("gate", "experiment", "benchmark"):
             names = " ".join(f"[`{option.name}`](#{option.name})" for option in options)
             lines += [f"`{group}=[NAME, ...]` chooses; `{group}.NAME.KEY=VALUE` sets. Options: {names}", ""]
         targets = list(dict.fromkeys(option.target for option in options))

@@ -10,19 +10,19 @@ import typer
 
 from evalkit.commands.program import Action, app
 
-LISTED = ("metrics", "models", "samplers", "extractors")
+LISTED = ("metrics", "models", "samplers", "extractors", "benchmarks")
 
 
 def _listed(incomplete: str) -> list[str]:
     return [name for name in LISTED if name.startswith(incomplete)]
 
 
-@app.command(short_help="List metrics, models, samplers or extractors, and what is here.")
+@app.command(short_help="List metrics, models, samplers, extractors or benchmarks, and what is here.")
 def ls(
-    what: Annotated[str, typer.Argument(help="metrics, models, samplers or extractors", autocompletion=_listed)],
+    what: Annotated[str, typer.Argument(help=f"{', '.join(LISTED[:-1])} or {LISTED[-1]}", autocompletion=_listed)],
     config_dir: Annotated[str | None, typer.Option("--config-dir", "-cd")] = None,
 ) -> Action:
-    """List metrics, models, samplers or extractors: what each is and needs, and whether its weights are here."""
+    """List metrics, models, samplers, extractors or benchmarks: what each is and needs, and what of it is here."""
     from evalkit.plan.catalogue import print_catalogue
 
     return functools.partial(print_catalogue, what, config_dir)

@@ -229,7 +229,7 @@ def resolve(config: DictConfig) -> RunConfig:
         with environment_as_text():
             missing = sorted(OmegaConf.missing_keys(config))  # it resolves interpolations too
             if missing:
-                raise ConfigError(f"{missing[0]} is not set: give {missing[0]}=VALUE")
+                raise ConfigError(_unset(missing[0], config))
             plain: dict[str, Any] = OmegaConf.to_container(config, resolve=True)  # type: ignore[assignment]
     except OmegaConfBaseException as error:
         raise explain(error, []) from error
@@ -237,6 +237,12 @@ def resolve(config: DictConfig) -> RunConfig:
     for group in GROUPS:
         plain[group] = _options(group, plain[group] or {}, choices)
     return RunConfig(**plain)
+
+
+def _unset(key: str, config: DictConfig) -> str:
+    """For messages: a value that is to be given; of a benchmark's file also which one it is, and where it is from."""
+    source = OmegaConf.select(config, "benchmark.source") if key.startswith("benchmark.") else None
+    return f"{key} is not set: give {key}=VALUE" + (f" ({source})" if source else "")
 
 
 def _place_checkpoints(config: DictConfig) -> None:

@@ -8,7 +8,7 @@ from dataclasses import fields
 from importlib.metadata import entry_points
 from pathlib import Path
 
-from evalkit.config.schema import CONFIG_MODULE, FOLDERS, GROUPS, SINGLE, RunConfig
+from evalkit.config.schema import CONFIG_MODULE, FOLDERS, GROUPS, SINGLE, WHOLE, RunConfig
 from evalkit.utils.files import PKG_SCHEME, resolve_path
 
 
@@ -42,8 +42,8 @@ def _words(incomplete: str, commands: Sequence[str]) -> Iterator[str]:
     group, eq, value = incomplete.partition("=")
     if not eq:
         yield from commands
-        yield from (f"{name}=" for name in ("experiment", *(field.name for field in fields(RunConfig))))
-    elif group in (*GROUPS, "experiment"):
+        yield from (f"{name}=" for name in dict.fromkeys([*WHOLE, *(field.name for field in fields(RunConfig))]))
+    elif group in (*GROUPS, *WHOLE):
         before = value[: max(value.rfind("["), value.rfind(",")) + 1]  # of a list what is typed already
         start = before if before or group in SINGLE else "["
         yield from (f"{group}={start}{name}" for name in option_files(group))

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from evalkit.config.checkpoints import KEYS as SERIES_KEYS
-from evalkit.config.schema import GROUPS, SINGLE
+from evalkit.config.schema import GROUPS, SINGLE, WHOLE
 
 # What a run that names no metric computes of these, as far as its images, its reference and the weights allow.
 METRICS = ("fid", "kid", "precision", "recall", "is", "vendi", "clip_score")
@@ -38,17 +38,17 @@ class Override:
 
 
 def leaves_demo(overrides: Sequence[str]) -> bool:
-    """Whether a command line names models of its own and no experiment: then nothing of the demo belongs to it."""
+    """Whether a command line names models of its own, or a benchmark, and no experiment: then the demo is left out."""
     parsed = [Override.parse(text) for text in overrides]
     if any(o.group == "experiment" for o in parsed):
         return False
-    return any(o.group == "model" and o.prefix != "~" for o in parsed)
+    return any(o.group == "model" and o.prefix != "~" for o in parsed) or chooses(overrides, "benchmark")
 
 
 def leaves_metrics_open(overrides: Sequence[str], folders: bool) -> bool:
     """Whether a command line is of models or folders of its own, and says nothing of metrics."""
     groups = {Override.parse(text).group for text in overrides}
-    return (folders or leaves_demo(overrides)) and not groups & {"experiment", "metric"}
+    return (folders or leaves_demo(overrides)) and not groups & {*WHOLE, "metric"}
 
 
 def chooses(overrides: Sequence[str], group: str) -> bool:
@@ -100,8 +100,11 @@ def _as_series(override: Override) -> Override:
 def _implied(parsed: Sequence[Override], options: Callable[[str], Sequence[str]]) -> list[str]:
     """The choices that settings of options make where no override makes them."""
     chosen = []
+    set_already = ("prompts", "metric") if any(o.group == "benchmark" for o in parsed) else ()
     for group in GROUPS:
-        if group in ("extractor", "training") or any(o.group == group and o.option is None for o in parsed):
+        if group in ("extractor", "training", *set_already) or any(
+            o.group == group and o.option is None for o in parsed
+        ):
             continue
         named = dict.fromkeys(o.option for o in parsed if o.group == group and o.option and not o.prefix)
         names = [name for name in named if name in options(group)]
@@ -113,7 +116,7 @@ def _implied(parsed: Sequence[Override], options: Callable[[str], Sequence[str]]
 def _own_case(override: Override, options: Callable[[str], Sequence[str]]) -> Override:
     """An override whose options have the names of their files, whatever case they were typed in."""
     group = override.group.partition("@")[0]
-    if group not in (*GROUPS, "experiment"):
+    if group not in (*GROUPS, *WHOLE):
         return override
 
     def own(name: str) -> str:

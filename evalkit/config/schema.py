@@ -11,7 +11,8 @@ GROUPS = (
     *("model", "sampler", "prompts", "metric", "reference", "training", "extractor", "engine"),
     *("gate", "tracker", "export"),
 )
-SINGLE = ("experiment", "engine", "reference", "training")  # groups of one option, not of a list
+WHOLE = ("experiment", "benchmark")  # groups whose options set what stands in the others
+SINGLE = (*WHOLE, "engine", "reference", "training")  # groups of one option, not of a list
 RULES = ("gate",)  # groups whose options are rules, not objects to build: they have no `_target_`
 FOLDERS = {"training": "reference"}  # groups whose options are another group's
 
@@ -72,6 +73,8 @@ class RunConfig:
             batches of its own after the samples; `{batch_sizes: [1, 2, 4, 8]}` also how speed and memory go
             with the batch size (docs/recipes/profile.md). false: no.
         export: kinds of files that take the cells' images, below `out`/export (evalkit/results/export.py).
+        benchmark: how the file of `benchmark=NAME` is read (evalkit/judges/benchmark_file.py); its prompts, metrics and
+            extractors stand in these groups, and have it by interpolation.
         model, sampler, prompts, metric, reference, extractor, engine, gate, tracker: the chosen options by name.
     """
 
@@ -108,6 +111,7 @@ class RunConfig:
         default_factory=lambda: {"lines": 0, "tiles": 9, "stops": 1, "through": "samples", "space": None}
     )
     profile: Any = False
+    benchmark: dict[str, Any] = field(default_factory=dict)
     model: dict[str, Any] = field(default_factory=dict)
     sampler: dict[str, Any] = field(default_factory=dict)
     prompts: dict[str, Any] = field(default_factory=dict)

@@ -21,6 +21,7 @@ from evalkit.extractors.base import DECODER, BatchSize, Extractor
 from evalkit.http.client import Stopped
 from evalkit.judges.answers import Answers
 from evalkit.judges.asker import Answer, Asker, Item, digest_of
+from evalkit.judges.benchmark_file import questions_by_prompt
 from evalkit.judges.place import AnswerPlace
 from evalkit.judges.questions import PLACE, Question, question_of, read_questions, weighted_mean, with_parents
 from evalkit.judges.ways import REMINDER, Way, way_of
@@ -69,7 +70,8 @@ class Judge(Extractor):
         asker: who is asked: a `_target_` with its options, or an `Asker`.
         way: how `question` is asked, of `evalkit.judges.ways.WAYS`.
         question: of every image; {prompt} stands for its prompt.
-        questions: instead: a file of them, by prompt (`evalkit.judges.questions`).
+        questions: instead: a file of them, by prompt (`evalkit.judges.questions`); or how a benchmark's file is read
+            (`evalkit.judges.benchmark_file`).
         repeats: how often each question is asked.
         reask: see above.
         image_size: the longest side, in pixels, that larger images are made smaller to (Lanczos); none: as they are.
@@ -87,7 +89,7 @@ class Judge(Extractor):
         asker: Mapping[str, Any] | Asker,
         way: str = "yes_no",
         question: str | None = None,
-        questions: str | None = None,
+        questions: str | Mapping[str, Any] | None = None,
         repeats: int = 1,
         reask: int = 2,
         image_size: int | None = None,
@@ -102,7 +104,7 @@ class Judge(Extractor):
         if (question is None) == (questions is None):
             raise ConfigError(f"{where}: give question (a text) or questions (a file), one of them")
         self._every = None if question is None else (question_of({"id": "q", "text": question, "way": way}, where),)
-        self._of = read_questions(questions) if questions is not None else {}
+        self._of = _by_prompt(questions) if questions is not None else {}
         asked = self._every or [one for each in self._of.values() for one in each]
         self._ways = {used: way_of(used, f"{where}.way") for used in dict.fromkeys(one.way for one in asked)}
         scales = {each.scale for each in self._ways.values()}
@@ -292,3 +294,7 @@ class Judge(Extractor):
             "calls": [float(count) for count in counts],
             **{part: [math.fsum(each) / len(each)] for part, each in parts.items()},
         }
+
+
+def _by_prompt(questions: str | Mapping[str, Any]) -> Mapping[str, tuple[Question, ...]]:
+    return read_questions(questions) if isinstance(questions, str) else questions_by_prompt(questions)

@@ -32,6 +32,7 @@ class Question:
         parents: ids of questions; where one of them counts 0, this one does.
         tags: for tables: a skill, an atomicity.
         weight: in the mean over a prompt's questions, > 0.
+        images: 1, the image itself; 2: the picture that it was to edit comes first.
     """
 
     id: str
@@ -41,6 +42,7 @@ class Question:
     parents: tuple[str, ...] = ()
     tags: tuple[str, ...] = ()
     weight: float = 1.0
+    images: int = 1
 
     def of(self, prompt: str) -> str:
         """The text about an image of a prompt."""

@@ -1,4 +1,4 @@
-"""`evalkit ls`: metrics, models, samplers and extractors; what each is and needs, and whether its weights are here."""
+"""`evalkit ls`: metrics, models, samplers, extractors, benchmarks; what each is and needs, and what of it is here."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def print_catalogue(what: str, config_dir: str | None = None) -> int:
     """Prints the options of a group, one line each; returns the exit code.
 
     Args:
-        what: metrics, models, samplers or extractors.
+        what: metrics, models, samplers, extractors or benchmarks.
         config_dir: a folder with further options.
 
     Raises:
@@ -39,6 +39,7 @@ def print_catalogue(what: str, config_dir: str | None = None) -> int:
         "models": (("model", "weights", "asked by"), Catalogue.model),
         "samplers": (("sampler", "scheduler"), Catalogue.sampler),
         "extractors": (("extractor", "weights", "layers"), Catalogue.extractor),
+        "benchmarks": (("benchmark", "its file", "metrics"), Catalogue.benchmark),
     }
     name = what.lower() if what.lower().endswith("s") else f"{what.lower()}s"
     if name not in views:
@@ -120,6 +121,15 @@ class Catalogue:
             return _GIVEN, "–"
         extractor: Extractor = build(option, f"extractor.{name}", Extractor)
         return "here" if self.is_here(name) else "not here", ", ".join(extractor.layers)
+
+    def benchmark(self, name: str, file: Path) -> Line:
+        """Whether its file ships or is to be given, and its metrics."""
+        content: Any = OmegaConf.to_container(OmegaConf.load(file))
+        chosen = [name for entry in content["defaults"] for name in entry.get("override /metric", ())]
+        given = [option.get("path") for option in (content["benchmark"], *(content.get("prompts") or {}).values())]
+        return _GIVEN if "???" in given else "ships", ", ".join(
+            dict.fromkeys([*chosen, *(content.get("metric") or ())])
+        )
 
     def is_here(self, name: str) -> bool:
         """Whether an extractor's weights are on this machine; nothing is fetched. What is missing is noted."""

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 from evalkit.utils.lazy import lazy
 
 if TYPE_CHECKING:
+    from evalkit.prompts.benchmark import BenchmarkPrompts as BenchmarkPrompts
     from evalkit.prompts.sets import ClassPrompts as ClassPrompts
     from evalkit.prompts.sets import DatasetPrompts as DatasetPrompts
     from evalkit.prompts.sets import DigitsPrompts as DigitsPrompts
@@ -16,5 +17,6 @@ if TYPE_CHECKING:
 else:
     __all__, __getattr__ = lazy(
         __name__,
+        benchmark="BenchmarkPrompts",
         sets="ClassPrompts DatasetPrompts DigitsPrompts InlinePrompts Prompt PromptSet TablePrompts TextPrompts",
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from statistics import fmean
@@ -13,6 +13,7 @@ from evalkit.data.moments import Moments
 from evalkit.errors import UnsuitedError
 from evalkit.metric import standard_error
 from evalkit.results.csv_files import CLUSTER, SAMPLE_HEADS, cluster_text, write_csv
+from evalkit.results.stats import Estimate, interval
 from evalkit.results.table import ResultTable
 from evalkit.utils.files import write_text
 
@@ -43,24 +44,37 @@ def _write_samples(outcome: Outcome, out: Path) -> None:
 
 
 def _write_categories(outcome: Outcome, out: Path) -> None:
-    """categories.csv: the mean of each metric of single samples over the prompts of a category, where there are any."""
-    lines: list[list[Any]] = [["cell", "metric", "category", "mean", "stderr", "n", "clusters"]]
+    """categories.csv: the means of each metric over the prompts of a category, and over other headings that it has."""
+    lines: list[list[Any]] = [["cell", "metric", "category", "mean", "stderr", "n", "clusters", "low", "high"]]
+    parts: list[list[Any]] = [["cell", "index", "metric", "category", "value"]]
     for cell in outcome.cells:
-        headings = outcome.sources[cell.name].categories
+        categories, clusters = outcome.sources[cell.name].categories, outcome.clusters_of(cell.name)
         for name, metric in outcome.metrics.items():
-            each = outcome.scored[cell.name, name].score.influence
-            if not metric.per_sample or each is None:
-                continue
-            groups: dict[str, list[tuple[float, int]]] = {}
-            for heading, value, cluster in zip(headings, each, outcome.clusters_of(cell.name), strict=True):
-                if heading is not None:
-                    groups.setdefault(heading, []).append((value, cluster))
-            for heading, members in groups.items():
-                values, ids = zip(*members, strict=True)
-                figures = (fmean(values), standard_error(values, ids), len(values), len(set(ids)))
-                lines.append([cell.name, name, heading, *figures])
+            score = outcome.scored[cell.name, name].score
+            headings = score.headings
+            if not headings and metric.per_sample and score.influence is not None:
+                headings = by_category(categories, score.influence)
+            for heading, each in headings.items():
+                values, ids = zip(
+                    *((v, of) for v, of in zip(each, clusters, strict=True) if v is not None), strict=True
+                )
+                estimate = Estimate(fmean(values), standard_error(values, ids), len(values), values, ids)
+                figures = (estimate.value, estimate.stderr, estimate.n, estimate.groups)
+                lines.append([cell.name, name, heading, *figures, *(interval(estimate) or (None, None))])
+            for heading, each in score.headings.items():
+                given = ((i, value) for i, value in enumerate(each) if value is not None)
+                parts += [[cell.name, i, name, heading, f"{value:.6g}"] for i, value in given]
     if len(lines) > 1:
         write_csv(out / "categories.csv", lines)
+    if len(parts) > 1:
+        write_csv(out / "headings.csv", parts)
+
+
+def by_category(categories: Sequence[str | None], values: Sequence[float]) -> dict[str, tuple[float | None, ...]]:
+    """By category each sample's value, none where the sample is of another."""
+    known = dict.fromkeys(category for category in categories if category is not None)
+    pairs = list(zip(categories, values, strict=True))
+    return {name: tuple(value if category == name else None for category, value in pairs) for name in known}
 
 
 def _write_nearest(outcome: Outcome, out: Path) -> None:

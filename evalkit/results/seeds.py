@@ -249,6 +249,12 @@ def pool_scores(
             stderr = (together**2 + beyond / count**2) ** 0.5
     offsets = [sum(len(own) for own in ids[:i]) for i in range(count)]
     nearest = [(i + at, j, d) for score, at in zip(scores, offsets, strict=True) for i, j, d in score.nearest]
+    headings = {
+        name: tuple(
+            v for score, own in zip(scores, ids, strict=True) for v in score.headings.get(name, [None] * len(own))
+        )
+        for name in dict.fromkeys(name for score in scores for name in score.headings)
+    }
     return Score(
         fmean(values),
         n,
@@ -258,4 +264,5 @@ def pool_scores(
         tuple(sorted(nearest, key=lambda pair: pair[2])[:NEAREST]),
         notes or None,
         clusters=len(set(joined)),
+        headings=headings,
     )

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import logging
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -149,6 +149,7 @@ def score_from(values: Mapping[str, Any]) -> Score:
             "influence": influence,
             "nearest": tuple((int(i), int(j), _number(d)) for i, j, d in nearest),
             "details": {str(name): _number(value) for name, value in values["details"].items()},
+            "headings": {str(name): _optional(each) for name, each in values.get("headings", {}).items()},
         }
     )
     counts = (score.n, 0 if score.clusters is None else score.clusters)
@@ -164,6 +165,10 @@ def _number(value: Any) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise TypeError(f"{value!r} is no number")
     return value
+
+
+def _optional(values: Sequence[Any]) -> tuple[float | None, ...]:
+    return tuple(None if value is None else _number(value) for value in values)
 
 
 def finite(score: Score) -> Score:
