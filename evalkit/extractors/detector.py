@@ -23,7 +23,7 @@ from evalkit.extractors.detector_libraries import (
     TorchvisionDetector,
     TransformersDetector,
 )
-from evalkit.extractors.pretrained import PretrainedFolder
+from evalkit.extractors.pretrained import PretrainedNetwork
 from evalkit.numerics.detections import FIELDS, HEAD, Detections, check_codes, class_code
 from evalkit.numerics.geneval import COLOURS, TEMPLATES
 from evalkit.utils.weights import Weights
@@ -44,9 +44,10 @@ class Detector(Extractor):
 
     Args:
         name: how scores are labelled.
-        model: with library=transformers a folder (config.json, *.safetensors, preprocessor_config.json); with
-            torchvision a builder of torchvision.models.detection; with function package.module.name of one's own,
-            `detect(image u8 [H,W,3]) -> [{"class": ..., "score": ..., "box": (x0, y0, x1, y1)}, ...]`.
+        model: with library=transformers a folder (config.json, *.safetensors, preprocessor_config.json), a hub id, or
+            {path: owner/name, revision: main}; with torchvision a builder of torchvision.models.detection; with
+            function package.module.name of one's own: `detect(image u8 [H,W,3]) -> [{"class": ..., "score": ...,
+            "box": (x0, y0, x1, y1)}, ...]`.
         library: transformers, torchvision or function.
         weights: torchvision's: a file of its state dict.
         classes: by label id the classes' names; none: as the model's config says, or COCO's of torchvision.
@@ -65,7 +66,7 @@ class Detector(Extractor):
     def __init__(
         self,
         name: str,
-        model: str,
+        model: str | Mapping[str, str],
         library: str = "transformers",
         weights: str | None = None,
         classes: Sequence[str] | None = None,
@@ -99,13 +100,13 @@ class Detector(Extractor):
     ) -> Library:
         owner = f"extractor.{self.name}"
         if library == "function":
-            return FunctionDetector(self.where, self.model, self._classes, colours)
+            return FunctionDetector(self.where, str(self.model), self._classes, colours)
         if library == "torchvision":
             if weights is None:
                 raise ConfigError(f"{owner}.weights is not set: give a file of {self.model}'s state dict")
             file = Weights(owner, "weights", weights, sha256=sha256)
-            return TorchvisionDetector(self.where, self.model, file, self._classes, options or {})
-        return TransformersDetector(PretrainedFolder(owner, self.model), self._classes)
+            return TorchvisionDetector(self.where, str(self.model), file, self._classes, options or {})
+        return TransformersDetector(PretrainedNetwork.read(self.name, self.model), self._classes)
 
     @property
     def class_names(self) -> frozenset[str] | None:
@@ -123,7 +124,7 @@ class Detector(Extractor):
         return objects | ({"colours": self.most * len(COLOURS)} if tells else {})
 
     def check(self, *, fetch: bool = True) -> None:
-        self._library.check()
+        self._library.check(fetch=fetch)
         names = self._library.class_names()
         if names is not None:
             try:

@@ -14,7 +14,7 @@ import numpy as np
 from evalkit.config.build import locate
 from evalkit.errors import ConfigError, DataError, nearest
 from evalkit.extractors.base import to_tensor
-from evalkit.extractors.pretrained import PretrainedFolder
+from evalkit.extractors.pretrained import PretrainedNetwork
 from evalkit.utils.code import module_digest
 from evalkit.utils.text import one_line
 from evalkit.utils.weights import TAG_LENGTH, Weights
@@ -52,7 +52,7 @@ class Library(ABC):
     tells_colours = False  # whether `Seen.colours` are there
 
     @abstractmethod
-    def check(self) -> None:
+    def check(self, *, fetch: bool) -> None:
         """Raises ConfigError where a file, a class or a package is missing; imports no torch."""
 
     @abstractmethod
@@ -82,9 +82,9 @@ class Library(ABC):
 
 @dataclass(eq=False)
 class TransformersDetector(Library):
-    """A folder of transformers: DETR, RT-DETR, YOLOS ... (boxes), Mask2Former, MaskFormer (masks and their boxes)."""
+    """A model of transformers: DETR, RT-DETR, YOLOS ... (boxes), Mask2Former, MaskFormer (masks and their boxes)."""
 
-    folder: PretrainedFolder
+    network: PretrainedNetwork
     names: Sequence[str] | None = None
     _net: Any = field(init=False, default=None)
     _processor: Any = field(init=False, default=None)
@@ -92,31 +92,31 @@ class TransformersDetector(Library):
 
     @property
     def _masks(self) -> bool:
-        return not self.folder.architecture.endswith("ForObjectDetection")
+        return not self.network.architecture.endswith("ForObjectDetection")
 
-    def check(self) -> None:
-        self.folder.check()
+    def check(self, *, fetch: bool) -> None:
+        self.network.check(fetch=fetch)
         ends = ("ForObjectDetection", "ForUniversalSegmentation", "ForInstanceSegmentation")
-        if not self.folder.architecture.endswith(ends):
+        if not self.network.architecture.endswith(ends):
             raise ConfigError(
-                f"{self.folder.where}: {self.folder.path} holds a '{self.folder.architecture}', which detects no "
-                f"objects: give a model whose class ends in {', '.join(ends)}"
+                f"{self.network.where}: {self.network.files.location.path} is a '{self.network.architecture}', which "
+                f"detects no objects: give a model whose class ends in {', '.join(ends)}"
             )
 
     def class_names(self) -> tuple[str, ...]:
-        return tuple(self.names) if self.names is not None else self.folder.label_names()
+        return tuple(self.names) if self.names is not None else self.network.label_names()
 
     def identity(self) -> dict[str, Any]:
         boxes = "of the masks" if self._masks else "the model's"
-        return self.folder.identity() | {"boxes": boxes}
+        return self.network.identity() | {"boxes": boxes}
 
     def tag(self) -> str:
-        return self.folder.tag()
+        return self.network.tag()
 
     def load(self, device: str) -> None:
         if self._net is None:
             kind = "AutoModelForUniversalSegmentation" if self._masks else "AutoModelForObjectDetection"
-            self._net, self._processor = self.folder.load(kind), self.folder.processor()
+            self._net, self._processor = self.network.load(kind), self.network.processor()
         if self._device != device:
             self._net.to(device)
             self._device = device
@@ -170,7 +170,7 @@ class TorchvisionDetector(Library):
     _net: Any = field(init=False, default=None)
     _device: str | None = field(init=False, default=None)
 
-    def check(self) -> None:
+    def check(self, *, fetch: bool) -> None:
         if importlib.util.find_spec("torchvision") is None:
             raise ConfigError(f"{self.where}: torchvision is not installed: pip install torchvision")
         self.weights.find()
@@ -248,7 +248,7 @@ class FunctionDetector(Library):
     tells_colours: bool = False
     _call: Any = field(init=False, default=None)
 
-    def check(self) -> None:
+    def check(self, *, fetch: bool) -> None:
         top, _, rest = self.function.partition(".")
         if not rest or not top.isidentifier() or importlib.util.find_spec(top) is None:
             raise ConfigError(

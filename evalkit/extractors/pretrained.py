@@ -1,4 +1,4 @@
-"""A folder of transformers (config.json, safetensors, a processor's JSON): looked at without torch, and loaded."""
+"""A vision model of transformers, from a folder or the hub: its classes are known without torch; loaded in float32."""
 
 from __future__ import annotations
 
@@ -10,51 +10,54 @@ from pathlib import Path
 from typing import Any
 
 from evalkit.errors import ConfigError, DataError
-from evalkit.utils.files import resolve_path, sha256_file, sha256_json
+from evalkit.utils.files import sha256_json
+from evalkit.utils.hub import WeightsLocation
 from evalkit.utils.json_files import read_json
+from evalkit.utils.pretrained import CONFIG, Pretrained
 from evalkit.utils.text import one_line
-from evalkit.utils.weights import TAG_LENGTH
+from evalkit.utils.weights import TAG_LENGTH, HubFile
 
-CONFIG = "config.json"
 PROCESSOR = "preprocessor_config.json"
 
 
 @dataclass(frozen=True)
-class PretrainedFolder:
-    """A model of transformers on this machine: read from its files alone, and no code of the folder is run.
+class PretrainedNetwork:
+    """A network and its image processor, both as transformers' `from_pretrained` reads them.
 
     Attributes:
-        owner: the option that names it ("extractor.detector").
-        path: the folder; `pkg://package/path` where a package ships it.
-        option: its key.
+        where: how messages name the owner ("extractor 'detector'").
+        files: where they are.
     """
 
-    owner: str
-    path: str
-    option: str = "model"
+    where: str
+    files: Pretrained
 
-    @property
-    def where(self) -> str:
-        """How messages name the owner."""
-        kind, _, name = self.owner.partition(".")
-        return f"{kind} '{name}'"
+    @classmethod
+    def read(cls, name: str, entry: Any, option: str = "model") -> PretrainedNetwork:
+        """From an option: a folder, a hub id, or {path: owner/name, revision: main}. ConfigError: neither."""
+        owner = f"extractor.{name}.{option}"
+        return cls(f"extractor '{name}'", Pretrained(owner, WeightsLocation.read(owner, entry)))
 
-    def check(self) -> None:
-        """Raises ConfigError where the folder lacks a part: which, and how to get it."""
-        folder = resolve_path(self.path)
-        if not folder.is_dir():
-            fix = f"hf download OWNER/NAME --local-dir DIR, then {self.owner}.{self.option}=DIR"
-            raise ConfigError(f"{self.where}: there is no folder {folder} ({self.owner}.{self.option}): {fix}")
-        for name in (CONFIG, PROCESSOR):
-            if not (folder / name).is_file():
-                raise ConfigError(f"{self.where}: {folder} is no folder of a transformers model: it has no {name}")
-        if not self._files():
-            raise ConfigError(f"{self.where}: {folder} has no *.safetensors: a pickle is not loaded, convert it")
-        self.config()
+    def check(self, *, fetch: bool = True) -> None:
+        """Finds all files; see `Pretrained.check`. ConfigError: the image processor's are missing as well."""
+        self.files.check(fetch=fetch)
+        if (self.config_file() or Path()).name == CONFIG and not (self.files.folder() / PROCESSOR).is_file():
+            raise ConfigError(f"{self.files.option}={self.files.location.path} has no {PROCESSOR}")
 
+    def config_file(self) -> Path | None:
+        """config.json, where it is on this machine."""
+        place = self.files.location
+        if place.on_hub:
+            return HubFile(place.path, CONFIG, place.revision).cached()
+        file = place.local / CONFIG
+        return file if file.is_file() else None
+
+    @functools.cached_property
     def config(self) -> Mapping[str, Any]:
-        """config.json. ConfigError: it is no JSON object."""
-        file = resolve_path(self.path) / CONFIG
+        """config.json. ConfigError: it is not there, or no JSON object."""
+        file = self.config_file()
+        if file is None:
+            raise ConfigError(f"{self.files.option}={self.files.location.path} has no {CONFIG}")
         try:
             found = read_json(file)
         except (DataError, OSError) as error:
@@ -65,40 +68,29 @@ class PretrainedFolder:
 
     @property
     def architecture(self) -> str:
-        """The class that the weights were saved from ("DetrForObjectDetection"); "" where the file does not say."""
-        names = self.config().get("architectures")
+        """The class that the weights were saved from ("DetrForObjectDetection"); "" where config.json does not say."""
+        names = self.config.get("architectures")
         return str(names[0]) if isinstance(names, list) and names else ""
 
     def label_names(self) -> tuple[str, ...]:
         """By label id the class's name; ConfigError: config.json does not say."""
-        names = self.config().get("id2label")
+        names = self.config.get("id2label")
         if not isinstance(names, Mapping) or not names or not all(str(key).isdecimal() for key in names):
-            raise ConfigError(
-                f"{self.where}: {resolve_path(self.path) / CONFIG} has no id2label: its classes are unknown"
-            )
+            raise ConfigError(f"{self.where}: {self.config_file()} has no id2label: its classes are unknown")
         by_id = {int(key): str(name) for key, name in names.items()}
         return tuple(by_id.get(i, f"LABEL_{i}") for i in range(max(by_id) + 1))
 
-    def _files(self) -> list[Path]:
-        return sorted(resolve_path(self.path).glob("*.safetensors"))
-
-    @functools.cached_property
-    def _digest(self) -> str:
-        folder = resolve_path(self.path)
-        files = [folder / CONFIG, folder / PROCESSOR, *self._files()]
-        return sha256_json({file.name: sha256_file(file) for file in files})
-
     def identity(self) -> dict[str, Any]:
         """All that its outputs depend on: JSON."""
-        return {
-            "network": f"transformers {version('transformers')}",
-            "model": self.architecture,
-            "folder": self._digest,
-        }
+        return {"network": f"transformers {version('transformers')}", "model": self.architecture, **self._files}
+
+    @functools.cached_property
+    def _files(self) -> dict[str, Any]:
+        return self.files.identity()
 
     def tag(self) -> str:
-        """For labels: the beginning of the digest."""
-        return self._digest[:TAG_LENGTH]
+        """For labels: the beginning of a digest of its files."""
+        return sha256_json(self._files)[:TAG_LENGTH]
 
     def load(self, kind: str) -> Any:
         """The module in float32, in eval mode, on the CPU.
@@ -107,13 +99,13 @@ class PretrainedFolder:
             kind: a class of transformers, such as "AutoModelForObjectDetection".
 
         Raises:
-            ConfigError: the folder holds no such model, or lacks some of its weights.
+            ConfigError: it is no such model, or lacks some of its weights.
         """
         import torch
         import transformers
         from transformers.utils import logging
 
-        folder = resolve_path(self.path)
+        folder = self.files.folder()
         bars = logging.is_progress_bar_enabled()
         logging.disable_progress_bar()
         options = {"local_files_only": True, "use_safetensors": True, "trust_remote_code": False}
@@ -128,19 +120,17 @@ class PretrainedFolder:
                 logging.enable_progress_bar()
         missing = sorted(info["missing_keys"])
         if missing:
-            raise ConfigError(
-                f"{self.where}: {folder} lacks {len(missing)} weights of {type(net).__name__}: {missing[0]}"
-            )
+            lacks = f"lacks {len(missing)} weights of {type(net).__name__}, such as {missing[0]}"
+            raise ConfigError(f"{self.where}: {folder} {lacks}")
         return net.eval().requires_grad_(False)
 
     def processor(self) -> Any:
         """The image processor. ConfigError: there is none that transformers can read."""
         from transformers import AutoImageProcessor
 
-        folder = resolve_path(self.path)
+        folder = self.files.folder()
         try:
             return AutoImageProcessor.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
         except Exception as error:
-            raise ConfigError(
-                f"{self.where}: transformers reads no image processor of {folder}: {one_line(error)}"
-            ) from error
+            reason = one_line(error)
+            raise ConfigError(f"{self.where}: transformers reads no image processor of {folder}: {reason}") from error

@@ -12,6 +12,7 @@ from statistics import NormalDist, fmean
 from typing import TYPE_CHECKING
 
 from evalkit.metric import by_cluster
+from evalkit.numerics.binomial import effective_samples
 
 if TYPE_CHECKING:
     import numpy as np
@@ -228,16 +229,8 @@ def share_scale(score: Estimate) -> float | None:
 
 
 def effective_n(score: Estimate, scale: float) -> float:
-    """How many independent samples a share is as good as (Korn and Graubard 1998): p (1 - p) / stderr^2, N at most.
-
-    Where all samples agree, how alike those of a prompt are cannot be seen: then each prompt counts as one sample.
-    """
-    if score.groups >= score.n:
-        return score.n
-    p = score.value / scale
-    if p in (0.0, 1.0) or not score.stderr:
-        return score.groups
-    return max(1.0, min(score.n, p * (1 - p) * (scale / score.stderr) ** 2))
+    """How many independent samples a share is as good as; see `effective_samples`."""
+    return effective_samples(score.value / scale, (score.stderr or 0.0) / scale, score.n, score.groups)
 
 
 def holm(ps: Sequence[float | None], tests: int | None = None) -> list[float | None]:

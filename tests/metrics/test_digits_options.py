@@ -94,6 +94,7 @@ def test_golden(scores: dict[str, Any], features: dict[str, Any], golden: Golden
     where = [cells.place(torch.from_numpy(x))[1].numpy() for x in (g, r)] + [cells.cell.numpy()]
     force = "brute force in float64, from images"
     cosine = np.sum(clip["image"] * clip["text"], 1) / np.linalg.norm(clip["image"], axis=1)
+    made, due = (np.bincount(features[side]["logits"].argmax(1), minlength=10) for side in ("generated", "reference"))
     expected: dict[str, tuple[float, float, str]] = {  # value, relative tolerance, who says so
         "fid_digits": (peers.frechet_sqrtm(g, r), 1e-5, f"{peer('scipy')} sqrtm, from images"),
         "fid_infinity_digits": (peers.frechet_infinity(g, r)[0], 1e-5, "dgm-eval's code written out, from images"),
@@ -132,6 +133,8 @@ def test_golden(scores: dict[str, Any], features: dict[str, Any], golden: Golden
             "squared distances in float64, pair by pair, from images",
         ),
     }
+    expected["class_histogram_digits"] = (float(abs(made - due).sum() / 2 / N), 1e-12, f"counts, {force}")
+    expected["collapsed_classes_digits"] = (float((made < 0.1 * N / 10).sum()), 1e-12, f"counts, {force}")
     assert sorted(expected) == OPTIONS
     for name, (value, rel, source) in expected.items():
         golden(name, scores[name].value, value, rel=rel, source=source, weights=SHIPPED)
