@@ -28,6 +28,7 @@ from evalkit.results import previous
 from evalkit.results.compare import compare, rename_apart, surely_worse
 from evalkit.results.feature_map import check_map, write_map
 from evalkit.results.files import write
+from evalkit.results.judges import judge_notes
 from evalkit.results.latent_walk import write_walks
 from evalkit.results.looks import Grown, Looks, Stopped
 from evalkit.results.made import made_before, made_now
@@ -324,7 +325,7 @@ def _table(plan: Plan, run: Mapping[str, object], measured: Measured, confidence
     taken = {cell.name for cell in (*outcome.cells, *plan.floors)}
     for earlier in plan.earlier:
         rows += rename_apart(earlier.rows, taken, str(earlier.run.get("name", "earlier")))
-    told = (*unpaired(outcome, plan.baseline), *notes(outcome.sources))
+    told = (*unpaired(outcome, plan.baseline), *notes(outcome.sources), *judge_notes(outcome))
     table = with_floor(ResultTable(run, tuple(rows), told, folder=plan.out), measured.floor)
     if measured.real is not None and plan.floor is not None:
         distances = [name for name, metric in plan.metrics.items() if is_distance(metric)]

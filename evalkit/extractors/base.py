@@ -54,11 +54,13 @@ class Extractor(ABC):
             keeps what a layer gave does). On a CPU each call is made by one thread, so that features do not depend on
             the number of threads; of one that is not reentrant, one call at a time, on a single core.
         isolated_by: the class that runs it in an environment of its own, where its option has `env`.
+        asks: whether it asks questions that cost calls and tokens: a judge. `check_prompts` and `forecast` are there.
     """
 
     isolated_by: ClassVar[str] = "evalkit.extractors.isolated.wrapped.Wrapped"
     embeds: ClassVar[bool] = False
     reentrant: ClassVar[bool] = False
+    asks: ClassVar[bool] = False
     text_layers: frozenset[str] = frozenset()
     joint_layers: frozenset[str] = frozenset()
     sparse_layers: frozenset[str] = frozenset()
@@ -119,6 +121,19 @@ class Extractor(ABC):
         Raises:
             ConfigError: weights are missing (which file, where to put it) or not those that were asked for.
         """
+
+    def check_prompts(self, prompts: Sequence[str]) -> None:
+        """Where it `asks`: ConfigError where it has nothing to ask about one of these prompts."""
+        raise NotImplementedError
+
+    def forecast(self, prompts: Sequence[str | None]) -> str:
+        """Where it `asks`: what questions about samples of these prompts would cost, in one line."""
+        raise NotImplementedError
+
+    @property
+    def place(self) -> str:
+        """Where its weights are looked for, for people."""
+        return f"the weights of extractor.{self.name}"
 
     @abstractmethod
     def identity(self) -> dict[str, Any]:
@@ -224,6 +239,10 @@ class NetworkExtractor(Extractor):
         """The module, after `load`."""
         assert self._net is not None, "load() comes first"
         return self._net
+
+    @property
+    def place(self) -> str:
+        return self.weights.place if hasattr(self, "weights") else super().place
 
     def check(self, *, fetch: bool = True) -> None:
         self.weights.find(fetch=fetch)

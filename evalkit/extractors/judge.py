@@ -15,7 +15,7 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from evalkit.config.build import build
+from evalkit.config.build import accepted_keys, build
 from evalkit.errors import ConfigError, UnsuitedError, whole_number
 from evalkit.extractors.base import DECODER, BatchSize, Extractor
 from evalkit.http.client import Stopped
@@ -84,6 +84,8 @@ class Judge(Extractor):
         DataError: the file of questions cannot be read.
     """
 
+    asks = True
+
     def __init__(
         self,
         asker: Mapping[str, Any] | Asker,
@@ -113,7 +115,7 @@ class Judge(Extractor):
         (self.scale,) = scales
         self._width = max(map(len, self._of.values()), default=1)
         self._parts = tuple(dict.fromkeys(part for each in self._ways.values() for part in each.parts))
-        self.asker: Asker = build(asker, f"{where}.asker", Asker) if isinstance(asker, Mapping) else asker
+        self.asker: Asker = _asker(asker, f"{where}.asker") if isinstance(asker, Mapping) else asker
         self._place = None if answers is None else AnswerPlace(resolve_path(answers))
         self._fixed_place = self._place is not None
         if self._place is not None:
@@ -137,6 +139,28 @@ class Judge(Extractor):
         self.asker.check(fetch=fetch, first_token=any(way.first_token for way in self._ways.values()))
         if self.repeats > 1 and self.asker.identity().get("temperature", 1) == 0:
             log.warning("%s: repeats=%d at temperature 0 show no variance of the judge", self.where, self.repeats)
+
+    def check_prompts(self, prompts: Sequence[str]) -> None:
+        missing = [] if self._every else [text for text in dict.fromkeys(prompts) if text.strip() not in self._of]
+        if missing:
+            count = f"{len(missing)} prompts have" if len(missing) > 1 else "a prompt has"
+            first = one_line(missing[0], 80)
+            raise ConfigError(f"{self.where}.questions: {count} no questions in the file, such as '{first}'")
+
+    def forecast(self, prompts: Sequence[str | None]) -> str:
+        texts = [text or "" for text in prompts if text is not None or not self.joint_layers]
+        per = {text: sum(len(self._ways[q.way].parts) or 1 for q in self.questions_of(text)) for text in set(texts)}
+        calls = self.repeats * sum(per[text] for text in texts)
+        again = f" (at most {calls * (1 + self.reask):,} calls, with those asked again)" if self.reask else ""
+        stored, sent, received = Answers(self._place, self.asker.identity()).usage()
+        tokens = "they count no tokens" if stored else "tokens are known once there are answers"
+        if sent:
+            tokens = f"about {calls * sent:,.0f} tokens sent and {calls * received:,.0f} received, as in stored answers"
+        return f"{calls:,} questions about {len(texts):,} samples{again}; {stored:,} answers are stored; {tokens}"
+
+    @property
+    def place(self) -> str:
+        return f"extractor.{self.name}.asker: {self.asker.place}"
 
     def identity(self) -> dict[str, Any]:
         template = [[used, way.about()] for used, way in self._ways.items()]
@@ -298,3 +322,10 @@ class Judge(Extractor):
 
 def _by_prompt(questions: str | Mapping[str, Any]) -> Mapping[str, tuple[Question, ...]]:
     return read_questions(questions) if isinstance(questions, str) else questions_by_prompt(questions)
+
+
+def _asker(option: Mapping[str, Any], where: str) -> Asker:
+    """The asker of an option, which knows what messages are to call it."""
+    named = "where" in accepted_keys(str(option.get("_target_")))
+    asker: Asker = build({**option, "where": where} if named else option, where, Asker)
+    return asker

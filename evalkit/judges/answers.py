@@ -32,6 +32,7 @@ from evalkit.utils.json_files import parse_json
 log = logging.getLogger(__name__)
 
 JUDGE_DIGITS = 12  # hex digits of a judge's digest
+SOME = 200  # answers whose tokens stand for all
 _START = b'{"key": "'
 
 
@@ -95,6 +96,14 @@ class Answers:
             log.warning("%s: this answer is asked for again", error)
             del self._lines[key]
             return None
+
+    def usage(self) -> tuple[int, float, float]:
+        """How many answers there are, and the mean of tokens sent and received over some of them."""
+        keys = list(self._lines)
+        answers = [a for key in keys[:: max(len(keys) // SOME, 1)] if (a := self._read(key)) is not None]
+        answers += self._held.values()
+        count = max(len(answers), 1)
+        return len(self), sum(a.sent for a in answers) / count, sum(a.received for a in answers) / count
 
     def put(self, item: Item, answer: Answer) -> None:
         """Stores an answer, whole or not at all. StoreError: it cannot be written."""

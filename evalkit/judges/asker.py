@@ -93,6 +93,11 @@ class Asker(ABC):
     at_once: int = 1
     threads: int = 1
 
+    @property
+    def place(self) -> str:
+        """Where it is, for people."""
+        return "a judge"
+
     def keep_in(self, place: AnswerPlace) -> None:  # noqa: B027 (most have nothing to do)
         """Is told where answers are stored, before `check`: what it found out about itself may stand there."""
 

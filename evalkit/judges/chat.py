@@ -99,6 +99,10 @@ class Chat(Asker):
         # The name under which the store holds what this endpoint said of itself.
         self._note = f"reported-{sha256_json([self.base_url, self.model, self.revision])[:12]}"
 
+    @property
+    def place(self) -> str:
+        return f"a chat endpoint at {self.base_url}"
+
     def keep_in(self, place: AnswerPlace) -> None:
         self._place = place
 

@@ -172,10 +172,10 @@ WAYS: Mapping[str, Way] = {
     "checklist": Checklist(),
 }
 
-_LINE = re.compile(r"^\W*(\d{1,4})\W+(yes|no)\b", re.I | re.M)
+_LINE = re.compile(r"^[^\w\n]*(\d{1,4})[^\w\n]+(yes|no)\b", re.I | re.M)
 _NUMBER = re.compile(r"(?<![\w.])-?\d+(?:\.\d+)?(?![\w]|\.\d)")
 _OUT_OF = re.compile(r"(?<=\d)\s*(?:/|out of)\s*\d+", re.I)  # "4/5", "4 out of 5"
-_THOUGHT = re.compile(r"<think>.*?</think>", re.S)  # of models that reason aloud
+_THOUGHT = "</think>"  # behind it is the answer of models that reason aloud
 
 
 def way_of(name: str, where: str) -> Way:
@@ -185,14 +185,19 @@ def way_of(name: str, where: str) -> Way:
     return WAYS[name]
 
 
+def _said(text: str) -> str:
+    """An answer without the thoughts before it."""
+    return text.rpartition(_THOUGHT)[2]
+
+
 def _plain(text: str) -> str:
     """Without case, punctuation and spaces around."""
-    return re.sub(r"[^\w\s]", "", _THOUGHT.sub("", text)).strip().lower()
+    return re.sub(r"[^\w\s]", "", _said(text)).strip().lower()
 
 
 def _yes_or_no(text: str) -> str | None:
     """The first of the two words; none where there is neither."""
-    found = re.search(r"\b(yes|no)\b", _THOUGHT.sub("", text), re.I)
+    found = re.search(r"\b(yes|no)\b", _said(text), re.I)
     return found[1].lower() if found else None
 
 
@@ -206,7 +211,7 @@ def _numbers(answer: Answer) -> list[float]:
     """The numbers of {"score": [...]} in an answer, or else all that stand in it; none of a refusal."""
     if answer.finish == "refusal":
         return []
-    text = _THOUGHT.sub("", answer.text)
+    text = _said(answer.text)
     start, end = text.find("{"), text.rfind("}")
     if 0 <= start < end:
         try:

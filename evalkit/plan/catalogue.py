@@ -16,7 +16,6 @@ from evalkit.errors import EXIT_DONE, ConfigError, EvalkitError, nearest
 from evalkit.extractors.base import Extractor
 from evalkit.metric import Metric, PairMetric, ReferenceMetric
 from evalkit.models.base import Model
-from evalkit.plan.choose import weights_place
 
 _NARROW = 20  # characters of the columns in the middle, on a terminal
 _GIVEN = "yours to give"  # of an option that wants a file or a name from the user
@@ -142,7 +141,7 @@ class Catalogue:
         try:
             extractor.check(fetch=False)
         except (EvalkitError, OSError):
-            self._places.setdefault(weights_place(extractor), []).append(name)
+            self._places.setdefault(extractor.place, []).append(name)
             return False
         return True
 

@@ -11,7 +11,7 @@ from evalkit.config.schema import RunConfig
 from evalkit.data.moments import Moments
 from evalkit.data.source import Source
 from evalkit.errors import ConfigError, EvalkitError
-from evalkit.extractors.base import Extractor, NetworkExtractor
+from evalkit.extractors.base import Extractor
 from evalkit.metric import Metric, ReferenceMetric
 from evalkit.scoring.checks import check_counts
 
@@ -111,15 +111,8 @@ class _Weights:
 
     def wanted(self, address: str) -> str:
         """The file that an address's extractor lacks, and where it is looked for."""
-        return weights_place(self._extractor(address.partition("/")[0]))
+        return self._extractor(address.partition("/")[0]).place
 
     def _extractor(self, name: str) -> Extractor:
         extractor: Extractor = build(self.config.extractor.get(name, {}), f"extractor.{name}", Extractor)
         return extractor
-
-
-def weights_place(extractor: Extractor) -> str:
-    """For people: the weights file of an extractor, and where it is looked for."""
-    if isinstance(extractor, NetworkExtractor) and hasattr(extractor, "weights"):
-        return extractor.weights.place
-    return f"the weights of extractor.{extractor.name}"

@@ -23,12 +23,14 @@ from evalkit.engines.factory import choose as choose_engine
 from evalkit.errors import ConfigError, EvalkitError, nearest, whole_number
 from evalkit.extractors.base import Extractor
 from evalkit.gate import Gate, make_gates
-from evalkit.metric import Metric, ModelMetric, PairMetric, cluster_ids
+from evalkit.metric import Metric, ModelMetric, cluster_ids
 from evalkit.models.base import ExistingImages
+from evalkit.plan.asked import check_asked
 from evalkit.plan.choose import Given, choose_metrics
 from evalkit.plan.floors import Floor, is_distance, make_floors, open_floor
 from evalkit.plan.grid import Grid, Missing, make_grid
 from evalkit.plan.look import as_stopped, of_look
+from evalkit.plan.own_images import own_images
 from evalkit.plan.own_settings import check_own_calls, check_own_latents
 from evalkit.plan.remakes import make_remakes, with_changes
 from evalkit.plan.results_folder import results_folder, with_name
@@ -43,7 +45,7 @@ from evalkit.samples.model_pool import BuiltCell, ModelPool
 from evalkit.samples.profiling import Profile
 from evalkit.samples.store import SampleSet, Store
 from evalkit.scoring.checks import check_counts, check_models, check_moments, check_pairs, check_texts
-from evalkit.scoring.protocol import OWN, Own
+from evalkit.scoring.protocol import Own
 from evalkit.trackers.push import make_trackers
 from evalkit.utils.devices import pick_device
 from evalkit.utils.files import sha256_json
@@ -201,7 +203,8 @@ def make_plan(config: RunConfig, *, choose: bool = False) -> Plan:
     own: Mapping[str, Own] = {}
     if not missing.lines:  # these read the files
         check_moments(metrics, extractors, sides)
-        own = _own_images(grid, metrics, cache)
+        own = own_images(grid, metrics, cache)
+        check_asked(extractors, grid.cells, grid.built, cache)
         check_pairs(metrics, baseline, own)
         check_texts(metrics, _texts(grid), extractors)
     check_models(metrics, extractors)
@@ -384,20 +387,3 @@ def build_extractors(
         with missing.noted(f"extractor.{name}"):
             extractor.check(fetch=not missing.dry)
     return extractors
-
-
-def _own_images(grid: Grid, metrics: Mapping[str, Metric], cache: Path | None) -> Mapping[str, Own]:
-    """By cell and kind the images that the chosen metrics of pairs compare with, or why there are none.
-
-    They are the model's own where it knows of some, else those that its prompts name.
-    """
-    kinds = dict.fromkeys(m.pairs for m in metrics.values() if isinstance(m, PairMetric) and m.pairs in OWN)
-    own: dict[str, dict[str, Source | str]] = {cell.name: {} for cell in grid.cells}
-    for cell, kind in itertools.product(grid.cells, kinds):
-        built = grid.built[cell.key]
-        images: Source | str | None = built.model.own_images(kind, cell.num_samples, cache=cache)
-        if images is None and built.prompts is not None:
-            images = prompt_images(built.prompts, kind, cell.num_samples, cell.name)
-        why = f"the samples have no prompts that name {kind} images"
-        own[cell.name][kind] = why if images is None else images
-    return own

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from evalkit.cell import KEY_SHOWN
+from evalkit.plan.asked import prompts_of
 from evalkit.results.terminal import make_console
 from evalkit.samples.cells import look
 
@@ -39,5 +41,15 @@ def print_plan(plan: Plan) -> None:
         f"Results would go to {plan.out}.",
         markup=False,
     )
+    for line in _forecasts(plan) if not plan.missing else ():
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
     for line in plan.missing:
         console.print(f"missing: {line}", markup=False, highlight=False, soft_wrap=True)
+
+
+def _forecasts(plan: Plan) -> Iterator[str]:
+    """A line per judge: the calls and tokens that its questions about all samples would be."""
+    for name, extractor in plan.extractors.items():
+        if extractor.asks:
+            prompts = [p for cell in plan.all_cells for p in prompts_of(cell, plan.built[cell.key], None)]
+            yield f"extractor.{name}: {extractor.forecast(prompts)}"
