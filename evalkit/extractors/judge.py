@@ -24,7 +24,8 @@ from evalkit.judges.asker import Answer, Asker, Item, digest_of
 from evalkit.judges.benchmark_file import questions_by_prompt
 from evalkit.judges.place import AnswerPlace
 from evalkit.judges.questions import PLACE, Question, question_of, read_questions, weighted_mean, with_parents
-from evalkit.judges.ways import REMINDER, Way, way_of
+from evalkit.judges.way import REMINDER, Way
+from evalkit.judges.ways import way_of
 from evalkit.utils.files import resolve_path, sha256_json
 from evalkit.utils.text import one_line
 
@@ -61,7 +62,7 @@ class Judge(Extractor):
     answers: f32 [B,Q], the mean over repeats of each question's value, in the file's order; NaN beyond a prompt's own.
     repeats: f32 [B,k], the score of each repeat.
     calls: f32 [B,4], of all answers behind them: calls, answers that could not be read, tokens sent, tokens received.
-    sc, pq: f32 [B,1], parts of the way "viescore".
+    sc, pq: f32 [B,1], parts of the way "viescore"; edit, words: of "ocr". NaN where no question is asked so.
 
     An answer that is not in the form asked for is asked for again, `reask` times at most; then it counts the lowest
     value of its scale, and is counted.
@@ -113,6 +114,12 @@ class Judge(Extractor):
         if len(scales) > 1:
             raise ConfigError(f"{where}: the ways {', '.join(self._ways)} have several scales: judge each by itself")
         (self.scale,) = scales
+        lacking = next((one for one in asked if one.answer is None and self._ways[one.way].needs_answer), None)
+        if lacking is not None:
+            fix = "give it in a file of questions (questions=FILE)"
+            raise ConfigError(
+                f"{where}: '{one_line(lacking.text)}': the way {lacking.way} needs the right answer: {fix}"
+            )
         self._width = max(map(len, self._of.values()), default=1)
         self._parts = tuple(dict.fromkeys(part for each in self._ways.values() for part in each.parts))
         self.asker: Asker = _asker(asker, f"{where}.asker") if isinstance(asker, Mapping) else asker
@@ -123,7 +130,7 @@ class Judge(Extractor):
         self._stored: Answers | None = None
         prompted = self._every is None or any(PLACE in one.text for one in self._every) or "viescore" in self._ways
         self.joint_layers = frozenset(self.layers) if prompted else frozenset()
-        self.sparse_layers = frozenset({"answers"})
+        self.sparse_layers = frozenset({"answers", *self._parts})
 
     @property
     def layers(self) -> Mapping[str, int | None]:
@@ -309,14 +316,15 @@ class Judge(Extractor):
             values.append(with_parents(questions, raw))
         repeats = [weighted_mean(questions, each) for each in values]
         answers = [math.fsum(each) / self.repeats for each in zip(*values, strict=True)]
-        unread = sum(ask.value is None for ask in asks)
-        counts = [sum(a.calls for a in asks), unread, sum(a.sent for a in asks), sum(a.received for a in asks)]
+        made = list({ask.item.key(): ask for ask in asks}.values())  # parts may read one answer
+        unread = sum(ask.value is None for ask in made)
+        counts = [sum(a.calls for a in made), unread, sum(a.sent for a in made), sum(a.received for a in made)]
         return {
             "score": [math.fsum(repeats) / self.repeats],
             "answers": [*answers, *[math.nan] * (self._width - len(answers))],
             "repeats": repeats,
             "calls": [float(count) for count in counts],
-            **{part: [math.fsum(each) / len(each)] for part, each in parts.items()},
+            **{part: [math.fsum(each) / len(each) if each else math.nan] for part, each in parts.items()},
         }
 
 

@@ -5,49 +5,13 @@ from __future__ import annotations
 import json
 import math
 import re
-from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import ClassVar
 
 from evalkit.errors import ConfigError, nearest
 from evalkit.judges.asker import Answer
+from evalkit.judges.ocr import Ocr
 from evalkit.judges.questions import Question
-
-REMINDER = "Answer in exactly the form that was asked for, and with nothing else."  # of a question that is asked again
-
-
-class Way(ABC):
-    """How a question is asked and its answer read.
-
-    Attributes:
-        scale: the lowest and the highest value; an answer that cannot be read counts the lowest.
-        first_token: whether it reads the first token's probabilities.
-        max_tokens: of an answer; none: the asker's own limit.
-        parts: what is asked one after another, each in a call of its own; their values have layers of these names.
-        images: how many images a question is about.
-    """
-
-    scale: ClassVar[tuple[float, float]] = (0.0, 1.0)
-    first_token: ClassVar[bool] = False
-    max_tokens: ClassVar[int | None] = None
-    parts: ClassVar[tuple[str, ...]] = ()
-    images: ClassVar[int] = 1
-
-    def texts(self, question: Question, prompt: str) -> tuple[str, ...]:
-        """What is asked, one per part (one, where there are none)."""
-        return (question.of(prompt),)
-
-    @abstractmethod
-    def read(self, answer: Answer, question: Question, part: int) -> float | None:
-        """The value of an answer, within the scale; none where it is not in the form that was asked for."""
-
-    def join(self, values: Sequence[float]) -> float:
-        """The question's value from those of its parts."""
-        return values[0]
-
-    def about(self) -> list[str]:
-        """All that it adds to a question's text, for the template's digest."""
-        return [*self.texts(Question("", ""), ""), REMINDER]
+from evalkit.judges.way import Way
 
 
 class YesNo(Way):
@@ -170,6 +134,7 @@ WAYS: Mapping[str, Way] = {
     "rubric_10": Rubric10(),
     "viescore": VieScore(),
     "checklist": Checklist(),
+    "ocr": Ocr(),
 }
 
 _LINE = re.compile(r"^[^\w\n]*(\d{1,4})[^\w\n]+(yes|no)\b", re.I | re.M)

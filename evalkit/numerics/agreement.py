@@ -24,11 +24,18 @@ Weights = Literal["none", "quadratic"]
 
 @dataclass(frozen=True)
 class Share:
-    """A value with its interval at 95 %; `low` and `high` are none where there is none."""
+    """A value with its interval at 95 %.
+
+    Attributes:
+        value: the share, or kappa.
+        low, high: the interval; none where there is none.
+        worth: of a share: as many independent items would tell as much.
+    """
 
     value: float
     low: float | None
     high: float | None
+    worth: float | None = None
 
 
 def confusion(first: Sequence[int], second: Sequence[int], classes: int) -> NDArray[np.int64]:
@@ -56,7 +63,7 @@ def agreement(same: Sequence[bool], clusters: Sequence[int] | None = None) -> Sh
     if clusters is not None and (groups := len(set(clusters))) < n:
         error = standard_error([float(each) for each in same], clusters)
         many = min(n, value * (1 - value) / error**2) if error else groups
-    return Share(value, *clopper_pearson(value * many, many))
+    return Share(value, *clopper_pearson(value * many, many), many)
 
 
 def kappa(

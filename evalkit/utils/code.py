@@ -21,7 +21,7 @@ from evalkit.utils.files import sha256_bytes, sha256_json
 # Of evalkit's own modules only these can change a feature or a score; the others name, find, store and show them.
 _VALUES = (
     *("evalkit.extractors", "evalkit.digits.nets", "evalkit.numerics", "evalkit.metric", "evalkit.metrics"),
-    *("evalkit.judges.questions", "evalkit.judges.ways"),
+    *("evalkit.judges.questions", "evalkit.judges.way", "evalkit.judges.ways", "evalkit.judges.ocr"),
     *("evalkit.data.codec", "evalkit.data.profiles", "evalkit.data.center_crop"),
 )
 
