@@ -20,6 +20,7 @@ FOLDERS = [
     *(
         "torchmetrics",
         "loop",
+        "serve",
         "view",
         "history",
         "work",
