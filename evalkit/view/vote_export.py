@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import secrets
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ from evalkit.view.voting import page
 from evalkit.votes.records import Vote, append_votes, read_lines
 
 KEYS = "votes_keys"  # in the run's folder
-PLANS = 24  # orders in a page; a voter's name chooses one
+PLANS = 12  # orders in a page; a voter's name chooses one
 SCHEMA = 1
 _TEXTS = ("time", "voter", "left", "right", "outcome")
 _SAID = ("left", "right", "tie", "both_bad", "undo")
@@ -47,7 +47,7 @@ class Exported:
     votes: int
 
 
-def export(ballot: Ballot, folder: Path, progress: Callable[[int], None] = lambda done: None) -> Exported:
+def export(ballot: Ballot, folder: Path) -> Exported:
     """Writes the page into a folder that must not be there, or be empty.
 
     Raises:
@@ -79,9 +79,8 @@ def export(ballot: Ballot, folder: Path, progress: Callable[[int], None] = lambd
     size = 0
     with writing(folder), atomic_folder(folder) as new:
         (new / "images").mkdir()
-        for done, image in enumerate(sorted(names, key=names.__getitem__)):  # in no order of cells
+        for image in sorted(names, key=names.__getitem__):  # in no order of cells
             size += (new / "images" / f"{names[image]}.png").write_bytes(ballot.png(*image))
-            progress(done + 1)
         text, _ = page(data, connect="'none'", images="'self' file:")
         size += (new / "index.html").write_bytes(text.encode())
     return Exported(folder, key, len(names), size, max(map(len, plans)))

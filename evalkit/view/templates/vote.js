@@ -161,6 +161,7 @@
     byId("progress-label").textContent = `${state.done} of ${state.of}`;
     byId("undo").disabled = !state.undo;
     byId("save").hidden = !source.save || !state.done;
+    byId("save").classList.toggle("main", !item);
     for (const one of document.querySelectorAll(".chosen")) one.classList.remove("chosen");
     if (!item) { finish(state); return; }
     byId("prompt").textContent = item.prompt;
