@@ -35,6 +35,7 @@ from evalkit.results.made import made_before, made_now
 from evalkit.results.noise_floor import called_none, measure_floor, with_floor
 from evalkit.results.notebook import ResultTable
 from evalkit.results.publish import copy_results, staged
+from evalkit.results.ratings import rating_notes, with_ratings
 from evalkit.results.real_floor import real_rows, with_best_multiples, with_real
 from evalkit.results.real_text import is_real, multiple_of
 from evalkit.results.rows import Outcome, make_rows, notes, run_info, unpaired
@@ -183,6 +184,7 @@ def measure(plan: Plan) -> Measured:
     outcome = replace(outcome, noise=plan.noise)
     if plan.config.seeds != "apart":
         outcome = pool_seeds(outcome)
+    outcome = with_ratings(outcome, plan.ratings)
     return Measured(stages, outcome, findings, seconds, floor, floors if real else None)
 
 
@@ -325,7 +327,8 @@ def _table(plan: Plan, run: Mapping[str, object], measured: Measured, confidence
     taken = {cell.name for cell in (*outcome.cells, *plan.floors)}
     for earlier in plan.earlier:
         rows += rename_apart(earlier.rows, taken, str(earlier.run.get("name", "earlier")))
-    told = (*unpaired(outcome, plan.baseline), *notes(outcome.sources), *judge_notes(outcome))
+    about = (*notes(outcome.sources), *judge_notes(outcome), *rating_notes(outcome))
+    told = (*unpaired(outcome, plan.baseline), *about)
     table = with_floor(ResultTable(run, tuple(rows), told, folder=plan.out), measured.floor)
     if measured.real is not None and plan.floor is not None:
         distances = [name for name, metric in plan.metrics.items() if is_distance(metric)]

@@ -57,6 +57,9 @@ class RunConfig:
             rest; or a folder of real images that are not in it (docs/recipes/floor.md).
         save_stats: a folder that takes the reference's statistics of each Frechet metric, to be shared
             (`reference=stats reference.stats.path=FILE`); none: they are not written.
+        votes: votes between two cells at a time (`evalkit vote RUN`), by which cells are rated: a votes.csv, a run's
+            folder that holds one, a list of these; by name, several sources, `{people: A, judge: B}`; true: the one in
+            this run's own folder; none: no ratings (docs/ratings.md).
         add_results: results.json files of earlier runs, whose cells stand in the table as well.
         training: what the models were trained on, for metrics of memorisation (`reference@training=folder`).
         rescan: read every image file again, though its size, times and inode are those of the last look.
@@ -100,6 +103,7 @@ class RunConfig:
     noise_floor: Any = False
     floor: Any = None
     save_stats: str | None = None
+    votes: Any = None
     add_results: list[str] = field(default_factory=list)
     rescan: bool = False
     readers: Any = "auto"

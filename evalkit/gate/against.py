@@ -34,7 +34,7 @@ def against_baseline(run: Scores, result: Result, row: Row, rule: Rule, baseline
         return replace(result, stderr=None, reason=reason)
     result = replace(result, difference=a.value - b.value)
     digest, key = run.pairing.get(row.cell), run.key(row.cell)
-    common = digest is not None and digest == other.pairing.get(base.cell)
+    common = row.together or (digest is not None and digest == other.pairing.get(base.cell))
     same = key is not None and key == other.key(base.cell)
 
     def bounds_of(factor: float) -> Bounds | None:
@@ -53,14 +53,14 @@ def against_baseline(run: Scores, result: Result, row: Row, rule: Rule, baseline
     how = "paired" if side.bounds.paired else "unpaired"
     if rule.kind == "within":
         text = f"{both}: {_apart(a.value - b.value, sides, how)}; the margin is {margin} to either side"
-        return decided(result, side.status, text, _needed(sides, a.value))
+        return decided(result, side.status, text, _needed(sides, a.value), row)
     by = worse * (a.value - b.value)
     edge = worse * (side.bound + side.shift)  # by how much worse the bound says it is
     text = (
         f"{both}: {'better' if by < 0 else 'worse'} by {abs(by):.3g} ± {side.bounds.stderr:.2g} ({how}); worse by "
         f"{'at least' if side.status == 'fail' else 'at most'} {edge:.3g} with 95 % confidence; the margin is {margin}"
     )
-    return decided(result, side.status, text, needed_n(side.bounds, side.offset))
+    return decided(result, side.status, text, needed_n(side.bounds, side.offset), row)
 
 
 @dataclass(frozen=True)

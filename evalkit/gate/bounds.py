@@ -98,6 +98,8 @@ def difference_bounds(
     if pairs is not None:
         third = _third_moment([x - y for x, y in zip(*pairs, strict=True)]) / len(pairs[0]) ** 2
         groups = len(pairs[0]) - (score.n != a.n)  # without the sample that was added
+        if score.together:
+            groups = min(groups, score.groups, baseline.groups)
     else:
         third, groups = _third_of(a) - _third_of(b), min(score.groups, baseline.groups)
     gap = difference((a.value, a.stderr), (b.value, b.stderr), pairs)

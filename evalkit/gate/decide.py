@@ -6,12 +6,18 @@ from dataclasses import replace
 
 from evalkit.gate.bounds import Bounds
 from evalkit.gate.verdict import Result, Status
+from evalkit.results.table import Row
 
 
-def decided(result: Result, status: Status, text: str, n: int | None) -> Result:
+def decided(result: Result, status: Status, text: str, n: int | None, row: Row) -> Result:
+    """The result with its status and reason; `n` samples of the row's cell would decide it, or as many more votes."""
     if status != "inconclusive":
         return replace(result, status=status, reason=text)
     more = "it lies too near to the limit for any number of samples to decide"
+    if n is not None and row.together:
+        votes = round(row.details.get("votes", row.n) * n / row.n)
+        more = f"about {votes:,} votes on this cell, cast as these were, would decide it (4 times in 5)"
+        return replace(result, status=status, reason=f"{text}; {more}")
     if n is not None:
         more = f"about {n:,} samples per cell would decide it (4 times in 5, were this the true value)"
     return replace(result, status=status, reason=f"{text}; {more}", needed_n=n)

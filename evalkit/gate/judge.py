@@ -100,7 +100,7 @@ def _against_limit(run: Scores, result: Result, row: Row, rule: Rule) -> Result:
         return _by_value(replace(result, stderr=bounds.stderr), estimate.value, limit, why)
     edge = f"{'at most' if bound == bounds.high else 'at least'} {bound:.4g} with 95 % confidence"
     text = f"{estimate.value:.4g} ± {bounds.stderr:.2g}: {edge}; the limit is {limit:g}"
-    return decided(replace(result, stderr=bounds.stderr, bound=bound), status, text, needed_n(bounds, limit))
+    return decided(replace(result, stderr=bounds.stderr, bound=bound), status, text, needed_n(bounds, limit), row)
 
 
 def _statistic(run: Scores, result: Result, row: Row, rule: Rule) -> Result:
@@ -125,7 +125,7 @@ def _statistic(run: Scores, result: Result, row: Row, rule: Rule) -> Result:
     if not math.isfinite(bound):
         text = f"{value:.4g}, and {n:,} values are too few to bound it on that side; the limit is {limit:g}"
     result = replace(result, bound=bound if math.isfinite(bound) else None)
-    return decided(result, status, text, needed_values(statistic, values, clusters, bounds, rule.kind, limit))
+    return decided(result, status, text, needed_values(statistic, values, clusters, bounds, rule.kind, limit), row)
 
 
 def _limit_of(rule: Rule) -> float:

@@ -44,14 +44,20 @@ class Scored:
     def estimate(self) -> Estimate:
         assert self.row.value is not None
         row = self.row
-        return Estimate(self.row.value, row.stderr, row.n, self.influence, self.clusters, row.clusters)
+        return Estimate(
+            self.row.value, row.stderr, row.n, self.influence, self.clusters, row.clusters, together=row.together
+        )
 
     def shares_samples_with(self, other: Scored) -> bool:
-        """Whether sample i of both is of one prompt and seed."""
+        """Whether sample i of both is of one prompt and seed, or what was scored together was scored of the same."""
+        if self.row.together and self.row.protocol_hash == other.row.protocol_hash:
+            return True
         return self.pairing is not None and self.pairing == other.pairing
 
     def less(self, other: Scored) -> Difference:
         """This score less another of the same protocol: paired where samples or prompts are shared."""
         a, b = self.estimate, other.estimate
         pairs = align(a, b, same=self.shares_samples_with(other))
-        return difference((a.value, a.stderr), (b.value, b.stderr), pairs, (a.groups, b.groups))
+        counts = (a.groups, b.groups)
+        most = min(counts) if self.row.together else None
+        return difference((a.value, a.stderr), (b.value, b.stderr), pairs, counts, most=most)

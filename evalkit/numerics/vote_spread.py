@@ -11,7 +11,7 @@ little it gives three times the variance (Owen 2007, doi:10.1214/07-AOAS122).
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from evalkit.numerics.bradley_terry import fit
@@ -154,3 +154,15 @@ def carried(moves: Floats, groups: int, target: Floats) -> Floats:
     middle = (turned * np.sqrt(np.maximum(inner, 0.0))) @ turned.T
     found: Floats = moves @ (inverse @ middle @ inverse)
     return found
+
+
+def at_least(found: Spread, covariance: Floats) -> Spread:
+    """The spread with what another covariance has more of, in any direction.
+
+    Draws of votes that all went one way are all alike: their spread is 0, and the inverse information's is not.
+    """
+    import numpy as np
+
+    values, vectors = np.linalg.eigh(covariance - found.covariance)
+    more: Floats = (vectors * np.maximum(values, 0.0)) @ vectors.T
+    return replace(found, covariance=found.covariance + more)

@@ -23,6 +23,7 @@ from evalkit.engines.factory import choose as choose_engine
 from evalkit.errors import ConfigError, EvalkitError, nearest, whole_number
 from evalkit.extractors.base import Extractor
 from evalkit.gate import Gate, make_gates
+from evalkit.gate.rules import IMAGE_SHARES
 from evalkit.metric import Metric, ModelMetric, cluster_ids
 from evalkit.models.base import ExistingImages
 from evalkit.plan.asked import check_asked
@@ -38,7 +39,7 @@ from evalkit.prompts.images import prompt_images
 from evalkit.results.feature_map import check_map
 from evalkit.results.latent_walk import Walk, check_walk, make_walk
 from evalkit.results.seeds import pool_cells
-from evalkit.results.table import ResultTable
+from evalkit.results.table import COSTS, ResultTable
 from evalkit.samples.cell_generator import CellGenerator
 from evalkit.samples.cells import look
 from evalkit.samples.model_pool import BuiltCell, ModelPool
@@ -49,6 +50,7 @@ from evalkit.scoring.protocol import Own
 from evalkit.trackers.push import make_trackers
 from evalkit.utils.devices import pick_device
 from evalkit.utils.files import sha256_json
+from evalkit.votes.option import VotesRating, make_ratings
 
 if TYPE_CHECKING:
     from evalkit.judges.place import AnswerPlace
@@ -84,6 +86,7 @@ class Plan:
     engine: Engine = field(default_factory=InProcess)  # runs the units of work
     walk: Walk = field(default_factory=Walk)
     remakes: tuple[Cell, ...] = ()  # the baseline made again (`noise_floor`): sample sets that stand in no table
+    ratings: Mapping[str, VotesRating] = field(default_factory=dict)  # of votes, by the names they have among metrics
     floor: Floor | None = None
     floors: tuple[Cell, ...] = ()  # of real images (`floor`), one per number of samples
 
@@ -215,6 +218,7 @@ def make_plan(config: RunConfig, *, choose: bool = False) -> Plan:
     exports = _build_exports(config, grid)
     make_trackers(config.tracker)  # each is built anew where it logs, in a process of its own
     out = results_folder(config, extractors)
+    ratings = make_ratings(config.votes, [cell.name for cell in shown], [*metrics, *COSTS, *IMAGE_SHARES], out)
     plan = Plan(
         config if config.out else replace(config, name=out.name),
         out,
@@ -230,11 +234,14 @@ def make_plan(config: RunConfig, *, choose: bool = False) -> Plan:
         own=own,
         missing=tuple(missing.lines),
         earlier=tuple(ResultTable.load(Path(path).expanduser()) for path in config.add_results),
-        gates=make_gates(config.gate, shown, metrics, lint=config.lint, baseline=baseline, multiples=multiples),
+        gates=make_gates(
+            config.gate, shown, {**metrics, **ratings}, lint=config.lint, baseline=baseline, multiples=multiples
+        ),
         exports=exports,
         engine=engine,
         walk=make_walk(config.walk),
         remakes=tuple(cell for cell, _ in remakes),
+        ratings=ratings,
         floor=floor,
         floors=tuple(cell for cell, _ in floors),
     )

@@ -35,7 +35,7 @@ def print_plan(plan: Plan) -> None:
         view.add_row(Text(cell.name), cell.key[:KEY_SHOWN], *numbers, f"{size.get(cell.key, 0):,.0f}")
     console = make_console()
     console.print(view)
-    names = ", ".join(plan.metrics) or "none"
+    names = ", ".join([*plan.metrics, *plan.ratings]) or "none"
     console.print(
         f"{sum(to_make.values())} samples to make, about {sum(size.values()):,.0f} MB. Metrics: {names}. "
         f"Results would go to {plan.out}.",

@@ -79,7 +79,7 @@ def estimate(row: Row, influences: Influences, clusters: Clusters) -> Estimate:
     """What a row's score rests on."""
     assert row.value is not None
     influence = influences.get((row.cell, row.metric))
-    return Estimate(row.value, row.stderr, row.n, influence, clusters.get(row.cell), row.clusters)
+    return Estimate(row.value, row.stderr, row.n, influence, clusters.get(row.cell), row.clusters, row.together)
 
 
 def surely_worse(
@@ -117,9 +117,10 @@ def row_difference(
     p is raised by as much as `confidence` is above `CONFIDENCE`: 5 % stays what it is held against.
     """
     a, b = (estimate(one, influences, clusters) for one in (row, base))
-    same = pairing.get(row.cell) is not None and pairing.get(row.cell) == pairing.get(base.cell)
+    same = row.together or (pairing.get(row.cell) is not None and pairing.get(row.cell) == pairing.get(base.cell))
     counts = (a.groups, b.groups)
-    found = difference((a.value, a.stderr), (b.value, b.stderr), align(a, b, same=same), counts, confidence)
+    most = min(counts) if row.together else None
+    found = difference((a.value, a.stderr), (b.value, b.stderr), align(a, b, same=same), counts, confidence, most)
     if found.p is None:
         return found
     return replace(found, p=min(1.0, found.p * ((1 - CONFIDENCE) / (1 - confidence))))

@@ -110,6 +110,7 @@ def write(outcome: Outcome, table: ResultTable, config: RunConfig, out: Path) ->
 
     from evalkit.results import render, sheets
     from evalkit.results.parity import write_parity
+    from evalkit.results.ratings import write_ratings
     from evalkit.results.thumbnails import write_thumbnails
 
     write_text(out / "config.yaml", OmegaConf.to_yaml(OmegaConf.structured(config)))
@@ -132,4 +133,5 @@ def write(outcome: Outcome, table: ResultTable, config: RunConfig, out: Path) ->
     _write_nearest(outcome, out)
     write_thumbnails(outcome, table, out)
     write_parity(outcome, table, out)
+    write_ratings(outcome, out)
     render.write(table, out)

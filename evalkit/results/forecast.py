@@ -140,7 +140,7 @@ def make_outlook(pilot: Pilot, deltas: Mapping[str, float], power: float = POWER
 
 
 def _has_error(row: Row, pilot: Pilot) -> bool:
-    return (row.cell, row.metric) in pilot.influences or bool(row.stderr)
+    return not row.together and ((row.cell, row.metric) in pilot.influences or bool(row.stderr))
 
 
 def _of_metric(

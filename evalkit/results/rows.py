@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from evalkit.data.moments import Moments
     from evalkit.metric import Metric
     from evalkit.scoring.scoring import Scored
+    from evalkit.votes.option import Rated
 
 # What a table's numbers may depend on, written into results.json (read from the installed metadata: no import).
 _VERSIONS = ("evalkit", "torch", "diffusers", "transformers", "open-clip-torch", "torch-fidelity", "numpy", "scipy")
@@ -40,6 +41,7 @@ class Outcome:
         seeds: by cell how many seeds it stands for, where several.
         noise: by cell what its starting noise is (`StartingNoise.about`), of those that take it from a file.
         clusters: by cell its samples' clusters; of one that is not named: those of one prompt.
+        ratings: by metric what was made of votes.
     """
 
     cells: Sequence[Cell]
@@ -51,6 +53,7 @@ class Outcome:
     clusters: Mapping[str, Sequence[int]] = field(default_factory=dict)
     seeds: Mapping[str, int] = field(default_factory=dict)
     noise: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    ratings: Mapping[str, Rated] = field(default_factory=dict)
 
     def clusters_of(self, cell: str) -> Sequence[int]:
         return self.clusters.get(cell) or cluster_ids(self.sources[cell].prompts)

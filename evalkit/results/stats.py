@@ -32,6 +32,8 @@ class Estimate:
         influence: one value per sample, where there are any.
         clusters: by sample its cluster (`evalkit.metric.cluster_ids`); none: each sample is its own.
         count: the number of clusters behind `stderr`; none: as `clusters` says.
+        together: whether other cells' scores are of the same computation, as ratings of votes are: what influences say
+            of a difference then has the degrees of freedom of `count`, however many clusters there are.
     """
 
     value: float
@@ -40,6 +42,7 @@ class Estimate:
     influence: Sequence[float] | None = None
     clusters: Sequence[int] | None = None
     count: int | None = None
+    together: bool = False
 
     @property
     def groups(self) -> int:
@@ -75,6 +78,7 @@ def difference(
     paired: Sequence[Sequence[float]] | None = None,
     counts: tuple[int, int] | None = None,
     confidence: float = CONFIDENCE,
+    most: int | None = None,
 ) -> Difference:
     """`a` less `b`, each a value and its standard error (or none).
 
@@ -84,6 +88,7 @@ def difference(
             std(influence_a - influence_b) / sqrt(G). None: the scores count as independent.
         counts: without `paired`, the number of clusters behind each; none: so many that the normal distribution holds.
         confidence: of the interval.
+        most: clusters that count, of `paired` too; none: all of them.
 
     Student's t with G - 1 degrees of freedom, of the smaller count. What both are compared with (the reference) counts
     as fixed. Where nothing varies there is no interval, and p is that of a permutation: 2 samples of 1 against 2 of 0
@@ -102,7 +107,7 @@ def difference(
         return Difference(value)
     if stderr <= NO_SPREAD * abs(value):
         return Difference(value, 0.0, paired is not None, p=1.0 if value == 0 else _by_permutation(*sizes))
-    degrees = min(filter(None, sizes), default=math.inf) - 1
+    degrees = min(filter(None, (*sizes, most)), default=math.inf) - 1
     reach = quantile(degrees, confidence) * stderr
     return Difference(
         value, stderr, paired is not None, value - reach, value + reach, two_sided(value, stderr, degrees)

@@ -87,6 +87,11 @@ class Row:
     seeds: int = 1
 
     @property
+    def together(self) -> bool:
+        """Whether it was scored together with other cells, as ratings of votes are: none is without the others'."""
+        return "together" in self.protocol
+
+    @property
     def sign(self) -> int:
         """+1 where higher is better, else -1."""
         return 1 if self.better == "higher" else -1

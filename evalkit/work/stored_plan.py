@@ -35,7 +35,7 @@ VERSIONS = ("evalkit", "torch", "diffusers", "transformers", "numpy", "scipy", "
 # What the driver alone does: a worker builds and checks none of it.
 _DRIVERS: dict[str, Any] = {
     **{"engine": {}, "gate": {}, "tracker": {}, "export": {}, "add_results": [], "save_stats": None},
-    **{"rescan": False, "report": False, "walk": RunConfig().walk},
+    **{"rescan": False, "report": False, "walk": RunConfig().walk, "votes": None},
 }
 
 
