@@ -109,10 +109,10 @@ class GenEval(SampleMetric[Rows]):
 
     def score(self, *, generated: Rows) -> Score:
         correct, tasks = generated["correct"], generated["task"]
-        if self.level == "images":
+        if self.level == "images":  # its headings are the prompts' categories, as of any metric per sample
             return mean_score(correct, generated.clusters)
         if self.level == "prompts":
-            return _of_prompts(correct, generated)
+            return _of_prompts(correct, generated, self.tasks)
         each = {task: correct[tasks == i] for i, task in enumerate(self.tasks) if bool((tasks == i).any())}
         shares = {task: float(values.mean()) for task, values in each.items()}
         overall = sum(shares.values()) / len(shares)
@@ -123,10 +123,11 @@ class GenEval(SampleMetric[Rows]):
                 influence[tasks == i] = overall + weight * (correct[tasks == i] - shares[task])
         absent = [task for task in TASKS if task in self.tasks and task not in shares]
         note = f"the mean of {len(shares)} tasks: no sample is of {', '.join(absent)}" if absent else None
-        return with_error(Score(overall, len(correct), details=shares, note=note), influence, generated.clusters)
+        score = Score(overall, len(correct), details=shares, note=note, headings=_by_task(correct, tasks, self.tasks))
+        return with_error(score, influence, generated.clusters)
 
 
-def _of_prompts(correct: Tensor, generated: Rows) -> Score:
+def _of_prompts(correct: Tensor, generated: Rows, names: Sequence[str]) -> Score:
     """The share of prompts with a correct image; a prompt's samples share its influence."""
     import torch
 
@@ -134,7 +135,15 @@ def _of_prompts(correct: Tensor, generated: Rows) -> Score:
     any_correct = torch.zeros(len(known), dtype=torch.float64).scatter_reduce_(0, place, correct, "amax")
     value = float(any_correct.mean())
     influence = value + (len(correct) / (len(known) * counts[place])) * (any_correct[place] - value)
-    return with_error(Score(value, len(correct)), influence, generated["prompt"])
+    headings = _by_task(any_correct[place], generated["task"], names)
+    return with_error(Score(value, len(correct), headings=headings), influence, generated["prompt"])
+
+
+def _by_task(values: Tensor, tasks: Tensor, names: Sequence[str]) -> dict[str, tuple[float | None, ...]]:
+    """By task that has samples each sample's value, none where it is of another."""
+    pairs = list(zip(values.tolist(), tasks.tolist(), strict=True))
+    found = {name: tuple(v if task == i else None for v, task in pairs) for i, name in enumerate(names)}
+    return {name: each for name, each in found.items() if any(v is not None for v in each)}
 
 
 def _order(task: str) -> tuple[int, str]:

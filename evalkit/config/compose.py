@@ -225,6 +225,8 @@ def resolve(config: DictConfig) -> RunConfig:
         if key not in known:
             raise ConfigError(f"{key}: no such key. {nearest(key, known)}")
     _place_checkpoints(config)
+    if config.benchmark and OmegaConf.is_missing(config.benchmark, "path"):  # others refer to it
+        raise ConfigError(_unset("benchmark.path", config))
     try:
         with environment_as_text():
             missing = sorted(OmegaConf.missing_keys(config))  # it resolves interpolations too

@@ -66,7 +66,7 @@ class Detector(Extractor):
     def __init__(
         self,
         name: str,
-        model: str | Mapping[str, str],
+        model: str | Mapping[str, str] | None = None,
         library: str = "transformers",
         weights: str | None = None,
         classes: Sequence[str] | None = None,
@@ -99,6 +99,8 @@ class Detector(Extractor):
         self, library: str, weights: str | None, options: Mapping[str, Any] | None, sha256: str | None, colours: bool
     ) -> Library:
         owner = f"extractor.{self.name}"
+        if library != "transformers" and self.model is None:
+            raise ConfigError(f"{owner}.model is not set: with library={library} it must be given")
         if library == "function":
             return FunctionDetector(self.where, str(self.model), self._classes, colours)
         if library == "torchvision":

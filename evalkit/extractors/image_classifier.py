@@ -34,7 +34,7 @@ class ImageClassifier(NetworkExtractor):
     def __init__(
         self,
         name: str,
-        model: str | Mapping[str, str],
+        model: str | Mapping[str, str] | None = None,
         flags: Sequence[str] | None = None,
         multi_label: bool | None = None,
         batch_size: BatchSize = 16,

@@ -17,6 +17,7 @@ from evalkit.utils.pretrained import CONFIG, Pretrained
 from evalkit.utils.text import one_line
 from evalkit.utils.weights import TAG_LENGTH, HubFile
 
+UNSET = "(none)"
 PROCESSOR = "preprocessor_config.json"
 
 
@@ -34,12 +35,15 @@ class PretrainedNetwork:
 
     @classmethod
     def read(cls, name: str, entry: Any, option: str = "model") -> PretrainedNetwork:
-        """From an option: a folder, a hub id, or {path: owner/name, revision: main}. ConfigError: neither."""
+        """From an option: a folder, a hub id, or {path: owner/name, revision: main}; none: `check` refuses it."""
         owner = f"extractor.{name}.{option}"
+        entry = entry or {"path": UNSET}
         return cls(f"extractor '{name}'", Pretrained(owner, WeightsLocation.read(owner, entry)))
 
     def check(self, *, fetch: bool = True) -> None:
         """Finds all files; see `Pretrained.check`. ConfigError: the image processor's are missing as well."""
+        if self.files.location.path == UNSET:
+            raise ConfigError(f"{self.files.option} is not set: give a folder of a transformers model, or a hub id")
         self.files.check(fetch=fetch)
         if (self.config_file() or Path()).name == CONFIG and not (self.files.folder() / PROCESSOR).is_file():
             raise ConfigError(f"{self.files.option}={self.files.location.path} has no {PROCESSOR}")

@@ -110,7 +110,7 @@ def make_rows(outcome: Outcome, confidence: float = CONFIDENCE) -> list[Row]:
             result = outcome.scored[cell.name, name]
             score = result.score
             values = (score.value, score.stderr, score.n, metric.better, result.protocol, result.protocol_hash)
-            few = score.value is not None and score.n < FEW and _of_distributions(metric)
+            few = score.value is not None and score.n < FEW and _of_distributions(metric) and not score.headings
             ends: tuple[float | None, float | None] = (None, None)
             if score.value is not None:
                 ids = outcome.clusters_of(cell.name)

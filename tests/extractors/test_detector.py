@@ -3,21 +3,25 @@ whole run on drawn shapes, where the truth of each image is known."""
 
 from __future__ import annotations
 
+import csv
 import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import pytest
 import torch
+from command import run_evalkit
+from PIL import Image
 from shapes_world import ITEMS, detect, draw, write_items
 
 from evalkit.errors import ConfigError
 from evalkit.extractors.base import exact_float32
 from evalkit.extractors.detector import GREY, Detector, crop
 from evalkit.numerics.detections import Detections, class_code
-from evalkit.numerics.geneval import COLOURS
+from evalkit.numerics.geneval import COLOURS, TASKS
 
 NAMES = {0: "N/A", 1: "bench", 2: "apple", 3: "mouse"}
 CLIP = {"model": "pkg://evalkit.digits/weights/clip"}
@@ -184,7 +188,6 @@ def test_networks_of_torchvision(tmp_path: Path) -> None:
 def test_colours_by_clip_are_those_of_its_own_calls(folders: dict[str, Path]) -> None:
     """Of an object in a box: the mean of three texts of length 1 per colour, against the crop."""
     import open_clip
-    from PIL import Image
 
     from evalkit.utils.files import resolve_path
 
@@ -278,3 +281,46 @@ def test_drawn_shapes_are_seen_as_they_were_drawn(tmp_path: Path) -> None:
     assert list(score.influence) == truth
     assert 0.4 < score.value < 0.8
     assert detect(shown[0])[0]["score"] == 0.2  # the ghost that counts nowhere
+
+
+def test_the_benchmark_from_one_command(tmp_path: Path) -> None:
+    """Prompts, four images each, the detector, the six tasks: the scores are the shares that the images tell, a run
+    with another threshold looks at no image again, and what cannot be scored stops before the first image."""
+    items = write_items(tmp_path / "items.jsonl")
+    detector = ["library=function", "model=shapes_world.detect", "function_colours=true", "clip=null", "lowest=0.1"]
+    command = ["benchmark=geneval", f"benchmark.path={items}", "model=[callable]", "report=false", "lint=false"]
+    command += ["model.callable.function=shapes_world.draw", *(f"extractor.detector.{each}" for each in detector)]
+    done = run_evalkit(*command, "name=first", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    rows = {row["metric"]: row for row in _rows(tmp_path / "runs/first")}
+    samples = csv.DictReader((tmp_path / "runs/first/samples.csv").open())
+    right: dict[str, list[bool]] = {}
+    for sample in samples:
+        image = np.asarray(Image.open(tmp_path / "runs/first" / sample["file"]))
+        right.setdefault(sample["category"], []).append(bool(image[0, 0, 0]))
+        assert float(sample["geneval_images"]) == image[0, 0, 0]
+    assert {task: len(each) for task, each in right.items()} == dict.fromkeys(TASKS, 8)
+    shares = {task: sum(each) / 8 for task, each in right.items()}
+    assert rows["geneval"]["details"] == pytest.approx(shares)
+    assert rows["geneval"]["value"] == pytest.approx(sum(shares.values()) / 6)
+    by_task = list(csv.DictReader((tmp_path / "runs/first/categories.csv").open()))
+    assert {line["category"]: float(line["mean"]) for line in by_task if line["metric"] == "geneval"} == shares
+
+    with mock.patch("shapes_world.detect", side_effect=AssertionError("an image was looked at again")):
+        again = run_evalkit(*command, "name=strict", "metric.geneval.threshold=0.96", cwd=tmp_path)
+    assert again.returncode == 0, again.stderr
+    strict = {row["metric"]: row["details"] for row in _rows(tmp_path / "runs/strict")}["geneval"]
+    assert strict == pytest.approx(dict.fromkeys(TASKS, 0.0) | {"counting": shares["counting"]})
+
+    refused = run_evalkit(*command, "extractor.detector.classes=[book,clock]", "store=other", cwd=tmp_path)
+    assert refused.returncode == 2
+    assert "metric.geneval: the detector has no class 'kite' (1 missing)" in refused.stderr
+    (tmp_path / "few.jsonl").write_text(json.dumps(ITEMS[0]))
+    refused = run_evalkit(*command, f"metric.geneval.metadata={tmp_path}/few.jsonl", "store=other", cwd=tmp_path)
+    assert "says nothing of the prompt 'a photo of a clock' of callable (nor of 10 others)" in refused.stderr
+    assert not (tmp_path / "other").exists()
+
+
+def _rows(folder: Path) -> list[dict[str, Any]]:
+    rows: list[dict[str, Any]] = json.loads((folder / "results.json").read_text())["rows"]
+    return rows

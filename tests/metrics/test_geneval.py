@@ -191,6 +191,8 @@ def test_scores_by_hand(metadata: Path, golden: Golden) -> None:
     assert overall.details == pytest.approx({"single_object": 2 / 3, "colors": 1.0})
     # each deviates from its task's share, times N / (tasks n): (1/3, 1/3, -2/3) 4 / 6 about 5/6
     assert overall.influence == pytest.approx([5 / 6 + d * 4 / 6 for d in (1 / 3, 1 / 3, -2 / 3, 0)])
+    assert overall.headings == {"single_object": (1, 1, 0, None), "colors": (None, None, None, 1)}
+    assert scored(metadata, "prompts").headings == {"single_object": (1, 1, 1, None), "colors": (None, None, None, 1)}
     assert scored(metadata, "images").influence == (1.0, 1.0, 0.0, 1.0)
     assert scored(metadata, "tasks", threshold=0.6).value == pytest.approx((1 / 3 + 1) / 2)
 
