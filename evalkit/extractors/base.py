@@ -7,6 +7,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from evalkit.errors import ConfigError, nearest
@@ -32,6 +33,18 @@ PRECISIONS = {"float32": None, "tf32": "tf32", "bfloat16": "bf16", "float16": "f
 DECODER = "uint8 RGB as decoded by the sample reader"
 
 
+class Edit(str):
+    """A prompt with the file of the picture that was to be edited by it."""
+
+    original: Path
+
+    @classmethod
+    def of(cls, prompt: str, original: Path) -> Edit:
+        made = cls(prompt)
+        made.original = original
+        return made
+
+
 class Extractor(ABC):
     """A network of features.
 
@@ -48,6 +61,8 @@ class Extractor(ABC):
         joint_layers: the layers that need images and prompts, one prompt per image. They are asked for in calls of
             their own: `images` and `prompts` of equal length B. Their features belong to the images and the prompts
             both, so that they are found by the two digests together.
+        originals: whether the joint layers also look at the picture that an image was edited from: the prompts of such
+            images are `Edit`s, where it is known.
         sparse_layers: the layers in which NaN stands for a value that is not there.
         embeds: whether `embed` is there, for metrics of models.
         reentrant: whether several threads may call it at once: a call changes nothing of the extractor (a hook that
@@ -64,6 +79,7 @@ class Extractor(ABC):
     text_layers: frozenset[str] = frozenset()
     joint_layers: frozenset[str] = frozenset()
     sparse_layers: frozenset[str] = frozenset()
+    originals: bool = False
 
     def __init__(self, name: str, batch_size: BatchSize) -> None:
         sizes = {"cpu": batch_size} if isinstance(batch_size, int) else dict(batch_size)

@@ -16,17 +16,19 @@ from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from evalkit.config.build import accepted_keys, build
+from evalkit.data.codec import decode
 from evalkit.errors import ConfigError, UnsuitedError, whole_number
-from evalkit.extractors.base import DECODER, BatchSize, Extractor
+from evalkit.extractors.base import DECODER, BatchSize, Edit, Extractor
 from evalkit.http.client import Stopped
 from evalkit.judges.answers import Answers
 from evalkit.judges.asker import Answer, Asker, Item, digest_of
-from evalkit.judges.benchmark_file import questions_by_prompt
+from evalkit.judges.benchmark_file import pictures_by_prompt, questions_by_prompt
 from evalkit.judges.place import AnswerPlace
 from evalkit.judges.questions import PLACE, Question, question_of, read_questions, weighted_mean, with_parents
+from evalkit.judges.tiles import tiles
 from evalkit.judges.way import REMINDER, Way
 from evalkit.judges.ways import way_of
-from evalkit.utils.files import resolve_path, sha256_json
+from evalkit.utils.files import read_file, resolve_path, sha256_json
 from evalkit.utils.text import one_line
 
 if TYPE_CHECKING:
@@ -77,6 +79,8 @@ class Judge(Extractor):
         reask: see above.
         image_size: the longest side, in pixels, that larger images are made smaller to (Lanczos); none: as they are.
         answers: a folder of answers, where that is not the store's.
+        grid: an image is so many times so many of one prompt, side by side: each is asked about, and the means count.
+        cascade: whether a question that counts 0 for its parents' sake takes its own children with it.
         batch_size: images whose questions are asked together.
         name: how scores are labelled.
 
@@ -99,16 +103,21 @@ class Judge(Extractor):
         answers: str | None = None,
         batch_size: BatchSize = 64,
         name: str = "judge",
+        grid: int = 1,
+        cascade: bool = True,
     ) -> None:
         super().__init__(name, batch_size)
         where = f"extractor.{name}"
         self.repeats, self.reask = whole_number(repeats, f"{where}.repeats"), whole_number(reask, f"{where}.reask", 0)
         self.image_size = None if image_size is None else whole_number(image_size, f"{where}.image_size", 16)
+        self.grid, self.cascade = whole_number(grid, f"{where}.grid"), cascade
         if (question is None) == (questions is None):
             raise ConfigError(f"{where}: give question (a text) or questions (a file), one of them")
         self._every = None if question is None else (question_of({"id": "q", "text": question, "way": way}, where),)
         self._of = _by_prompt(questions) if questions is not None else {}
         asked = self._every or [one for each in self._of.values() for one in each]
+        self.originals = any(one.images == 2 for one in asked)
+        self._pictures = pictures_by_prompt(questions) if isinstance(questions, Mapping) and self.originals else {}
         self._ways = {used: way_of(used, f"{where}.way") for used in dict.fromkeys(one.way for one in asked)}
         scales = {each.scale for each in self._ways.values()}
         if len(scales) > 1:
@@ -181,6 +190,8 @@ class Judge(Extractor):
             "repeats": self.repeats,
             "reask": self.reask,
             "image_size": self.image_size,
+            **({"grid": self.grid} if self.grid > 1 else {}),
+            **({} if self.cascade else {"parents": "their own answers"}),
             "decoder": DECODER,
         }
 
@@ -216,15 +227,29 @@ class Judge(Extractor):
         return {layer: torch.from_numpy(np.array([row[layer] for row in rows], np.float32)) for layer in layers}
 
     def _asks(self, image: NDArray[np.uint8], prompt: str) -> Iterator[_Ask]:
-        """By repeat, question and part."""
-        shown = self._sized(image)
-        digests = (digest_of(shown),)
+        """By repeat, picture of the grid, question and part."""
+        questions = self.questions_of(prompt)
+        pictures = [self._sized(picture) for picture in tiles(image, self.grid)]
+        digests = [digest_of(picture) for picture in pictures]
+        before = self._original(prompt) if any(one.images == 2 for one in questions) else None
         for repeat in range(self.repeats):
-            for question in self.questions_of(prompt):
-                way = self._ways[question.way]
-                for part, text in enumerate(way.texts(question, prompt)):
-                    item = Item((shown,), text, way.first_token, repeat, 0, way.max_tokens, digests)
-                    yield _Ask(item, question, way, part)
+            for picture, digest in zip(pictures, digests, strict=True):
+                for question in questions:
+                    way = self._ways[question.way]
+                    first = [] if before is None or question.images == 1 else [before]
+                    shown, known = (*first, picture), (*map(digest_of, first), digest)
+                    for part, text in enumerate(way.texts(question, prompt)):
+                        item = Item(shown, text, way.first_token, repeat, 0, way.max_tokens, known)
+                        yield _Ask(item, question, way, part)
+
+    def _original(self, prompt: str) -> NDArray[np.uint8]:
+        """The picture that was to be edited, as it is sent: the sample's own, or the one that the prompt stands for."""
+        file = prompt.original if isinstance(prompt, Edit) else self._pictures.get(prompt.strip())
+        if file is None:
+            raise UnsuitedError(
+                f"{self.where}: which picture was edited by '{one_line(prompt)}' is not known", self.name
+            )
+        return self._sized(decode(read_file(file), str(file)))
 
     def _sized(self, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
         """An image u8 [H,W,3], no side longer than `image_size`."""
@@ -306,14 +331,17 @@ class Judge(Extractor):
         parts: dict[str, list[float]] = {part: [] for part in self._parts}
         values: list[list[float]] = []  # by repeat and question
         for _ in range(self.repeats):
-            raw = []
-            for question in questions:
-                way = self._ways[question.way]
-                of_parts = [next(given) for _ in way.parts or ("",)]
-                for part, value in zip(way.parts, of_parts, strict=False):
-                    parts[part].append(value)
-                raw.append(way.join(of_parts))
-            values.append(with_parents(questions, raw))
+            pictures = []
+            for _ in range(self.grid**2):
+                raw = []
+                for question in questions:
+                    way = self._ways[question.way]
+                    of_parts = [next(given) for _ in way.parts or ("",)]
+                    for part, value in zip(way.parts, of_parts, strict=False):
+                        parts[part].append(value)
+                    raw.append(way.join(of_parts))
+                pictures.append(with_parents(questions, raw, cascade=self.cascade))
+            values.append([math.fsum(each) / self.grid**2 for each in zip(*pictures, strict=True)])
         repeats = [weighted_mean(questions, each) for each in values]
         answers = [math.fsum(each) / self.repeats for each in zip(*values, strict=True)]
         made = list({ask.item.key(): ask for ask in asks}.values())  # parts may read one answer

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING
 from evalkit.data.source import chunks_of
 from evalkit.errors import ConfigError, DataError, StoreError, UnsuitedError, nearest
 from evalkit.extractors.base import Extractor, exact_float32
-from evalkit.features.run import ChunkRun, Fetch, ahead, blocks_of, check_finite, decoded, run_texts
+from evalkit.features.run import ChunkRun, Fetch, ahead, asked, blocks_of, check_finite, decoded, edits, run_texts
 from evalkit.features.run import ImageSource as ImageSource
 from evalkit.features.store import Column, extractor_id
 from evalkit.metric import Batch
@@ -104,7 +104,8 @@ class FeaturePass:
         name, layer = parse(address, self.extractors, "a metric")
         digest = source.chunk_digest(chunk)
         if layer in self.extractors[name].joint_layers:
-            return sha256_json([digest, list(source.prompts[chunk.start : chunk.stop])])
+            prompts = asked(source, self.extractors[name], chunk)
+            return sha256_json([digest, prompts, *edits(prompts)])
         return digest
 
     def compute(self, source: ImageSource, addresses: Sequence[str], chunks: Sequence[range] | None = None) -> None:
@@ -266,7 +267,7 @@ class FeaturePass:
     ) -> ChunkRun:
         prompts: list[str] = []
         if not extractor.joint_layers.isdisjoint(layers):
-            prompts = [text for i in chunk if (text := source.prompts[i]) is not None]
+            prompts = [text for text in asked(source, extractor, chunk) if text is not None]
             if len(prompts) < len(chunk):
                 where = f"{source.name}: samples {chunk.start} to {chunk.stop - 1}"
                 raise UnsuitedError(f"{where} do not all have a prompt", extractor.name)

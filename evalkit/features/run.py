@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import functools
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from evalkit.data.reading import blocks_ahead, read_pool
 from evalkit.data.source import THREADED_FROM
 from evalkit.errors import EvalkitError, UnsuitedError
+from evalkit.extractors.base import Edit
 from evalkit.numerics.threads import one_thread, start
 from evalkit.utils import devices
+from evalkit.utils.files import sha256_file
 from evalkit.utils.text import one_line
 
 if TYPE_CHECKING:
@@ -49,6 +53,27 @@ class ImageSource(Protocol):
 def blocks_of(chunk: range) -> list[range]:
     """A chunk's images in the blocks that are decoded at a time."""
     return [range(start, min(start + BLOCK, chunk.stop)) for start in range(chunk.start, chunk.stop, BLOCK)]
+
+
+def asked(source: ImageSource, extractor: Extractor, chunk: range) -> list[str | None]:
+    """The prompts of a chunk as an extractor gets them: with the pictures of edits, where it looks at them."""
+    texts = list(source.prompts[chunk.start : chunk.stop])
+    files: Sequence[Path | None] = getattr(source, "originals", ()) if extractor.originals else ()
+    if not files:
+        return texts
+    pairs = zip(texts, files[chunk.start : chunk.stop], strict=True)
+    return [Edit.of(text, file) if text is not None and file is not None else text for text, file in pairs]
+
+
+def edits(prompts: Sequence[str | None]) -> list[list[str]]:
+    """The digests of the pictures of edits, as one list; none where there are none."""
+    files = [text.original for text in prompts if isinstance(text, Edit)]
+    return [[_digest_of(file, file.stat().st_mtime_ns) for file in files]] if files else []
+
+
+@functools.lru_cache(maxsize=4096)
+def _digest_of(file: Path, changed: int) -> str:
+    return sha256_file(file)
 
 
 def ahead(function: Callable[[Item], Result], items: Iterable[Item], threads: int) -> Iterator[Result]:

@@ -326,3 +326,11 @@ def by_prompt(tasks: Sequence[Task]) -> dict[str, Task]:
     if unlike:
         log.warning("%d prompts are there again with other questions: those of the first count", unlike)
     return found
+
+
+def pictures_by_prompt(options: Mapping[str, Any]) -> dict[str, Path]:
+    """The pictures that a benchmark's prompts ask to edit, of prompts that are there with one picture alone."""
+    pictures: dict[str, set[Path]] = {}
+    for task in read_benchmark(options):
+        pictures.setdefault(task.prompt, set()).update([task.image] if task.image else [])
+    return {prompt: next(iter(files)) for prompt, files in pictures.items() if len(files) == 1}

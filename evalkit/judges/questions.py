@@ -135,9 +135,19 @@ def in_order(questions: Sequence[Question], where: str) -> tuple[Question, ...]:
     return tuple(questions)
 
 
-def with_parents(questions: Sequence[Question], values: Sequence[float]) -> list[float]:
-    """The values of a prompt's questions, 0 where a parent's is 0 (by its own parents too)."""
+def with_parents(questions: Sequence[Question], values: Sequence[float], *, cascade: bool = True) -> list[float]:
+    """The values of a prompt's questions, 0 where a parent's is 0.
+
+    Args:
+        questions, values: one for the other.
+        cascade: whether a parent that is 0 for its own parents' sake counts too (Cho et al. 2024, arXiv:2310.18235;
+            DPG-Bench); else its own value alone (OneIG-Bench).
+    """
     given = {question.id: value for question, value in zip(questions, values, strict=True)}
+    if not cascade:
+        return [
+            0.0 if any(given[one] == 0 for one in question.parents) else given[question.id] for question in questions
+        ]
     parents = {question.id: question.parents for question in questions}
     final: dict[str, float] = {}
 

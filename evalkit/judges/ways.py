@@ -36,7 +36,8 @@ class YesProbability(Way):
     """The probability that the answer's first token is the right one: VQAScore (Lin et al. 2024, arXiv:2404.01291),
     Soft-TIFA (Kamath et al. 2025, arXiv:2512.16853).
 
-    Summed over the token's spellings ("Yes", " yes", "YES"); a longer right answer counts by its first token. It is not
+    Summed over the token's spellings ("Yes", " yes", "YES"; "4" for "four"); a longer right answer counts by its first
+    token. It is not
     divided by the probability of yes and no together. A spelling that is not among the alternatives that the endpoint
     gives adds nothing: with 20 of them that is less than the least of the 20, each.
     """
@@ -73,6 +74,16 @@ class Rubric10(Rubric):
     """0 to 10."""
 
     scale = (0.0, 10.0)
+
+
+class Lower10(Rubric10):
+    """The lower of two ratings, 0 to 10: VIEScore's SC and PQ of an edit (GEdit-Bench)."""
+
+    def texts(self, question: Question, prompt: str) -> tuple[str, ...]:
+        return (f"{question.of(prompt)}\nAnswer with two numbers from 0 to 10, a comma between, and nothing else.",)
+
+    def read(self, answer: Answer, question: Question, part: int) -> float | None:
+        return _within(_numbers(answer), 2, self.scale)
 
 
 class VieScore(Way):
@@ -132,11 +143,13 @@ WAYS: Mapping[str, Way] = {
     "yes_no": YesNo(),
     "rubric_5": Rubric5(),
     "rubric_10": Rubric10(),
+    "lower_10": Lower10(),
     "viescore": VieScore(),
     "checklist": Checklist(),
     "ocr": Ocr(),
 }
 
+_COUNTS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
 _LINE = re.compile(r"^[^\w\n]*(\d{1,4})[^\w\n]+(yes|no)\b", re.I | re.M)
 _NUMBER = re.compile(r"(?<![\w.])-?\d+(?:\.\d+)?(?![\w]|\.\d)")
 _OUT_OF = re.compile(r"(?<=\d)\s*(?:/|out of)\s*\d+", re.I)  # "4/5", "4 out of 5"
@@ -169,6 +182,8 @@ def _yes_or_no(text: str) -> str | None:
 def _begins(token: str, right: str) -> bool:
     """Whether a token is the right answer, or the first piece of it, of three letters at least."""
     piece = _plain(token)
+    if right in _COUNTS and piece == str(_COUNTS.index(right)):
+        return True
     return piece == right or piece == right.split(" ")[0] or (len(piece) >= 3 and right.startswith(piece))
 
 

@@ -62,6 +62,12 @@ class WatchedSource(WithoutRecords):
     def categories(self) -> Sequence[str | None]:
         return self.source.categories
 
+    @property
+    def originals(self) -> Sequence[Path | None]:
+        """The pictures that the images were edited from, where the source knows them (`SampleSet.originals`)."""
+        known: Sequence[Path | None] = getattr(self.source, "originals", ())
+        return known
+
     def headers(self) -> Headers:
         return self.source.headers()
 

@@ -49,11 +49,13 @@ class SampleSet(WithoutRecords):
         name: the cell's.
         rows: their lines of metadata, in the order of their indices.
         parts: the shards that hold them.
+        originals: the pictures that they were made from, where prompts name them (`Prompt.source`); empty: none does.
     """
 
     name: str
     rows: Sequence[Row]
     parts: tuple[Shard, ...] = ()
+    originals: Sequence[Path | None] = ()
 
     @classmethod
     def open(
@@ -88,7 +90,10 @@ class SampleSet(WithoutRecords):
             raise StoreError(f"{cell.name}: {count} of {cell.num_samples} samples are not made yet: run again")
         shards = tuple(shard for _, _, shard in found.shards if shard is not None)
         whole = found.manifest or _read_shards(found, shards, cell, built)
-        return cls(cell.name, whole.rows, tuple(_with_places(shards, whole)))
+        prompts = None if built is None else built.prompts
+        asked = [] if prompts is None else [prompts[i].source for i in range(len(whole.rows))]
+        originals = [None if one is None else Path(one) for one in asked] if any(asked) else []
+        return cls(cell.name, whole.rows, tuple(_with_places(shards, whole)), originals)
 
     @staticmethod
     def missing(store: Home, cell: Cell) -> list[tuple[int, int]]:

@@ -54,7 +54,9 @@ class Fused:
     def __init__(self, plan: Plan, pool: ModelPool, features: FeaturePass, parts: Parts | None) -> None:
         self._plan, self._pool, self._features, self._parts = plan, pool, features, parts
         metrics = [metric for metric in plan.metrics.values() if isinstance(metric, StateMetric)]
-        self.addresses = list(dict.fromkeys(address for metric in metrics for address in metric.needs))
+        needs = dict.fromkeys(address for metric in metrics for address in metric.needs)
+        # in hand nobody knows what a picture was edited from
+        self.addresses = [one for one in needs if not plan.extractors[one.partition("/")[0]].originals]
         self._measured = False
 
     def shard(self, start: int, count: int) -> HeldShard:
