@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from evalkit.metric import Batch, ReferenceMetric, Score, Sums
-from evalkit.numerics.gaussians import Scatter, Seen, moments, root_trace, scatter_of
+from evalkit.numerics.frechet import distance, influence
+from evalkit.numerics.gaussians import Scatter, moments, scatter_of
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -50,48 +51,15 @@ class FrechetDistance(ReferenceMetric[Sums]):
         return scatter_of(batch.features[self.features])
 
     def score(self, *, generated: Sums, reference: Sums) -> Score:
-        mean1, cov1 = moments(generated, self.ddof)
-        mean2, cov2 = (part.to(mean1.device) for part in moments(reference, self.ddof))
-        n1, n2 = int(generated["n"]), int(reference["n"])
-        spread = (mean1 - mean2).square().sum() + cov1.trace() + cov2.trace()
-        value = float(spread - 2 * root_trace(cov1, cov2, n1 - 1, n2 - 1))
-        return Score(max(value, 0.0), n1)  # rounding may put equal sets a little below zero
+        return Score(distance(generated, reference, self.ddof), int(generated["n"]))
 
     def influence(self, *, generated: Sums, reference: Sums) -> Callable[[Batch], Tensor] | str:
-        """N - 1 times what the score loses without a sample (the jackknife), and the delta method's, f64 [B,2].
-
-        The delta method's is `2 y'(mu1-mu2) + y'Gy - Tr(G S1)` with y = x - mu1, G = I - T, T the map from S1 to S2:
-        the slope. Where N is a few times D, a sample that lies far out in a direction that few others span changes the
-        root term by twice that and more, so that of heavy-tailed features the slope's spread is a fifth too small.
-        Where a few samples share one large factor, in all directions, it is the other way round. Of two approximations
-        that both err downward the wider one counts.
+        """The jackknife's and the delta method's, f64 [B,2] (`numerics.frechet.influence`).
 
         The reference counts as fixed; the bias of O(1/N), which equal N share, is not seen.
         """
-        n, dimension = int(generated["n"]), len(generated["mean"])
-        if n < 2 * dimension:
-            return f"no standard error: N = {n} is below 2 d = {2 * dimension}"
-        mean1, cov1 = moments(generated, self.ddof)
-        mean2, cov2 = (part.to(mean1.device) for part in moments(reference, self.ddof))
-        trace = float(cov1.trace())
-        seen = Seen.of(cov1, cov2, int(reference["n"]) - 1)
-        overlap, shift = float(seen.values.sqrt().sum()), mean1 - mean2
-        grown = (n - self.ddof) / (n - 1 - self.ddof)  # S1 without a sample is grown (S1 - share yy')
-        share = n / ((n - 1) * (n - self.ddof))
-
-        def influence(batch: Batch) -> Tensor:
-            import torch
-
-            y = batch.features[self.features].to(mean1.device).double() - mean1  # f64 [B,D]
-            along, length = y @ shift, y.square().sum(1)  # f64 [B] each
-            slope, change = seen.without(y, share)
-            delta = 2 * along + length - slope - (trace - overlap)
-            means = (2 * along - length / (n - 1)) / (n - 1)
-            roots = 2 * (grown**0.5 * (overlap + change) - overlap)
-            without = (n - 1) * (means + trace - grown * (trace - share * length) + roots)
-            return torch.stack([without, delta], 1)
-
-        return influence
+        each = influence(generated, reference, self.ddof)
+        return each if isinstance(each, str) else lambda batch: each(batch.features[self.features])
 
     def from_moments(self, *, mean: Tensor, cov: Tensor, n: int | None) -> Sums:
         import torch

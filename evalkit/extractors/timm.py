@@ -13,7 +13,7 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 from evalkit.errors import ConfigError
-from evalkit.extractors.base import DECODER, BatchSize, NetworkExtractor, Prepared, to_device
+from evalkit.extractors.base import DECODER, BatchSize, NetworkExtractor, Prepared, resized, to_device
 from evalkit.utils.text import one_line
 from evalkit.utils.weights import HubFile, Weights
 
@@ -25,7 +25,8 @@ if TYPE_CHECKING:
 
     from evalkit.extractors.base import Images
 WEIGHTS_NAME = "model.safetensors"  # in timm's repositories
-RESIZES = ("squash", "crop")
+RESIZES = ("squash", "crop", "tensor")
+POOLS = ("head", "mean")
 INTERPOLATIONS = ("bicubic", "bilinear")
 POSITIONS = ("timm", "dinov2")
 DINOV2_OFFSET = 0.1  # dinov2/hub/backbones.py: interpolate_offset, with interpolate_antialias=False
@@ -33,7 +34,7 @@ DINOV2_OFFSET = 0.1  # dinov2/hub/backbones.py: interpolate_offset, with interpo
 
 @dataclass(frozen=True)
 class Resize:
-    """How images become the network's input, size x size, by Pillow. `Timm` says what each option means."""
+    """How images become the network's input, size x size. `Timm` says what each option means."""
 
     size: int
     method: str
@@ -41,11 +42,13 @@ class Resize:
     interpolation: str
 
     def __str__(self) -> str:
+        if self.method == "tensor":
+            return f"torch {self.interpolation} antialias {self.size}, float32 of 0 to 1"
         crop = f" of {self.crop_pct}" if self.method == "crop" else ""
         return f"PIL {self.interpolation} {self.method} {self.size}{crop}"
 
     def __call__(self, image: Image.Image) -> Image.Image:
-        """The input; crops lie as torchvision's Resize and CenterCrop place them."""
+        """The input, by Pillow; crops lie as torchvision's Resize and CenterCrop place them."""
         from PIL import Image
 
         how = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}[self.interpolation]
@@ -73,12 +76,15 @@ class Timm(NetworkExtractor):
         sha256: what the weights file's sha256 must begin with; none: anything.
         width: of the features, where it is to be known without the weights.
         size: height and width of the network's input.
-        resize: "squash": both sides to `size`. "crop": the shorter side to `size / crop_pct`, then the centre.
+        resize: "squash": both sides to `size`, by Pillow. "crop": the shorter side to `size / crop_pct`, then the
+            centre. "tensor": both sides to `size` by torch with antialias, in float32 that is not rounded.
         crop_pct: of the side, with resize=crop.
-        interpolation: bicubic or bilinear, Pillow's.
+        interpolation: bicubic or bilinear.
         mean: by channel, of images in 0 to 1; none: the model's own.
         std: likewise.
         model_args: further arguments of the architecture (`img_size: 224` of a vision transformer).
+        pool: "head": as the model itself before its classifier. "mean": the mean over positions of its last feature
+            map, without the head's norm (ConvNeXt's, in FD-loss).
         positions: how position embeddings are brought to the input's size: as timm does (with antialias), or as
             DINOv2's own code.
         by_order: the file's tensors are the network's in order, under other names (shapes are compared).
@@ -107,6 +113,7 @@ class Timm(NetworkExtractor):
         mean: Sequence[float] | None = None,
         std: Sequence[float] | None = None,
         model_args: Mapping[str, Any] | None = None,
+        pool: str = "head",
         positions: str = "timm",
         by_order: bool = False,
         canonical: bool = False,
@@ -119,11 +126,13 @@ class Timm(NetworkExtractor):
         self._choose("resize", resize, RESIZES)
         self._choose("interpolation", interpolation, INTERPOLATIONS)
         self._choose("positions", positions, POSITIONS)
+        self._choose("pool", pool, POOLS)
         source = HubFile(repo or f"timm/{model}", WEIGHTS_NAME, revision)
         self.weights = Weights(f"extractor.{name}", "weights", weights, source, sha256, download, key=weights_key)
         self.resize = Resize(size, resize, crop_pct, interpolation)
         self.model, self.model_args, self.width = model, dict(model_args or {}), width
         self.mean, self.std, self.positions, self.by_order = mean, std, positions, by_order
+        self.pool = pool
         self._canonical = canonical
 
     @property
@@ -139,7 +148,7 @@ class Timm(NetworkExtractor):
             "positions": self.positions,
             "weights": self.weights.digest(),
             "by_order": self.by_order,
-            "layer": "pooled, before the classifier",
+            "layer": "pooled, before the classifier" if self.pool == "head" else "mean of the last map, no norm",
             "resize": str(self.resize),
             "normalise": [list(self.mean) if self.mean else default, list(self.std) if self.std else default],
             "dtype": self.dtype,
@@ -205,14 +214,34 @@ class Timm(NetworkExtractor):
         import numpy as np
         from PIL import Image
 
+        if self.resize.method == "tensor":
+            return Prepared(image)
         return Prepared(np.asarray(self.resize(Image.fromarray(image))))
 
     def __call__(self, images: Images, prompts: Sequence[str], layers: Sequence[str]) -> dict[str, Tensor]:
         mean, std = self._norm
         with self.arithmetic():
-            x = to_device(self.prepared(images), self._device)  # u8 [B,3,S,S]
-            features = self.network((x.float() / 255 - mean) / std).float()  # f32 [B,D]
-        return {"features": features}
+            x = (self._input(self.prepared(images)) - mean) / std  # f32 [B,3,S,S]
+            if self.pool == "head":
+                return {"features": self.network(x).float()}  # [B,D]
+            features = self.network.forward_features(x).float()  # [B,D,h,w], or [B,T,D] of tokens
+            return {"features": features.mean((2, 3)) if features.ndim == 4 else features.mean(1)}
+
+    def _input(self, images: Images) -> Tensor:
+        """The images as f32 [B,3,S,S] of 0 to 1."""
+        if self.resize.method != "tensor":
+            return to_device(images, self._device).float() / 255
+        from torch.nn.functional import interpolate
+
+        size = (self.resize.size, self.resize.size)
+
+        def resize(x: Tensor) -> Tensor:  # u8 [b,3,H,W] -> f32 [b,3,S,S]
+            x = x.float() / 255
+            if x.shape[-2:] == size:
+                return x
+            return interpolate(x, size=size, mode=self.resize.interpolation, align_corners=False, antialias=True)
+
+        return resized(images, size, self._device, resize)
 
 
 def dinov2_positions(embedding: Tensor, grid: int) -> Tensor:

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from evalkit.metric import Batch, Sums, standard_error, widest_of
 from evalkit.metrics.fid_infinity import FrechetInfinity
-from evalkit.metrics.frechet import FrechetDistance, moments, root_trace
+from evalkit.metrics.frechet import FrechetDistance
+from evalkit.numerics.gaussians import moments, root_trace
 
 ADDRESS = "inception/pool3"
 
