@@ -33,6 +33,8 @@ class Batch:
         total: number of samples in the whole set.
         prompts: one text per sample (none where the sample was not asked for by text).
         features: by address ("inception/pool3"), f32 [B,D].
+        categories: one per sample, or empty (in metrics of pairs): the prompt's, or its folder's name.
+        region: bool [B,1,H,W], of metrics of pairs that look at a `region`: the pixels that count; others are black.
     """
 
     images: Tensor | None
@@ -40,12 +42,14 @@ class Batch:
     total: int
     prompts: Sequence[str | None]
     features: Mapping[str, Tensor]
+    categories: Sequence[str | None] = ()
+    region: Tensor | None = None
 
     def to(self, device: str) -> Batch:
         """With the images and features on a device; the indices stay where they are."""
-        images = None if self.images is None else self.images.to(device)
+        images, region = (None if x is None else x.to(device) for x in (self.images, self.region))
         features = {address: value.to(device) for address, value in self.features.items()}
-        return replace(self, images=images, features=features)
+        return replace(self, images=images, region=region, features=features)
 
     @property
     def clusters(self) -> Tensor:
@@ -145,13 +149,8 @@ class Score:
 def cluster_ids(prompts: Sequence[str | None], index: Sequence[int] | None = None) -> list[int]:
     """Which cluster each sample belongs to: samples of one prompt were drawn together, and are alike.
 
-    Args:
-        prompts: one text per sample.
-        index: the samples' indices in their set; none: 0, 1, 2, ...
-
-    Returns:
-        By sample: of a text a digest of it, >= 0, the same in every batch and set; a sample without one (none, or
-        empty) is a cluster of its own: -1 - index.
+    By sample of `prompts`: of a text a digest of it, >= 0, the same in every batch and set; one without a text (none,
+    or empty) is a cluster of its own: -1 - its `index` in the set (none: 0, 1, 2, ...).
     """
     known: dict[str, int] = {}
     ids = []
@@ -173,12 +172,8 @@ def by_cluster(influence: Tensor | Sequence[float], clusters: Tensor | Sequence[
     clusters stands for one over samples (Liang and Zeger 1986, with the factor G / (G - 1)). Whatever needs the error
     of influences forms it of these values: standard errors, differences, the skewness of a gate's bounds.
 
-    Args:
-        influence: f64 [N].
-        clusters: i64 [N], see `cluster_ids`; none: each sample is its own.
-
-    Returns:
-        f64 [G]; where each sample is a cluster of its own, the influences as they are.
+    `influence` is f64 [N], `clusters` i64 [N] of `cluster_ids` (none: each sample is its own); f64 [G] comes back, or,
+    where each sample is a cluster of its own, the influences as they are.
     """
     import numpy as np
 
@@ -238,6 +233,7 @@ class Metric(ABC):
             scores of an instance with others are labelled with them ("FID [digits]").
         min_samples: a smaller set is refused before any work is done.
         needs_prompts: no score, and a note, for samples that were not asked for by text.
+        by_category: whether it looks at `Batch.categories`: the score is then found by them as well.
         on_device: whether `observe`, `score`, `influence` and `distance` take tensors on the run's device, and leave
             what they make there; `Rows.index` and `Rows.clusters` stay on the CPU. Others are given tensors on the CPU.
     """
@@ -248,6 +244,7 @@ class Metric(ABC):
     needs: tuple[str, ...] = ()
     min_samples: int = 2
     needs_prompts: bool = False
+    by_category: ClassVar[bool] = False
     on_device: ClassVar[bool] = False
 
     def constants(self) -> dict[str, Any]:
@@ -334,6 +331,7 @@ class ReferenceMetric(StateMetric[State]):
 
 
 OwnImage = Literal["target", "control", "source"]  # the images that a prompt may name for its samples
+Region = Literal["inside", "outside"]
 Pairing = Literal["baseline", "prompt", "any", "target", "control", "source"]
 
 
@@ -347,13 +345,14 @@ class PairMetric(Metric):
             with the image that its own prompt names as such.
         resize_own: whether a prompt's image of another size than the sample is resized to it (Pillow, Lanczos), else it
             is refused.
-        max_pairs: the most pairs to draw within a set.
-        seed: of the drawing of pairs within a set.
+        region: "inside" or "outside" of the mask that each sample's prompt names (white is inside); none: all pixels.
+        max_pairs, seed: the most pairs to draw within a set, and the seed of the drawing.
     """
 
     per_sample = True
     pairs: Pairing = "baseline"
     resize_own: bool = False
+    region: Region | None = None
     max_pairs: int | None = None
     seed: int = 2020
 

@@ -71,6 +71,7 @@ class FolderReference(OpenedReference):
         extensions: of the files that count; none: the usual image files.
         size: every image is resized (its shorter side, Lanczos) and its middle cut out, size x size; none: as they are.
         profiles: "srgb": colours are converted by the files' profiles; "ignore": they are not, which the lint tells.
+        categories: of the images: "auto" (what the files next to them say), or "folder" (the folder that each lies in).
     """
 
     def __init__(
@@ -83,9 +84,13 @@ class FolderReference(OpenedReference):
         extensions: Sequence[str] | None = None,
         size: int | None = None,
         profiles: Literal["ignore", "srgb"] = "ignore",
+        categories: Literal["auto", "folder"] = "auto",
     ) -> None:
-        mixed_sizes = mixed_sizes or size is not None
-        options = ReadOptions(recursive, None, on_error, mixed_sizes, extensions or EXTENSIONS, profiles=profiles)
+        if categories not in ("auto", "folder"):
+            raise ConfigError(f"reference.folder.categories={categories}: give auto or folder")
+        mixed_sizes, by_folder = mixed_sizes or size is not None, categories == "folder"
+        kinds = extensions or EXTENSIONS
+        options = ReadOptions(recursive, None, on_error, mixed_sizes, kinds, by_folder=by_folder, profiles=profiles)
         super().__init__(PathOpener(path, options), num_samples)
         self.path = find_place(path)
         self.size = size

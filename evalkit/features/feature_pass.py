@@ -296,6 +296,7 @@ class FeaturePass:
         addresses = list(dict.fromkeys(addresses))
         tables = {address: self._read_texts(source, address) for address in addresses if self._is_text(address)}
         rows = {text: row for row, text in enumerate(unique_prompts(source.prompts))} if tables else {}
+        categories = list(getattr(source, "categories", ()))
         of_images = [address for address in addresses if address not in tables]
         for address in of_images:
             self.column(address).sizes()  # here, not in several threads at once
@@ -315,7 +316,8 @@ class FeaturePass:
             for address, table in tables.items():
                 features[address] = table[[rows[str(text)] for text in prompts]]  # f32 [B,D]
             pixels = stacked(source, source.read(chunk)) if images else None
-            yield Batch(pixels, torch.arange(chunk.start, chunk.stop), len(source), prompts, features)
+            index = torch.arange(chunk.start, chunk.stop)
+            yield Batch(pixels, index, len(source), prompts, features, categories[chunk.start : chunk.stop])
 
     def _again(self, source: ImageSource, address: str, chunk: range) -> NDArray[np.float32]:
         """The features of a chunk whose file was damaged, or is gone, f32 [B,D]."""

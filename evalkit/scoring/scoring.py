@@ -140,7 +140,13 @@ class Scorer:
             "prompts": sha256_json(list(cell.source.prompts)),
             "clusters": sha256_json(list(cell.clusters)),
             **({"of_itself": True} if of_itself else {}),
+            **({"categories": self._categories(cell, metric)} if metric.by_category else {}),
         }
+
+    def _categories(self, cell: ToScore, metric: Metric) -> list[str]:
+        """Digests of the categories of the samples, and of the sides that a metric looks at."""
+        sides = [self.against.sides[side] for side in getattr(metric, "sides", ())]
+        return [sha256_json(list(getattr(source, "categories", ()))) for source in (cell.source, *sides)]
 
     def _compute(self, cell: ToScore, metrics: Mapping[str, Metric]) -> dict[str, Score]:
         if not metrics:
