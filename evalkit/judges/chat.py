@@ -13,7 +13,7 @@ import re
 import threading
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from evalkit.errors import ConfigError, ServiceError, nearest, whole_number
@@ -160,33 +160,36 @@ class Chat(Asker):
             self._place.note(self._note, {**about, "reported": self._reported})
 
     def _listed(self) -> dict[str, Any]:
-        """What GET /models says of the model, as far as it stays the same from start to start; empty: it has no list.
+        """What the endpoint lists of the model, as far as it stays the same from start to start; empty: it lists none.
 
         Raises:
-            ConfigError: the endpoint is not there, refuses the key, or has no such model.
+            ConfigError: the endpoint is not there, refuses the key, or lists several models and none is named.
         """
         client = self._make_client()
         client.probe()
-        try:
-            value = client.json("GET", "/models", deadline=time.monotonic() + LISTED)
-        except Transient as error:
-            raise ConfigError(f"{self.where}: {self.base_url}/models: {error}") from None
-        except ServiceError as error:
-            if "refuses" in str(error):  # a key that is wrong for this is wrong for questions
-                raise ConfigError(f"{self.where}: {error}") from None
-            return {}
-        data = value.get("data")
-        entries = (
-            {str(e["id"]): e for e in data if isinstance(e, Mapping) and "id" in e} if isinstance(data, list) else {}
-        )
+        entries = self._models(client, "/models", "data", "id")
         if self.model is None:
             if len(entries) != 1:
                 raise ConfigError(f"{self.where}.model is not set: {self.base_url} lists {len(entries)} models")
             self.model = next(iter(entries))
-        entry = entries.get(self.model)
-        if entry is None:
-            return {}  # Azure's deployments and LiteLLM's wildcards are not listed
+        entry = dict(entries.get(self.model, {}))  # Azure's deployments and LiteLLM's wildcards are not listed
+        if entry.get("owned_by") == "library":  # Ollama: its list of its own has the weights' digest
+            tags = replace(client, base_url=self.base_url.removesuffix("/v1"))
+            entry |= self._models(tags, "/api/tags", "models", "name").get(self.model, {})
         return {name: str(entry[name]) for name in ("root", "digest", "revision") if isinstance(entry.get(name), str)}
+
+    def _models(self, client: Client, path: str, field: str, name: str) -> dict[str, Mapping[str, Any]]:
+        """A list of models by name. ConfigError: the key is refused, or the endpoint fails."""
+        try:
+            value = client.json("GET", path, deadline=time.monotonic() + LISTED).get(field)
+        except Transient as error:
+            raise ConfigError(f"{self.where}: {client.base_url}{path}: {error}") from None
+        except ServiceError as error:
+            if " refuses " in str(error):  # a key that is wrong for this is wrong for questions
+                raise ConfigError(f"{self.where}: {error}") from None
+            return {}
+        entries = value if isinstance(value, list) else []
+        return {str(entry[name]): entry for entry in entries if isinstance(entry, Mapping) and name in entry}
 
     def _try(self, first_token: bool) -> Answer:
         """One question with a small image: whether key, model, images and logprobs do. ConfigError: they do not."""
@@ -204,7 +207,6 @@ class Chat(Asker):
 
     def load(self, device: str) -> None:
         """Makes the client; `device` says nothing to an endpoint."""
-        self.key.check()
         self._client, self._stop = self._make_client(), threading.Event()
 
     def unload(self) -> None:
@@ -218,6 +220,7 @@ class Chat(Asker):
 
     def ask(self, items: Sequence[Item]) -> Sequence[Answer]:
         assert self._client is not None, "load() comes first"
+        self.key.check()  # only now: stored answers need none
         answers = []
         for item in items:
             job = Job(self._client, f"a question on image {item.shown[0][:8]}", self._stop, self._deadline())

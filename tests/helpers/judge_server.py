@@ -59,6 +59,8 @@ class JudgeService:
         self.answered: Counter[tuple[str, str]] = Counter()
         self.headers: list[dict[str, str]] = []
         self.root = "/models/truth-7b"
+        self.digest = ""  # of the weights, as Ollama lists it
+        self.others: list[str] = []  # models that are listed, too
         self.delay = 0.0
         self.logprobs = True
         self.lock, self.looking = threading.Lock(), threading.Lock()
@@ -75,7 +77,10 @@ class Handler(BaseHTTPRequestHandler):
         service = self.service
         if self.path == "/v1/models":
             entry = {"id": service.model, "object": "model", "created": int(time.time()), "root": service.root}
-            self._json({"object": "list", "data": [entry]})
+            entry |= {"owned_by": "library"} if service.digest else {}
+            self._json({"object": "list", "data": [entry, *({"id": name} for name in service.others)]})
+        elif self.path == "/api/tags" and service.digest:
+            self._json({"models": [{"name": service.model, "digest": service.digest}]})
         else:
             self._json({"error": {"message": "no such path"}}, 404)
 
