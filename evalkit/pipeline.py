@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -28,7 +28,7 @@ from evalkit.results import previous
 from evalkit.results.compare import compare, rename_apart, surely_worse
 from evalkit.results.feature_map import check_map, write_map
 from evalkit.results.files import write
-from evalkit.results.judges import judge_notes
+from evalkit.results.judges import calibrations, judge_notes
 from evalkit.results.latent_walk import write_walks
 from evalkit.results.looks import Grown, Looks, Stopped
 from evalkit.results.made import made_before, made_now
@@ -79,6 +79,7 @@ class Measured:
     seconds: Mapping[str, float]
     floor: Mapping[str, Any] | None = None  # of `noise_floor`
     real: Outcome | None = None  # of `floor`
+    judges: Mapping[str, Any] = field(default_factory=dict)  # of `calibrations`
 
 
 def run(plan: Plan, *, command: str = "") -> ResultTable:
@@ -148,7 +149,8 @@ def _stop(
 def measure(plan: Plan) -> Measured:
     """Makes what is missing, and scores it."""
     started = time.time()
-    seconds: dict[str, float] = {}
+    judges = calibrations(plan.extractors, plan.config.device)  # before anything is made for a judge that is no good
+    seconds: dict[str, float] = {"judges": time.time() - started} if judges else {}
     stages = fill(plan)
     worker = stages.worker
     seconds["generate"] = time.time() - started
@@ -185,7 +187,7 @@ def measure(plan: Plan) -> Measured:
     if plan.config.seeds != "apart":
         outcome = pool_seeds(outcome)
     outcome = with_ratings(outcome, plan.ratings)
-    return Measured(stages, outcome, findings, seconds, floor, floors if real else None)
+    return Measured(stages, outcome, findings, seconds, floor, floors if real else None, judges)
 
 
 def _floor(plan: Plan, scored: Mapping[tuple[str, str], Scored]) -> Mapping[str, Any]:
@@ -230,7 +232,7 @@ def _tabled(plan: Plan, measured: Measured, command: str, looks: Looks | None) -
     outcome, seconds = measured.outcome, measured.seconds
     confidence = looks.confidence if looks else CONFIDENCE
     about = run_info(outcome, plan.config, plan.store.address, baseline=plan.baseline, command=command, seconds=seconds)
-    table = _table(plan, about, measured, confidence)
+    table = _table(plan, {**about, **measured.judges}, measured, confidence)
     return replace(table, lint=tuple(asdict(finding) for finding in measured.findings))
 
 
@@ -327,7 +329,7 @@ def _table(plan: Plan, run: Mapping[str, object], measured: Measured, confidence
     taken = {cell.name for cell in (*outcome.cells, *plan.floors)}
     for earlier in plan.earlier:
         rows += rename_apart(earlier.rows, taken, str(earlier.run.get("name", "earlier")))
-    about = (*notes(outcome.sources), *judge_notes(outcome), *rating_notes(outcome))
+    about = (*notes(outcome.sources), *judge_notes(outcome, run), *rating_notes(outcome))
     told = (*unpaired(outcome, plan.baseline), *about)
     table = with_floor(ResultTable(run, tuple(rows), told, folder=plan.out), measured.floor)
     if measured.real is not None and plan.floor is not None:

@@ -99,7 +99,7 @@ def run_watch(
     """Watches a configuration's series until a rule ends it; the exit code is that of its gate, where there is one."""
     from evalkit.loop.watch import Watched
     from evalkit.loop.watch import watch as watch_series
-    from evalkit.plan.plan import build_metrics
+    from evalkit.plan.plugins import build_metrics
 
     if rules.until_gate and not config.gate:
         raise ConfigError("--until-gate: there is no gate; choose one (gate=NAME)")

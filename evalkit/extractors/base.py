@@ -70,12 +70,14 @@ class Extractor(ABC):
             the number of threads; of one that is not reentrant, one call at a time, on a single core.
         isolated_by: the class that runs it in an environment of its own, where its option has `env`.
         asks: whether it asks questions that cost calls and tokens: a judge. `check_prompts` and `forecast` are there.
+        calibrated: whether it is held against known answers (`calibrate`).
     """
 
     isolated_by: ClassVar[str] = "evalkit.extractors.isolated.wrapped.Wrapped"
     embeds: ClassVar[bool] = False
     reentrant: ClassVar[bool] = False
     asks: ClassVar[bool] = False
+    calibrated: bool = False
     text_layers: frozenset[str] = frozenset()
     joint_layers: frozenset[str] = frozenset()
     sparse_layers: frozenset[str] = frozenset()
@@ -144,6 +146,10 @@ class Extractor(ABC):
 
     def forecast(self, prompts: Sequence[str | None]) -> str:
         """Where it `asks`: what questions about samples of these prompts would cost, in one line."""
+        raise NotImplementedError
+
+    def calibrate(self, device: str) -> dict[str, Any]:
+        """Where it is `calibrated`: how far it agrees with known answers (`evalkit.judges.calibration.Calibration`)."""
         raise NotImplementedError
 
     @property

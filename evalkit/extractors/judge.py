@@ -23,6 +23,7 @@ from evalkit.http.client import Stopped
 from evalkit.judges.answers import Answers
 from evalkit.judges.asker import Answer, Asker, Item, digest_of
 from evalkit.judges.benchmark_file import pictures_by_prompt, questions_by_prompt
+from evalkit.judges.calibration import KnownItem, compare, read_items
 from evalkit.judges.place import AnswerPlace
 from evalkit.judges.questions import PLACE, Question, question_of, read_questions, weighted_mean, with_parents
 from evalkit.judges.tiles import tiles
@@ -78,6 +79,7 @@ class Judge(Extractor):
         repeats: how often each question is asked.
         reask: see above.
         image_size: the longest side, in pixels, that larger images are made smaller to (Lanczos); none: as they are.
+        calibration: a file of items whose answers are known (`evalkit.judges.calibration`), each asked once.
         answers: a folder of answers, where that is not the store's.
         grid: an image is so many times so many of one prompt, side by side: each is asked about, and the means count.
         cascade: whether a question that counts 0 for its parents' sake takes its own children with it.
@@ -86,7 +88,7 @@ class Judge(Extractor):
 
     Raises:
         ConfigError: an option makes no sense.
-        DataError: the file of questions cannot be read.
+        DataError: the file of questions, or of known answers, cannot be read.
     """
 
     asks = True
@@ -100,6 +102,7 @@ class Judge(Extractor):
         repeats: int = 1,
         reask: int = 2,
         image_size: int | None = None,
+        calibration: str | None = None,
         answers: str | None = None,
         batch_size: BatchSize = 64,
         name: str = "judge",
@@ -137,6 +140,10 @@ class Judge(Extractor):
         if self._place is not None:
             self.asker.keep_in(self._place)
         self._stored: Answers | None = None
+        self._device: str | None = None
+        own = self._every[0] if self._every else None
+        self._known = None if calibration is None else read_items(calibration, own, way, f"{where}.calibration")
+        self.calibrated = self._known is not None
         prompted = self._every is None or any(PLACE in one.text for one in self._every) or "viescore" in self._ways
         self.joint_layers = frozenset(self.layers) if prompted else frozenset()
         self.sparse_layers = frozenset({"answers", *self._parts})
@@ -152,7 +159,10 @@ class Judge(Extractor):
             self.asker.keep_in(answers)
 
     def check(self, *, fetch: bool = True) -> None:
-        self.asker.check(fetch=fetch, first_token=any(way.first_token for way in self._ways.values()))
+        ways = [*self._ways.values(), *(self._known.ways if self._known else ())]
+        self.asker.check(fetch=fetch, first_token=any(way.first_token for way in ways))
+        if self._known is not None:
+            self._known.check()
         if self.repeats > 1 and self.asker.identity().get("temperature", 1) == 0:
             log.warning("%s: repeats=%d at temperature 0 show no variance of the judge", self.where, self.repeats)
 
@@ -165,7 +175,8 @@ class Judge(Extractor):
 
     def forecast(self, prompts: Sequence[str | None]) -> str:
         texts = [text or "" for text in prompts if text is not None or not self.joint_layers]
-        per = {text: sum(len(self._ways[q.way].parts) or 1 for q in self.questions_of(text)) for text in set(texts)}
+        asked = {text: [self._ways[q.way].texts(q, text) for q in self.questions_of(text)] for text in set(texts)}
+        per = {text: sum(len(set(each)) for each in of) for text, of in asked.items()}  # parts may read one answer
         calls = self.repeats * sum(per[text] for text in texts)
         again = f" (at most {calls * (1 + self.reask):,} calls, with those asked again)" if self.reask else ""
         stored, sent, received = Answers(self._place, self.asker.identity()).usage()
@@ -201,7 +212,7 @@ class Judge(Extractor):
     def load(self, device: str) -> None:
         if self._stored is None or self._stored.identity != self.asker.identity():
             self._stored = Answers(self._place, self.asker.identity())
-        self.asker.load(device)
+        self._device = device  # the asker is loaded with the first question that is not answered yet
 
     def unload(self) -> None:
         self.asker.unload()
@@ -290,6 +301,9 @@ class Judge(Extractor):
                 else:
                     answers[key] = stored
         waiting = list(missing.items())
+        if waiting:
+            assert self._device is not None
+            self.asker.load(self._device)
         groups = [waiting[i : i + self.asker.at_once] for i in range(0, len(waiting), self.asker.at_once)]
         try:
             if self.asker.threads == 1:
@@ -322,6 +336,23 @@ class Judge(Extractor):
                 pool.shutdown(cancel_futures=True)
                 raise
         return answers
+
+    def calibrate(self, device: str) -> dict[str, Any]:
+        assert self._known is not None
+        self.load(device)
+        values: list[float | None] = []
+        batch = self.batch_on(device)
+        for start in range(0, len(self._known.items), batch):
+            asks = [self._ask_known(item) for item in self._known.items[start : start + batch]]
+            self._answer(asks)
+            values += [ask.value for ask in asks]
+        return compare(self.label(), self._known, values).to_json()
+
+    def _ask_known(self, known: KnownItem) -> _Ask:
+        shown, way = self._sized(decode(known.image)), way_of(known.question.way, self.where)
+        text = way.texts(known.question, known.prompt)[0]
+        item = Item((shown,), text, way.first_token, 0, 0, way.max_tokens, (digest_of(shown),))
+        return _Ask(item, known.question, way, 0)
 
     def _row(self, prompt: str, asks: Sequence[_Ask]) -> dict[str, list[float]]:
         """By layer the values of one image, from its answers by repeat, question and part."""

@@ -122,6 +122,14 @@ def ratio_bounds(row: Row, confidence: float = CONFIDENCE) -> Bounds | None:
     return Bounds(row.value, low, high, row.stderr, row.n)
 
 
+def agreement_bounds(row: Row, confidence: float = CONFIDENCE) -> Bounds:
+    """Bounds of a judge's agreement with known answers: the exact ones, of as many answers as these are worth."""
+    assert row.value is not None
+    n, p = row.details["worth"], row.value
+    low, high = clopper_pearson(p * n, n, 1 - confidence)
+    return Bounds(p, low, high, math.sqrt(p * (1 - p) / n), max(round(n), 1), share=1.0)
+
+
 def needed_n(bounds: Bounds, limit: float, power: float = POWER) -> int | None:
     """Samples with which the bound would clear `limit` with `power`, were the true value the present one.
 

@@ -8,14 +8,15 @@ from dataclasses import replace
 from datetime import UTC, date, datetime
 
 from evalkit.gate.against import against_baseline
-from evalkit.gate.bounds import CONFIDENCE, needed_n, ratio_bounds, score_bounds
+from evalkit.gate.bounds import CONFIDENCE, Bounds, agreement_bounds, needed_n, ratio_bounds, score_bounds
 from evalkit.gate.decide import decide, decided
-from evalkit.gate.rules import IMAGE_SHARES, MEAN, Gate, Rule, Waiver
+from evalkit.gate.rules import IMAGE_SHARES, JUDGED, MEAN, Gate, Rule, Waiver
 from evalkit.gate.scores import Scores, unusable
 from evalkit.gate.statistic import COUNTED, needed_values, statistic_bounds
 from evalkit.gate.verdict import WORST_FIRST, Result, Status, Verdict
 from evalkit.results.compare import Clusters, Influences
 from evalkit.results.real_text import multiple_of
+from evalkit.results.stats import Estimate
 from evalkit.results.table import ResultTable, Row
 
 UNRELATED = "pairs look unrelated (different noise?): no closer than shuffled ones"
@@ -88,7 +89,7 @@ def _against_limit(run: Scores, result: Result, row: Row, rule: Rule) -> Result:
     if row.metric in IMAGE_SHARES:
         why = f"{round(estimate.value * row.n)} of {row.n} images, counted"
         return _by_value(replace(result, counted=True), estimate.value, limit, why)
-    bounds = ratio_bounds(row, run.confidence) if multiple_of(row.metric) else score_bounds(estimate, run.confidence)
+    bounds = _bounds(run, row, estimate)
     if bounds is None:
         lacks = "it has no standard error" if estimate.stderr is None else "its standard error is 0"
         return _by_value(result, estimate.value, limit, f"{estimate.value:.7g}, judged by its value: {lacks}")
@@ -100,7 +101,17 @@ def _against_limit(run: Scores, result: Result, row: Row, rule: Rule) -> Result:
         return _by_value(replace(result, stderr=bounds.stderr), estimate.value, limit, why)
     edge = f"{'at most' if bound == bounds.high else 'at least'} {bound:.4g} with 95 % confidence"
     text = f"{estimate.value:.4g} ± {bounds.stderr:.2g}: {edge}; the limit is {limit:g}"
-    return decided(replace(result, stderr=bounds.stderr, bound=bound), status, text, needed_n(bounds, limit), row)
+    result, needed = replace(result, stderr=bounds.stderr, bound=bound), needed_n(bounds, limit)
+    if row.metric == JUDGED and status == "inconclusive" and needed is not None:
+        return replace(result, reason=f"{text}; about {needed:,} known answers would decide it")
+    return decided(result, status, text, needed, row)
+
+
+def _bounds(run: Scores, row: Row, estimate: Estimate) -> Bounds | None:
+    """None where the score has no standard error, or one of 0."""
+    if row.metric == JUDGED:
+        return agreement_bounds(row, run.confidence)
+    return ratio_bounds(row, run.confidence) if multiple_of(row.metric) else score_bounds(estimate, run.confidence)
 
 
 def _statistic(run: Scores, result: Result, row: Row, rule: Rule) -> Result:

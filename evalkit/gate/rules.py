@@ -33,6 +33,7 @@ IMAGE_SHARES: Mapping[str, str] = {
     "black": "black images [share]",
     "constant": "images of one colour [share]",
 }
+JUDGED = "judge_agreement"  # how far each judge of the run agrees with its known answers, as a share
 LINTED = ("duplicates", "near_duplicates", "black", "constant")  # kinds of evalkit.lint's findings
 
 
@@ -69,9 +70,9 @@ class Rule:
 
     Attributes:
         text: the rule in words.
-        metric: a metric of the run, a cost, or one of `IMAGE_SHARES`.
+        metric: a metric of the run, a cost, one of `IMAGE_SHARES`, or `JUDGED`.
         kind: "max", "min", "no_worse_than" or "within".
-        cells: names of the cells that it judges.
+        cells: names of the cells that it judges; of `JUDGED` those of the judges.
         limit: of max and min.
         margin: of no_worse_than and within.
         baselines: of no_worse_than and within, by cell.
@@ -119,6 +120,7 @@ def make_gates(
     lint: bool = True,
     baseline: str | None = None,
     multiples: Collection[str] = (),
+    judges: Sequence[str] = (),
 ) -> dict[str, Gate]:
     """Checks the chosen gates against the run.
 
@@ -128,6 +130,7 @@ def make_gates(
         metrics: of the run, by name.
         lint: whether the run looks for duplicates.
         baseline: the run's own, for rules that name none; metrics of pairs have no score of it.
+        judges: the names of extractors that are held against known answers.
         multiples: the metrics that stand as a multiple of real images' as well ("fid/floor").
 
     Raises:
@@ -135,7 +138,7 @@ def make_gates(
             read or lacks what is compared.
     """
     known = {**metrics, **{f"{name}{OF_FLOOR}": metrics[name] for name in multiples}}
-    run = _Run(cells, known, lint, baseline, {})
+    run = _Run(cells, known, lint, baseline, {}, tuple(judges))
     return {name: run.gate(name, option) for name, option in config.items()}
 
 
@@ -148,6 +151,7 @@ class _Run:
     lint: bool
     baseline: str | None
     files: dict[str, EarlierRun]  # read so far
+    judges: tuple[str, ...] = ()
 
     def gate(self, name: str, option: Any) -> Gate:
         where = f"gate.{name}"
@@ -164,6 +168,14 @@ class _Run:
         """One rule per bound: an entry may hold several (c_t is to lie between -3 and 3)."""
         _keys(entry, where, ("metric", *BOUNDS, *OPTIONS), "{metric: fid, max: 12}")
         metric = self.metric(entry.get("metric"), where)
+        if metric == JUDGED:
+            _keys(entry, where, ("metric", "min", "by"), f"{{metric: {JUDGED}, min: 0.8}}")
+            limit = _number(entry.get("min"), f"{where}.min")
+            if not 0 <= limit <= 1:
+                raise ConfigError(f"{where}.min={limit:g}: an agreement is a share, from 0 to 1")
+            by_value = _choice(entry.get("by"), ("bound", "value"), f"{where}.by") == "value"
+            yield Rule(f"{JUDGED} min {limit:.10g}", JUDGED, "min", self.judges, limit, by_value=by_value)
+            return
         cells = self.scored(metric, self.select(entry.get("where"), f"{where}.where"), where)
         kinds = [kind for kind in BOUNDS if entry.get(kind) is not None]
         if not kinds:
@@ -227,10 +239,13 @@ class _Run:
         return statistic
 
     def metric(self, name: Any, where: str) -> str:
-        known = [*self.metrics, *COSTS, *IMAGE_SHARES]
+        known = [*self.metrics, *COSTS, *IMAGE_SHARES, *([JUDGED] if self.judges else ())]
         if name is None:
             raise ConfigError(f"{where}: no metric is named. Choices: {', '.join(known)}.")
         if name not in known:
+            if name == JUDGED:
+                fix = "give extractor.NAME.calibration=FILE"
+                raise ConfigError(f"{where}: no judge of this run is held against known answers: {fix}")
             if (base := multiple_of(str(name))) in self.metrics and not any(map(multiple_of, self.metrics)):
                 raise ConfigError(f"{where}: this run has no floor to measure {base} by: give floor=split or floor=DIR")
             from evalkit.config.compose import group_options, register
@@ -305,8 +320,8 @@ class _Run:
             day = until if isinstance(until, date) else date.fromisoformat(str(until))
         except ValueError as error:
             raise ConfigError(f"{where}.until: {until!r} is not a day such as 2030-01-31: give its last day") from error
-        cells = self.select(entry.get("where"), f"{where}.where")
-        return Waiver(metric, tuple(cell.name for cell in cells), " ".join(reason.split()), day)
+        cells = [cell.name for cell in self.select(entry.get("where"), f"{where}.where")]
+        return Waiver(metric, self.judges if metric == JUDGED else tuple(cells), " ".join(reason.split()), day)
 
 
 def _keys(option: Any, where: str, known: Sequence[str], example: str) -> None:

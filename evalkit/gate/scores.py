@@ -8,9 +8,10 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from evalkit.gate.bounds import CONFIDENCE
-from evalkit.gate.rules import IMAGE_SHARES, LINTED
+from evalkit.gate.rules import IMAGE_SHARES, JUDGED, LINTED
 from evalkit.gate.verdict import Status
 from evalkit.results.compare import Clusters, Influences, estimate
+from evalkit.results.judges import RUN as JUDGES
 from evalkit.results.stats import Estimate
 from evalkit.results.table import ResultTable, Row
 
@@ -28,6 +29,8 @@ class Scores:
     def row(self, cell: str, metric: str) -> Row | None:
         if metric in IMAGE_SHARES:
             return self._share(cell, metric)
+        if metric == JUDGED:
+            return self._agreement(cell)
         return next((row for row in self.table.rows if row.cell == cell and row.metric == metric), None)
 
     def estimate(self, row: Row) -> Estimate:
@@ -49,6 +52,15 @@ class Scores:
             count = sum(f["count"] for f in findings)
         share = {"metric": metric, "label": IMAGE_SHARES[metric], "value": count / n, "stderr": None, "n": n}
         return replace(first, **share, better="lower", note=None)
+
+    def _agreement(self, judge: str) -> Row | None:
+        """A row for a judge's agreement with known answers; it stands in no table."""
+        known, first = self.table.run.get(JUDGES, {}).get(judge), next(iter(self.table.rows), None)
+        if known is None or first is None:
+            return None
+        share, label = known["agreement"], f"agreement of {known['judge']}"
+        about = {"cell": judge, "metric": JUDGED, "label": label, "value": share["value"], "n": known["items"]}
+        return replace(first, **about, stderr=None, better="higher", note=None, details={"worth": share["worth"]})
 
 
 def unusable(row: Row | None, what: str) -> tuple[Status, str] | None:

@@ -19,9 +19,9 @@ from typing import Any
 
 from evalkit.errors import DataError, nearest
 from evalkit.judges.questions import PLACE, Question, question_of
+from evalkit.judges.way import Way
 from evalkit.judges.ways import way_of
 from evalkit.numerics.agreement import Share, agreement, kappa
-from evalkit.numerics.binomial import clopper_pearson
 from evalkit.utils.files import read_file, resolve_path, sha256_bytes, sha256_file, sha256_json
 from evalkit.utils.json_files import parse_json
 
@@ -69,6 +69,11 @@ class KnownItems:
         for number, item in enumerate(self.items, 1):
             if not item.image.is_file():
                 raise DataError(f"{self.file}: item {number}: there is no image {item.image}")
+
+    @property
+    def ways(self) -> list[Way]:
+        """Those of all items."""
+        return [way_of(name, str(self.file)) for name in dict.fromkeys(item.question.way for item in self.items)]
 
     @property
     def digest(self) -> str:
@@ -187,14 +192,13 @@ class Calibration:
         return asdict(self)
 
 
-def compare(judge: str, known: KnownItems, values: Sequence[float | None], lowest: float = 0.0) -> Calibration:
+def compare(judge: str, known: KnownItems, values: Sequence[float | None]) -> Calibration:
     """A judge's values of the items against the right answers.
 
     Args:
         judge: its label.
         known: the items.
-        values: of each what the way read; none: unread.
-        lowest: the grade that an unread answer counts as, as it does in scores.
+        values: of each what the way read; none: unread, which among grades counts as the lowest, as it does in scores.
     """
     rights = [item.right for item in known.items]
     answers = [_answer(known.kind, item, value) for item, value in zip(known.items, values, strict=True)]
@@ -216,11 +220,11 @@ def compare(judge: str, known: KnownItems, values: Sequence[float | None], lowes
         len(ids),
         answers.count(UNREAD),
         agreement(same, clusters),
-        _kappa(known.kind, rights, answers, lowest, clusters),
+        _kappa(known.kind, rights, answers, known.ways[0].scale[0], clusters),
         classes,
         columns,
         table,
-        tuple(_right(row, i) for i, row in enumerate(table)),
+        tuple(_right(name, rights, same, clusters) for name in classes),
     )
 
 
@@ -257,10 +261,12 @@ def _kappa(
     return kappa(first, second, max(*first, *second) + 1, "quadratic", clusters)
 
 
-def _right(row: Sequence[int], place: int) -> Share:
-    """The share of a class's items that were answered right; of none of its items 0 to 1."""
-    total = sum(row)
-    return Share(row[place] / total, *clopper_pearson(row[place], total), total) if total else Share(0.0, 0.0, 1.0, 0)
+def _right(name: str, rights: Sequence[str], same: Sequence[bool], clusters: Sequence[int]) -> Share:
+    """The share of a class's items that were answered right; 0 to 1 where there are none."""
+    places = [place for place, right in enumerate(rights) if right == name]
+    if not places:
+        return Share(0.0, 0.0, 1.0, 0.0)
+    return agreement([same[place] for place in places], [clusters[place] for place in places])
 
 
 def in_words(found: Mapping[str, Any]) -> str:

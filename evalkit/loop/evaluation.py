@@ -26,7 +26,8 @@ from evalkit.loop.stream import Stream
 from evalkit.loop.undisturbed import undisturbed
 from evalkit.metric import ModelMetric, PairMetric, ReferenceMetric, cluster_ids
 from evalkit.plan.grid import Missing
-from evalkit.plan.plan import build_extractors, build_metrics, open_side
+from evalkit.plan.plan import open_side
+from evalkit.plan.plugins import build_extractors, build_metrics
 from evalkit.results.compare import compare
 from evalkit.results.evidence import Evidence
 from evalkit.results.notebook import ResultTable

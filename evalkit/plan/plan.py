@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from evalkit.cell import Cell, find_baseline
-from evalkit.config.build import build, factory_of
+from evalkit.config.build import build
 from evalkit.config.schema import RunConfig
 from evalkit.data.moments import Moments
 from evalkit.data.reading import use
@@ -19,8 +19,7 @@ from evalkit.data.reference import Reference
 from evalkit.data.scan import forget_scans
 from evalkit.data.source import Source
 from evalkit.engines.base import Engine, InProcess
-from evalkit.engines.factory import choose as choose_engine
-from evalkit.errors import ConfigError, EvalkitError, nearest, whole_number
+from evalkit.errors import ConfigError, EvalkitError, whole_number
 from evalkit.extractors.base import Extractor
 from evalkit.gate import Gate, make_gates
 from evalkit.gate.rules import IMAGE_SHARES
@@ -33,6 +32,7 @@ from evalkit.plan.grid import Grid, Missing, make_grid
 from evalkit.plan.look import as_stopped, of_look
 from evalkit.plan.own_images import own_images
 from evalkit.plan.own_settings import check_own_calls, check_own_latents
+from evalkit.plan.plugins import build_engine, build_extractors, build_metrics
 from evalkit.plan.remakes import make_remakes, with_changes
 from evalkit.plan.results_folder import results_folder, with_name
 from evalkit.prompts.images import prompt_images
@@ -53,7 +53,6 @@ from evalkit.utils.files import sha256_json
 from evalkit.votes.option import VotesRating, make_ratings
 
 if TYPE_CHECKING:
-    from evalkit.judges.place import AnswerPlace
     from evalkit.prompts.sets import PromptSet
     from evalkit.results.export import Export
     from evalkit.samples.cells import FoundCell
@@ -179,7 +178,7 @@ def make_plan(config: RunConfig, *, choose: bool = False) -> Plan:
         ConfigError: anything that would fail later for want of an option, a file or samples.
     """
     config = with_name(config)
-    engine = _build_engine(config)
+    engine = build_engine(config)
     _check_values(config, engine)
     use(config.readers)
     store = Store.at(config.store, shards=config.shards, keep_images=config.keep_images, sheet=config.contact_sheet)
@@ -211,6 +210,7 @@ def make_plan(config: RunConfig, *, choose: bool = False) -> Plan:
         check_pairs(metrics, baseline, own)
         check_texts(metrics, _texts(grid), extractors)
     check_models(metrics, extractors)
+    known = [name for name, extractor in extractors.items() if extractor.calibrated]
     remakes = make_remakes(config, grid.cells, baseline, grid.built, metrics, missing)
     config = with_changes(config, [cell for cell, _ in remakes])
     floors = make_floors(floor, grid.cells, metrics)
@@ -235,7 +235,13 @@ def make_plan(config: RunConfig, *, choose: bool = False) -> Plan:
         missing=tuple(missing.lines),
         earlier=tuple(ResultTable.load(Path(path).expanduser()) for path in config.add_results),
         gates=make_gates(
-            config.gate, shown, {**metrics, **ratings}, lint=config.lint, baseline=baseline, multiples=multiples
+            config.gate,
+            shown,
+            {**metrics, **ratings},
+            lint=config.lint,
+            baseline=baseline,
+            multiples=multiples,
+            judges=known,
         ),
         exports=exports,
         engine=engine,
@@ -325,11 +331,6 @@ def _prompted(config: RunConfig, grid: Grid, cache: Path | None) -> bool:
     return False
 
 
-def build_metrics(config: RunConfig) -> dict[str, Metric]:
-    """The chosen metrics, by name."""
-    return {name: build(option, f"metric.{name}", Metric) for name, option in config.metric.items()}
-
-
 def _build_exports(config: RunConfig, grid: Grid) -> dict[str, Export]:
     if not config.export:
         return {}
@@ -352,45 +353,3 @@ def without_noise(built: BuiltCell) -> str | None:
     except ConfigError as error:
         return str(error)
     return None
-
-
-def _build_engine(config: RunConfig) -> Engine:
-    """The run's engine; a process of a gang takes its part of the machine here, before torch is asked for devices."""
-    engine: Engine | None = None
-    for name, option in config.engine.items():
-        where = f"engine.{name}"
-        if not callable(getattr(factory_of(option, where, object), "map", None)):  # Engine is a protocol: no base class
-            raise ConfigError(f"{where}: {option['_target_']} has no map(work): see evalkit.engines.base.Engine")
-        engine = build(option, where)
-    return choose_engine(engine, config.device)
-
-
-def build_extractors(
-    config: RunConfig, metrics: Mapping[str, Metric], missing: Missing, answers: AnswerPlace | None = None
-) -> dict[str, Extractor]:
-    """The extractors that metrics need, by name, whose weights are there. ConfigError: no such extractor or layer.
-
-    `answers`: where the run's store holds judges' answers; none: there is no store.
-    """
-    extractors: dict[str, Extractor] = {}
-    for metric_name, metric in metrics.items():
-        for address in metric.needs:
-            name, _, layer = address.partition("/")
-            if name not in config.extractor:
-                raise ConfigError(
-                    f"metric.{metric_name} needs '{address}', but there is no extractor '{name}'. "
-                    + nearest(name, config.extractor)
-                )
-            if name not in extractors:
-                extractors[name] = build(config.extractor[name], f"extractor.{name}", Extractor)
-            if layer not in extractors[name].layers:
-                raise ConfigError(
-                    f"metric.{metric_name} needs '{address}', but extractor '{name}' has no layer '{layer}'. "
-                    + nearest(layer, extractors[name].layers)
-                )
-    for name, extractor in extractors.items():
-        if answers is not None:
-            extractor.keep_in(answers)
-        with missing.noted(f"extractor.{name}"):
-            extractor.check(fetch=not missing.dry)
-    return extractors

@@ -10,7 +10,7 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from evalkit.report import categories, fullsize, gallery, modes, parity, plots, profile, summary, tables
+from evalkit.report import categories, fullsize, gallery, judges, modes, parity, plots, profile, summary, tables
 from evalkit.report.later import Later
 from evalkit.report.run_folder import Run, clean, nearest_sheets, short
 from evalkit.results import headline, thumbnails
@@ -63,6 +63,7 @@ def make_page(run: Run, mark: str) -> str:
         "maps": categories.make_maps(run),
         "map": feature_map,
         "parity": pairs,
+        "judges": judges.make_judges(run),
         "gate": tables.make_gate(run),
         "findings": tables.make_findings(run),
         "linted": isinstance(config := run.table.run.get("config"), dict) and bool(config.get("lint")),

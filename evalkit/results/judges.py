@@ -1,25 +1,50 @@
-"""What judges' answers cost, from the scores that rest on them."""
+"""What judges' answers cost, from the scores that rest on them; and how far judges agree with known answers."""
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+from evalkit.extractors.base import Extractor
+from evalkit.judges.calibration import in_words
+from evalkit.utils.devices import pick_device
 
 if TYPE_CHECKING:
     from evalkit.results.rows import Outcome
 
 COUNTS = ("calls", "unread", "sent", "received")  # details of a score that rests on a judge's answers
+RUN = "judges"  # the key of a table's `run`
+
+log = logging.getLogger(__name__)
 
 
-def judge_notes(outcome: Outcome) -> list[str]:
-    """A note per judge: the answers behind the scores, their tokens, and how many could not be read."""
+def calibrations(extractors: Mapping[str, Extractor], device: str) -> dict[str, Any]:
+    """{"judges": {name: calibration}}, for a table's `run`; of no judge with known answers {}.
+
+    Answers that are stored are not asked for again.
+    """
+    found = {}
+    for name, extractor in extractors.items():
+        if extractor.calibrated:
+            try:
+                found[name] = extractor.calibrate(pick_device(device))
+            finally:
+                extractor.unload()
+            log.info("%s", in_words(found[name]))
+    return {RUN: found} if found else {}
+
+
+def judge_notes(outcome: Outcome, run: Mapping[str, Any]) -> list[str]:
+    """A note per judge: how it agrees with known answers; the answers behind the scores, their tokens, and how many
+    could not be read."""
     totals: dict[str, dict[str, Mapping[str, float]]] = {}  # by judge and cell: metrics of one judge share its answers
     for (cell, name), scored in outcome.scored.items():
         details = scored.score.details
         if set(COUNTS) <= details.keys():
             judge = outcome.metrics[name].needs[0].partition("/")[0]
             totals.setdefault(judge, {})[cell] = details
-    lines = []
+    lines = [f"{in_words(each)}." for each in run.get(RUN, {}).values()]
     for judge, cells in totals.items():
         calls, unread, sent, received = (
             round(sum(each[name] * outcome.seeds.get(cell, 1) for cell, each in cells.items())) for name in COUNTS

@@ -13,7 +13,7 @@ from evalkit.features.run import ChunkRun, check_finite, run_texts
 from evalkit.metric import Batch, Rows, SampleMetric
 from evalkit.numerics.threads import one_thread, settle
 from evalkit.plan.grid import Missing
-from evalkit.plan.plan import build_extractors, build_metrics
+from evalkit.plan.plugins import build_extractors, build_metrics
 from evalkit.scoring.protocol import Against, column_label, make_protocol
 from evalkit.scoring.scoring import HASH_DIGITS
 from evalkit.utils import devices

@@ -57,13 +57,13 @@ def test_unread_answers_are_shown_and_never_right(tmp_path: Path) -> None:
 
 def test_grades_near_the_right_one_are_nearly_right(tmp_path: Path) -> None:
     items = known(tmp_path, [1, 2, 3, 4, 5], "rubric_5")
-    near, far = (compare("j", items, [float(v) for v in values], 1.0) for values in ((2, 2, 3, 4, 4), (5, 2, 3, 4, 1)))
+    near, far = (compare("j", items, [float(v) for v in values]) for values in ((2, 2, 3, 4, 4), (5, 2, 3, 4, 1)))
     assert near.agreement.value == far.agreement.value == 0.6
     assert near.kappa is not None
     assert far.kappa is not None
     assert near.kappa.value == pytest.approx(1 - 0.4 / (2 + 0.8))  # mean squared difference, seen over expected
     assert far.kappa.value == pytest.approx(1 - 6.4 / (2 + 2))
-    unread = compare("j", items, [1.0, 2.0, 3.0, 4.0, None], 1.0)
+    unread = compare("j", items, [1.0, 2.0, 3.0, 4.0, None])
     assert unread.columns[-1] == "unread"
     assert unread.table[-1] == (0, 0, 0, 0, 0, 1)
 
