@@ -8,11 +8,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from evalkit.metric import Sums
-from evalkit.numerics.gaussians import Seen, moments, root_trace
+from evalkit.metric import Score, Sums, widest_of, with_error
+from evalkit.numerics.blockwise import finite_mean
+from evalkit.numerics.gaussians import Scatter, Seen, moments, root_trace, scatter_of
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+BLOCK = 4096  # rows in float64 at a time
 
 
 def distance(first: Sums, second: Sums, ddof: int = 1) -> float:
@@ -68,3 +71,31 @@ def influence(generated: Sums, reference: Sums, ddof: int = 1) -> Callable[[Tens
         return torch.stack([without, delta], 1)
 
     return each
+
+
+def score_of_rows(x: Tensor, y: Tensor, clusters: Tensor | None) -> Score:
+    """The distance with its influences, for metrics that keep their features: of f32 [N,D] to f32 [M,D].
+
+    Raises:
+        ValueError: features that are not finite.
+    """
+    import torch
+
+    generated, reference = scatter_of_rows(x), scatter_of_rows(y)
+    value, by_sample = distance(generated, reference), influence(generated, reference)
+    if isinstance(by_sample, str):
+        return Score(value, len(x), note=by_sample)
+    influences = torch.cat([by_sample(rows) for rows in torch.split(x, BLOCK)])
+    return with_error(Score(value, len(x)), widest_of(influences, clusters), clusters)
+
+
+def scatter_of_rows(x: Tensor) -> Scatter:
+    """`scatter_of` f32 [N,D], in blocks. ValueError: features that are not finite."""
+    import torch
+
+    finite_mean(x)
+    first, *more = torch.split(x, BLOCK)
+    total = scatter_of(first)
+    for rows in more:
+        total = total + scatter_of(rows)
+    return total

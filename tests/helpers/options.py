@@ -47,13 +47,16 @@ def features_of(extractor: Extractor, images: Sequence[np.ndarray], *layers: str
     return {layer: torch.cat([part[layer] for part in parts]) for layer in layers}
 
 
-def score_of(name: str, generated: Any, changes: Mapping[str, Any] | None = None, **sides: Any) -> Score:
+def score_of(
+    name: str, generated: Any, changes: Mapping[str, Any] | None = None, text: str | None = "a text", **sides: Any
+) -> Score:
     """The score of an option on features.
 
     Args:
         name: of the metric.
         generated: features [N,D] that stand at all addresses that it needs, or a dict of features by address.
         changes: of the YAML's values.
+        text: what all samples were asked for: they are one cluster then; none: each is a cluster of its own.
         sides: `reference` and `training`, as `generated`.
     """
     metric = metric_of(name, **(changes or {}))
@@ -62,7 +65,7 @@ def score_of(name: str, generated: Any, changes: Mapping[str, Any] | None = None
         given = given if isinstance(given, Mapping) else dict.fromkeys(metric.needs, given)
         features = {address: torch.as_tensor(x, dtype=torch.float32) for address, x in given.items()}
         n = len(next(iter(features.values())))
-        states[side] = metric.observe(Batch(None, torch.arange(n), n, ["a text"] * n, features))
+        states[side] = metric.observe(Batch(None, torch.arange(n), n, [text] * n, features))
     score: Score = metric.score(**states)
     return score
 

@@ -21,6 +21,7 @@ from evalkit.scoring import Against, score_sources
 
 OPTIONS = sorted(path.stem for path in (Path(__file__).parents[2] / "configs/metric").glob("*_digits.yaml"))
 OPTIONS.remove("ppl_digits")  # of a model, not of images: tests/metrics/test_path_length.py
+OPTIONS.remove("fld_digits")  # the authors' values are of features: tests/metrics/test_fld.py
 N = 600  # images in each of the four sets
 
 
@@ -39,7 +40,7 @@ def sets() -> dict[str, ArrayImages]:
     blended[::6] = pixels[others[N : 2 * N : 6]]  # every sixth is a training image
     return {
         "generated": ArrayImages("blended", blended, texts[pairs].tolist()),
-        "reference": ArrayImages("reference", pixels[others[:N]]),
+        "reference": ArrayImages("reference", pixels[others[:N]], texts[others[:N]].tolist()),
         "training": ArrayImages("training", pixels[others[N : 2 * N]]),
     }
 
@@ -68,7 +69,7 @@ def features(sets: dict[str, ArrayImages]) -> dict[str, Any]:
 
     where = f"local-dir:{resolve_path('pkg://evalkit.digits/weights/clip')}"
     clip, _, prepare = open_clip.create_model_and_transforms(where)
-    tokens = open_clip.get_tokenizer(where)(list(sets["generated"].prompts))
+    tokenizer = open_clip.get_tokenizer(where)
     classifier = load_classifier()
     found: dict[str, Any] = {}
     with torch.inference_mode():
@@ -77,8 +78,18 @@ def features(sets: dict[str, ArrayImages]) -> dict[str, Any]:
             found[side] = {name: value.numpy() for name, value in classifier(x).items()}
             shown = torch.stack([prepare(Image.fromarray(image)) for image in images.pixels])
             found[side]["image"] = clip.eval().encode_image(shown).numpy()
-        found["generated"]["text"] = clip.encode_text(tokens).numpy()
+        for side in ("generated", "reference"):
+            found[side]["text"] = clip.encode_text(tokenizer([str(text) for text in sets[side].prompts])).numpy()
     return found
+
+
+def axes(wide: int) -> np.ndarray:
+    """The projection of TopP and TopR: Xavier's, by torch's seed 99, [D,32]."""
+    if wide <= 32:
+        return np.eye(wide, dtype=np.float32)
+    layer = torch.nn.Linear(wide, 32, bias=False)
+    torch.manual_seed(99)
+    return torch.nn.init.xavier_normal_(layer.weight).detach().numpy().T
 
 
 def test_golden(scores: dict[str, Any], features: dict[str, Any], golden: Golden) -> None:
@@ -93,6 +104,13 @@ def test_golden(scores: dict[str, Any], features: dict[str, Any], golden: Golden
     cells = partition(torch.from_numpy(t), 3, 64, 2020)
     where = [cells.place(torch.from_numpy(x))[1].numpy() for x in (g, r)] + [cells.cell.numpy()]
     force = "brute force in float64, from images"
+    drawn = torch.randn(1000, g.shape[1], generator=torch.Generator().manual_seed(2020)).double()
+    directions = (drawn / drawn.norm(dim=1, keepdim=True)).numpy()
+    joined = [np.concatenate([features[s]["features"], features[s]["text"]], 1) for s in ("generated", "reference")]
+    lengths = [np.linalg.norm(features["reference"][part], axis=1).mean() for part in ("features", "text")]
+    for x in joined:
+        x[:, g.shape[1] :] *= lengths[0] / lengths[1]
+    top = peers.top_pr(r @ axes(g.shape[1]), g @ axes(g.shape[1]))
     cosine = np.sum(clip["image"] * clip["text"], 1) / np.linalg.norm(clip["image"], axis=1)
     made, due = (np.bincount(features[side]["logits"].argmax(1), minlength=10) for side in ("generated", "reference"))
     expected: dict[str, tuple[float, float, str]] = {  # value, relative tolerance, who says so
@@ -119,6 +137,12 @@ def test_golden(scores: dict[str, Any], features: dict[str, Any], golden: Golden
         "density_digits": (strict["density"], 1e-9, f"prdc's formula, {force}"),
         "coverage_digits": (strict["coverage"], 1e-9, f"prdc's formula, {force}"),
         "vendi_digits": (peers.vendi(g), 1e-5, "the N x N matrix in float64, from images"),
+        "rke_digits": (peers.rke(g, 15.0), 1e-5, f"all pairs, {force}"),
+        "mind_digits": (peers.mind(g, r, directions), 1e-5, "projections sorted in float64, from images"),
+        "mifid_digits": (peers.mifid(g, t), 1e-4, f"the definition, {force}"),
+        "fjd_digits": (peers.frechet_sqrtm(*joined), 1e-5, f"{peer('scipy')} sqrtm of joined features, from images"),
+        "top_precision_digits": (top[0], 1e-9, f"top-pr's, {force}"),
+        "top_recall_digits": (top[1], 1e-9, f"top-pr's, {force}"),
         "authpct_digits": (peers.authpct(g, t), 1e-9, f"dgm-eval's, {force}"),
         "c_t_digits": (peers.c_t(g, r, t, where)[0], 1e-5, f"data-copying's, in the same cells, {force}"),
         "nearest_training_digits": (peers.memorised(g, t), 1e-9, f"the criterion, {force}"),

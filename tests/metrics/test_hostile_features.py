@@ -11,11 +11,16 @@ import torch
 from evalkit.metric import Batch, SampleMetric, Score
 from evalkit.metrics.cmmd import Cmmd
 from evalkit.metrics.fid_infinity import FrechetInfinity
+from evalkit.metrics.fld import FeatureLikelihood
 from evalkit.metrics.frechet import FrechetDistance
 from evalkit.metrics.kernel_distance import KernelDistance
 from evalkit.metrics.memorisation import AuthPct, DataCopying, NearestTraining
+from evalkit.metrics.mifid import MemorisationInformedFid
+from evalkit.metrics.mind import Mind
 from evalkit.metrics.path_length import trimmed
 from evalkit.metrics.precision_recall import Coverage, Density, Precision, Recall
+from evalkit.metrics.rke import RenyiKernelEntropy
+from evalkit.metrics.topp_r import TopPrecision, TopRecall
 from evalkit.metrics.vendi import Vendi
 from evalkit.scoring.cache import finite
 
@@ -27,6 +32,8 @@ METRICS = [
     Vendi("x/y"),
     *(kind("x/y") for kind in (Precision, Recall, Density, Coverage, AuthPct, NearestTraining)),
     DataCopying("x/y", cells=1),
+    *(kind("x/y") for kind in (Mind, MemorisationInformedFid, RenyiKernelEntropy, TopPrecision, TopRecall)),
+    FeatureLikelihood("x/y"),
 ]
 
 
