@@ -18,6 +18,7 @@ from evalkit.gate import judge
 from evalkit.gate.rules import IMAGE_SHARES
 from evalkit.lint import Finding, Watch, asked_of, lint
 from evalkit.metric import ReferenceMetric
+from evalkit.plan.attributes import flags_of
 from evalkit.plan.auto import read_growth
 from evalkit.plan.floors import is_distance
 from evalkit.plan.look import at_look, at_rest
@@ -183,7 +184,8 @@ def measure(plan: Plan) -> Measured:
         Outcome(cells, plan.metrics, of, {key: s for key, s in scored.items() if key[0] in of}, *sides, clusters)
         for cells, of in ((plan.cells, shown), (plan.floors, real))
     )
-    outcome = replace(outcome, noise=plan.noise)
+    flags = flags_of(plan.attributes, plan.cells, plan.built, sources)
+    outcome = replace(outcome, noise=plan.noise, attributes=flags)
     if plan.config.seeds != "apart":
         outcome = pool_seeds(outcome)
     outcome = with_ratings(outcome, plan.ratings)

@@ -61,6 +61,8 @@ class RunConfig:
             folder that holds one, a list of these; by name, several sources, `{people: A, judge: B}`; true: the one in
             this run's own folder; none: no ratings (docs/ratings.md).
         add_results: results.json files of earlier runs, whose cells stand in the table as well.
+        attributes: a file of what images show (CelebA's list_attr_celeba.txt, or a table with a column of names), for
+            means with and without each attribute (evalkit/data/attributes.py); `{path: FILE, only: [Smiling]}`.
         training: what the models were trained on, for metrics of memorisation (`reference@training=folder`).
         rescan: read every image file again, though its size, times and inode are those of the last look.
         readers: processes that read and decode image files: auto, where there are many files and more than 4 cores; 0:
@@ -105,6 +107,7 @@ class RunConfig:
     save_stats: str | None = None
     votes: Any = None
     add_results: list[str] = field(default_factory=list)
+    attributes: Any = None
     rescan: bool = False
     readers: Any = "auto"
     lint: bool = True

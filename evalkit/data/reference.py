@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from evalkit.data.arrays import ArrayImages
+from evalkit.data.attributes import pick_part
 from evalkit.data.center_crop import CenterCropped
 from evalkit.data.concat import expand
 from evalkit.data.containers.hf_dataset import DatasetOpener
@@ -72,6 +73,8 @@ class FolderReference(OpenedReference):
         size: every image is resized (its shorter side, Lanczos) and its middle cut out, size x size; none: as they are.
         profiles: "srgb": colours are converted by the files' profiles; "ignore": they are not, which the lint tells.
         categories: of the images: "auto" (what the files next to them say), or "folder" (the folder that each lies in).
+        partition: a file that says which part each image is of (CelebA's list_eval_partition.txt); none: all count.
+        part: of the partition: train, valid or test, or what else it says.
     """
 
     def __init__(
@@ -85,7 +88,11 @@ class FolderReference(OpenedReference):
         size: int | None = None,
         profiles: Literal["ignore", "srgb"] = "ignore",
         categories: Literal["auto", "folder"] = "auto",
+        partition: str | None = None,
+        part: str | int | None = None,
     ) -> None:
+        if (partition is None) != (part is None):
+            raise ConfigError(f"reference: partition={partition}, part={part}: give both, or neither")
         if categories not in ("auto", "folder"):
             raise ConfigError(f"reference.folder.categories={categories}: give auto or folder")
         mixed_sizes, by_folder = mixed_sizes or size is not None, categories == "folder"
@@ -94,6 +101,7 @@ class FolderReference(OpenedReference):
         super().__init__(PathOpener(path, options), num_samples)
         self.path = find_place(path)
         self.size = size
+        self.partition, self.part = partition, part
 
     def check(self, *, fetch: bool = True) -> None:
         self._check_there()
@@ -106,7 +114,10 @@ class FolderReference(OpenedReference):
 
     def open(self, *, cache: Path | None = None) -> Source:
         self._check_there()
-        source = self.opener.open(cache=cache).head(self.num_samples)
+        images = self.opener.open(cache=cache)
+        if self.partition is not None and self.part is not None:
+            images = pick_part(images, self.partition, self.part)
+        source = images.head(self.num_samples)
         return source if self.size is None else CenterCropped(source, self.size)
 
 

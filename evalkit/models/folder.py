@@ -7,11 +7,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+from evalkit.data.attributes import pick_part, read_partition
 from evalkit.data.open import Images, Opener, PathOpener
 from evalkit.data.records import EXTENSIONS, ReadOptions
 from evalkit.data.split import Part, check_keys, pick, split
 from evalkit.errors import ConfigError
 from evalkit.models.base import ExistingImages
+from evalkit.utils.files import sha256_json
 
 
 class OpenedImages(ExistingImages):
@@ -66,6 +68,8 @@ class FolderModel(OpenedImages):
         split_by: what the images say of their making, or "folder": each combination is a cell (`evalkit.data.split`).
         where: only images that say all of this, such as {sampler: Euler a, steps: 20}.
         profiles: "srgb": colours are converted by the files' profiles; "ignore": they are not, which the lint tells.
+        partition: a file that says which part each image is of (CelebA's list_eval_partition.txt); none: all count.
+        part: of the partition: train, valid or test, or what else it says.
     """
 
     def __init__(
@@ -80,7 +84,11 @@ class FolderModel(OpenedImages):
         split_by: str | Sequence[str] | None = None,
         where: Mapping[str, Any] | None = None,
         profiles: Literal["ignore", "srgb"] = "ignore",
+        partition: str | None = None,
+        part: str | int | None = None,
     ) -> None:
+        if (partition is None) != (part is None):
+            raise ConfigError(f"partition={partition}, part={part}: give both, or neither")
         if categories not in ("auto", "folder"):
             raise ConfigError(f"categories={categories!r}: give auto or folder")
         by_folder = categories == "folder"
@@ -93,21 +101,29 @@ class FolderModel(OpenedImages):
         self.where = dict(where or {})
         check_keys(self.split_by, "split_by")
         check_keys(list(self.where), "where")
+        if partition is not None and self.split_by:
+            raise ConfigError("partition and split_by: give one of them")
+        self.partition, self.part = partition, part
 
     def identity(self) -> dict[str, Any]:
-        return super().identity() | ({"where": self.where} if self.where else {})
+        parts = {"part": self.part, "of": sha256_json(sorted(self._names()))} if self.partition is not None else {}
+        return super().identity() | ({"where": self.where} if self.where else {}) | parts
+
+    def _names(self) -> frozenset[str]:
+        return read_partition(str(self.partition), str(self.part))
 
     def parts(self, cache: Path | None = None) -> list[Part]:
         return split(self.opener.open(cache=cache), self.split_by, self.where) if self.split_by else []
 
     def num_available(self) -> int:
-        return len(self.open()) if self.where else super().num_available()
+        return len(self.open()) if self.where or self.partition is not None else super().num_available()
 
     def open(self, num_samples: int | None = None, *, cache: Path | None = None) -> Images:
-        """As `OpenedImages.open`, of the images that say all of `where`."""
-        if not self.where:
-            return super().open(num_samples, cache=cache)
-        return pick(self.opener.open(cache=cache), self.where).head(num_samples)
+        """As `OpenedImages.open`, of the images that say all of `where`, and are of the part."""
+        images = self.opener.open(cache=cache)
+        if self.partition is not None:
+            images = pick_part(images, self.partition, str(self.part))
+        return (pick(images, self.where) if self.where else images).head(num_samples)
 
 
 class FramesModel(OpenedImages):

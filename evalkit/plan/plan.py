@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from evalkit.cell import Cell, find_baseline
 from evalkit.config.build import build
 from evalkit.config.schema import RunConfig
+from evalkit.data.attributes import Attributes
 from evalkit.data.moments import Moments
 from evalkit.data.reading import use
 from evalkit.data.reference import Reference
@@ -26,6 +27,7 @@ from evalkit.gate.rules import IMAGE_SHARES
 from evalkit.metric import Metric, ModelMetric, cluster_ids
 from evalkit.models.base import ExistingImages
 from evalkit.plan.asked import check_asked
+from evalkit.plan.attributes import read_attributes
 from evalkit.plan.choose import Given, choose_metrics
 from evalkit.plan.floors import Floor, is_distance, make_floors, open_floor
 from evalkit.plan.grid import Grid, Missing, make_grid
@@ -80,6 +82,7 @@ class Plan:
     own: Mapping[str, Own] = field(default_factory=dict)  # by cell name: the images that its prompts name
     missing: tuple[str, ...] = ()  # of a dry run: a line for each thing that a run would stop for, or fetch
     earlier: tuple[ResultTable, ...] = ()  # results of earlier runs, to stand in the table
+    attributes: Attributes | None = None  # of the images that samples are made from
     gates: Mapping[str, Gate] = field(default_factory=dict)
     exports: Mapping[str, Export] = field(default_factory=dict)
     engine: Engine = field(default_factory=InProcess)  # runs the units of work
@@ -233,6 +236,7 @@ def make_plan(config: RunConfig, *, choose: bool = False) -> Plan:
         baseline=baseline,
         own=own,
         missing=tuple(missing.lines),
+        attributes=read_attributes(config, grid.cells, grid.built),
         earlier=tuple(ResultTable.load(Path(path).expanduser()) for path in config.add_results),
         gates=make_gates(
             config.gate,

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from evalkit.report.run_folder import Run
+from evalkit.report.run_folder import Run, short
 from evalkit.results.render import format_value, signed
 from evalkit.results.side_by_side import SampleScores, Scale, make_scale
-from evalkit.results.stats import Difference, Estimate, align, difference
+from evalkit.results.stats import CONFIDENCE, Difference, Estimate, align, difference, holm
 
 SHOWN = 20  # cells of a map that is shown at once
+NAMED = 12  # categories of a cell that are named
 
 
 @dataclass(frozen=True)
@@ -21,7 +22,7 @@ class Tile:
     Attributes:
         value, stderr: as text: the difference, or the base's own mean.
         kind: "better", "worse" or "" (equal, or the base itself).
-        clear: whether the 95 % interval leaves 0 out.
+        clear: whether it differs from 0, corrected for all tiles of the map (Holm).
         share: of the map's largest difference, 0 to 1.
     """
 
@@ -36,7 +37,8 @@ class Tile:
 class HeatMap:
     """A metric's map: (cell, tiles) lines; tiles are none where a cell has no sample of a category.
 
-    `flat` is the value that all tiles share, where they do: then there is nothing to see.
+    `flat` is the value that all tiles share, where they do: then there is nothing to see. `apart`: by cell, in words,
+    the categories whose mean is not that of the cell's other samples.
     """
 
     title: str
@@ -44,6 +46,7 @@ class HeatMap:
     categories: Sequence[tuple[str, int]]
     lines: Sequence[tuple[str, Sequence[Tile | None]]]
     flat: str | None
+    apart: Sequence[tuple[str, str]] = ()
 
     @property
     def short(self) -> bool:
@@ -66,10 +69,12 @@ def make_maps(run: Run) -> list[HeatMap] | str:
     for metric in dict.fromkeys(line["metric"] for line in lines):
         if metric not in columns:
             continue
-        means = _means([line for line in lines if line["metric"] == metric and line["cell"] in run.keys])
+        mine = [line for line in lines if line["metric"] == metric and line["cell"] in run.keys]
+        means = _means(mine)
         if means:
             cells = [cell for cell in run.keys if any(of == cell for of, _ in means)]
-            maps.append(_map(make_scale(run.table, columns[metric], cells), cells, means, samples))
+            heat = _map(make_scale(run.table, columns[metric], cells), cells, means, samples)
+            maps.append(replace(heat, apart=_apart(cells, mine)))
     return maps or "categories.csv holds no metric of this run."
 
 
@@ -81,6 +86,22 @@ def _means(lines: Sequence[Mapping[str, str]]) -> Means:
     return means
 
 
+def _apart(cells: Sequence[str], lines: Sequence[Mapping[str, str]]) -> list[tuple[str, str]]:
+    """By cell, the furthest first, the categories that are apart from the rest after Holm's correction."""
+    found = []
+    for cell in cells:
+        mine = [x for x in lines if x["cell"] == cell and x.get("p_holm") and float(x["p_holm"]) <= 1 - CONFIDENCE]
+        mine.sort(key=lambda x: -abs(float(x["difference"])))
+        texts = [
+            f"{short(x['category'], 40)} {format_value(float(x['mean']))} (the rest {format_value(float(x['rest']))})"
+            for x in mine[:NAMED]
+        ]
+        more = [f"and {len(mine) - NAMED} more"] if len(mine) > NAMED else []
+        if texts:
+            found.append((cell, "; ".join([*texts, *more])))
+    return found[:SHOWN]
+
+
 def _map(scale: Scale, cells: Sequence[str], means: Means, samples: SampleScores) -> HeatMap:
     names = sorted(dict.fromkeys(category for _, category in means))
     base = scale.base
@@ -90,13 +111,14 @@ def _map(scale: Scale, cells: Sequence[str], means: Means, samples: SampleScores
         for name in names
         if base and cell != base and (cell, name) in means and (base, name) in means
     }
+    corrected = dict(zip(differences, holm([d.p for d in differences.values()]), strict=True))
     largest = max((abs(d.value) for d in differences.values() if math.isfinite(d.value)), default=0.0)
     lines = []
     for cell in sorted(cells, key=lambda cell: cell != base):
         tiles: list[Tile | None] = []
         for name in names:
             if (cell, name) in differences:
-                tiles.append(_tile(differences[cell, name], scale.sign, largest))
+                tiles.append(_tile(differences[cell, name], scale.sign, largest, corrected[cell, name]))
             elif (cell, name) in means and (cell == base or base is None):
                 mean, stderr, _ = means[cell, name]
                 tiles.append(Tile(format_value(mean), _stderr(stderr)))
@@ -128,10 +150,10 @@ def _estimate(scale: Scale, cell: str, category: str, means: Means, samples: Sam
     return Estimate(value, stderr, n, [scores[i] for i in places], [ids[i] if ids else -1 - i for i in places])
 
 
-def _tile(difference: Difference, better: int, largest: float) -> Tile:
-    value, low, high = difference.value, difference.low, difference.high
+def _tile(difference: Difference, better: int, largest: float, p: float | None) -> Tile:
+    value = difference.value
     kind = "" if value == 0 else "better" if (value > 0) == (better > 0) else "worse"
-    clear = low is not None and high is not None and (low > 0 or high < 0)
+    clear = p is not None and p <= 1 - CONFIDENCE
     share = round(abs(value) / largest, 3) if largest else 0.0
     return Tile(signed(value), _stderr(difference.stderr), kind, clear, share)
 

@@ -150,8 +150,12 @@ def _read_lines(path: Path, heads: Sequence[str]) -> list[dict[str, str]]:
 
 
 def _read_categories(path: Path) -> list[dict[str, str]]:
-    lines = _read_lines(path, ("cell", "metric", "category", "mean", "stderr", "n"))
+    heads = read_heads(path)  # a file of an earlier version has fewer
+    more = [head for head in ("rest", "difference", "p_holm") if head in heads]
+    lines = _read_lines(path, ("cell", "metric", "category", "mean", "stderr", "n", *more))
     for line in lines:
+        for head in more:
+            number(line[head], head)
         number(line["stderr"], "stderr")
         number(line["mean"] or "nothing", "mean")
         int(line["n"])

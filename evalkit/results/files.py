@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 from evalkit.data.moments import Moments
 from evalkit.errors import UnsuitedError
-from evalkit.metric import standard_error
 from evalkit.results.csv_files import CLUSTER, SAMPLE_HEADS, cluster_text, write_csv
-from evalkit.results.stats import Estimate, interval
 from evalkit.results.table import ResultTable
 from evalkit.utils.files import write_text
 
@@ -41,40 +38,6 @@ def _write_samples(outcome: Outcome, out: Path) -> None:
                 yield [cell.name, i, source.location(i), prompt, category, cluster_text(ids[i]), *values]
 
     write_csv(out / "samples.csv", lines())
-
-
-def _write_categories(outcome: Outcome, out: Path) -> None:
-    """categories.csv: the means of each metric over the prompts of a category, and over other headings that it has."""
-    lines: list[list[Any]] = [["cell", "metric", "category", "mean", "stderr", "n", "clusters", "low", "high"]]
-    parts: list[list[Any]] = [["cell", "index", "metric", "category", "value"]]
-    for cell in outcome.cells:
-        categories, clusters = outcome.sources[cell.name].categories, outcome.clusters_of(cell.name)
-        for name, metric in outcome.metrics.items():
-            score = outcome.scored[cell.name, name].score
-            headings = score.headings
-            if not headings and metric.per_sample and score.influence is not None:
-                headings = by_category(categories, score.influence)
-            for heading, each in headings.items():
-                values, ids = zip(
-                    *((v, of) for v, of in zip(each, clusters, strict=True) if v is not None), strict=True
-                )
-                estimate = Estimate(fmean(values), standard_error(values, ids), len(values), values, ids)
-                figures = (estimate.value, estimate.stderr, estimate.n, estimate.groups)
-                lines.append([cell.name, name, heading, *figures, *(interval(estimate) or (None, None))])
-            for heading, each in score.headings.items():
-                given = ((i, value) for i, value in enumerate(each) if value is not None)
-                parts += [[cell.name, i, name, heading, f"{value:.6g}"] for i, value in given]
-    if len(lines) > 1:
-        write_csv(out / "categories.csv", lines)
-    if len(parts) > 1:
-        write_csv(out / "headings.csv", parts)
-
-
-def by_category(categories: Sequence[str | None], values: Sequence[float]) -> dict[str, tuple[float | None, ...]]:
-    """By category each sample's value, none where the sample is of another."""
-    known = dict.fromkeys(category for category in categories if category is not None)
-    pairs = list(zip(categories, values, strict=True))
-    return {name: tuple(value if category == name else None for category, value in pairs) for name in known}
 
 
 def _write_nearest(outcome: Outcome, out: Path) -> None:
@@ -109,6 +72,7 @@ def write(outcome: Outcome, table: ResultTable, config: RunConfig, out: Path) ->
     from omegaconf import OmegaConf
 
     from evalkit.results import render, sheets
+    from evalkit.results.categories import write_categories
     from evalkit.results.parity import write_parity
     from evalkit.results.ratings import write_ratings
     from evalkit.results.thumbnails import write_thumbnails
@@ -129,7 +93,7 @@ def write(outcome: Outcome, table: ResultTable, config: RunConfig, out: Path) ->
             path, title = out / "reference.png", outcome.reference.name
             sheets.write_sheet(outcome.reference, path, title=title, count=count, spread=True)
     _write_samples(outcome, out)
-    _write_categories(outcome, out)
+    write_categories(outcome, out)
     _write_nearest(outcome, out)
     write_thumbnails(outcome, table, out)
     write_parity(outcome, table, out)

@@ -41,6 +41,7 @@ class Outcome:
         seeds: by cell how many seeds it stands for, where several.
         noise: by cell what its starting noise is (`StartingNoise.about`), of those that take it from a file.
         clusters: by cell its samples' clusters; of one that is not named: those of one prompt.
+        attributes: by cell and attribute (`evalkit.data.attributes`) a flag per sample, none where nobody says.
         ratings: by metric what was made of votes.
     """
 
@@ -53,6 +54,7 @@ class Outcome:
     clusters: Mapping[str, Sequence[int]] = field(default_factory=dict)
     seeds: Mapping[str, int] = field(default_factory=dict)
     noise: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    attributes: Mapping[str, Mapping[str, tuple[bool | None, ...]]] = field(default_factory=dict)
     ratings: Mapping[str, Rated] = field(default_factory=dict)
 
     def clusters_of(self, cell: str) -> Sequence[int]:

@@ -156,10 +156,14 @@ def pool_seeds(outcome: Outcome) -> Outcome:
     if all(len(group) == 1 for _, group in pooled):
         return outcome
     sources, clusters, seeds = dict[str, Source](), dict[str, Sequence[int]](), dict[str, int]()
+    attributes: dict[str, Mapping[str, tuple[bool | None, ...]]] = {}
     scored: dict[tuple[str, str], Scored] = {}
     for cell, group in pooled:
         distinct = {outcome.sources[one.name].digest: one for one in group}  # images made elsewhere have no seed
         group = list(distinct.values())
+        flags = [outcome.attributes.get(one.name, {}) for one in group]
+        if all(flags):
+            attributes[cell.name] = {name: tuple(flag for of in flags for flag in of[name]) for name in flags[0]}
         if len(group) == 1:
             name = group[0].name
             sources[cell.name], clusters[cell.name] = outcome.sources[name], outcome.clusters_of(name)
@@ -175,6 +179,7 @@ def pool_seeds(outcome: Outcome) -> Outcome:
     cells = [replace(cell, num_samples=len(sources[cell.name])) for cell, _ in pooled]
     noise = {cell.name: outcome.noise[group[0].name] for cell, group in pooled if group[0].name in outcome.noise}
     made: dict[str, Any] = {"sources": sources, "scored": scored, "clusters": clusters, "seeds": seeds, "noise": noise}
+    made["attributes"] = attributes
     return replace(outcome, cells=cells, **made)
 
 

@@ -253,3 +253,18 @@ def holm(ps: Sequence[float | None], tests: int | None = None) -> list[float | N
         highest = max(highest, min(1.0, p * (count - rank)))
         adjusted[i] = highest
     return adjusted
+
+
+def benjamini_hochberg(ps: Sequence[float | None]) -> list[float | None]:
+    """The procedure of Benjamini and Hochberg (1995): of those called at q <= 0.05, at most 5 % on average are none.
+
+    The p-values may hang together positively, as those of attributes that go together do (Benjamini and Yekutieli
+    2001); none stays none.
+    """
+    order = sorted(((p, i) for i, p in enumerate(ps) if p is not None), reverse=True)
+    adjusted: list[float | None] = [None] * len(ps)
+    lowest = 1.0
+    for rank, (p, i) in enumerate(order):
+        lowest = min(lowest, p * len(order) / (len(order) - rank))
+        adjusted[i] = lowest
+    return adjusted

@@ -30,7 +30,17 @@ NAMES = (
         "npy and npz",
         "stats npz",
     ),
-    *("weights", "latents", "prompt tables", "results", "past runs", "gate files", "config", "model folders"),
+    *(
+        "weights",
+        "latents",
+        "prompt tables",
+        "attributes",
+        "results",
+        "past runs",
+        "gate files",
+        "config",
+        "model folders",
+    ),
     *("keras files", "service answers"),
 )
 SLOW = {"results": 8, "config": 8, "service answers": 2}  # how many times as long as others

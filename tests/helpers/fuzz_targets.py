@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 from fuzz import Target
+from fuzz_attributes import attributes
 from fuzz_weights import keras_files, latents, weights
 from icc import cmyk_profile, grey_profile, rgb_profile
 from parity_runs import write_pairs
@@ -428,6 +429,7 @@ def all_targets(folder: Path) -> list[Target]:
         *(
             latents(made["latents"]),
             prompt_tables(),
+            attributes(),
             results(made["results"]),
             past_runs(made["history"]),
             gates(),
