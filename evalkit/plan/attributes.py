@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from evalkit.cell import Cell
     from evalkit.config.schema import RunConfig
     from evalkit.data.source import Source
-    from evalkit.plan.grid import BuiltCell
+    from evalkit.samples.model_pool import BuiltCell
 
 log = logging.getLogger(__name__)
 
