@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 def vote(
     run: Annotated[str, typer.Argument(metavar="RUN", help="a run's folder, or its name in the store")],
     cells: Annotated[list[str] | None, typer.Option("--cells", help="these alone, by their names: A,B")] = None,
-    prompts: Annotated[int | None, typer.Option(min=1, help="so many prompts, drawn at random")] = None,
+    prompts: Annotated[int, typer.Option(min=1, help="so many prompts at most, drawn at random")] = 1000,
     votes: Annotated[int, typer.Option(min=1, help="so many votes per voter, repeated items among them")] = 100,
     repeats: Annotated[float, typer.Option(min=0, max=0.5, help="the share of items that come again")] = 0.1,
     file: Annotated[Path | None, typer.Option(help="where votes go; by default RUN/votes.csv")] = None,
@@ -43,11 +43,17 @@ def vote(
 
     def act() -> int:
         from evalkit.history.registry import find_run
+        from evalkit.utils.blobs import is_url
         from evalkit.view.ballot import Ballot, Choice
         from evalkit.votes.records import VOTES
 
         if (export is not None) + bool(imported) + agreement > 1:
             raise ConfigError("give one of --export, --import and --agreement")
+        for place in (run, store):
+            if is_url(place):
+                raise ConfigError(
+                    f"{place}: votes are on images of this machine: copy the store here, and give the copy"
+                )
         found = find_run(run, store)
         path = (file or found.path.with_name(VOTES)).expanduser()
         if imported:

@@ -7,9 +7,9 @@ import hmac
 import logging
 import secrets
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from itertools import combinations, count, islice
+from itertools import count, islice
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from evalkit.data import codec
 from evalkit.errors import ConfigError, DataError, nearest, printable
 from evalkit.history.registry import PastRun
 from evalkit.utils.files import sha256_bytes, stamp_of_file
+from evalkit.view.comparable import chosen_cells, comparable
 from evalkit.view.samples import Sample, image_of, samples_of
 from evalkit.votes.records import OUTCOMES, VOTES, Vote, append_vote, read_votes
 from evalkit.votes.repeats import repeated_answers
@@ -34,13 +35,13 @@ class Choice:
 
     Attributes:
         cells: by name; none: all of the run.
-        prompts: how many, drawn at random, the same for all voters; none: all.
+        prompts: how many at most, drawn at random, the same for all voters.
         votes: how many a voter is asked for, repeated items among them.
         repeats: the share of items that come again.
     """
 
     cells: tuple[str, ...] = ()
-    prompts: int | None = None
+    prompts: int = 1000
     votes: int = 100
     repeats: float = 0.1
 
@@ -78,12 +79,10 @@ class Ballot:
         if isinstance(found, str):
             raise DataError(f"{run.path.parent}: {found}")
         self.samples = {cell: {sample.index: sample for sample in found.get(cell, [])} for cell in run.table.cells}
-        self.pairs = self._pairs(_chosen(self.choice.cells, run.table.cells))
-        every = {index: self._sample(pair, index) for pair, indices in self.pairs.items() for index in indices}
-        self.prompts = _drawn({index: sample.prompt for index, sample in every.items()}, self.choice.prompts)
-        self.pairs = {
-            pair: [index for index in indices if index in self.prompts] for pair, indices in self.pairs.items()
-        }
+        cells = chosen_cells(self.choice.cells, run.table.cells)
+        self.pairs = comparable(run, self.samples, cells, self.choice.prompts)
+        lists = {id(indices): (cell, indices) for (cell, _), indices in self.pairs.items()}  # most pairs share theirs
+        self.prompts = {i: self.samples[cell][i].prompt for cell, indices in lists.values() for i in indices}
         self._plans: dict[str, _Plan] = {}
         self._shown: dict[str, tuple[str, int]] = {}
         self._secret = secrets.token_bytes()
@@ -236,33 +235,12 @@ class Ballot:
             prompt=self._sample((item.cell_a, item.cell_b), item.index).prompt,
             outcome=outcome,
             left=step.left,
-            seconds=round(min(max(seconds, 0.0), _DAY), 3) if seconds == seconds else 0.0,
+            seconds=round(float(min(max(seconds, 0.0), _DAY)), 3),
             check=step.check,
         )
 
     def _sample(self, pair: Pair, index: int) -> Sample:
         return self.samples[pair[0]][index]
-
-    def _pairs(self, cells: Sequence[str]) -> dict[Pair, list[int]]:
-        """By pair of cells the indices at which prompt and seed are the same."""
-        pairing = self.run.pairing
-        seeds = {row.cell: row.seed for row in self.run.table.rows}
-        pairs: dict[Pair, list[int]] = {}
-        for a, b in combinations(cells, 2):
-            common = [index for index in self.samples[a] if index in self.samples[b]]
-            if pairing.get(a) is None or pairing.get(a) != pairing.get(b):  # a service without seeds, say
-                same = seeds.get(a) == seeds.get(b)
-                common = [
-                    i for i in common if same and (p := self.samples[a][i].prompt) and p == self.samples[b][i].prompt
-                ]
-            if common:
-                pairs[a, b] = common
-        if not pairs:
-            raise ConfigError(
-                f"{self.run.name}: no two of the cells {', '.join(cells)} have samples of the same prompt and seed: "
-                "nothing can be compared; give others with --cells"
-            )
-        return pairs
 
     def _differ(self, item: Item) -> bool:
         try:
@@ -292,22 +270,6 @@ def name_of(voter: str) -> str:
     if not 0 < len(name) <= MAX_NAME:
         raise DataError(f"a voter's name of {len(name)} characters: give 1 to {MAX_NAME}")
     return name
-
-
-def _chosen(asked: Sequence[str], cells: Sequence[str]) -> list[str]:
-    for name in asked:
-        if name not in cells:
-            raise ConfigError(f"--cells {name}: no such cell. {nearest(name, cells)}")
-    return [cell for cell in cells if not asked or cell in asked]
-
-
-def _drawn(prompts: Mapping[int, str], most: int | None) -> dict[int, str]:
-    """So many of the prompts, with all of their samples; each sample without a prompt counts as one."""
-    groups = sorted(
-        {text or index for index, text in prompts.items()}, key=lambda g: sha256_bytes(f"votes {g}".encode())
-    )
-    chosen = set(groups[:most])
-    return {index: text for index, text in prompts.items() if (text or index) in chosen}
 
 
 def _id(voter: str, number: int, step: Step) -> str:

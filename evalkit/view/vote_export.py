@@ -6,7 +6,7 @@ folder, in votes_keys/.
 
 from __future__ import annotations
 
-import math
+import re
 import secrets
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -24,6 +24,7 @@ from evalkit.votes.records import Vote, append_votes, read_lines
 KEYS = "votes_keys"  # in the run's folder
 PLANS = 12  # orders in a page; a voter's name chooses one
 SCHEMA = 1
+MAX_SECONDS = 10**9  # of one vote: whoever left the page open came back after 30 years
 _TEXTS = ("time", "voter", "left", "right", "outcome")
 _SAID = ("left", "right", "tie", "both_bad", "undo")
 
@@ -72,10 +73,9 @@ def export(ballot: Ballot, folder: Path) -> Exported:
         plans.append(plan)
     data = {"export": name, "prompts": list(prompts), "plans": plans}
     key = ballot.run.path.with_name(KEYS) / f"{name}.json"
-    texts = {str(index): ballot.samples[cell][index].prompt for cell, index in names}
+    images = {image: [cell, index, ballot.samples[cell][index].prompt] for (cell, index), image in names.items()}
     with writing(key):
-        images = {image: [cell, index] for (cell, index), image in names.items()}
-        write_json(key, {"schema": SCHEMA, "export": name, "images": images, "prompts": texts})
+        write_json(key, {"schema": SCHEMA, "export": name, "images": images})
     size = 0
     with writing(folder), atomic_folder(folder) as new:
         (new / "images").mkdir()
@@ -102,17 +102,13 @@ def import_votes(run: Path, file: Path, votes: Path) -> tuple[int, int]:
         StoreError: the votes cannot be written.
     """
     given = _object(file)
-    name = given.get("export")
-    if not isinstance(name, str) or not name.isalnum() or not isinstance(given.get("votes"), list):
+    name = str(given.get("export"))
+    if not re.fullmatch("[0-9a-f]{1,32}", name) or not isinstance(given.get("votes"), list):
         raise DataError(f"{file}: no file of votes from an exported page")
     key = run / KEYS / f"{name}.json"
     if not key.is_file():
         raise DataError(f"{file}: it is of the export {name}, whose key {key} is not here: give the run it was made of")
-    known = _object(key)
-    images, prompts = known.get("images"), known.get("prompts")
-    if not isinstance(images, dict) or not isinstance(prompts, dict):
-        raise DataError(f"{key}: no key of an export")
-    lines = list(_lines(given["votes"], images, prompts, str(file)))
+    lines = list(_lines(given["votes"], _images(key), str(file)))
     there = set(read_lines(votes)) if votes.is_file() else set()
     new = [vote for vote in dict.fromkeys(lines) if vote not in there]
     if new:
@@ -130,20 +126,31 @@ def _object(path: Path) -> dict[str, Any]:
     return value
 
 
-def _lines(votes: list[Any], images: Mapping[str, Any], prompts: Mapping[str, str], file: str) -> Iterator[Vote]:
+def _images(key: Path) -> dict[str, tuple[str, int, str]]:
+    """By an exported image's name its cell, index and prompt."""
+    images = _object(key).get("images")
+    if isinstance(images, dict):
+        known = {name: tuple(about) if isinstance(about, list) else () for name, about in images.items()}
+        if all(tuple(map(type, about)) == (str, int, str) for about in known.values()):
+            return known
+    raise DataError(f"{key}: no key of an export")
+
+
+def _lines(votes: list[Any], images: Mapping[str, tuple[str, int, str]], file: str) -> Iterator[Vote]:
     """The records of a downloaded file's votes: which cells they are of, and which repeat an earlier item."""
     standing: Counter[tuple[str, frozenset[str]]] = Counter()  # votes that count, by voter and both images
     for number, each in enumerate(votes, 1):
         where = f"{file}: vote {number}"
         time, voter, left, right, outcome = (_text(each, name, where) for name in _TEXTS)
         seconds = each.get("seconds")
-        if not isinstance(seconds, int | float) or not math.isfinite(seconds) or seconds < 0:
-            raise DataError(f"{where}: 'seconds' is no number from 0 on")
+        if not isinstance(seconds, int | float) or not 0 <= seconds < MAX_SECONDS:
+            raise DataError(f"{where}: 'seconds' is no number from 0 to {MAX_SECONDS:,}")
         if left not in images or right not in images or images[left][1] != images[right][1]:
             raise DataError(f"{where}: it is of images that the export has not, or not next to each other")
         if outcome not in _SAID:
             raise DataError(f"{where}: outcome '{outcome}': {nearest(outcome, _SAID)}")
-        (cell_left, index), (cell_right, _) = images[left], images[right]
+        cell_left, index, prompt = images[left]
+        cell_right = images[right][0]
         cell_a, cell_b = sorted((cell_left, cell_right))
         sides = ("a", "b") if cell_a == cell_left else ("b", "a")
         place = (name_of(voter), frozenset((left, right)))
@@ -156,7 +163,7 @@ def _lines(votes: list[Any], images: Mapping[str, Any], prompts: Mapping[str, st
                 cell_a=cell_a,
                 cell_b=cell_b,
                 index=index,
-                prompt=prompts[str(index)],
+                prompt=prompt,
                 outcome={"left": sides[0], "right": sides[1]}.get(outcome, outcome),
                 left=sides[0],
                 seconds=round(float(seconds), 3),

@@ -138,7 +138,7 @@ def _state(ballot: Ballot, request: Request, _: Any) -> Response:
 
 def _vote(ballot: Ballot, request: Request, value: Any) -> Response:
     voter, item, outcome = (_field(value, name, str) for name in ("voter", "item", "outcome"))
-    return _json(ballot.vote(voter, item, outcome, float(_field(value, "seconds", int, float))))
+    return _json(ballot.vote(voter, item, outcome, _field(value, "seconds", int, float)))
 
 
 def _undo(ballot: Ballot, request: Request, value: Any) -> Response:

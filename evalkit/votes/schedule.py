@@ -99,17 +99,19 @@ def _items(
     differ: Callable[[Item], bool],
 ) -> Iterator[Item]:
     """The items in a voter's order, each once."""
-    groups = {index: prompts.get(index) or index for indices in pairs.values() for index in indices}
+    lists = {id(indices): indices for indices in pairs.values()}  # most pairs share theirs
+    groups = {index: prompts.get(index) or index for indices in lists.values() for index in indices}
     seen: dict[str | int, int] = dict.fromkeys(groups.values(), 0)
     drawn = {index: _draw(voter, "prompt", index) for index in groups}
-    waiting = {pair: [(0, drawn[index], index) for index in set(indices)] for pair, indices in pairs.items()}
-    for heap in waiting.values():
-        heapq.heapify(heap)
+    waiting: dict[Pair, list[tuple[int, str, int]]] = {}  # of pairs whose turn came: there may be hundreds
     for number in count():
-        left = [pair for pair, heap in waiting.items() if heap]
+        left = [pair for pair in pairs if waiting.get(pair, True)]
         if not left:
             return
         for pair in sorted(left, key=lambda pair: _draw(voter, "pair", *pair, number)):
+            if pair not in waiting:
+                waiting[pair] = [(0, drawn[index], index) for index in set(pairs[pair])]
+                heapq.heapify(waiting[pair])
             item = _take(pair, waiting[pair], seen, groups, differ)
             if item is not None:
                 seen[groups[item.index]] += 1

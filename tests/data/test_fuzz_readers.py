@@ -41,7 +41,7 @@ NAMES = (
         "config",
         "model folders",
     ),
-    *("keras files", "service answers"),
+    *("keras files", "service answers", "votes"),
 )
 SLOW = {"results": 8, "config": 8, "service answers": 2}  # how many times as long as others
 

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 from fuzz import Target
 from fuzz_attributes import attributes
+from fuzz_votes import vote_files
 from fuzz_weights import keras_files, latents, weights
 from icc import cmyk_profile, grey_profile, rgb_profile
 from parity_runs import write_pairs
@@ -437,6 +438,7 @@ def all_targets(folder: Path) -> list[Target]:
             folders_of_weights(),
             keras_files(),
             answers(),
+            vote_files(),
         ),
     ]
 
