@@ -274,7 +274,7 @@ def in_words(found: Mapping[str, Any]) -> str:
     share, kappa_ = found["agreement"], found["kappa"]
     right = round(share["value"] * found["items"])
     text = (
-        f"judge {found['judge']} agrees with {right} of {found['items']} known answers ({found['file']}): "
+        f"{found['judge']} agrees with {right} of {found['items']} known answers ({found['file']}): "
         f"{100 * share['value']:.1f} % ({100 * share['low']:.1f} to {100 * share['high']:.1f} %)"
     )
     if kappa_ is not None:

@@ -43,7 +43,7 @@ def test_yes_and_no_by_hand(tmp_path: Path) -> None:
     assert [share.value for share in found.right] == [0.8, 0.6]
     assert found.right[0].low == pytest.approx(0.593, abs=1e-3)  # Clopper and Pearson, 20 of 25
     words = in_words(found.to_json())
-    assert words.startswith("judge judge:x agrees with 35 of 50 known answers (known.jsonl): 70.0 % (55.4 to 82.1 %)")
+    assert words.startswith("judge:x agrees with 35 of 50 known answers (known.jsonl): 70.0 % (55.4 to 82.1 %)")
     assert "kappa 0.40 (0.15 to 0.65)" in words
 
 

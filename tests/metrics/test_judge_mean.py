@@ -49,6 +49,7 @@ def test_by_hand() -> None:
     assert score.details == {
         **{"calls": 10, "unread": 2, "sent": 100, "received": 10},
         "judge_variance_share": pytest.approx(0.125),
+        "judge_repeats_enough": 3,  # 1/4/k of 7/8 + 1/4/k is at most a tenth from k = 18/7 on
     }
     assert score.note == "2 answers could not be read, and count the lowest value"
 

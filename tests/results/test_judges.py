@@ -54,7 +54,7 @@ def test_it_stands_in_the_results_the_report_and_the_gate(folder: Path) -> None:
         (ITEMS - WRONG) / ITEMS, abs=0.035
     )  # it misreads a digit or two
     assert sum(map(sum, known["table"])) == ITEMS
-    words = f"judge judge_digits:truth agrees with {known['table'][0][0] + known['table'][1][1]} of 60 known answers"
+    words = f"judge_digits:truth agrees with {known['table'][0][0] + known['table'][1][1]} of 60 known answers"
     assert words in " ".join(done.stdout.split())
     page = (folder / "store" / "first" / "report.html").read_text()
     assert "Judges and known answers" in page
