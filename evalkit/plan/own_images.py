@@ -10,7 +10,7 @@ from evalkit.data.source import Source
 from evalkit.metric import Metric, PairMetric
 from evalkit.plan.grid import Grid
 from evalkit.prompts.images import prompt_images
-from evalkit.scoring.protocol import OWN, Own
+from evalkit.scoring.protocol import MASK, OWN, Own
 
 
 def own_images(grid: Grid, metrics: Mapping[str, Metric], cache: Path | None) -> Mapping[str, Own]:
@@ -18,7 +18,9 @@ def own_images(grid: Grid, metrics: Mapping[str, Metric], cache: Path | None) ->
 
     They are the model's own where it knows of some, else those that its prompts name.
     """
-    kinds = dict.fromkeys(m.pairs for m in metrics.values() if isinstance(m, PairMetric) and m.pairs in OWN)
+    of_pairs = [metric for metric in metrics.values() if isinstance(metric, PairMetric)]
+    kinds: dict[str, None] = dict.fromkeys(metric.pairs for metric in of_pairs if metric.pairs in OWN)
+    kinds |= {MASK: None} if any(metric.region for metric in of_pairs) else {}
     own: dict[str, dict[str, Source | str]] = {cell.name: {} for cell in grid.cells}
     for cell, kind in itertools.product(grid.cells, kinds):
         built = grid.built[cell.key]

@@ -60,12 +60,14 @@ class Paired:
         metrics: by name.
         source, other: where the first and the second image of each pair are; the same for pairs within a set.
         pairs: of indices. With another source: sample i with image i, all of them.
+        masks: where the metrics look at a `region`, the mask of each sample.
     """
 
     metrics: Mapping[str, PairMetric]
     source: ImageSource
     other: ImageSource
     pairs: Sequence[tuple[int, int]]
+    masks: ImageSource | None = None
     _digests: dict[range, str] = field(default_factory=dict, init=False)
 
     @property
@@ -73,17 +75,22 @@ class Paired:
         """The pairs whose values are computed and stored together: those of a chunk, or 256 of those within a set."""
         return chunks_of(len(self.pairs)) if self.other is self.source else list(self.source.chunks)
 
+    def _of(self, block: range) -> Sequence[tuple[int, int]]:
+        return self.pairs[block.start : block.stop]
+
     def sides(self, block: range) -> list[tuple[ImageSource, list[int]]]:
         """Where the first and the second images of some pairs are."""
-        pairs = self.pairs[block.start : block.stop]
+        pairs = self._of(block)
         return [(self.source, [i for i, _ in pairs]), (self.other, [j for _, j in pairs])]
 
     def digest(self, block: range) -> str:
         """What the values of a block are found by, for each metric: the content of both sides, and the prompts."""
         if block not in self._digests:
-            content = [
+            content: list[Any] = [
                 [[of.chunk_digest(run) for run in _runs(where)], _prompts(of, where)] for of, where in self.sides(block)
             ]
+            if self.masks is not None:
+                content.append([self.masks.chunk_digest(run) for run in _runs([i for i, _ in self._of(block)])])
             self._digests[block] = sha256_json(content)
         return self._digests[block]
 
@@ -242,6 +249,12 @@ class PairPass:
         size = images[0][0].shape[:2]
         resize = any(metric.resize_own for metric in paired.metrics.values())
         pairs = (images[0], _resized(images[1], size) if resize else images[1])
+        regions = None
+        if paired.masks is not None:
+            inside = next(iter(paired.metrics.values())).region == "inside"
+            regions = _regions(paired.masks, sides[0][1], size, inside)  # bool [B,H,W]
+            ours, theirs = ([x * r[..., None] for x, r in zip(each, regions, strict=True)] for each in pairs)
+            pairs = (ours, theirs)
         pixels = [stacked(of, each) for (of, _), each in zip(sides, pairs, strict=True)]
         if pixels[0].shape != pixels[1].shape:
             sizes = " and ".join(f"{each.shape[3]}x{each.shape[2]}" for each in pixels)
@@ -255,7 +268,7 @@ class PairPass:
                 for start in range(0, len(images[0]), most):
                     those = slice(start, start + most)
                     first, second = (
-                        self._batch(of, where[those], each[those], tensor[those], needs)
+                        self._batch(of, where[those], each[those], tensor[those], needs, regions, those)
                         for (of, where), each, tensor in zip(sides, pairs, pixels, strict=True)
                     )
                     self._measure({name: paired.metrics[name] for name in group}, values, (first, second), failed)
@@ -273,13 +286,22 @@ class PairPass:
         return self._batches[key]
 
     def _batch(
-        self, source: ImageSource, indices: Sequence[int], images: Images, pixels: Tensor, needs: Sequence[str]
+        self,
+        source: ImageSource,
+        indices: Sequence[int],
+        images: Images,
+        pixels: Tensor,
+        needs: Sequence[str],
+        regions: NDArray[np.bool_] | None,
+        those: slice,
     ) -> Batch:
-        """Images and their features."""
+        """Images, their features, and `those` of the regions."""
         import torch
 
         extracted: dict[str, Tensor] = self.features.extract(source, images, needs)
-        return Batch(pixels, torch.tensor(list(indices)), len(source), _prompts(source, indices), extracted)
+        region = None if regions is None else torch.from_numpy(regions[those])[:, None]  # bool [B,1,H,W]
+        index = torch.tensor(list(indices))
+        return Batch(pixels, index, len(source), _prompts(source, indices), extracted, region=region)
 
     def _measure(
         self,
@@ -341,6 +363,20 @@ def _runs(indices: Sequence[int]) -> list[range]:
 def _prompts(source: ImageSource, indices: Sequence[int]) -> list[str | None]:
     prompts = source.prompts  # some sources make the list anew
     return [prompts[i] for i in indices]
+
+
+def _regions(masks: ImageSource, indices: Sequence[int], size: tuple[int, int], inside: bool) -> NDArray[np.bool_]:
+    """The pixels that count, bool [B,H,W]: a mask is resized to the sample (nearest), white (128 and up) is inside."""
+    import numpy as np
+    from PIL import Image
+
+    found = []
+    for i in indices:
+        (mask,) = masks.read(range(i, i + 1))
+        if mask.shape[:2] != size:
+            mask = np.asarray(Image.fromarray(mask).resize(size[::-1], Image.Resampling.NEAREST))
+        found.append((mask.max(axis=-1) >= 128) == inside)
+    return np.stack(found)
 
 
 def _resized(images: Images, size: tuple[int, int]) -> Images:

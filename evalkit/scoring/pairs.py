@@ -15,7 +15,7 @@ from evalkit.features.feature_pass import ImageSource
 from evalkit.metric import PairMetric, Score, cluster_ids, with_error
 from evalkit.scoring.checks import Failures
 from evalkit.scoring.pair_pass import Paired, PairPass
-from evalkit.scoring.protocol import OWN, Own
+from evalkit.scoring.protocol import MASK, OWN, Own
 
 
 def form_pairs(
@@ -72,16 +72,21 @@ def pairings(
     """
     ways: dict[tuple[Any, ...], dict[str, PairMetric]] = {}
     for name, metric in metrics.items():
-        ways.setdefault((metric.pairs, metric.max_pairs, metric.seed, metric.resize_own), {})[name] = metric
+        way = (metric.pairs, metric.max_pairs, metric.seed, metric.resize_own, metric.region)
+        ways.setdefault(way, {})[name] = metric
     paired: list[Paired] = []
     without: dict[str, str] = {}
     for same in ways.values():
         formed = form_pairs(next(iter(same.values())), source, baseline, own)
+        masks = None
+        if next(iter(same.values())).region is not None:
+            masks = own.get(MASK, "the samples have no prompts that name mask images")
+            formed = masks if isinstance(masks, str) else formed
         if isinstance(formed, str):
             without |= dict.fromkeys(same, formed)
         else:
             pairs, other = formed
-            paired.append(Paired(same, source, other, pairs))
+            paired.append(Paired(same, source, other, pairs, None if isinstance(masks, str) else masks))
     return paired, without
 
 

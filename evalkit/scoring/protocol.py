@@ -14,6 +14,7 @@ from evalkit.metric import Metric, OwnImage, PairMetric, ReferenceMetric
 Side = ImageSource | Moments  # what samples are compared with: images, or published statistics
 
 OWN: tuple[str, ...] = get_args(OwnImage)
+MASK = "mask"  # the kind of the images that say where a metric's `region` is
 
 Own = Mapping[str, ImageSource | str]
 """By kind ("target", ...): an image for each sample of a set, in their order; or why there are none."""
@@ -87,6 +88,9 @@ def make_protocol(
         protocol |= {side: _describe(given) for side in metric.sides if (given := against.sides[side]) is not None}
     if isinstance(metric, PairMetric):
         protocol |= _describe_pairs(metric, against.baseline, own)
+        masks = own.get(MASK)
+        if metric.region is not None and masks is not None and not isinstance(masks, str):
+            protocol |= {"region": metric.region, MASK: _describe(masks)}
     return protocol
 
 

@@ -174,7 +174,8 @@ class Scoring:
             name: with_statistics(paired.metrics[name], scored[name].score, each, same, self._thresholds[name])
             for name, each in values.items()
         }
-        if paired.other is not paired.source and values and next(iter(paired.metrics.values())).pairs == "baseline":
+        with_baseline = next(iter(paired.metrics.values())).pairs == "baseline" and paired.masks is None
+        if paired.other is not paired.source and values and with_baseline:
             scores |= self._compared_with_shuffled(paired, scores, same)
         return {name: replace(scored[name], score=score) for name, score in scores.items()}
 
