@@ -260,6 +260,8 @@ def _write(plan: Plan, outcome: Outcome, table: ResultTable, verdict: gate.Verdi
 
                 write_arrows(folder, plan.out)
             write_report(folder)
+    for rated in outcome.ratings.values():
+        rated.metric.write(plan.out)
     if plan.store.remote is not None:
         with stage("copying the results to the store"):
             copy_results(plan.out, plan.store.remote.below(f"results/{plan.out.name}"))

@@ -10,8 +10,6 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor, as_completed
-from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -19,9 +17,9 @@ from evalkit.config.build import accepted_keys, build
 from evalkit.data.codec import decode
 from evalkit.errors import ConfigError, UnsuitedError, whole_number
 from evalkit.extractors.base import DECODER, BatchSize, Edit, Extractor
-from evalkit.http.client import Stopped
 from evalkit.judges.answers import Answers
-from evalkit.judges.asker import Answer, Asker, Item, digest_of
+from evalkit.judges.asker import Asker, Item, digest_of
+from evalkit.judges.asking import answers_to, sized
 from evalkit.judges.benchmark_file import pictures_by_prompt, questions_by_prompt
 from evalkit.judges.calibration import KnownItem, compare, read_items
 from evalkit.judges.place import AnswerPlace
@@ -153,6 +151,11 @@ class Judge(Extractor):
         shared = {"score": 1, "answers": self._width, "repeats": self.repeats, "calls": len(CALLS)}
         return shared | dict.fromkeys(self._parts, 1)
 
+    @property
+    def stored_in(self) -> AnswerPlace | None:
+        """Where its answers lie; none: in memory."""
+        return self._place
+
     def keep_in(self, answers: AnswerPlace) -> None:
         if not self._fixed_place:
             self._place = answers
@@ -240,7 +243,7 @@ class Judge(Extractor):
     def _asks(self, image: NDArray[np.uint8], prompt: str) -> Iterator[_Ask]:
         """By repeat, picture of the grid, question and part."""
         questions = self.questions_of(prompt)
-        pictures = [self._sized(picture) for picture in tiles(image, self.grid)]
+        pictures = [sized(picture, self.image_size) for picture in tiles(image, self.grid)]
         digests = [digest_of(picture) for picture in pictures]
         before = self._original(prompt) if any(one.images == 2 for one in questions) else None
         for repeat in range(self.repeats):
@@ -260,21 +263,11 @@ class Judge(Extractor):
             raise UnsuitedError(
                 f"{self.where}: which picture was edited by '{one_line(prompt)}' is not known", self.name
             )
-        return self._sized(decode(read_file(file), str(file)))
-
-    def _sized(self, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        """An image u8 [H,W,3], no side longer than `image_size`."""
-        import numpy as np
-        from PIL import Image
-
-        longest = max(image.shape[:2])
-        if self.image_size is None or longest <= self.image_size:
-            return image
-        height, width = (max(round(side * self.image_size / longest), 1) for side in image.shape[:2])
-        return np.asarray(Image.fromarray(image).resize((width, height), Image.Resampling.LANCZOS))
+        return sized(decode(read_file(file), str(file)), self.image_size)
 
     def _answer(self, asks: Sequence[_Ask]) -> None:
         """Asks until each has a value, or has been asked often enough."""
+        assert self._stored is not None, "load() comes first"
         open_asks = list(asks)
         for attempt in range(self.reask + 1):
             if attempt:
@@ -282,60 +275,15 @@ class Judge(Extractor):
                 for ask in open_asks:
                     text = ask.item.text if attempt > 1 else f"{ask.item.text}\n{REMINDER}"
                     ask.item = replace(ask.item, text=text, attempt=attempt)
-            for ask, answer in zip(open_asks, self._answers_to([ask.item for ask in open_asks]), strict=True):
+            answers = answers_to(self.asker, self._stored, [ask.item for ask in open_asks], self._load_asker)
+            for ask, answer in zip(open_asks, answers, strict=True):
                 ask.value = ask.way.read(answer, ask.question, ask.part)
                 ask.calls += 1
                 ask.sent, ask.received = ask.sent + answer.sent, ask.received + answer.received
 
-    def _answers_to(self, items: Sequence[Item]) -> list[Answer]:
-        """Each item's answer; what is asked for is stored as it comes, whatever goes wrong afterwards."""
-        assert self._stored is not None, "load() comes first"
-        answers: dict[str, Answer] = {}
-        missing: dict[str, Item] = {}
-        for item in items:
-            key = item.key()
-            if key not in answers and key not in missing:
-                stored = self._stored.get(item)
-                if stored is None:
-                    missing[key] = item
-                else:
-                    answers[key] = stored
-        waiting = list(missing.items())
-        if waiting:
-            assert self._device is not None
-            self.asker.load(self._device)
-        groups = [waiting[i : i + self.asker.at_once] for i in range(0, len(waiting), self.asker.at_once)]
-        try:
-            if self.asker.threads == 1:
-                for group in groups:
-                    answers |= self._ask(group)
-            elif groups:
-                answers |= self._ask_in_threads(groups)
-        finally:
-            self._stored.flush()
-        return [answers[item.key()] for item in items]
-
-    def _ask(self, group: Sequence[tuple[str, Item]]) -> dict[str, Answer]:
-        assert self._stored is not None
-        given = self.asker.ask([item for _, item in group])
-        for (_, item), answer in zip(group, given, strict=True):
-            self._stored.put(item, answer)
-        return {key: answer for (key, _), answer in zip(group, given, strict=True)}
-
-    def _ask_in_threads(self, groups: Sequence[Sequence[tuple[str, Item]]]) -> dict[str, Answer]:
-        """The first error ends the batch: what waits is dropped, what is under way is waited for, and stored."""
-        answers: dict[str, Answer] = {}
-        with ThreadPoolExecutor(min(self.asker.threads, len(groups)), thread_name_prefix="evalkit-judge") as pool:
-            running: list[Future[dict[str, Answer]]] = [pool.submit(self._ask, group) for group in groups]
-            try:
-                for done in as_completed(running):
-                    with suppress(Stopped):  # by another call's error, which is the one to raise
-                        answers |= done.result()
-            except BaseException:
-                self.asker.stop()
-                pool.shutdown(cancel_futures=True)
-                raise
-        return answers
+    def _load_asker(self) -> None:
+        assert self._device is not None
+        self.asker.load(self._device)
 
     def calibrate(self, device: str) -> dict[str, Any]:
         assert self._known is not None
@@ -349,7 +297,7 @@ class Judge(Extractor):
         return compare(self.label(), self._known, values).to_json()
 
     def _ask_known(self, known: KnownItem) -> _Ask:
-        shown, way = self._sized(decode(known.image)), way_of(known.question.way, self.where)
+        shown, way = sized(decode(known.image), self.image_size), way_of(known.question.way, self.where)
         text = way.texts(known.question, known.prompt)[0]
         item = Item((shown,), text, way.first_token, 0, 0, way.max_tokens, (digest_of(shown),))
         return _Ask(item, known.question, way, 0)

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 WEIGHTS = "pkg://evalkit.digits/weights/classifier.safetensors"
+ALIKE = 0.01  # a difference of two images' mean probabilities that is none
 SURE = 30.0  # a logarithm of odds that is as good as certain
 _COLOUR, _DIGIT = "|".join(COLOURS), "|".join(DIGIT_WORDS)
 _GROUND = re.compile(rf"\b({_COLOUR})\W+(?:back)?ground|(?:back)?ground\W+(?:\w+\W+){{0,2}}?({_COLOUR})\b", re.I)
@@ -73,7 +74,12 @@ class DigitsTruth(Asker):
     def ask(self, items: Sequence[Item]) -> Sequence[Answer]:
         pictures = {digest: image for item in items for digest, image in zip(item.shown, item.images, strict=True)}
         facts = dict(zip(pictures, facts_of(list(pictures.values()), self.weights), strict=True))
-        return [answer_of(item.text, facts[item.shown[0]]) for item in items]
+        return [
+            answer_of(item.text, facts[item.shown[0]])
+            if len(item.shown) == 1
+            else choice_of(item.text, *(facts[shown] for shown in item.shown))
+            for item in items
+        ]
 
 
 @functools.cache
@@ -121,6 +127,13 @@ def answer_of(text: str, facts: Facts) -> Answer:
         return Answer("\n".join(f"{number}. {word}" for number, word in enumerate(said, 1)))
     chance = _all(facts.chances(text))
     return Answer("Yes" if chance >= 0.5 else "No", _tokens(chance))
+
+
+def choice_of(text: str, first: Facts, second: Facts) -> Answer:
+    """Which of two images shows more of what a text asks for, each statement by its probability."""
+    asked = text.partition("Text:")[2].partition("\n")[0]
+    gap = _mean(first.chances(asked)) - _mean(second.chances(asked))
+    return Answer("tie" if abs(gap) < ALIKE else "first" if gap > 0 else "second")
 
 
 def _tokens(chance: float) -> Mapping[str, float]:

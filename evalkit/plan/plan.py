@@ -26,7 +26,7 @@ from evalkit.gate import Gate, make_gates
 from evalkit.gate.rules import IMAGE_SHARES
 from evalkit.metric import Metric, ModelMetric, cluster_ids
 from evalkit.models.base import ExistingImages
-from evalkit.plan.asked import check_asked
+from evalkit.plan.asked import check_asked, judged_votes
 from evalkit.plan.attributes import read_attributes
 from evalkit.plan.choose import Given, choose_metrics
 from evalkit.plan.floors import Floor, is_distance, make_floors, open_floor
@@ -52,7 +52,8 @@ from evalkit.scoring.protocol import Own
 from evalkit.trackers.push import make_trackers
 from evalkit.utils.devices import pick_device
 from evalkit.utils.files import sha256_json
-from evalkit.votes.option import VotesRating, make_ratings
+from evalkit.votes.metric import VotesRating
+from evalkit.votes.option import make_ratings
 
 if TYPE_CHECKING:
     from evalkit.prompts.sets import PromptSet
@@ -221,7 +222,8 @@ def make_plan(config: RunConfig, *, choose: bool = False) -> Plan:
     exports = _build_exports(config, grid)
     make_trackers(config.tracker)  # each is built anew where it logs, in a process of its own
     out = results_folder(config, extractors)
-    ratings = make_ratings(config.votes, [cell.name for cell in shown], [*metrics, *COSTS, *IMAGE_SHARES], out)
+    taken, judged = [*metrics, *COSTS, *IMAGE_SHARES], judged_votes(config, store.answers, fetch=not missing.dry)
+    ratings = make_ratings(config.votes, [cell.name for cell in shown], taken, out, judged)
     plan = Plan(
         config if config.out else replace(config, name=out.name),
         out,

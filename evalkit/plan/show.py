@@ -53,3 +53,6 @@ def _forecasts(plan: Plan) -> Iterator[str]:
         if extractor.asks:
             prompts = [p for cell in plan.all_cells for p in prompts_of(cell, plan.built[cell.key], None)]
             yield f"extractor.{name}: {extractor.forecast(prompts)}"
+    for rating in plan.ratings.values():
+        if (line := rating.forecast()) is not None:
+            yield f"votes.{rating.source}: {line}"

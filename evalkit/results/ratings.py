@@ -15,7 +15,7 @@ from evalkit.utils.json_files import read_checked, write_checked
 if TYPE_CHECKING:
     from evalkit.results.rows import Outcome
     from evalkit.votes.groups import Gap, Need
-    from evalkit.votes.option import Rated, VotesRating
+    from evalkit.votes.metric import Rated, VotesRating
     from evalkit.votes.ratings import Ratings
     from evalkit.votes.records import Vote
 
@@ -33,13 +33,14 @@ def with_ratings(outcome: Outcome, metrics: Mapping[str, VotesRating]) -> Outcom
         return outcome
     from evalkit.scoring.protocol import error_kind
     from evalkit.scoring.scoring import HASH_DIGITS, Scored
-    from evalkit.votes.option import Rated
+    from evalkit.votes.metric import Rated
     from evalkit.votes.ratings import rate, scores
 
     cells = [cell.name for cell in outcome.cells]
     clusters = {cell: outcome.clusters_of(cell) for cell in cells}
     scored, rated = dict(outcome.scored), dict[str, Rated]()
-    for name, metric in metrics.items():
+    casting = {name: metric.cast(outcome.sources) for name, metric in metrics.items()}
+    for name, metric in casting.items():
         votes = [vote for vote in metric.votes if _is_here(vote, outcome)]
         ratings = rate(votes, cells, lambda cell, index: clusters[cell][index])
         rated[name] = Rated(metric, ratings, len(metric.votes) - len(votes))
@@ -51,7 +52,7 @@ def with_ratings(outcome: Outcome, metrics: Mapping[str, VotesRating]) -> Outcom
             score = given.get(cell, Score(None, len(clusters[cell]), note=why))
             kind = error_kind(clusters[cell])
             scored[cell, name] = Scored(score, protocol, sha256_json(protocol)[:HASH_DIGITS], metric.title, kind)
-    return replace(outcome, scored=scored, metrics={**outcome.metrics, **metrics}, ratings=rated)
+    return replace(outcome, scored=scored, metrics={**outcome.metrics, **casting}, ratings=rated)
 
 
 def _is_here(vote: Vote, outcome: Outcome) -> bool:
@@ -90,6 +91,10 @@ def _lines(rated: Rated) -> list[str]:
         first += f"; on {items} items that several had they agree in {100 * same:.0f} %{shown}"
     if ratings.voters == 1:
         first += "; intervals are over prompts, and tell nothing of other voters"
+    position = rated.metric.position
+    if position is not None:
+        share = 100 * position["flips"] / position["pairs"]
+        first += f"; {share:.0f} % of {position['pairs']} verdicts change with the images' order, and count as ties"
     if rated.left_out:
         first += f"; {rated.left_out} votes are on cells or samples that this run has not, and left out"
     found = gaps(ratings)
@@ -140,6 +145,7 @@ def _to_json(name: str, rated: Rated, outcome: Outcome) -> dict[str, Any]:
     about |= {"voters": [asdict(voter) for voter in voters(cast)], "left_out": rated.left_out}
     same, alpha, items = overall(cast)
     about["agreement"] = {"share": same, "alpha": alpha, "items": items}
+    about["position"] = rated.metric.position
     if ratings is None:
         return about
     found = gaps(ratings)

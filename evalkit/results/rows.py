@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from evalkit.data.moments import Moments
     from evalkit.metric import Metric
     from evalkit.scoring.scoring import Scored
-    from evalkit.votes.option import Rated
+    from evalkit.votes.metric import Rated
 
 # What a table's numbers may depend on, written into results.json (read from the installed metadata: no import).
 _VERSIONS = ("evalkit", "torch", "diffusers", "transformers", "open-clip-torch", "torch-fidelity", "numpy", "scipy")

@@ -14,6 +14,10 @@ from evalkit.votes.records import Vote, append_votes
 CELLS = ("a", "b", "c")
 
 
+def no_judge(option: Any, name: str, where: str) -> Any:
+    raise AssertionError(f"{where}: nobody asked for a judge")
+
+
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
@@ -38,7 +42,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     ],
 )
 def test_sources(folder: Path, option: Any, found: dict[str, int]) -> None:
-    made = make_ratings(option, CELLS, ["fid"], folder / "run")
+    made = make_ratings(option, CELLS, ["fid"], folder / "run", no_judge)
     assert {name: len(metric.votes) for name, metric in made.items()} == found
     if "judge_rating" in made:
         assert made["judge_rating"].title == "Elo (judge)"
@@ -56,11 +60,12 @@ def test_sources(folder: Path, option: Any, found: dict[str, int]) -> None:
         (3, "votes=3: give a votes.csv"),
         ({"people": "others.csv"}, "votes.people: its 1 votes are on no two cells of this run. Choices: a, b, c"),
         ({"others": "run"}, "votes.others: the run has a metric 'others_rating' already"),
+        ({"judge": {"items": 3}}, r"votes.judge={'items': 3}: give files of votes, or a judge"),
         ("other.txt", "votes: other.txt:1: no votes.csv"),
     ],
 )
 @pytest.mark.usefixtures("folder")
 def test_what_is_refused(option: Any, message: str) -> None:
     with pytest.raises(ConfigError, match=message) as caught:
-        make_ratings(option, CELLS, ["others_rating"], Path("run"))
+        make_ratings(option, CELLS, ["others_rating"], Path("run"), no_judge)
     assert "\n" not in str(caught.value)
