@@ -258,6 +258,10 @@ def _finish(plan: Plan, table: ResultTable) -> int:
     from evalkit.results.terminal import print_results
 
     print_results(table, plan.out, against_baseline=plan.baseline is not None, report=plan.config.report)
+    if plan.config.benchmark:
+        from evalkit.results.by_category import print_categories
+
+        print_categories(table, plan.out)
     if plan.config.profile:
         from evalkit.results.profile import print_profile
 

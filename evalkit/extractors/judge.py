@@ -180,7 +180,7 @@ class Judge(Extractor):
         texts = [text or "" for text in prompts if text is not None or not self.joint_layers]
         asked = {text: [self._ways[q.way].texts(q, text) for q in self.questions_of(text)] for text in set(texts)}
         per = {text: sum(len(set(each)) for each in of) for text, of in asked.items()}  # parts may read one answer
-        calls = self.repeats * sum(per[text] for text in texts)
+        calls = self.repeats * self.grid**2 * sum(per[text] for text in texts)
         again = f" (at most {calls * (1 + self.reask):,} calls, with those asked again)" if self.reask else ""
         stored, sent, received = Answers(self._place, self.asker.identity()).usage()
         tokens = "they count no tokens" if stored else "tokens are known once there are answers"

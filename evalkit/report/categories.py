@@ -58,6 +58,10 @@ Means = Mapping[tuple[str, str], tuple[float, float | None, int]]
 """By cell and category: mean, standard error (none where unknown), samples."""
 
 
+Headings = Mapping[str, Mapping[str, Mapping[int, float]]]
+"""Of a metric, by heading, cell and index, what adds up to the heading's mean, where the metric has headings."""
+
+
 def make_maps(run: Run) -> list[HeatMap] | str:
     """A map for each metric of single samples; or why there is none."""
     lines = run.categories
@@ -73,7 +77,8 @@ def make_maps(run: Run) -> list[HeatMap] | str:
         means = _means(mine)
         if means:
             cells = [cell for cell in run.keys if any(of == cell for of, _ in means)]
-            heat = _map(make_scale(run.table, columns[metric], cells), cells, means, samples)
+            headings = {heading: by_cell for (of, heading), by_cell in run.headings.items() if of == metric}
+            heat = _map(make_scale(run.table, columns[metric], cells), cells, means, samples, headings)
             maps.append(replace(heat, apart=_apart(cells, mine)))
     return maps or "categories.csv holds no metric of this run."
 
@@ -102,11 +107,12 @@ def _apart(cells: Sequence[str], lines: Sequence[Mapping[str, str]]) -> list[tup
     return found[:SHOWN]
 
 
-def _map(scale: Scale, cells: Sequence[str], means: Means, samples: SampleScores) -> HeatMap:
-    names = sorted(dict.fromkeys(category for _, category in means))
+def _map(scale: Scale, cells: Sequence[str], means: Means, samples: SampleScores, headings: Headings) -> HeatMap:
+    known = dict.fromkeys(category for _, category in means)
+    names = sorted(known, key=lambda name: (": " in name, name))  # tags behind categories
     base = scale.base
     differences = {
-        (cell, name): _difference(scale, cell, name, means, samples)
+        (cell, name): _difference(scale, cell, name, means, samples, headings)
         for cell in cells
         for name in names
         if base and cell != base and (cell, name) in means and (base, name) in means
@@ -131,22 +137,29 @@ def _map(scale: Scale, cells: Sequence[str], means: Means, samples: SampleScores
     return HeatMap(scale.label, base, counts, lines, flat)
 
 
-def _difference(scale: Scale, cell: str, category: str, means: Means, samples: SampleScores) -> Difference:
+def _difference(
+    scale: Scale, cell: str, category: str, means: Means, samples: SampleScores, headings: Headings
+) -> Difference:
     """A cell's mean less the base's, with the error of paired samples where they share prompts, or seeds as well."""
     assert scale.base is not None
-    a, b = (_estimate(scale, one, category, means, samples) for one in (cell, scale.base))
+    a, b = (_estimate(scale, one, category, means, samples, headings) for one in (cell, scale.base))
     paired = align(a, b, same=cell in scale.paired)
     return difference((a.value, a.stderr), (b.value, b.stderr), paired, (a.groups, b.groups))
 
 
-def _estimate(scale: Scale, cell: str, category: str, means: Means, samples: SampleScores) -> Estimate:
+def _estimate(
+    scale: Scale, cell: str, category: str, means: Means, samples: SampleScores, headings: Headings
+) -> Estimate:
     """A cell's mean over a category, and what it rests on: the mean alone where samples.csv is gone."""
     value, stderr, n = means[cell, category]
     scores, of = samples.scores.get(scale.metric, {}).get(cell), samples.categories.get(cell, ())
+    ids = samples.clusters.get(cell)
+    if category in headings:
+        part = headings[category].get(cell, {})
+        return Estimate(value, stderr, n, list(part.values()), [ids[i] if ids else -1 - i for i in part])
     if scores is None:
         return Estimate(value, stderr, n)
     places = [i for i, one in enumerate(of) if one == category]
-    ids = samples.clusters.get(cell)
     return Estimate(value, stderr, n, [scores[i] for i in places], [ids[i] if ids else -1 - i for i in places])
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from evalkit.errors import DataError
-from evalkit.results import feature_map, parity, previous, profile, thumbnails
+from evalkit.results import by_category, feature_map, parity, previous, profile, thumbnails
 from evalkit.results.csv_files import CLUSTER, SAMPLE_HEADS, cluster_id, number, read_columns, read_heads
 from evalkit.results.side_by_side import SampleScores
 from evalkit.results.table import ResultTable, read_results
@@ -20,7 +20,7 @@ from evalkit.utils.text import letters
 
 T = TypeVar("T")
 RESULTS = "results.json"
-_FILES = ("samples.csv", "categories.csv", "nearest.csv", "reference.png")
+_FILES = ("samples.csv", "categories.csv", by_category.PARTS, "nearest.csv", "reference.png")
 _OTHERS = (*_FILES, thumbnails.NAME, feature_map.NAME, previous.NAME, parity.NAME, profile.NAME)
 _CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff\ufdd0-\ufdef\ufffe\uffff]")
 
@@ -82,6 +82,12 @@ class Run:
     def categories(self) -> list[dict[str, str]] | str:
         """The lines of categories.csv, or why there are none."""
         return self._read("categories.csv", _read_categories)
+
+    @cached_property
+    def headings(self) -> Mapping[tuple[str, str], Mapping[str, Mapping[int, float]]]:
+        """By metric and heading of a benchmark, by cell and index, what adds up to its mean; empty where unknown."""
+        found = self._read(by_category.PARTS, by_category.read_parts)
+        return {} if isinstance(found, str) else found
 
     @cached_property
     def nearest(self) -> list[dict[str, str]] | str:
