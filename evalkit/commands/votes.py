@@ -106,23 +106,28 @@ def _import(run: PastRun, files: Sequence[Path], votes: Path) -> int:
     return EXIT_DONE
 
 
-def _agreement(votes: Path) -> int:
+def _agreement(path: Path) -> int:
     from evalkit.history.text import print_lines, print_table
-    from evalkit.numerics.agreement import Share
+    from evalkit.numerics.binomial import clopper_pearson
+    from evalkit.votes.agreement import overall, voters
     from evalkit.votes.records import read_votes
-    from evalkit.votes.repeats import between_voters, by_voter
 
-    def text(share: Share | None) -> str:
-        return f"{share.value:.0%} [{share.low or 0:.0%}, {share.high or 0:.0%}]" if share else "–"
+    def text(share: float | None, of: int, *, exact: bool = True) -> str:
+        if share is None:
+            return "–"
+        low, high = clopper_pearson(share * of, of)
+        return f"{share:.0%}{f' [{low:.0%}, {high:.0%}]' if exact else ''} of {of:,}"
 
-    cast = read_votes(votes)
-    heads = ["voter", "votes", "repeated", "same answer", "left, of left and right", "seconds per vote"]
-    lines = [
-        [v.name, f"{v.votes:,}", f"{v.repeated}", text(v.agreement), text(v.left), f"{v.seconds:.1f}"]
-        for v in by_voter(cast)
-    ]
-    print_table(heads, lines, right=(1, 2, 5))
-    same, many = between_voters(cast)
-    if many:
-        print_lines([f"Two voters said the same of {same:,} of the {many:,} items that both saw ({same / many:.0%})."])
+    cast = read_votes(path)
+    heads = ["voter", "votes", "same answer again", "same as others", "left rather than right", "seconds per vote"]
+    lines = []
+    for one in voters(cast):
+        others = text(one.with_others, one.shared, exact=False)  # an item of three voters counts twice
+        again, left = text(one.with_self, one.repeated), text(one.left, one.decided)
+        lines.append([one.name, f"{one.votes:,}", again, others, left, f"{one.seconds:.1f}"])
+    print_table(heads, lines, right=(1, 5))
+    same, alpha, items = overall(cast)
+    if same is not None:
+        told = "" if alpha is None else f", Krippendorff's alpha {alpha:.2f}"
+        print_lines([f"{items:,} items were voted on by several: they say the same in {same:.0%} of pairs{told}."])
     return EXIT_DONE

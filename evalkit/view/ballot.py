@@ -19,8 +19,8 @@ from evalkit.history.registry import PastRun
 from evalkit.utils.files import sha256_bytes, stamp_of_file
 from evalkit.view.comparable import chosen_cells, comparable
 from evalkit.view.samples import Sample, image_of, samples_of
+from evalkit.votes.agreement import voters
 from evalkit.votes.records import OUTCOMES, VOTES, Vote, append_vote, read_votes
-from evalkit.votes.repeats import repeated_answers
 from evalkit.votes.schedule import Item, Pair, Step, key_of, steps
 
 log = logging.getLogger(__name__)
@@ -199,7 +199,6 @@ class Ballot:
         number, step = self._next(voter)
         plan = self._plans[voter]
         most = min(self.choice.votes, int(self.items / (1 - self.choice.repeats)))
-        pairs = repeated_answers(self._mine(voter))
         return {
             "voter": voter,
             "done": number,
@@ -207,8 +206,14 @@ class Ballot:
             "undo": self._last(voter) is not None,
             "item": self._item(voter, number, step) if step else None,
             "next": self._item(voter, number + 1, after) if step and (after := self._after(voter, number)) else None,
-            "repeated": None if step else {"same": sum(pairs), "of": len(pairs)},
+            "repeated": None if step else self._repeated(voter),
         }
+
+    def _repeated(self, voter: str) -> dict[str, int]:
+        """How many items came twice, and of how many the answer was the same."""
+        about = next(iter(voters(self._mine(voter))), None)
+        of = about.repeated if about is not None else 0
+        return {"same": round((about.with_self or 0) * of) if about is not None else 0, "of": of}
 
     def _after(self, voter: str, number: int) -> Step | None:
         return next(islice(self.plan(voter), number + 1, None), None)

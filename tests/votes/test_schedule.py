@@ -4,15 +4,11 @@ from __future__ import annotations
 
 import itertools
 from collections import Counter
-from dataclasses import replace
 
-import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from evalkit.utils.files import sha256_json
-from evalkit.votes.records import Vote
-from evalkit.votes.repeats import between_voters, by_voter, repeated_answers
 from evalkit.votes.schedule import GAP, Item, Step, steps
 
 PAIRS = {pair: list(range(30)) for pair in itertools.combinations("xyz", 2)}
@@ -60,24 +56,3 @@ def test_repeats_are_earlier_items_with_the_sides_swapped(share: float, n: int, 
     assert set(again.values()) <= {1}
     most = len(fresh) * share / (1 - share)
     assert most - GAP - 1 <= len(again) <= most + 1e-9
-
-
-def cast(voter: str, index: int, outcome: str, *, check: bool = False) -> Vote:
-    return Vote(
-        voter=voter, cell_a="x", cell_b="y", index=index, prompt="", outcome=outcome, check=check, seconds=index
-    )
-
-
-def test_agreement() -> None:
-    votes = [cast("Ann", 1, "a"), cast("Ann", 2, "b"), cast("Ann", 3, "tie"), cast("Bob", 1, "a"), cast("Bob", 3, "a")]
-    votes += [cast("Ann", 3, "both_bad", check=True), cast("Bob", 2, "a", check=True)]
-    votes += [replace(cast("Ann", 2, "a", check=True), cell_a="y", cell_b="x")]  # y again, under its other letter
-    assert repeated_answers(votes) == [False, True]
-    ann, bob = by_voter(votes)
-    assert (ann.name, ann.votes, ann.repeated, ann.same, ann.seconds) == ("Ann", 3, 2, 1, 2.0)
-    assert ann.agreement is not None
-    assert ann.agreement.value == 0.5
-    assert ann.left is not None
-    assert ann.left.value == pytest.approx(2 / 3)  # x was at the left in both votes on 1 and 2, y in the repetition
-    assert (bob.repeated, bob.agreement) == (0, None)  # what it would repeat is not there
-    assert between_voters(votes) == (1, 2)

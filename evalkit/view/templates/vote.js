@@ -74,7 +74,7 @@
       votes.forEach((vote, number) => {
         const [, left, right] = plan[number];
         const pair = [left, right].sort().join();
-        const answer = { left, right }[vote.outcome] ?? vote.outcome;
+        const answer = { left, right }[vote.outcome] ?? "tie"; // both bad is one, as in the ratings
         if (first.has(pair)) { result.of += 1; result.same += first.get(pair) === answer; } else first.set(pair, answer);
       });
       return result;
