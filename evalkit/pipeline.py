@@ -314,11 +314,14 @@ def _save_stats(plan: Plan) -> None:
     folder = plan.config.save_stats
     if folder is None or plan.reference is None or isinstance(plan.reference, Moments):
         return
+    from evalkit.scoring.protocol import side_for
     from evalkit.scoring.sources import reference_statistics
 
     for name, metric in plan.metrics.items():
         if not isinstance(metric, ReferenceMetric) or not metric.gives_moments:
             continue
+        if isinstance(side_for(plan.reference, metric), Moments):
+            continue  # they are there already
         extractors = {address.partition("/")[0]: plan.extractors[address.partition("/")[0]] for address in metric.needs}
         mean, cov, n = reference_statistics(name, metric, extractors, plan.reference, plan.store.features)
         identity = next(iter(extractors.values())).identity()

@@ -53,8 +53,13 @@ class ArrayImages(WithoutRecords):
             object.__setattr__(self, "prompts", (None,) * len(self.pixels))
 
     @classmethod
-    def from_npz(cls, path: Place, array: str = "arr_0") -> ArrayImages:
+    def from_npz(cls, path: Place, array: str = "arr_0", *, alone: bool = True) -> ArrayImages:
         """Images of an .npz (ADM's sample batches), all of them in memory, with their classes; never unpickled.
+
+        Args:
+            path: the file.
+            array: of the images.
+            alone: whether statistics in the file are left out, which is said.
 
         Raises:
             DataError: the file is missing, broken or a bomb, or has no such array of images; where another array can
@@ -63,10 +68,10 @@ class ArrayImages(WithoutRecords):
         npz = Npz(path)
         pixels = npz.read(array)
         _check_images(path, array, pixels)
-        if set(STATISTICS) <= npz.sizes.keys():
+        if alone and set(STATISTICS) <= npz.sizes.keys():
             log.warning(
                 "%s: the %d images in it are read; its statistics (mu, sigma), which may be of more images, are not: "
-                "reference=stats uses those",
+                "reference=stats uses those, reference=adm both",
                 path,
                 len(pixels),
             )

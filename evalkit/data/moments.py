@@ -56,9 +56,15 @@ class Moments:
     extractor: Mapping[str, Any] | None = None
     spatial: Moments | None = None
 
+    def are_of(self, address: str) -> bool:
+        """Whether they are said to be of the layer of a feature address, or hold a pair of it."""
+        layer = address.partition("/")[2]
+        known = self.features is not None and self.features.partition("/")[2] == layer
+        return known or (layer == SPATIAL_LAYER and self.spatial is not None)
 
-def read_moments(path: Place) -> Moments:
-    """Moments of an .npz file. An `arr_0` of images next to them (ADM) is not read.
+
+def read_moments(path: Place, *, quiet: bool = False) -> Moments:
+    """Moments of an .npz file. An `arr_0` of images next to them (ADM) is not read, which is said unless `quiet`.
 
     Raises:
         ConfigError: there is no such file, or it is a pickle.
@@ -77,7 +83,7 @@ def read_moments(path: Place) -> Moments:
     if not {"mu", "sigma"} <= held.keys():
         found = ", ".join(sorted(npz.sizes)) or "no named array"
         raise DataError(f"{path} holds no statistics: 'mu' and 'sigma' are wanted, it has {found}")
-    if "arr_0" in npz.sizes:
+    if "arr_0" in npz.sizes and not quiet:
         log.info("%s: its statistics (mu, sigma) are used, not the images in it, which may be fewer", path)
     moments = _pair(path, held, "mu", "sigma", _read_protocol(path, held))
     if {"mu_s", "sigma_s"} <= held.keys():

@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from evalkit.data.arrays import ArrayImages
 from evalkit.data.attributes import pick_part
@@ -230,6 +230,46 @@ class StatsReference(Reference):
         from evalkit.data.moments import read_moments
 
         return read_moments(self.path)
+
+
+@dataclass(frozen=True, eq=False)
+class ImagesAndMoments(ArrayImages):
+    """Images, and the moments of a set that they are a part of: two references in one.
+
+    Attributes:
+        moments: for metrics that take the moments of their layers; others are given the images.
+        labelled: how the samples' classes were chosen belongs to the protocol.
+    """
+
+    moments: Moments | None = None
+    labelled: ClassVar[bool] = True
+
+
+class AdmReference(Reference):
+    """A reference batch of ADM's evaluator: `mu`, `sigma`, `mu_s` and `sigma_s` of a whole data set, and images of it.
+
+    FID and sFID go by the moments, precision, recall and all else by the images (`arr_0`, u8 [N,H,W,3]), as
+    openai/guided-diffusion's `evaluations/evaluator.py` does. Nothing says which network the moments are of: they are
+    those of Inception's pool3 and mixed_6/conv (7 channels).
+
+    Args:
+        path: such as VIRTUAL_imagenet256_labeled.npz; an fsspec URL counts as well.
+    """
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.path = find_place(path)
+
+    def check(self, *, fetch: bool = True) -> None:
+        if not self.path.is_file():
+            raise ConfigError(f"there is no reference batch {self.path}: check reference.adm.path")
+
+    def open(self, *, cache: Path | None = None) -> ImagesAndMoments:
+        from evalkit.data.moments import read_moments
+
+        self.check()
+        moments = replace(read_moments(self.path, quiet=True), features="inception/pool3")
+        images = ArrayImages.from_npz(self.path, alone=False)
+        return ImagesAndMoments(images.name, images.pixels, classes=images.classes, moments=moments)
 
 
 class NoReference(Reference):

@@ -68,6 +68,22 @@ class WatchedSource(WithoutRecords):
         known: Sequence[Path | None] = getattr(self.source, "originals", ())
         return known
 
+    @property
+    def moments(self) -> object:
+        """Those that belong to the images (`evalkit.data.reference.ImagesAndMoments`); none elsewhere."""
+        return getattr(self.source, "moments", None)
+
+    @property
+    def labelled(self) -> bool:
+        """As of `ImagesAndMoments`."""
+        return bool(getattr(self.source, "labelled", False))
+
+    @property
+    def class_ids(self) -> Sequence[int | None]:
+        """The classes that the samples were asked for by, where the source knows them (`SampleSet.class_ids`)."""
+        known: Sequence[int | None] = getattr(self.source, "class_ids", ())
+        return known
+
     def headers(self) -> Headers:
         return self.source.headers()
 

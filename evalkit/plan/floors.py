@@ -97,7 +97,7 @@ def _split(config: RunConfig, reference: Source | Moments, n: int) -> tuple[Sour
     fix = "give floor=DIR, a folder of real images that are not in the reference"
     if config.num_samples == AUTO:
         raise ConfigError(f"floor=split: with num_samples=auto each look would have another reference: {fix}")
-    if isinstance(reference, Moments):
+    if isinstance(reference, Moments) or getattr(reference, "moments", None) is not None:
         raise ConfigError(f"floor=split: {reference.name} holds statistics, which cannot be split: {fix}")
     if not hasattr(reference, "take"):
         raise ConfigError(f"floor=split: {reference.name} cannot be split: {fix}")

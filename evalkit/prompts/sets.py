@@ -145,7 +145,11 @@ class InlinePrompts(PromptSet):
 
 
 class ClassPrompts(PromptSet):
-    """Classes 0 .. num_classes-1 without text; with `names`, prompts are those names (for a metric that reads text)."""
+    """Classes 0 .. num_classes-1 without text; with `names`, prompts are those names (for a metric that reads text).
+
+    Every class in turn: of a multiple of `num_classes` samples each has as many. With `random` so many classes are
+    drawn by lot, with `seed`, whatever the run's is.
+    """
 
     def __init__(
         self,
@@ -154,12 +158,19 @@ class ClassPrompts(PromptSet):
         samples_per_prompt: int = 1,
         limit: int | None = None,
         exhaustive: bool = True,
+        random: int | None = None,
+        seed: int = 0,
     ) -> None:
         count = num_classes if num_classes is not None else len(names or ())
         if names is not None and len(names) != count:
             raise ConfigError(f"prompts: {len(names)} names for num_classes={count}")
         labels = list(names) if names is not None else [None] * count
         made = tuple(Prompt(text=label, category=label, class_id=i) for i, label in enumerate(labels))
+        if random is not None:
+            import numpy as np
+
+            whole_number(random, "prompts: random")
+            made = tuple(made[i] for i in np.random.default_rng(seed).integers(0, count, random))
         super().__init__(made, samples_per_prompt, limit, exhaustive)
 
 

@@ -190,6 +190,12 @@ class SampleSet(WithoutRecords):
         return dict(counts)
 
     @property
+    def class_ids(self) -> Sequence[int | None]:
+        """The class that each sample was asked for by; empty where none was."""
+        known = self.columns.values("class_id")
+        return () if None in known else known
+
+    @property
     def categories(self) -> Sequence[str | None]:
         return self.columns.values("category")
 

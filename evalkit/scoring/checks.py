@@ -11,7 +11,7 @@ from evalkit.data.moments import Moments, moments_for
 from evalkit.errors import ConfigError, EvalkitError, UnsuitedError, nearest
 from evalkit.extractors.base import Extractor
 from evalkit.metric import Metric, ModelMetric, Pairing, PairMetric, ReferenceMetric
-from evalkit.scoring.protocol import OWN, Own, Side
+from evalkit.scoring.protocol import OWN, Own, Side, side_for
 from evalkit.utils import devices
 from evalkit.utils.text import one_line
 
@@ -95,6 +95,7 @@ def check_models(metrics: Mapping[str, Metric], extractors: Mapping[str, Extract
 
 
 def _check_side(name: str, metric: ReferenceMetric[Any], side: str, given: Side | None) -> None:
+    given = side_for(given, metric)
     fix = f"give {_GIVE[side]}, or leave '{name}' out of metric=[...]"
     if given is None:
         raise ConfigError(f"metric '{name}' compares with {side} images, but there are none: {fix}")
@@ -113,7 +114,7 @@ def check_moments(
     """Refuses published statistics that are not of the layer and extractor that a metric uses (ConfigError)."""
     for metric in metrics.values():
         for side in metric.sides if isinstance(metric, ReferenceMetric) else ():
-            given = sides.get(side)
+            given = side_for(sides.get(side), metric)
             if isinstance(given, Moments):
                 select_moments(given, metric, extractors)
 

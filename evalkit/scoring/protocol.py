@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, get_args
 
-from evalkit.data.moments import Moments
+from evalkit.data.moments import SPATIAL_LAYER, Moments
 from evalkit.extractors.base import Extractor
 from evalkit.features.feature_pass import ImageSource
 from evalkit.metric import Metric, OwnImage, PairMetric, ReferenceMetric
@@ -44,6 +45,24 @@ class Against:
         return {"reference": self.reference, "training": self.training}
 
 
+def side_for(given: Side | None, metric: Metric) -> Side | None:
+    """What of a side a metric is given: where it holds moments of the metric's layer next to images, these."""
+    moments: Moments | None = getattr(given, "moments", None)
+    takes = isinstance(metric, ReferenceMetric) and metric.takes_moments and len(metric.needs) == 1
+    if moments is None or not takes or not moments.are_of(metric.needs[0]):
+        return given
+    return moments.spatial if metric.needs[0].endswith(f"/{SPATIAL_LAYER}") else moments
+
+
+def label_scheme(source: ImageSource) -> str:
+    """How the classes of a set's samples were chosen: "equal", as many of each but for one; "random"; "unknown"."""
+    classes = getattr(source, "class_ids", None) or getattr(source, "categories", None) or ()
+    counts = Counter(classes)
+    if not counts or None in counts:
+        return "unknown"
+    return "equal" if max(counts.values()) - min(counts.values()) <= 1 else "random"
+
+
 def column_label(metric: Metric, extractors: Mapping[str, Extractor]) -> str:
     """The metric's title; with the extractor's label where it is not the one that the bare title stands for.
 
@@ -66,7 +85,7 @@ def column_label(metric: Metric, extractors: Mapping[str, Extractor]) -> str:
 
 
 def make_protocol(
-    metric: Metric, extractors: Mapping[str, Extractor], n: int, against: Against, own: Own
+    metric: Metric, extractors: Mapping[str, Extractor], n: int, against: Against, own: Own, labels: str | None = None
 ) -> dict[str, Any]:
     """All that must agree for scores to be compared, as JSON. A metric whose numbers change raises its `revision`.
 
@@ -74,6 +93,7 @@ def make_protocol(
         metric: which, on `n` samples.
         extractors: by name.
         against, own: what the samples are compared with, and the images that their own prompts name.
+        labels: how their classes were chosen, where that belongs to the protocol (`label_scheme`).
     """
     kind = type(metric)
     protocol: dict[str, Any] = {
@@ -85,13 +105,14 @@ def make_protocol(
         "reference": None,
     }
     if isinstance(metric, ReferenceMetric):
-        protocol |= {side: _describe(given) for side in metric.sides if (given := against.sides[side]) is not None}
+        sides = {side: side_for(against.sides[side], metric) for side in metric.sides}
+        protocol |= {side: _describe(given) for side, given in sides.items() if given is not None}
     if isinstance(metric, PairMetric):
         protocol |= _describe_pairs(metric, against.baseline, own)
         masks = own.get(MASK)
         if metric.region is not None and masks is not None and not isinstance(masks, str):
             protocol |= {"region": metric.region, MASK: _describe(masks)}
-    return protocol
+    return protocol if labels is None else {**protocol, "labels": labels}
 
 
 def error_kind(clusters: Sequence[int]) -> str:

@@ -35,7 +35,7 @@ from evalkit.scoring.cache import ScoreCache, code_digest, finite
 from evalkit.scoring.checks import Failures, guarded, select_moments
 from evalkit.scoring.pair_pass import PairPass
 from evalkit.scoring.pairs import score_pairs
-from evalkit.scoring.protocol import Against, Own, column_label, error_kind, make_protocol
+from evalkit.scoring.protocol import Against, Own, column_label, error_kind, label_scheme, make_protocol, side_for
 from evalkit.scoring.states import observe
 from evalkit.utils import devices
 from evalkit.utils.files import sha256_json
@@ -105,7 +105,8 @@ class Scorer:
         """By metric the protocol of its score of a source, and what the score is cached by."""
         extractors, n = self.features.extractors, len(cell.source)
         metrics = self.metrics.items()
-        protocols = {name: make_protocol(m, extractors, n, self.against, cell.own) for name, (_, m) in metrics}
+        labels = label_scheme(cell.source) if getattr(self.against.reference, "labelled", False) else None
+        protocols = {name: make_protocol(m, extractors, n, self.against, cell.own, labels) for name, (_, m) in metrics}
         return protocols, {name: self._key(cell, option, m, protocols[name]) for name, (option, m) in metrics}
 
     def score(self, cell: ToScore, only: Collection[str] | None, known: Mapping[str, Score]) -> dict[str, Scored]:
@@ -252,12 +253,16 @@ class Scorer:
             if not pending:
                 continue
             assert given is not None, f"{', '.join(pending)}: no {side}"  # check_counts refuses it in one line
-            if not isinstance(given, Moments):
-                states = observe(self.features, given, pending, self._side_failures)
+            parts = {name: side_for(given, metric) for name, metric in pending.items()}
+            of_images = {name: m for name, m in pending.items() if not isinstance(parts[name], Moments)}
+            if of_images and not isinstance(given, Moments):
+                states = observe(self.features, given, of_images, self._side_failures)
                 self._side_states.update({(side, name): state for name, state in states.items()})
-                continue
-            for name, metric in pending.items():
-                chosen = select_moments(given, metric, self.features.extractors)
+            for name, part in parts.items():
+                if not isinstance(part, Moments):
+                    continue
+                metric = pending[name]
+                chosen = select_moments(part, metric, self.features.extractors)
                 mean, cov = torch.from_numpy(chosen.mean), torch.from_numpy(chosen.cov)
                 with guarded(name, self._side_failures):
                     self._side_states[side, name] = metric.from_moments(mean=mean, cov=cov, n=chosen.n)

@@ -226,6 +226,7 @@ class Stages:
 
     def _wanted(self) -> dict[str, tuple[str, ...]]:
         """By cell or side: the addresses of features that scores which are not cached rest on."""
+        from evalkit.scoring.protocol import side_for
         from evalkit.scoring.sources import applies
 
         wanted: dict[str, dict[str, None]] = {}
@@ -236,7 +237,7 @@ class Stages:
                 if isinstance(metric, StateMetric) and applies(metric, source):
                     wanted.setdefault(name, {}).update(dict.fromkeys(metric.needs))
                     for side in metric.sides if isinstance(metric, ReferenceMetric) else ():
-                        if not isinstance(getattr(self.plan, side), Moments):
+                        if not isinstance(side_for(getattr(self.plan, side), metric), Moments):
                             wanted.setdefault(SIDES[side], {}).update(dict.fromkeys(metric.needs))
         return {name: tuple(addresses) for name, addresses in wanted.items()}
 
