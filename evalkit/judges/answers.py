@@ -12,6 +12,7 @@ put by then stands in a folder on this machine.
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
 import os
@@ -26,13 +27,15 @@ from typing import IO, Any
 from evalkit.errors import DataError
 from evalkit.judges.asker import KEY_DIGITS, Answer, Item
 from evalkit.judges.place import ENDING, RECORD, AnswerPlace
-from evalkit.utils.files import sha256_json, writing
+from evalkit.utils.files import read_file, sha256_bytes, sha256_json, writing
 from evalkit.utils.json_files import parse_json
 
 log = logging.getLogger(__name__)
 
 JUDGE_DIGITS = 12  # hex digits of a judge's digest
 SOME = 200  # answers whose tokens stand for all
+CHECK_DIGITS = 12  # hex digits of a line's digest
+_CHECK = b', "check": "'
 _START = b'{"key": "'
 
 
@@ -115,7 +118,10 @@ class Answers:
             file, path = self._open(self.place)
             start = file.seek(0, os.SEEK_END)
             with writing(path):
-                file.write(line)  # unbuffered, in one write: a kill leaves it whole or cuts the last line
+                if file.write(line) < len(line):  # one unbuffered write: whatever ends it cuts the last line at most
+                    file.close()
+                    self._file = None  # nothing is written behind half a line
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
             self._lines[item.key()] = path, start, len(line)
 
     def _open(self, place: AnswerPlace) -> tuple[IO[bytes], Path]:
@@ -167,11 +173,19 @@ def answer_line(item: Item, answer: Answer) -> bytes:
         "received": answer.received,
         "about": dict(answer.about),
     }
-    return (json.dumps(about, ensure_ascii=True, allow_nan=False) + "\n").encode()
+    body = json.dumps(about, ensure_ascii=True, allow_nan=False)[:-1].encode()
+    return body + _CHECK + _digest(body) + b'"}\n'
+
+
+def _digest(body: bytes) -> bytes:
+    return sha256_bytes(body)[:CHECK_DIGITS].encode()
 
 
 def parse_answer(line: bytes, where: str) -> Answer:
-    """An answer as `answer_line` wrote it. DataError: it is none."""
+    """An answer as `answer_line` wrote it. DataError: it is none, or was altered."""
+    body, _, check = line.rpartition(_CHECK)
+    if check.rstrip(b"\n") != _digest(body) + b'"}':
+        raise DataError(f"{where}: altered, or cut short")
     value = parse_json(line, where, finite=True)
     try:
         first = value["first"]
@@ -187,3 +201,10 @@ def parse_answer(line: bytes, where: str) -> Answer:
     except (TypeError, KeyError, ValueError, AttributeError, OverflowError):
         raise DataError(f"{where}: no answer of a judge") from None
     return answer
+
+
+def verify_file(file: Path) -> None:
+    """Reads a file's answers. DataError: one is not as it was written; what a kill cut short at the end is no fault."""
+    data = read_file(file)
+    for number, line in enumerate(data[: data.rfind(b"\n") + 1].splitlines(keepends=True), 1):
+        parse_answer(line, f"{file}:{number}")

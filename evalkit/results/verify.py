@@ -17,6 +17,7 @@ from evalkit.data.scan import INDEX, read_index
 from evalkit.data.shard_format import METADATA, ZIP, parse_shard
 from evalkit.errors import EXIT_DONE, EXIT_ERROR, DataError, EvalkitError, StoreError
 from evalkit.features.store import verify_file
+from evalkit.judges.answers import verify_file as verify_answers
 from evalkit.results import export, feature_map, sheets, thumbnails
 from evalkit.results.table import ResultTable
 from evalkit.samples import manifest
@@ -68,7 +69,7 @@ def verify(root: Path) -> list[Part]:
     if not any((root / name).is_dir() for name in ("samples", "features", "scores", "cache")):
         raise StoreError(f"{root}: no store: none of samples, features, scores and cache is in it: check the path")
     samples, metadata = _samples(root)
-    parts = [samples, metadata, _features(root), _scores(root), _scans(root), _lints(root)]
+    parts = [samples, metadata, _features(root), _answers(root), _scores(root), _scans(root), _lints(root)]
     return [*parts, _exports(root), _results(root)]
 
 
@@ -169,6 +170,13 @@ def _features(root: Path) -> Part:
     folder = root / "features"
     for path in _files(folder, "**/*.safetensors"):
         part.old += part.read(path, partial(verify_file, folder)) == "old"
+    return part
+
+
+def _answers(root: Path) -> Part:
+    part = Part("answers")
+    for path in _files(root / "answers", "*/*.jsonl"):
+        part.read(path, verify_answers, "delete the line, and it is asked for again")
     return part
 
 

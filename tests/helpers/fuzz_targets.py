@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 from fuzz import Target
 from fuzz_attributes import attributes
+from fuzz_judges import completions, questions, stored_answers
 from fuzz_votes import vote_files
 from fuzz_weights import keras_files, latents, weights
 from icc import cmyk_profile, grey_profile, rgb_profile
@@ -439,6 +440,9 @@ def all_targets(folder: Path) -> list[Target]:
             keras_files(),
             answers(),
             vote_files(),
+            completions(),
+            stored_answers(),
+            questions(),
         ),
     ]
 

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from evalkit.errors import DataError
-from evalkit.judges.answers import Answers, answer_line, parse_answer
+from evalkit.judges.answers import Answers, answer_line, parse_answer, verify_file
 from evalkit.judges.asker import Answer, Item
 from evalkit.judges.place import AnswerPlace
 from evalkit.utils.blobs import HeldBlobs
@@ -85,9 +85,14 @@ def test_a_damaged_line_is_asked_again(tmp_path: Path, caplog: pytest.LogCapture
     answers = Answers(AnswerPlace(tmp_path), JUDGE)
     answers.put(item(), Answer("yes"))
     (file,) = tmp_path.rglob("*.jsonl")
-    file.write_bytes(file.read_bytes().replace(b'"answer"', b'"anszer"'))
+    whole = file.read_bytes()
+    file.write_bytes(whole + whole[:30])  # a kill cut the last line: no fault
+    verify_file(file)
+    file.write_bytes(whole.replace(b'"yes"', b'"yet"'))
     assert Answers(AnswerPlace(tmp_path), JUDGE).get(item()) is None
-    assert "no answer of a judge: this answer is asked for again" in caplog.text
+    assert "altered, or cut short: this answer is asked for again" in caplog.text
+    with pytest.raises(DataError, match=r":1: altered"):
+        verify_file(file)
 
 
 def test_a_store_on_a_url(tmp_path: Path) -> None:
