@@ -8,12 +8,14 @@ from typing import TYPE_CHECKING, Any
 
 from evalkit.extractors.base import Extractor
 from evalkit.judges.calibration import in_words
+from evalkit.numerics.judge_noise import SMALL
 from evalkit.utils.devices import pick_device
 
 if TYPE_CHECKING:
     from evalkit.results.rows import Outcome
 
 COUNTS = ("calls", "unread", "sent", "received")  # details of a score that rests on a judge's answers
+SHARE, ENOUGH = "judge_variance_share", "judge_repeats_enough"  # details where a question is asked several times
 RUN = "judges"  # the key of a table's `run`
 
 log = logging.getLogger(__name__)
@@ -52,4 +54,18 @@ def judge_notes(outcome: Outcome, run: Mapping[str, Any]) -> list[str]:
         tokens = f" ({sent:,} tokens sent, {received:,} received)" if sent else ""
         doubt = f"; {unread:,} could not be read, and count the lowest value" if unread else ""
         lines.append(f"{judge}: {calls:,} answers of the judge{tokens}{doubt}.")
+    return lines + _noise_notes(outcome)
+
+
+def _noise_notes(outcome: Outcome) -> list[str]:
+    """A note per metric whose error is the judge's own to a part that counts."""
+    lines = []
+    for name in outcome.metrics:
+        details = [scored.score.details for (_, other), scored in outcome.scored.items() if other == name]
+        worst = max(details, key=lambda each: each.get(SHARE, 0.0), default={})
+        if worst.get(SHARE, 0.0) > SMALL:
+            enough = f": {worst[ENOUGH]:.0f} answers per sample would bring it to a tenth" if ENOUGH in worst else ""
+            lines.append(
+                f"{name}: up to {100 * worst[SHARE]:.0f} % of the squared standard error is the judge's own{enough}."
+            )
     return lines

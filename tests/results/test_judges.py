@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -13,6 +14,7 @@ from evalkit.data.codec import encode_png
 from evalkit.digits.data import DIGIT_WORDS, reference_images
 from evalkit.errors import EXIT_DONE, EXIT_ERROR, EXIT_GATE_FAILED, ConfigError
 from evalkit.gate import make_gates
+from evalkit.results.judges import judge_notes
 
 ITEMS, WRONG = 60, 9
 RUN = (
@@ -92,3 +94,19 @@ def test_refused_before_anything_is_made(folder: Path) -> None:
 def test_rules_on_the_agreement(rule: dict[str, Any], judges: tuple[str, ...], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         make_gates({"g": {"rules": [{"metric": "judge_agreement", **rule}]}}, [], {}, judges=judges)
+
+
+def test_a_judges_own_noise_is_told_where_it_counts() -> None:
+    def outcome(*details: dict[str, float]) -> Any:
+        cells = {(f"cell {i}", "vqa"): SimpleNamespace(score=SimpleNamespace(details=d)) for i, d in enumerate(details)}
+        return SimpleNamespace(scored=cells, metrics={"vqa": None}, seeds={})
+
+    noisy = {"judge_variance_share": 0.28, "judge_repeats_enough": 11.0}
+    assert judge_notes(outcome({}, {"judge_variance_share": 0.1}), {}) == []
+    assert judge_notes(outcome({"judge_variance_share": 0.2}, noisy), {}) == [
+        "vqa: up to 28 % of the squared standard error is the judge's own: 11 answers per sample would bring it to a "
+        "tenth."
+    ]
+    assert judge_notes(outcome({"judge_variance_share": 1.0}), {})[0].endswith(
+        "100 % of the squared standard error is the judge's own."
+    )
