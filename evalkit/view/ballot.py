@@ -16,11 +16,11 @@ from typing import Any
 from evalkit.data import codec
 from evalkit.errors import ConfigError, DataError, nearest, printable
 from evalkit.history.registry import PastRun
-from evalkit.utils.files import sha256_bytes, stamp_of_file
+from evalkit.utils.files import sha256_bytes
 from evalkit.view.comparable import chosen_cells, comparable
 from evalkit.view.samples import Sample, image_of, samples_of
 from evalkit.votes.agreement import voters
-from evalkit.votes.records import OUTCOMES, VOTES, Vote, append_vote, read_votes
+from evalkit.votes.records import OUTCOMES, VOTES, Followed, Vote, append_vote
 from evalkit.votes.schedule import Item, Pair, Step, key_of, steps
 
 log = logging.getLogger(__name__)
@@ -87,7 +87,7 @@ class Ballot:
         self._shown: dict[str, tuple[str, int]] = {}
         self._secret = secrets.token_bytes()
         self._lock = threading.RLock()
-        self._read: tuple[object, list[Vote]] = (None, [])
+        self._followed = Followed(self.file)
         self._why = ""
         self._pixels = functools.lru_cache(100_000)(self._digest)
         self.png = functools.lru_cache(64)(self._png)
@@ -102,12 +102,8 @@ class Ballot:
 
     def votes(self) -> list[Vote]:
         """All votes that count, as they are in the file at this moment."""
-        if not self.file.exists():
-            return []
-        stamp = stamp_of_file(self.file)
-        if self._read[0] != stamp:
-            self._read = stamp, read_votes(self.file)
-        return self._read[1]
+        with self._lock:
+            return self._followed.votes()
 
     def state(self, voter: str) -> dict[str, Any]:
         """What a voter's page shows: how far they are, the next item and the images after it; as JSON, without names.

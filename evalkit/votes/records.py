@@ -21,7 +21,7 @@ from pathlib import Path
 
 from evalkit.errors import DataError, nearest
 from evalkit.utils.csv_cells import restored, safe
-from evalkit.utils.files import MAX_FILE_BYTES, read_file, writing
+from evalkit.utils.files import MAX_FILE_BYTES, Stamp, open_file, read_file, stamp_of_file, writing
 from evalkit.utils.text import one_line
 
 log = logging.getLogger(__name__)
@@ -142,11 +142,17 @@ def read_lines(path: Path) -> list[Vote]:
     return parse(data, str(path))
 
 
-def parse(data: bytes, where: str) -> list[Vote]:
-    """All lines of a votes.csv's bytes; `where` names it in messages. Raises what `read_votes` does."""
+def parse(data: bytes, where: str, first: int = 1) -> list[Vote]:
+    """All lines of a votes.csv's bytes. Raises what `read_votes` does.
+
+    Args:
+        data: the bytes, or those from the beginning of a later line on.
+        where: what messages call the file.
+        first: the number of the first line; 1: it is the header.
+    """
     votes: list[Vote] = []
-    headed = False
-    for number, raw in enumerate(data.removeprefix(_BOM).split(b"\n"), 1):
+    headed = first > 1
+    for number, raw in enumerate(data.removeprefix(_BOM).split(b"\n"), first):
         line = raw.decode("utf-8", "replace").removesuffix("\r")
         if line == _HEADER:
             headed = True
@@ -167,16 +173,67 @@ def standing(votes: Iterable[Vote]) -> list[Vote]:
 
     It names them because votes of one voter may come from two places (the page and an export): each takes back its own.
     """
-    left: list[Vote | None] = []
-    places: dict[tuple[str, frozenset[str], int], list[int]] = {}
+    counted = _Standing()
     for vote in votes:
-        mine = places.setdefault((vote.voter, frozenset((vote.cell_a, vote.cell_b)), vote.index), [])
+        counted.add(vote)
+    return counted.votes()
+
+
+class _Standing:
+    """The votes that count, of lines that come one after the other."""
+
+    def __init__(self) -> None:
+        self._votes: list[Vote | None] = []
+        self._places: dict[tuple[str, frozenset[str], int], list[int]] = {}
+
+    def add(self, vote: Vote) -> None:
+        mine = self._places.setdefault((vote.voter, frozenset((vote.cell_a, vote.cell_b)), vote.index), [])
         if vote.outcome != "undo":
-            mine.append(len(left))
-            left.append(vote)
+            mine.append(len(self._votes))
+            self._votes.append(vote)
         elif mine:
-            left[mine.pop()] = None
-    return [vote for vote in left if vote is not None]
+            self._votes[mine.pop()] = None
+
+    def votes(self) -> list[Vote]:
+        return [vote for vote in self._votes if vote is not None]
+
+
+class Followed:
+    """A votes.csv that is added to: what was read of it is not read again. There may be no file yet.
+
+    A file that was replaced or became shorter is read from its beginning.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._begin()
+
+    def _begin(self) -> None:
+        self._stamp: Stamp | None = None
+        self._end, self._lines = 0, 0  # of what was read: its bytes and its lines
+        self._standing = _Standing()
+
+    def votes(self) -> list[Vote]:
+        """What `read_votes` would give now. Raises what it does, but for a file that is not there."""
+        if not self.path.exists():
+            self._begin()
+            return []
+        stamp = stamp_of_file(self.path)
+        if self._stamp is not None and (stamp[3] != self._stamp[3] or stamp[0] < self._end):
+            self._begin()
+        if stamp != self._stamp:
+            with open_file(self.path) as file:
+                file.seek(self._end)
+                data = file.read()
+            whole, ended, tail = data.rpartition(b"\n")
+            if tail and (not ended or _cells(tail.decode("utf-8", "replace")) is not None):
+                return read_votes(self.path)  # a crash took a line's end alone, or all but the header's beginning
+            if ended:
+                for vote in parse(whole, str(self.path), self._lines + 1):
+                    self._standing.add(vote)
+                self._end, self._lines = self._end + len(whole) + 1, self._lines + whole.count(b"\n") + 1
+            self._stamp = stamp
+        return self._standing.votes()
 
 
 @contextmanager

@@ -13,7 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from evalkit.errors import DataError, StoreError
-from evalkit.votes.records import HEADS, Vote, append_vote, append_votes, read_lines, read_votes, standing
+from evalkit.votes import records
+from evalkit.votes.records import HEADS, Followed, Vote, append_vote, append_votes, read_lines, read_votes, standing
 
 TEXTS = st.text(st.characters(codec=None), max_size=20) | st.sampled_from(["=1+1", "'=x", 'a"b,c\n\\n', "\\u0041", "'"])
 VOTES = st.builds(
@@ -61,8 +62,11 @@ def test_a_torn_write_spoils_no_other_vote(before: list[Vote], torn: Vote, after
         end = start + round(share * (len(data) - start))
         path.write_bytes(data[:end])
         whole = len(data) - end <= 1  # but for the line's end
+        followed = Followed(path)
+        assert followed.votes() == read_votes(path)
         for vote in after:
             append_vote(path, vote)
+            assert followed.votes() == read_votes(path)
         assert read_lines(path) == [*before, *([torn] if whole else []), *after]
         assert path.read_bytes().startswith(data[:end])  # nothing is taken out
 
@@ -87,6 +91,24 @@ def test_an_undo_voids_the_voters_last_vote_on_the_item() -> None:
         ("Bob", 2, "b"),
         ("Ann", 4, "both_bad"),
     ]
+
+
+def test_what_was_read_is_not_read_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "votes.csv"
+    followed = Followed(path)
+    assert followed.votes() == []
+    append_votes(path, [a_vote(index=index) for index in range(5)])
+    assert [vote.index for vote in followed.votes()] == [0, 1, 2, 3, 4]
+    parsed: list[tuple[int, int]] = []
+    parse = records.parse
+    monkeypatch.setattr(records, "parse", lambda data, *rest: parsed.append((len(data), rest[1])) or parse(data, *rest))
+    append_vote(path, a_vote(index=3, outcome="undo"))
+    append_vote(path, a_vote(index=5))
+    assert [vote.index for vote in followed.votes() + followed.votes()] == [0, 1, 2, 4, 5] * 2
+    assert [first for _, first in parsed] == [7]
+    path.unlink()
+    append_vote(path, a_vote(index=9))
+    assert [vote.index for vote in followed.votes()] == [9]
 
 
 def _write(path: Path, voter: str) -> None:

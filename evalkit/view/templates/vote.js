@@ -26,7 +26,7 @@
     async function ask(address, body) {
       const options = body && { method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify(body) };
       let answer;
-      try { answer = await fetch(address, options); } catch { throw new Error("The server cannot be reached. Is it still running?"); }
+      try { answer = await fetch(address, options); } catch { throw new Error("The server cannot be reached: this was not kept. Is it still running?"); }
       const value = await answer.json().catch(() => ({ error: `The server answered ${answer.status}.` }));
       if (!answer.ok) throw new Error(value.error);
       return value;
