@@ -10,7 +10,19 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from evalkit.report import categories, fullsize, gallery, judges, modes, parity, plots, profile, summary, tables
+from evalkit.report import (
+    categories,
+    fullsize,
+    gallery,
+    judges,
+    modes,
+    parity,
+    plots,
+    profile,
+    ratings,
+    summary,
+    tables,
+)
 from evalkit.report.later import Later
 from evalkit.report.run_folder import Run, clean, nearest_sheets, short
 from evalkit.results import headline, thumbnails
@@ -64,6 +76,8 @@ def make_page(run: Run, mark: str) -> str:
         "map": feature_map,
         "parity": pairs,
         "judges": judges.make_judges(run),
+        "ratings": ratings.make_ratings(run),
+        "voter_heads": ratings.VOTER_HEADS,
         "gate": tables.make_gate(run),
         "findings": tables.make_findings(run),
         "linted": isinstance(config := run.table.run.get("config"), dict) and bool(config.get("lint")),

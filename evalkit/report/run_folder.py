@@ -8,10 +8,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from evalkit.errors import DataError
-from evalkit.results import by_category, feature_map, parity, previous, profile, thumbnails
+from evalkit.results import by_category, feature_map, parity, previous, profile, ratings, thumbnails
 from evalkit.results.csv_files import CLUSTER, SAMPLE_HEADS, cluster_id, number, read_columns, read_heads
 from evalkit.results.side_by_side import SampleScores
 from evalkit.results.table import ResultTable, read_results
@@ -21,7 +21,7 @@ from evalkit.utils.text import letters
 T = TypeVar("T")
 RESULTS = "results.json"
 _FILES = ("samples.csv", "categories.csv", by_category.PARTS, "nearest.csv", "reference.png")
-_OTHERS = (*_FILES, thumbnails.NAME, feature_map.NAME, previous.NAME, parity.NAME, profile.NAME)
+_OTHERS = (*_FILES, thumbnails.NAME, feature_map.NAME, previous.NAME, parity.NAME, profile.NAME, ratings.NAME)
 _CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff\ufdd0-\ufdef\ufffe\uffff]")
 
 
@@ -109,6 +109,11 @@ class Run:
     def parity(self) -> parity.Parity | str:
         """What parity.json holds, or why there is nothing."""
         return self._read(parity.NAME, parity.read_parity, " The run's command, given again, writes it.")
+
+    @cached_property
+    def ratings(self) -> Sequence[Mapping[str, Any]] | str | None:
+        """What ratings.json holds; none where there is none; why, where it cannot be read."""
+        return self._read(ratings.NAME, ratings.read_ratings) if self.file(ratings.NAME) else None
 
     @cached_property
     def previous(self) -> previous.Previous:

@@ -83,15 +83,16 @@ def _lines(rated: Rated) -> list[str]:
     if ratings is None:
         return [f"{label}: nothing is rated: no votes connect two cells."]
     same, alpha, items = overall(ratings.votes)
-    voters = "1 voter" if ratings.voters == 1 else f"{ratings.voters} voters"
+    position = rated.metric.position
+    kind = "voter" if position is None else "judge"
+    voters = f"1 {kind}" if ratings.voters == 1 else f"{ratings.voters} {kind}s"
     ties = float(ratings.arrays.counts[0, :, 2].sum()) / len(ratings.votes)
     first = f"{label}: {len(ratings.votes)} votes by {voters} on {ratings.prompts} prompts, {100 * ties:.0f} % ties"
     if same is not None:
         shown = "" if alpha is None else f" (alpha {alpha:.2f})"
         first += f"; on {items} items that several had they agree in {100 * same:.0f} %{shown}"
     if ratings.voters == 1:
-        first += "; intervals are over prompts, and tell nothing of other voters"
-    position = rated.metric.position
+        first += f"; intervals are over prompts, and tell nothing of other {kind}s"
     if position is not None:
         share = 100 * position["flips"] / position["pairs"]
         first += f"; {share:.0f} % of {position['pairs']} verdicts change with the images' order, and count as ties"
@@ -103,7 +104,7 @@ def _lines(rated: Rated) -> list[str]:
     alike = [_ranks(ratings, one) for one in groups(ratings, found) if len(one) > 1]
     if not alike:
         return [f"{first}.", f"{label}: all rated cells are told apart, with 95 % confidence in all of that."]
-    second = f"{label}, by rank: {', nor '.join(alike)} cannot be told apart, with 95 % confidence in the others"
+    second = f"{label}: not told apart are the ranks {'; '.join(alike)}, all others are, with 95 % confidence"
     nearest = min(needs(ratings, found), key=lambda need: need.between or float("inf"), default=None)
     return [f"{first}.", f"{second}.{_need_text(ratings, nearest) if nearest is not None else ''}"]
 
