@@ -40,6 +40,21 @@ class Brightness(SampleMetric):
 '''
 
 
+PLUGIN_BENCHMARK = """# @package _global_
+# Rooms: is the furniture right?
+defaults:
+  - override /prompts: []
+  - override /metric: []
+benchmark: {title: Rooms, path: "???", source: rooms.csv of example.org, questions: {text: "{q}"}, judge: judge_digits}
+prompts:
+  rooms: {_target_: evalkit.prompts.BenchmarkPrompts, benchmark: "${benchmark}"}
+metric:
+  rooms: {_target_: evalkit.judges.score.BenchmarkScore, benchmark: "${benchmark}", features: judge_digits/answers}
+extractor:
+  judge_digits: {question: null, questions: "${benchmark}"}
+"""
+
+
 def build_wheel(project: Path, out: Path) -> Path:
     command = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(out)]
     done = subprocess.run(command, cwd=project, capture_output=True, text=True, check=False)
@@ -66,6 +81,8 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (package / "configs" / "__init__.py").write_text("")
     yaml = "brightness:\n  _target_: evalkit_brightness.brightness.Brightness\n"
     (package / "configs" / "metric" / "brightness.yaml").write_text(yaml)
+    (package / "configs" / "benchmark").mkdir()
+    (package / "configs" / "benchmark" / "rooms.yaml").write_text(PLUGIN_BENCHMARK)
     install(build_wheel(root / "plugin", root / "dist_plugin"), root / "site")
     return root / "site"
 
@@ -119,3 +136,10 @@ def test_a_third_partys_metric_is_offered_where_a_name_is_misspelt(site: Path, t
     done = run_installed(site, tmp_path, "metric=[brihgtness]")
     assert done.returncode == 2
     assert "Did you mean 'brightness'?" in done.stderr
+
+
+def test_a_third_partys_benchmark_is_one_word(site: Path, tmp_path: Path) -> None:
+    words = ("benchmark=rooms", "benchmark.path=rooms.csv", "model=[digits_ldm]", "--cfg", "job", "--resolve")
+    done = run_installed(site, tmp_path, *words, "--package", "metric.rooms.benchmark")
+    assert done.returncode == 0, done.stderr
+    assert "path: rooms.csv\nsource: rooms.csv of example.org\n" in done.stdout

@@ -189,8 +189,8 @@ class BenchmarkFile:
         """A prompt's task, and how many of its questions depend on one that is not there."""
         first = group[0]
         prompt = first.text(self.prompt)
-        if not prompt:
-            raise DataError(f"{first.where}: blank where a prompt is needed")
+        if not prompt or not isinstance(first.look(self.prompt), str):
+            raise DataError(f"{first.where}: a prompt is needed at '{self.prompt}', a text that is not blank")
         questions: list[Question] = []
         for row in group[:1] if self.same else group:
             for asked in self.asked:
@@ -208,7 +208,7 @@ class BenchmarkFile:
                 )
         tags = dict.fromkeys([*_tags(first, self.tags), *listed.get(_number(first), ())])
         category = first.text(self.category) if self.category else ""
-        number = int(first.text(self.class_id)) if self.class_id else None
+        number = _class_id(first, self.class_id) if self.class_id else None
         return Task(prompt, whole, category or None, tuple(tags), image, number), lost
 
 
@@ -216,6 +216,13 @@ def _number(row: Placed) -> str:
     """The number that lists call a row by: its name, where that is one ("00007"), else its place."""
     name = str(row.row.get("@name", row.number))
     return str(int(name)) if name.isdecimal() else str(row.number)
+
+
+def _class_id(row: Placed, place: str) -> int:
+    text = row.text(place)
+    if not text.isdecimal() or int(text) >= 2**31:
+        raise DataError(f"{row.where}: a class at '{place}' is a whole number >= 0 (below 2**31), not {text[:40]!r}")
+    return int(text)
 
 
 def _known_keys(options: Mapping[str, Any], known: Sequence[str], where: str) -> None:
@@ -286,6 +293,8 @@ def _listed_tags(file: Path, tag_files: Mapping[str, str]) -> dict[str, list[str
         if not isinstance(tags, dict) or not all(isinstance(numbers, list) for numbers in tags.values()):
             raise DataError(f"{path}: an object is needed that has a list of rows' numbers for each tag")
         for tag, numbers in tags.items():
+            if not all(str(number).isdecimal() for number in numbers):
+                raise DataError(f"{path}: '{tag}' holds what is no number of a row")
             for number in numbers:
                 listed.setdefault(str(int(number)), []).append(f"{kind}: {tag}")
     return listed

@@ -83,7 +83,7 @@ class Placed:
             DataError: neither stands there.
         """
         held = self.look(place)
-        if split is not None:
+        if split is not None and not isinstance(held, list | Mapping):
             held = [part.strip() for part in re.split(split, str(held)) if part.strip()]
         held = _plain(held, self.where)
         if not isinstance(held, list | Mapping):

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 from fuzz import Target
 from fuzz_attributes import attributes
+from fuzz_benchmarks import benchmarks
 from fuzz_judges import completions, questions, stored_answers
 from fuzz_votes import vote_files
 from fuzz_weights import keras_files, latents, weights
@@ -432,6 +433,7 @@ def all_targets(folder: Path) -> list[Target]:
             latents(made["latents"]),
             prompt_tables(),
             attributes(),
+            benchmarks(),
             results(made["results"]),
             past_runs(made["history"]),
             gates(),
