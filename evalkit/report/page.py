@@ -53,6 +53,7 @@ def make_page(run: Run, mark: str) -> str:
         "keys": run.keys,
         "mark": mark,
         "name": str(run.table.run.get("name") or run.path.stem),
+        "counted": summary.counted(run),
         "facts": summary.compared(run),
         "winners": won,
         "headline": said,

@@ -16,6 +16,7 @@ from evalkit.report.run_folder import Run, short
 from evalkit.report.tables import main_column
 from evalkit.results import series
 from evalkit.results.axes import bar, by_size, wide
+from evalkit.results.real_text import is_real, multiple_of
 from evalkit.results.render import format_value
 from evalkit.results.table import Column, Row, finite
 
@@ -60,7 +61,7 @@ class _Maker:
 
     @cached_property
     def quality(self) -> list[Column]:
-        return [column for column in self.columns.values() if not column.is_cost]
+        return [c for c in self.columns.values() if not c.is_cost and multiple_of(c.metric) is None]
 
     @cached_property
     def rows(self) -> dict[str, Row]:
@@ -96,16 +97,17 @@ class _Maker:
         cells = self.comparable(self.run.table.cells, x, y)
         if len(cells) < 2:
             return None
-        best = pareto([(x.rows[c], y.rows[c]) for c in cells])
+        made = [c for c in cells if not is_real(self.rows[c].model)]  # real images win nothing
+        best = [made[i] for i in pareto([(x.rows[c], y.rows[c]) for c in made])]
         points = {c: self.point(c, x.rows[c], y.rows[c]) for c in cells}
         if len(cells) > MAX_LABELS:
-            points = {c: p if i in best else replace(p, text="") for i, (c, p) in enumerate(points.items())}
+            points = {c: p if c in best else replace(p, text="") for c, p in points.items()}
         lines = [
             Line(number, tuple(point for c, point in points.items() if self.family(c) == family), False)
             for number, family in enumerate(self.families)
         ]
-        on_front = sorted((points[cells[i]] for i in best), key=lambda p: p.x)
-        names = _some([self.run.keys[cells[i]] for i in best])
+        on_front = sorted((points[c] for c in best), key=lambda p: p.x)
+        names = _some([self.run.keys[c] for c in best])
         which = "On the Pareto front" if front else "Beaten by none in both"
         out = _some([self.run.keys[cell] for cell in self.run.table.cells if cell not in cells])
         left_out = f"Not shown (no value, or another protocol): {out}." if out else ""

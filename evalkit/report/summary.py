@@ -11,6 +11,7 @@ from evalkit.cell import setting_name
 from evalkit.report.run_folder import Run, short
 from evalkit.results.axes import by_size
 from evalkit.results.headline import Winner
+from evalkit.results.real_text import is_real, multiple_of
 from evalkit.results.render import score_text
 from evalkit.results.table import Column, Row, finite
 
@@ -27,9 +28,16 @@ class Warning:
     severe: bool = False
 
 
+def counted(run: Run) -> str:
+    """How many cells and metrics of quality there are; real images are no cell, their multiples no metrics."""
+    cells = sum(not is_real(rows[0].model) for rows in run.table.rows_by_cell.values())
+    quality = sum(not column.is_cost and multiple_of(column.metric) is None for column in run.table.columns)
+    return f"{cells} cell{'' if cells == 1 else 's'}, {quality} metrics of quality"
+
+
 def compared(run: Run) -> list[dict[str, str]]:
     """What the cells differ in and what they share."""
-    by_cell = run.table.rows_by_cell.values()
+    by_cell = [rows for rows in run.table.rows_by_cell.values() if not is_real(rows[0].model)]
     rows = [rows[0] for rows in by_cell]
     facts = [("models", _listed(row.model for row in rows))]
     facts.append(("samplers", _listed(row.sampler for row in rows if row.sampler)))
@@ -67,6 +75,8 @@ def warnings(run: Run) -> list[Warning]:
         found = [(run.keys[cell], words) for cell, words in run.feature_map.findings() if cell in run.keys]
         shown += [Warning(short(f"{key}: {words}", 240), "map") for key, words in found]
     for column in run.table.columns:
+        if multiple_of(column.metric) is not None:  # what is to be known of it is said of the distance
+            continue
         if column.odd and not column.is_cost:
             cells = ", ".join(run.keys[cell] for cell in run.table.cells if cell in column.odd)
             text = f"{column.label}: {cells} stand apart (†): other protocol, not ranked with the rest."

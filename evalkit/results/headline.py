@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from evalkit.results import series
+from evalkit.results.real_text import multiple_of
 from evalkit.results.render import format_value, score_text, signed
 from evalkit.results.table import Column, ResultTable, Row, finite
 
@@ -51,7 +52,7 @@ def winners(table: ResultTable) -> list[Winner]:
     best_cells = []
     for column in sorted(table.columns, key=lambda column: column.is_cost):
         rows = column.ranked
-        if len(rows) < 2:
+        if len(rows) < 2 or multiple_of(column.metric) is not None:  # the distance itself is counted
             continue
         best = rows[0]
         ties = [row.cell for row in rows[1:] if row.cell in column.best]

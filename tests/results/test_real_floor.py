@@ -18,6 +18,7 @@ from evalkit.config.schema import RunConfig
 from evalkit.digits.data import reference_images
 from evalkit.errors import ConfigError
 from evalkit.plan.plan import make_plan
+from evalkit.results.headline import winners
 from evalkit.results.real_floor import with_best_multiples, with_real
 from evalkit.results.real_text import REAL
 from evalkit.results.stats import fieller
@@ -156,7 +157,11 @@ def test_it_stands_in_every_file_and_the_gate_judges_by_it(ran: tuple[Path, Resu
     assert "FID [digits] / floor ↓" in text
     assert "160 images of" in text
     assert "held out (seed 2020)" in text
-    assert REAL in (out / "report.html").read_text()
+    page = (out / "report.html").read_text()
+    assert REAL in page
+    assert "2 cells, 3 metrics of quality" in page
+    assert winners(table)[0].column.metric == "fid_digits"
+    assert not any(winner.column.metric.endswith("/floor") for winner in winners(table))
     assert not any(c.cell == REAL or c.metric.endswith("/floor") for c in table.comparisons)
     assert table.gate is not None
     assert {r["cell"]: r["status"] for r in table.gate["results"]} == {"copies": "pass", "upside_down": "fail"}
