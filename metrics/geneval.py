@@ -7,6 +7,7 @@ are scored without it. Its numbers are those of the detector: the authors' is mm
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -64,27 +65,40 @@ class GenEval(SampleMetric[Rows]):
                 raise ValueError(f"{name}={value}: give a score of 0 to 1")
         if max_objects < 1 or not 0 < max_overlap <= 1 or position_threshold < 0:
             raise ValueError("give max_objects >= 1, max_overlap above 0 and up to 1, position_threshold >= 0")
-        self.asked, self.digest = _read(Path(metadata).expanduser())
         self.metadata, self.level = metadata, level
         self.rules = Rules(threshold, counting_threshold, max_objects, max_overlap, position_threshold)
         self.needs = (f"{extractor}/objects", f"{extractor}/colours")
         self.title, self.per_sample = LEVELS[level], level == "images"
-        self.tasks = sorted({each.task for each in self.asked.values()}, key=_order)
+
+    @functools.cached_property
+    def _file(self) -> tuple[dict[str, Requirement], str]:
+        return _read(Path(self.metadata).expanduser())
+
+    @property
+    def asked(self) -> Mapping[str, Requirement]:
+        """By prompt what it asks for. ValueError: the file, and what is wrong with it."""
+        return self._file[0]
+
+    @functools.cached_property
+    def tasks(self) -> list[str]:
+        """The file's tasks, in the authors' order."""
+        return sorted({each.task for each in self.asked.values()}, key=_order)
 
     def constants(self) -> dict[str, Any]:
-        return {"estimator": f"share of correct {self.level}", "metadata": self.digest} | asdict(self.rules)
+        return {"estimator": f"share of correct {self.level}", "metadata": self._file[1]} | asdict(self.rules)
 
     def check(self, texts: Mapping[str, Sequence[str | None]], extractors: Mapping[str, Any]) -> None:
         """Refuses what could not be scored, before the first sample; see `Metric.check`."""
+        asked = self.asked  # read here, whatever is asked for
         for cell, prompts in texts.items():
-            unknown = [text for text in prompts if text is not None and text not in self.asked]
+            unknown = [text for text in prompts if text is not None and text not in asked]
             if unknown:
                 raise ValueError(
                     f"{self.metadata} says nothing of the prompt '{unknown[0]}' of {cell} (nor of "
                     f"{len(set(unknown)) - 1} others): give metadata the file that the prompts are from"
                 )
-        known = extractors[self.needs[0].partition("/")[0]].class_names
-        missing = sorted(names_of(self.asked.values()).difference(known)) if known is not None else []
+        known = getattr(extractors.get(self.needs[0].partition("/")[0]), "class_names", None)
+        missing = sorted(names_of(asked.values()).difference(known)) if known is not None else []
         if missing:
             raise ValueError(f"the detector has no class '{missing[0]}' ({len(missing)} missing): see its `renamed`")
 

@@ -10,12 +10,13 @@ from shapes_world import ITEMS
 
 
 def attributes() -> Target:
-    from evalkit.config.build import build
     from evalkit.data.attributes import Attributes, read_partition
+    from evalkit.metrics.geneval import GenEval
+    from evalkit.scoring.checks import check_texts
 
     def read(path: Path) -> None:
         if path.suffix == ".jsonl":
-            build({"_target_": "evalkit.metrics.geneval.GenEval", "metadata": str(path)}, "metric.geneval")
+            check_texts({"geneval": GenEval(str(path))}, {}, {})
         elif path.stem == "part":
             read_partition(path, "test")
         else:

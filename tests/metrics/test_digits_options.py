@@ -22,6 +22,7 @@ from evalkit.scoring import Against, score_sources
 OPTIONS = sorted(path.stem for path in (Path(__file__).parents[2] / "configs/metric").glob("*_digits.yaml"))
 OPTIONS.remove("ppl_digits")  # of a model, not of images: tests/metrics/test_path_length.py
 OPTIONS.remove("fld_digits")  # the authors' values are of features: tests/metrics/test_fld.py
+OPTIONS.remove("vqa_judge_digits")  # of a judge: tests/metrics/test_judge_mean.py
 N = 600  # images in each of the four sets
 
 

@@ -211,16 +211,18 @@ def test_what_cannot_be_scored_is_refused(metadata: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "match"),
     [
+        (None, "items.jsonl: No such file"),
         ("", "holds no prompts"),
         ("{", "items.jsonl:1: "),
         ('{"prompt": "x", "tag": "colors", "include": [{}]}', "items.jsonl:1: an object has no 'class'"),
         ("[1]", "items.jsonl:1: no object with a 'prompt'"),
     ],
 )
-def test_files_that_are_wrong_are_refused(tmp_path: Path, text: str, match: str) -> None:
-    (tmp_path / "items.jsonl").write_text(text)
-    with pytest.raises(Exception, match=match):
-        metric_of("geneval", metadata=str(tmp_path / "items.jsonl"))
+def test_files_that_are_wrong_are_refused(tmp_path: Path, text: str | None, match: str) -> None:
+    if text is not None:
+        (tmp_path / "items.jsonl").write_text(text)
+    with pytest.raises(ValueError, match=match):
+        metric_of("geneval", metadata=str(tmp_path / "items.jsonl")).check({}, {})
 
 
 RELEASED = os.environ.get("EVALKIT_GENEVAL_RESULTS", "")
