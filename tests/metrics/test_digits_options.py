@@ -23,6 +23,8 @@ OPTIONS = sorted(path.stem for path in (Path(__file__).parents[2] / "configs/met
 OPTIONS.remove("ppl_digits")  # of a model, not of images: tests/metrics/test_path_length.py
 OPTIONS.remove("fld_digits")  # the authors' values are of features: tests/metrics/test_fld.py
 OPTIONS.remove("vqa_judge_digits")  # of a judge: tests/metrics/test_judge_mean.py
+OPTIONS.remove("clip_i_digits")  # of subjects and prompts: tests/metrics/test_subject_similarity.py
+OPTIONS.remove("set_consistency_digits")  # of subjects and prompts: tests/metrics/test_subject_similarity.py
 N = 600  # images in each of the four sets
 
 
