@@ -174,7 +174,7 @@ class Judge(Extractor):
         if missing:
             count = f"{len(missing)} prompts have" if len(missing) > 1 else "a prompt has"
             first = one_line(missing[0], 80)
-            raise ConfigError(f"{self.where}.questions: {count} no questions in the file, such as '{first}'")
+            raise ConfigError(f"extractor.{self.name}.questions: {count} no questions in the file, such as '{first}'")
 
     def forecast(self, prompts: Sequence[str | None]) -> str:
         texts = [text or "" for text in prompts if text is not None or not self.joint_layers]
@@ -190,7 +190,7 @@ class Judge(Extractor):
 
     @property
     def place(self) -> str:
-        return f"extractor.{self.name}.asker: {self.asker.place}"
+        return f"{self.asker.place} (extractor.{self.name}.asker)"
 
     def identity(self) -> dict[str, Any]:
         template = [[used, way.about()] for used, way in self._ways.items()]
@@ -227,7 +227,9 @@ class Judge(Extractor):
         """What is asked about an image of a prompt. UnsuitedError: the file has no such prompt."""
         questions = self._every or self._of.get(prompt.strip())
         if questions is None:
-            raise UnsuitedError(f"{self.where}.questions has none for the prompt '{one_line(prompt)}'", self.name)
+            raise UnsuitedError(
+                f"extractor.{self.name}.questions has none for the prompt '{one_line(prompt)}'", self.name
+            )
         return questions
 
     def __call__(self, images: Images, prompts: Sequence[str], layers: Sequence[str]) -> dict[str, Tensor]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import io
+import logging
 import math
 import re
 import threading
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from evalkit.judges.place import AnswerPlace
+
+log = logging.getLogger(__name__)
 
 LISTED = 10.0  # seconds for the list of models
 RESERVED = frozenset({"model", "messages", "temperature", "seed", "logprobs", "top_logprobs", "stream", "n"})
@@ -137,9 +140,10 @@ class Chat(Asker):
         try:
             self.key.check()
             listed = self._listed()
-        except ConfigError:
+        except ConfigError as error:
             if noted is None:
                 raise
+            log.warning("%s; answers that are stored will do, no other can be asked for", error)
             self.model, self._reported = noted["model"], dict(noted["reported"])
             return
         if noted is not None and noted["listed"] == listed and (noted["logprobs"] or not first_token):

@@ -128,12 +128,13 @@ def test_a_model_that_changes_is_refused(service: JudgeService, digits: tuple, t
     assert len(ids) == 4
 
 
-def test_an_endpoint_that_is_gone(digits: tuple, tmp_path: Path) -> None:
+def test_an_endpoint_that_is_gone(digits: tuple, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """What it answered is enough; without that it is refused in one line."""
     with judging(JudgeService()) as service:
         before = score(chat(service, tmp_path), *digits)
     after = score(chat(service, tmp_path), *digits)
     np.testing.assert_array_equal(after["score"], before["score"])
+    assert "answers that are stored will do, no other can be asked for" in caplog.text
     with pytest.raises(ConfigError, match="cannot be reached"):
         chat(service, tmp_path / "empty")
 
@@ -160,6 +161,11 @@ def test_questions_of_a_file(digits: tuple, tmp_path: Path) -> None:
     assert given["score"][:, 0].tolist() == [0.5, 0]
     with pytest.raises(DataError, match="has none for the prompt"):
         score(judge, images[:1], prompts[:1])
+    judge.check_prompts(prompts[1:3])
+    with pytest.raises(
+        ConfigError, match=r"extractor\.judge\.questions: a prompt has no questions in the file, such as"
+    ):
+        judge.check_prompts(prompts[:2])
 
 
 def test_repeats_of_a_noisy_judge(digits: tuple) -> None:
