@@ -329,11 +329,14 @@ def questions_by_prompt(options: Mapping[str, Any]) -> dict[str, tuple[Question,
 
 
 def by_prompt(tasks: Sequence[Task]) -> dict[str, Task]:
-    """Tasks by prompt, of several with the same prompt the first; a line tells where these ask for other things."""
+    """Tasks by prompt, of several with the same prompt the first; a line tells where the others are not alike."""
     found: dict[str, Task] = {}
-    unlike = sum(found.setdefault(task.prompt, task).questions != task.questions for task in tasks)
+    for task in tasks:
+        found.setdefault(task.prompt, task)
+    unlike = sum(replace(task, image=None) != replace(found[task.prompt], image=None) for task in tasks)
     if unlike:
-        log.warning("%d prompts are there again with other questions: those of the first count", unlike)
+        what = "other questions, another category or other tags: those of the first count"
+        log.warning("%d prompts are there again with %s", unlike, what)
     return found
 
 

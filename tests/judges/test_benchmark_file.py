@@ -8,10 +8,13 @@ import pytest
 from benchmark_formats import FORMATS
 from omegaconf import OmegaConf
 
+from evalkit.config.build import build
 from evalkit.config.compose import compose, resolve
 from evalkit.config.listing import option_files
 from evalkit.errors import ConfigError, DataError
-from evalkit.judges.benchmark_file import BenchmarkFile, Task, read_benchmark
+from evalkit.extractors.judge import Judge
+from evalkit.judges.benchmark_file import BenchmarkFile, Task, by_prompt, read_benchmark
+from evalkit.judges.score import BenchmarkScore
 from evalkit.prompts import BenchmarkPrompts
 
 
@@ -40,8 +43,11 @@ def test_each_benchmark_is_composed_and_reads_its_authors_format(name: str, tmp_
     (option,) = config.prompts.values()
     prompts = BenchmarkPrompts(**{key: value for key, value in option.items() if key != "_target_"})
     assert [prompt.text for prompt in prompts] == [task.prompt for task in tasks]
-    assert config.extractor["judge"]["questions"] == config.benchmark
-    assert all(option["features"].startswith("judge/") for option in config.metric.values())
+    judge = build(config.extractor["judge"], "extractor.judge", Judge)
+    assert [judge.questions_of(task.prompt) for task in tasks] == [task.questions for task in tasks]
+    for option in config.metric.values():
+        metric = build(option, "metric", BenchmarkScore)
+        assert {address.partition("/")[2] for address in metric.needs} <= set(judge.layers)
 
 
 def test_every_yaml_of_a_benchmark_is_tested_and_has_its_page() -> None:
@@ -188,6 +194,13 @@ def test_questions_that_form_no_graph_are_refused_and_lost_parents_told(
     (task,) = read_benchmark(options)
     assert [question.parents for question in task.questions] == [(), ()]
     assert "1 questions depend on one that is not there, or on themselves" in caplog.text
+
+
+def test_prompts_that_are_there_again_count_once_and_are_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    options = written(tmp_path / "b.csv", "prompt,q,kind\na,x,one\na,x,one\na,x,two\n") | {"category": "kind"}
+    tasks = read_benchmark(options)
+    assert (len(tasks), [task.category for task in by_prompt(tasks).values()]) == (3, ["one"])
+    assert "1 prompts are there again with other questions, another category or other tags" in caplog.text
 
 
 def test_a_file_that_changed_is_read_again(tmp_path: Path) -> None:

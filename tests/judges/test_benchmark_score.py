@@ -13,6 +13,8 @@ from evalkit.judges.graph import COMBINE
 from evalkit.judges.questions import Question, with_parents
 from evalkit.judges.score import BenchmarkScore, linear
 from evalkit.metric import Batch, Score, standard_error
+from evalkit.results.seeds import pool_scores
+from evalkit.scoring.cache import ScoreCache
 
 ROWS = """prompt,n,skill,kind
 a,1,count,one
@@ -122,3 +124,17 @@ def test_other_prompts_have_no_score_and_the_protocol_knows_the_questions(
     (tmp_path / "b.csv").write_text(ROWS.replace("count", "number"))
     after = BenchmarkScore(benchmark, "judge/answers").constants()
     assert before["benchmark_sha256"] != after["benchmark_sha256"]
+
+
+def test_headings_are_cached_and_seeds_are_pooled_sample_by_sample(benchmark: dict[str, Any], tmp_path: Path) -> None:
+    prompts = ["a", "b", "a"]
+    scores = [scored(benchmark, answers, prompts) for answers in ([[1, 0], [1], [1, 1]], [[0, 0], [1], [1, 0]])]
+    cache = ScoreCache(tmp_path)
+    cache.keep({"of": 1}, scores[0])
+    assert cache.find({"of": 1}) == scores[0]
+
+    ids = [[1, 2, 1]] * 2
+    together = pool_scores(scores, ids, [1, 2, 1] * 2, raw=True)
+    assert together.headings["one"] == (0.5, None, 1.0, 0.0, None, 0.5)
+    assert together.headings["skill: count"] == (1.0, None, 1.0, 0.0, None, 1.0)
+    assert together.value == pytest.approx(np.mean([0.5, 1, 1, 0, 1, 0.5]))
