@@ -225,19 +225,22 @@ def test_the_command_its_token_and_its_end(script: Path) -> None:
     served = subprocess.Popen(
         command, env={**environment(), TOKEN: "secret"}, stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=ROOT
     )
-    assert served.stdout is not None
-    line = served.stdout.readline().decode()
-    assert line.endswith("serves feature_mean on cpu; Ctrl-C ends it\n")
-    url = line.split()[0]
-    body = sent(pictures(1), ["ab"])
-    assert httpx.get(f"{url}/health").json()["status"] == "ok"
-    refused = httpx.post(f"{url}/score", json=body)
-    assert (refused.status_code, "Authorization: Bearer" in refused.json()["error"]) == (401, True)
-    answer = httpx.post(f"{url}/score", json=body, headers={"Authorization": "Bearer secret"}, timeout=60)
-    assert answer.json()["scores"]["feature_mean"] == pytest.approx([pictures(1)[0].mean() + 2], rel=1e-6)
-    children = Path(f"/proc/{served.pid}/task/{served.pid}/children")
-    scorers = children.read_text().split() if children.is_file() else []
-    served.send_signal(signal.SIGTERM)
-    _, err = served.communicate(timeout=60)
+    try:
+        assert served.stdout is not None
+        line = served.stdout.readline().decode()
+        assert line.endswith("serves feature_mean on cpu; Ctrl-C ends it\n")
+        url = line.split()[0]
+        body = sent(pictures(1), ["ab"])
+        assert httpx.get(f"{url}/health").json()["status"] == "ok"
+        refused = httpx.post(f"{url}/score", json=body)
+        assert (refused.status_code, "Authorization: Bearer" in refused.json()["error"]) == (401, True)
+        answer = httpx.post(f"{url}/score", json=body, headers={"Authorization": "Bearer secret"}, timeout=60)
+        assert answer.json()["scores"]["feature_mean"] == pytest.approx([pictures(1)[0].mean() + 2], rel=1e-6)
+        children = Path(f"/proc/{served.pid}/task/{served.pid}/children")
+        scorers = children.read_text().split() if children.is_file() else []
+        served.send_signal(signal.SIGTERM)
+        _, err = served.communicate(timeout=60)
+    finally:
+        served.kill()
     assert not err
     assert all(is_gone(int(pid)) for pid in scorers)
