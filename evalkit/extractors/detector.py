@@ -52,7 +52,7 @@ class Detector(Extractor):
         weights: torchvision's: a file of its state dict.
         classes: by label id the classes' names; none: as the model's config says, or COCO's of torchvision.
         renamed: what some classes are called in the prompts, {mouse: computer mouse}.
-        options: torchvision's: further arguments of the builder.
+        options: torchvision's: further arguments of the builder; of a class of one's own, its arguments.
         clip: options of the CLIP that tells colours (`evalkit.extractors.clip.Clip`); none: there is no layer colours,
             unless the function itself says a "colour".
         function_colours: whether the function says each object's "colour".
@@ -102,7 +102,7 @@ class Detector(Extractor):
         if library != "transformers" and self.model is None:
             raise ConfigError(f"{owner}.model is not set: with library={library} it must be given")
         if library == "function":
-            return FunctionDetector(self.where, str(self.model), self._classes, colours)
+            return FunctionDetector(self.where, str(self.model), self._classes, colours, options or {})
         if library == "torchvision":
             if weights is None:
                 raise ConfigError(f"{owner}.weights is not set: give a file of {self.model}'s state dict")

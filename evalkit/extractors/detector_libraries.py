@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import importlib.util
+import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import version
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,6 +18,7 @@ from evalkit.errors import ConfigError, DataError, nearest
 from evalkit.extractors.base import to_tensor
 from evalkit.extractors.pretrained import PretrainedNetwork
 from evalkit.utils.code import module_digest
+from evalkit.utils.files import sha256_file
 from evalkit.utils.text import one_line
 from evalkit.utils.weights import TAG_LENGTH, Weights
 
@@ -239,13 +242,15 @@ class TorchvisionDetector(Library):
 class FunctionDetector(Library):
     """A function of your own: `detect(image) -> [{"class": NAME, "score": S, "box": (x0, y0, x1, y1)}, ...]`.
 
-    An object may also have "mask" (bool [H,W]) and "colour" (a name of GenEval's ten; all or none have it).
+    An object may also have "mask" (bool [H,W]) and "colour" (a name of GenEval's ten; all or none have it). A class
+    is built once, `Class(device=..., **options)`, and its object is called.
     """
 
     where: str
     function: str
     names: Sequence[str] | None = None
     tells_colours: bool = False
+    options: Mapping[str, Any] = field(default_factory=dict)
     _call: Any = field(init=False, default=None)
 
     def check(self, *, fetch: bool) -> None:
@@ -259,13 +264,23 @@ class FunctionDetector(Library):
         return None if self.names is None else tuple(self.names)
 
     def identity(self) -> dict[str, Any]:
-        return {"network": self.function, "code": module_digest(self.function.rpartition(".")[0])}
+        about = {"network": self.function, "code": module_digest(self.function.rpartition(".")[0])}
+        if not self.options:
+            return about
+        files = {key: sha256_file(Path(value)) for key, value in self.options.items() if _is_file(value)}
+        return about | {"options": {**self.options, **files}}
 
     def tag(self) -> str:
         return module_digest(self.function.rpartition(".")[0])[:TAG_LENGTH]
 
     def load(self, device: str) -> None:
-        self._call = locate(self.function)
+        made = locate(self.function)
+        if not inspect.isclass(made):
+            if self.options:
+                raise ConfigError(f"{self.where}: '{self.function}' is a function, which takes no options")
+            self._call = made
+        elif self._call is None:
+            self._call = locate(self.function)(device=device, **self.options)
 
     def unload(self) -> None:
         self._call = None
@@ -286,6 +301,10 @@ class FunctionDetector(Library):
                 f"{self.where}: {self.function} gave no objects of class, score, box: {one_line(error)}"
             ) from error
         return Seen(names, scores, boxes, masks, colours)
+
+
+def _is_file(value: Any) -> bool:
+    return isinstance(value, str) and bool(value) and Path(value).is_file()
 
 
 def _array(tensor: Any) -> Any:

@@ -256,6 +256,8 @@ def test_an_extractor_of_ours_elsewhere_gives_the_same_features() -> None:
     assert identity["environment"]["python"] == sys.version.split()[0]
     assert f"numpy=={np.__version__}" in identity["environment"]["packages"]
     assert (there.label(), there.canonical()) == (here.label(), here.canonical())
+    assert there.weights.digest() == here.weights.digest()
+    assert pickle.loads(pickle.dumps(there)).name == "digits"
     images = [np.random.default_rng(i).integers(0, 256, (32, 32, 3), np.uint8) for i in range(3)]
     for extractor in (here, there):
         extractor.load("cpu")
@@ -348,3 +350,47 @@ def test_a_conflicting_pin_for_real(script: Path, tmp_path: Path, monkeypatch: p
     process.close()
     with pytest.raises(ConfigError, match=r"^extractor\.y\.env: uv cannot make its environment: No solution found"):
         Scorer("y", str(script), env={"python": python, "packages": ["numpy==1.26.4", "numpy<1.25"]}).check()
+
+
+MMDET = """
+from types import SimpleNamespace
+import torch
+
+class Instances(dict):
+    __getattr__ = dict.__getitem__
+
+def init_detector(config, checkpoint, device):
+    return SimpleNamespace(dataset_meta={"classes": ("person", "mouse")}, files=(config, checkpoint, device))
+
+def inference_detector(model, image):
+    blue = image[..., 0] > 128  # BGR
+    rows, columns = blue.nonzero()
+    box = [columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]
+    found = Instances(
+        labels=torch.tensor([1, 0]), scores=torch.tensor([0.9, 0.2]), bboxes=torch.tensor([box, box]).float(),
+        masks=torch.from_numpy(blue)[None].repeat(2, 1, 1),
+    )
+    return SimpleNamespace(pred_instances=found)
+"""
+
+
+def test_a_detector_of_mmdet_by_a_stand_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its API alone: what it is given and gives; BGR; a low score is left out; the files' digests in the protocol."""
+    (tmp_path / "mmdet").mkdir()
+    (tmp_path / "mmdet" / "__init__.py").touch()
+    (tmp_path / "mmdet" / "apis.py").write_text(MMDET)
+    for name in ("config.py", "weights.pth"):
+        (tmp_path / name).write_text(name)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    files = {"config": str(tmp_path / "config.py"), "checkpoint": str(tmp_path / "weights.pth")}
+    made = build(option("extractor", "mmdet_detector", options=files, clip=None, most=2), "extractor.mmdet_detector")
+    made.check()
+    assert len(made.identity()["options"]["checkpoint"]) == 64
+    made.load("cpu")
+    image = np.zeros((10, 12, 3), np.uint8)
+    image[2:5, 3:7, 2] = 255
+    seen = made._library.look([image], 0.3)[0]
+    assert (list(seen.names), seen.scores.tolist()) == (["mouse"], pytest.approx([0.9]))
+    assert seen.boxes.tolist() == [[3, 2, 7, 5]]
+    assert seen.masks.sum() == 12
+    assert made([image], [], ["objects"])["objects"].shape == (1, made.layers["objects"])

@@ -34,6 +34,12 @@ class Wrapped(IsolatedExtractor):
         self.text_layers, self.joint_layers = inner.text_layers, inner.joint_layers
         self._about: dict[str, Any] = {}
 
+    def __getattr__(self, name: str) -> Any:
+        """What it alone has, a detector's `class_names` say: as it is known here."""
+        if name.startswith("_") or name == "inner":
+            raise AttributeError(name)
+        return getattr(self.inner, name)
+
     @property
     def scorer(self) -> Mapping[str, Any]:
         return {"evalkit": str(PACKAGE), "option": self._option}
