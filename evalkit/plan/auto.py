@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from evalkit.cell import Cell
 from evalkit.engines.stripe import Stripe
 from evalkit.errors import ConfigError, nearest, whole_number
+from evalkit.gate.rules import JUDGED
 from evalkit.metric import PairMetric
 from evalkit.results.looks import Looks
 from evalkit.samples.cells import default_size
@@ -17,6 +18,7 @@ from evalkit.samples.cells import default_size
 if TYPE_CHECKING:
     from evalkit.config.schema import RunConfig
     from evalkit.gate import Verdict
+    from evalkit.gate.verdict import Result
     from evalkit.plan.plan import Plan
     from evalkit.results.table import ResultTable
 
@@ -83,14 +85,21 @@ class Growth:
             ):
                 return ""
         if verdict is not None:
-            counted = [r for r in verdict.results if not r.waived]
+            given = [r for r in verdict.results if not r.waived]
+            counted = [r for r in given if not _of_judge(r)]
             clear = [r for r in counted if r.status != "inconclusive"]
             sure = [r for r in clear if r.bound is not None or r.metric in costs or r.counted]
             failed = any(r.status == "fail" for r in sure)
             if not failed and len(sure) < len(counted):
                 return ""
-            decided.append(f"the gate {'failed' if failed else 'passed'}")
+            said = "passed" if len(counted) == len(given) else "is decided but for a judge"
+            decided.append(f"the gate {'failed' if failed else said}")
         return " and ".join(decided)
+
+
+def _of_judge(result: Result) -> bool:
+    """Whether it is about a judge, of whom no number of samples decides more."""
+    return result.metric == JUDGED and result.status == "inconclusive"
 
 
 def read_growth(config: RunConfig) -> Growth:

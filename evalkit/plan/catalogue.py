@@ -116,7 +116,8 @@ class Catalogue:
     def extractor(self, name: str, file: Path) -> Line:
         """Whether its weights are here, and its layers."""
         option = _option(name, file)
-        if "???" in option.values():
+        asker = option.get("asker")
+        if "???" in (*option.values(), *(asker.values() if isinstance(asker, Mapping) else ())):
             return _GIVEN, "–"
         extractor: Extractor = build(option, f"extractor.{name}", Extractor)
         return "here" if self.is_here(name) else "not here", ", ".join(extractor.layers)

@@ -42,7 +42,7 @@ NAMES = (
         "model folders",
     ),
     *("keras files", "service answers", "votes"),
-    *("judges' completions", "stored answers", "questions"),
+    *("judges' completions", "stored answers", "questions", "known answers"),
 )
 SLOW = {"results": 8, "config": 8, "service answers": 2}  # how many times as long as others
 

@@ -14,6 +14,17 @@ from evalkit.judges.asker import Answer, Item
 SAID = Answer("yes", {"yes": -0.5}, sent=3)
 
 
+def known_answers() -> Target:
+    """Files that a judge is held against."""
+    from evalkit.judges.calibration import read_items
+
+    yes = {"image": "a.png", "question": "Is it?", "answer": "yes"}
+    grade = {"image": "a.png", "question": "How good?", "answer": 4, "way": "rubric_5", "prompt": "a fox"}
+    lines = {"a.jsonl": (yes, {**yes, "answer": "no"}), "b.jsonl": (grade, {**grade, "answer": "1"})}
+    seeds = {name: "".join(json.dumps(row) + "\n" for row in rows).encode() for name, rows in lines.items()}
+    return Target("known answers", seeds, lambda path: read_items(path, None, "yes_no", "x"), text=True)
+
+
 def completions() -> Target:
     """Answers as an endpoint sends them, read in every way."""
     from evalkit.http.client import Transient

@@ -17,7 +17,7 @@ import numpy as np
 from fuzz import Target
 from fuzz_attributes import attributes
 from fuzz_benchmarks import benchmarks
-from fuzz_judges import completions, questions, stored_answers
+from fuzz_judges import completions, known_answers, questions, stored_answers
 from fuzz_votes import vote_files
 from fuzz_weights import keras_files, latents, weights
 from icc import cmyk_profile, grey_profile, rgb_profile
@@ -445,6 +445,7 @@ def all_targets(folder: Path) -> list[Target]:
             completions(),
             stored_answers(),
             questions(),
+            known_answers(),
         ),
     ]
 

@@ -14,6 +14,8 @@ from evalkit.data.codec import encode_png
 from evalkit.digits.data import DIGIT_WORDS, reference_images
 from evalkit.errors import EXIT_DONE, EXIT_ERROR, EXIT_GATE_FAILED, ConfigError
 from evalkit.gate import make_gates
+from evalkit.gate.verdict import Result, Verdict
+from evalkit.plan.auto import Growth
 from evalkit.results.judges import judge_notes
 
 ITEMS, WRONG = 60, 9
@@ -110,3 +112,20 @@ def test_a_judges_own_noise_is_told_where_it_counts() -> None:
     assert judge_notes(outcome({"judge_variance_share": 1.0}), {})[0].endswith(
         "100 % of the squared standard error is the judge's own."
     )
+
+
+def test_a_judge_never_keeps_a_run_growing() -> None:
+    """More samples decide nothing of a judge: `num_samples=auto` stops where all else is decided."""
+    growth = Growth(64, 256, {}, None)
+
+    def result(metric: str, status: Any, bound: float | None = 0.5) -> Result:
+        return Result("g", "r", "c", metric, "m", "min", 0.4, 0.6, 0.1, bound, status, "")
+
+    def decided(*results: Result) -> str:
+        return growth.decide(SimpleNamespace(rows=[]), Verdict("pass", results), set(), ())  # type: ignore[arg-type]
+
+    unsure = result("judge_agreement", "inconclusive")
+    assert decided(result("fid", "pass"), unsure) == "the gate is decided but for a judge"
+    assert decided(result("fid", "inconclusive"), unsure) == ""
+    assert decided(result("judge_agreement", "fail"), result("fid", "inconclusive")) == "the gate failed"
+    assert decided(result("fid", "pass"), result("judge_agreement", "pass")) == "the gate passed"
