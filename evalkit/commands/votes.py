@@ -60,11 +60,12 @@ def vote(
             return _import(found, imported, path)
         if agreement:
             return _agreement(path)
-        for folder in also or []:
+        folders = [folder.expanduser() for folder in also or []]
+        for folder in folders:
             if not folder.is_dir():
                 raise ConfigError(f"--also {folder}: there is no such folder")
         names = tuple(name for given in cells or [] for name in given.split(",") if name)
-        ballot = Ballot(found, Choice(names, prompts, votes, repeats), file=path, also=also or [])
+        ballot = Ballot(found, Choice(names, prompts, votes, repeats), file=path, also=folders)
         return _serve(ballot, port) if export is None else _export(ballot, export.expanduser())
 
     return act
