@@ -35,6 +35,7 @@ NAMES = (
         "latents",
         "prompt tables",
         "attributes",
+        "benchmarks",
         "results",
         "past runs",
         "gate files",

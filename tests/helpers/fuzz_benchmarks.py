@@ -24,7 +24,10 @@ def benchmarks() -> Target:
         yaml: Any = OmegaConf.to_container(OmegaConf.load(option_files("benchmark")[name]))
         with tempfile.TemporaryDirectory() as folder:
             FORMATS[name](Path(folder))
-            file = max((f for f in Path(folder).rglob("*") if f.is_file()), key=lambda f: (f.stat().st_size, f.name))
+            file = max(
+                (f for f in Path(folder).rglob("*") if f.is_file()),
+                key=lambda f: ("eval" in f.name, f.stat().st_size, f.name),
+            )
             seeds[f"{name}{file.suffix}"] = file.read_bytes()
         options[name] = yaml["benchmark"] | {"join": None, "tag_files": {"skill": "skills.json"}}
     options["tiif"]["prompt"] = "type"
