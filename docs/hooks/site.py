@@ -155,7 +155,7 @@ class Reference:
         if not any(p.kind in variadic for p in cls.parameters):
             for option in options:
                 unknown = set(option.values[option.name]) - {p.name for p in parameters} - settings - HYDRA_KEYS
-                if unknown - {"samplers", "latents", "threshold"}:
+                if unknown - {"samplers", "latents", "threshold", "env"}:
                     raise PluginError(f"configs/{group}/{option.name}.yaml: {target} takes no {sorted(unknown)}")
         rows = [(p.name, p.annotation, p.default, texts.get(p.name, "")) for p in parameters]
         return [f"## {target.rpartition('.')[2]}", "", f"`{target}`", "", *docstring_texts(cls), *table(rows), ""]
