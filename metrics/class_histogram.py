@@ -147,4 +147,4 @@ def _named(lost: Flags) -> str | None:
     if not places:
         return None
     more = f" and {len(places) - NAMED} more" if len(places) > NAMED else ""
-    return f"collapsed classes: {', '.join(map(str, places[:NAMED]))}{more}"
+    return f"hardly made: classes {', '.join(map(str, places[:NAMED]))}{more}"

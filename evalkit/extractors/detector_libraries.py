@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
     from evalkit.extractors.base import Images
 
+MASK_SIZE = (384, 384)  # on which transformers looks at masks
 BACKGROUND = ("__background__", "N/A")  # names of COCO's label ids that stand for no class
 
 
@@ -133,10 +134,7 @@ class TransformersDetector(Library):
         sizes = [image.shape[:2] for image in images]
         names = self.class_names()
         if self._masks:
-            found = self._processor.post_process_instance_segmentation(
-                outputs, threshold=lowest, target_sizes=sizes, return_binary_maps=True
-            )
-            return [_of_masks(each, names) for each in found]
+            return [_of_masks(outputs, i, size, lowest, names) for i, size in enumerate(sizes)]
         found = self._processor.post_process_object_detection(outputs, threshold=lowest, target_sizes=sizes)
         return [
             Seen([names[i] for i in each["labels"].tolist()], _array(each["scores"]), _array(each["boxes"]))
@@ -144,18 +142,33 @@ class TransformersDetector(Library):
         ]
 
 
-def _of_masks(found: Mapping[str, Any], names: Sequence[str]) -> Seen:
-    """The objects of transformers' instance segmentation; a box holds its mask's pixels, x1 and y1 just behind them."""
-    about = found["segments_info"]
-    if not about:
+def _of_masks(outputs: Any, place: int, size: tuple[int, ...], lowest: float, names: Sequence[str]) -> Seen:
+    """The objects of one image by the way of transformers' `post_process_instance_segmentation`, on any device.
+
+    As many pairs of a query and a class as there are queries, the most probable ones; a score is the class's
+    probability times the mean probability of the mask's pixels, on 384 x 384. Only masks that are kept are brought to
+    the image's size. A box holds its mask's pixels; x1 and y1 lie just behind them.
+    """
+    from torch.nn.functional import interpolate
+
+    logits = interpolate(outputs.masks_queries_logits[place : place + 1], size=MASK_SIZE, mode="bilinear")[0]  # [Q,S,S]
+    probabilities = outputs.class_queries_logits[place].softmax(-1)[:, :-1]  # [Q,C]: the last is "no object"
+    best, pairs = probabilities.flatten().topk(len(probabilities))
+    logits = logits[pairs // probabilities.shape[1]]
+    inside = logits > 0
+    sure = (logits.sigmoid() * inside).flatten(1).sum(1) / (inside.flatten(1).sum(1) + 1e-6)
+    kept = (best * sure > lowest).nonzero()[:, 0]
+    if not len(kept):
         return Seen([], np.zeros(0, np.float32), np.zeros((0, 4), np.float32))
-    masks = found["segmentation"].cpu().numpy().astype(bool)  # [n,H,W]
+    masks = interpolate(inside[kept].float()[None], size=tuple(size), mode="nearest")[0] > 0  # [n,H,W]
+    there = masks.flatten(1).any(1)
+    kept, masks = kept[there], _array(masks[there])
     boxes = []
     for mask in masks:
         rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
         boxes.append((columns[0], rows[0], columns[-1] + 1, rows[-1] + 1))
-    scores = np.array([each["score"] for each in about], np.float32)
-    return Seen([names[each["label_id"]] for each in about], scores, np.array(boxes, np.float32), masks)
+    labels = [names[i] for i in (pairs[kept] % probabilities.shape[1]).tolist()]
+    return Seen(labels, _array((best * sure)[kept]), np.array(boxes, np.float32).reshape(-1, 4), masks)
 
 
 @dataclass(eq=False)

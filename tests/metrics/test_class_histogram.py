@@ -26,7 +26,7 @@ def test_by_hand(golden: Golden) -> None:
     assert score.details["collapsed"] == score.details["never_made"] == 2
     assert score.details["entropy"] == pytest.approx(np.log(2))
     assert score.details["reference_entropy"] == pytest.approx(np.log(4))
-    assert score.note == "collapsed classes: 2, 3"
+    assert score.note == "hardly made: classes 2, 3"
     alone = score_of("collapsed_classes", logits(10, 10, 0, 0))
     golden("collapsed_classes", alone.value, 2, source="worked by hand: two of four classes", abs=1e-12)
     # of 20 draws none of one of four classes: 4 * 0.75 ** 20
