@@ -50,8 +50,6 @@ prompts:
   rooms: {_target_: evalkit.prompts.BenchmarkPrompts, benchmark: "${benchmark}"}
 metric:
   rooms: {_target_: evalkit.judges.score.BenchmarkScore, benchmark: "${benchmark}", features: judge_digits/answers}
-extractor:
-  judge_digits: {question: null, questions: "${benchmark}"}
 """
 
 

@@ -238,7 +238,15 @@ def resolve(config: DictConfig) -> RunConfig:
     refuse_environment({key: value for key, value in plain.items() if key != "tracker"})
     for group in GROUPS:
         plain[group] = _options(group, plain[group] or {}, choices)
+    _give_questions(plain["benchmark"], plain["extractor"])
     return RunConfig(**plain)
+
+
+def _give_questions(benchmark: Mapping[str, Any], extractors: Mapping[str, Any]) -> None:
+    """Gives a benchmark's questions to the judge that it names (`benchmark.judge`), unless that has some already."""
+    judge = extractors.get(str(benchmark.get("judge")))
+    if judge is not None and benchmark.get("questions") and judge.get("questions", "") is None:
+        judge |= {"question": None, "questions": dict(benchmark)}
 
 
 def _unset(key: str, config: DictConfig) -> str:

@@ -111,7 +111,8 @@ class Judge(Extractor):
         where = f"extractor.{name}"
         self.repeats, self.reask = whole_number(repeats, f"{where}.repeats"), whole_number(reask, f"{where}.reask", 0)
         self.image_size = None if image_size is None else whole_number(image_size, f"{where}.image_size", 16)
-        self.grid, self.cascade = whole_number(grid, f"{where}.grid"), cascade
+        self.grid = whole_number(grid, f"{where}.grid")
+        self.cascade = cascade and (not isinstance(questions, Mapping) or questions.get("cascade") is not False)
         if (question is None) == (questions is None):
             raise ConfigError(f"{where}: give question (a text) or questions (a file), one of them")
         self._every = None if question is None else (question_of({"id": "q", "text": question, "way": way}, where),)

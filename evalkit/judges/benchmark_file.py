@@ -70,6 +70,7 @@ class BenchmarkFile:
         image: the place of the path of the picture to edit.
         images: the folder that these paths lie in; none: that of the file.
         class_id: the place of a class, for models that are asked by class.
+        cascade: whether a question that counts 0 for its parents' sake takes its own children with it.
         where: by place the value, or values, of the rows that are taken.
         join: a second file with more columns: {path: "Q_D/{category}.json", on: id}. Its path, from the file's folder,
             may name places; `names` has by value what stands in the path instead, and rows of other values are left
@@ -77,7 +78,8 @@ class BenchmarkFile:
         delimiter: as of prompts=[table]; or "text".
         title: how tables call the benchmark.
         source: which file is wanted, and where it is from, for the message where no path is given.
-        judge: the name of the extractor that is asked; the metrics' addresses are formed with it.
+        judge: the name of the extractor that is asked: it is given these questions, unless it has others; the metrics'
+            addresses are formed with it.
     """
 
     path: Any
@@ -90,6 +92,7 @@ class BenchmarkFile:
     image: str | None = None
     images: str | None = None
     class_id: str | None = None
+    cascade: bool = True
     where: Mapping[str, Any] = field(default_factory=dict)
     join: Mapping[str, Any] | None = None
     delimiter: str = "auto"

@@ -46,8 +46,6 @@ metric:
     features: ${benchmark.judge}/answers
     calls: ${benchmark.judge}/calls
     factor: 100
-extractor:
-  judge_digits: {way: yes_no, question: null, questions: "${benchmark}"}
 """
 
 
@@ -150,6 +148,17 @@ def test_a_benchmark_leaves_the_demo_and_chooses_no_more_than_it_names() -> None
     assert (option["limit"], option["benchmark"]) == (5, made.benchmark)
     other, _ = compose_words(["benchmark=digits", "model=[digits_ddpm]", "metric=[fid_digits]"])
     assert list(resolve(other).metric) == ["fid_digits", "digits_following", "digits_all"]
+
+
+def test_the_judge_that_a_benchmark_names_is_given_its_questions_unless_it_has_others() -> None:
+    words = ["benchmark=digits", "benchmark.judge=judge_local", "extractor.judge_local.asker.path=DIR"]
+    made = resolve(compose_words(words)[0])
+    assert made.extractor["judge_local"]["questions"] == made.benchmark
+    assert made.extractor["judge_local"]["question"] is None
+    assert made.extractor["judge_digits"]["questions"] is None
+    assert {option["features"] for option in made.metric.values()} == {"judge_local/answers"}
+    own = resolve(compose_words([*words, "extractor.judge_local.questions=mine.jsonl"])[0])
+    assert own.extractor["judge_local"]["questions"] == "mine.jsonl"
 
 
 def test_the_digits_benchmark_is_the_captions() -> None:
