@@ -39,8 +39,8 @@ def with_ratings(outcome: Outcome, metrics: Mapping[str, VotesRating]) -> Outcom
     cells = [cell.name for cell in outcome.cells]
     clusters = {cell: outcome.clusters_of(cell) for cell in cells}
     scored, rated = dict(outcome.scored), dict[str, Rated]()
-    casting = {name: metric.cast(outcome.sources) for name, metric in metrics.items()}
-    for name, metric in casting.items():
+    cast = {name: metric.cast(outcome.sources) for name, metric in metrics.items()}
+    for name, metric in cast.items():
         votes = [vote for vote in metric.votes if _is_here(vote, outcome)]
         ratings = rate(votes, cells, lambda cell, index: clusters[cell][index])
         rated[name] = Rated(metric, ratings, len(metric.votes) - len(votes))
@@ -52,7 +52,7 @@ def with_ratings(outcome: Outcome, metrics: Mapping[str, VotesRating]) -> Outcom
             score = given.get(cell, Score(None, len(clusters[cell]), note=why))
             kind = error_kind(clusters[cell])
             scored[cell, name] = Scored(score, protocol, sha256_json(protocol)[:HASH_DIGITS], metric.title, kind)
-    return replace(outcome, scored=scored, metrics={**outcome.metrics, **casting}, ratings=rated)
+    return replace(outcome, scored=scored, metrics={**outcome.metrics, **cast}, ratings=rated)
 
 
 def _is_here(vote: Vote, outcome: Outcome) -> bool:

@@ -43,6 +43,7 @@ def test_ratings_are_scores_as_any_other(tmp_path: Path, monkeypatch: pytest.Mon
     rules = [
         {"metric": "votes_rating", "max": 1500},
         {"metric": "votes_rating", "no_worse_than": BEST, "where": {"seed": 2}},
+        {"metric": "votes_rating", "max": 1125, "where": {"seed": 0}},
     ]
     Path("gate/liked.yaml").write_text(json.dumps({"liked": {"rules": rules}}))
     cast(tmp_path / "votes.csv")
@@ -74,8 +75,10 @@ def test_ratings_are_scores_as_any_other(tmp_path: Path, monkeypatch: pytest.Mon
     assert [voter["name"] for voter in about["voters"]] == ["ann", "bob"]
 
     assert table.gate is not None
-    passed, failed = table.gate["results"][0], table.gate["results"][-1]
+    passed, *_, failed, unclear = table.gate["results"]
     assert (passed["status"], failed["status"], failed["paired"]) == ("pass", "fail", True)
+    assert (unclear["status"], unclear["needed_n"]) == ("inconclusive", None)
+    assert "votes on this cell, cast as these were, would decide it" in unclear["reason"]
     notes = " ".join(table.notes)
     assert "160 votes by 2 voters on 40 prompts" in notes
     assert "more votes between" in notes or "told apart" in notes
