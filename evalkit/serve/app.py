@@ -157,7 +157,7 @@ def _names(given: Any, scores: ImageScores) -> tuple[str, ...]:
     if not isinstance(given, list) or not given:
         raise Refusal(400, "metrics: give a list of names, or leave it out for all")
     for name in given:
-        if name not in scores.metrics:
+        if not isinstance(name, str) or name not in scores.metrics:
             raise Refusal(400, f"metrics: '{name}' is not served. {nearest(str(name), scores.metrics)}")
     return tuple(dict.fromkeys(given))
 

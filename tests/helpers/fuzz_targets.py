@@ -18,6 +18,7 @@ from fuzz import Target
 from fuzz_attributes import attributes
 from fuzz_benchmarks import benchmarks
 from fuzz_judges import completions, known_answers, questions, stored_answers
+from fuzz_serve import score_requests, scorer_answers
 from fuzz_votes import vote_files
 from fuzz_weights import keras_files, latents, weights
 from icc import cmyk_profile, grey_profile, rgb_profile
@@ -442,6 +443,8 @@ def all_targets(folder: Path) -> list[Target]:
             keras_files(),
             answers(),
             vote_files(),
+            score_requests(),
+            scorer_answers(),
             completions(),
             stored_answers(),
             questions(),

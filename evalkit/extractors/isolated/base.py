@@ -104,7 +104,12 @@ class IsolatedExtractor(Extractor):
                     raise MemoryError(str(error)) from error
                 raise UnsuitedError(f"{self.where} failed: {error}", self.name) from error
             else:
-                return {layer: torch.from_numpy(each) for layer, each in zip(about["layers"], values, strict=True)}
+                found = dict(zip(about.get("layers", ()), values, strict=False))
+                count = len(images) or len(prompts)
+                if any(layer not in found or found[layer].shape[:1] != (count,) for layer in layers):
+                    shapes = {layer: list(each.shape) for layer, each in found.items()}
+                    raise UnsuitedError(f"{self.where} gave {shapes} for {count} samples and {list(layers)}", self.name)
+                return {layer: torch.from_numpy(found[layer]) for layer in layers}
         batch = self._described(images, prompts)
         raise UnsuitedError(f"{self.where}: {batch} ended it {ATTEMPTS} times: {lost}", self.name)
 

@@ -129,8 +129,11 @@ class ScorerProcess:
             watch.start()
         try:
             return receive(self._popen.stdout)  # type: ignore[arg-type]
-        except (EOFError, OSError, ValueError):
+        except (EOFError, OSError):
             raise self._gone(seconds) from None
+        except (ValueError, TypeError, LookupError, AttributeError, MemoryError) as error:
+            self.close(wait=False)
+            raise Gone(f"what it answered is none of the protocol's messages: {one_line(error)}") from None
         except BaseException:  # Ctrl-C in the middle of an answer
             self.close(wait=False)
             raise
