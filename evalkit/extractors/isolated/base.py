@@ -80,9 +80,8 @@ class IsolatedExtractor(Extractor):
         except Gone as error:
             raise ConfigError(f"{self.where}: it cannot be loaded: {error}") from error
         except Refused as error:
-            said = process.last_words()
             process.close(wait=False)
-            raise ConfigError(f"{self.where}: it cannot be loaded: {error}") from Exception(said)
+            raise ConfigError(f"{self.where}: it cannot be loaded: {error}") from error
         return process
 
     def __call__(self, images: Images, prompts: Sequence[str], layers: Sequence[str]) -> dict[str, Tensor]:
@@ -99,6 +98,8 @@ class IsolatedExtractor(Extractor):
             except Gone as error:
                 self._process, lost = None, error
                 log.warning("%s: %s: it is started again", self.where, error)
+            except ConfigError as error:  # it was lost, and cannot be loaded again: all else goes on
+                raise UnsuitedError(str(error), self.name) from error
             except Refused as error:
                 if error.memory:
                     raise MemoryError(str(error)) from error

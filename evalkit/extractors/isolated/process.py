@@ -7,7 +7,9 @@ import logging
 import os
 import signal
 import subprocess
+import sys
 import threading
+import time
 import weakref
 from collections import deque
 from collections.abc import Mapping, Sequence
@@ -64,7 +66,8 @@ class ScorerProcess:
     def __init__(self, python: str, device: str = "cpu", seconds: float | None = None) -> None:
         from evalkit.extractors.isolated.worker import PROTOCOL
 
-        environ = {name: value for name, value in os.environ.items() if name not in _OURS}
+        ours = python == sys.executable
+        environ = {name: value for name, value in os.environ.items() if ours or name not in _OURS}
         if device == "cpu":
             environ["OMP_NUM_THREADS"] = "1"
         self._lines: deque[str] = deque(maxlen=KEPT_LINES)
@@ -173,10 +176,11 @@ def _keep_lines(popen: subprocess.Popen[bytes], lines: deque[str]) -> None:
 
 
 def _kill(popen: subprocess.Popen[bytes]) -> None:
-    """Ends a process and all that it started."""
-    with contextlib.suppress(OSError):
-        os.killpg(popen.pid, signal.SIGKILL)
-    popen.kill()
+    """Ends a process and all that it started; does nothing once it was waited for: its number may be another's."""
+    if popen.returncode is None:
+        with contextlib.suppress(OSError):
+            os.killpg(popen.pid, signal.SIGKILL)
+        popen.kill()
 
 
 def _end(popen: subprocess.Popen[bytes]) -> int:
@@ -185,11 +189,18 @@ def _end(popen: subprocess.Popen[bytes]) -> int:
         with contextlib.suppress(OSError, ValueError):
             if pipe is not None:
                 pipe.close()
+    end = time.monotonic() + STOP_SECONDS
+    while popen.returncode is None and not _is_over(popen) and time.monotonic() < end:
+        time.sleep(0.005)
+    _kill(popen)  # what it started too, while its number is still its own
+    return popen.wait()
+
+
+def _is_over(popen: subprocess.Popen[bytes]) -> bool:
+    """Whether a process has ended; it is not waited for, where the system can tell without."""
+    if not hasattr(os, "waitid"):
+        return popen.poll() is not None
     try:
-        popen.wait(STOP_SECONDS)
-    except subprocess.TimeoutExpired:
-        pass
-    finally:
-        _kill(popen)
-        popen.wait()
-    return popen.returncode
+        return os.waitid(os.P_PID, popen.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
+    except ChildProcessError:  # another thread waited for it
+        return True
