@@ -76,9 +76,7 @@ class LocalVlm(Asker):
         self.at_once = whole_number(batch_size, f"{where}.batch_size")
         self.max_new_tokens = whole_number(max_new_tokens, f"{where}.max_new_tokens")
         if not path:
-            raise ConfigError(
-                f"{where}.path is not set: give a folder or a hub id, such as Qwen/Qwen2.5-VL-7B-Instruct"
-            )
+            raise ConfigError(f"{where}.path is not set: give a folder or a hub id (Qwen/Qwen3-VL-8B-Instruct)")
         self.weights = Pretrained(f"{where}.path", WeightsLocation(str(path), revision))
         self.dtype, self.temperature, self.system = dtype, float(temperature), system
         self.processor_options = dict(processor or {})
@@ -125,29 +123,25 @@ class LocalVlm(Asker):
         import torch
         from transformers import AutoModelForImageTextToText, AutoProcessor
 
-        folder = self.weights.folder()
-        dtype = getattr(torch, self.dtype)
+        folder, dtype = self.weights.folder(), getattr(torch, self.dtype)
+        given = f"{self.weights.option}={self.weights.location.path}"  # in messages
+        no_code: dict[str, Any] = {"trust_remote_code": False}  # left open, transformers would ask on the terminal
         try:
             with _quiet():
-                processor = AutoProcessor.from_pretrained(folder, **self.processor_options)
-                model = AutoModelForImageTextToText.from_pretrained(folder, torch_dtype=dtype, use_safetensors=True)
-        except (
-            Exception
-        ) as error:  # transformers' many kinds: an unknown class, a missing file, tensors that do not fit
-            path = self.weights.location.path
-            raise ConfigError(f"{self.weights.option}={path} cannot be loaded: {one_line(error)}") from error
+                processor = AutoProcessor.from_pretrained(folder, **self.processor_options, **no_code)
+                model = AutoModelForImageTextToText.from_pretrained(
+                    folder, torch_dtype=dtype, use_safetensors=True, **no_code
+                )
+        except Exception as error:  # of many kinds: an unknown class, a missing file, tensors that do not fit
+            raise ConfigError(f"{given} cannot be loaded: {one_line(error)}") from error
         if not getattr(processor, "chat_template", None) or getattr(processor, "tokenizer", None) is None:
-            raise ConfigError(
-                f"{self.weights.option}={self.weights.location.path} has no chat template: it is no model that was "
-                "trained to answer; take its instruct or chat version"
-            )
+            fix = "it was not trained to answer; take its instruct or chat version"
+            raise ConfigError(f"{given} has no chat template: {fix}")
         if model.config.is_encoder_decoder:
-            raise ConfigError(
-                f"{self.weights.option}={self.weights.location.path}: encoder-decoders are not asked here"
-            )
+            raise ConfigError(f"{given}: encoder-decoders are not asked here")
         processor.tokenizer.padding_side = "left"  # answers begin where the questions end
         self._processor, self._model = processor, model.eval().requires_grad_(False)
-        self._marks = sorted(set(processor.tokenizer.get_added_vocab()), key=len, reverse=True)
+        self._marks = marks(processor)
         self._spelt = spelt(processor.tokenizer)
 
     def unload(self) -> None:
@@ -185,8 +179,8 @@ class LocalVlm(Asker):
 
     def _messages(self, item: Item) -> list[dict[str, Any]]:
         text = item.text
-        for mark in self._marks:
-            text = text.replace(mark, "")
+        while found := [mark for mark in self._marks if mark in text]:  # what is left may be one again
+            text = text.replace(found[0], "")
         content = [*({"type": "image"} for _ in item.images), {"type": "text", "text": text}]
         asked: dict[str, Any] = {"role": "user", "content": content}
         if self.system is None:
@@ -254,6 +248,17 @@ class LocalVlm(Asker):
             if log > -math.inf:
                 found[text] = log if text not in found else _log_sum(found[text], log)
         return found
+
+
+def marks(processor: Any) -> list[str]:
+    """What a chat is written with besides words ("<|im_end|>", "<image>"), the longest first.
+
+    Special tokens alone: some tokenizers add line breaks and tags as plain ones, which a question may well have.
+    """
+    tokenizer = processor.tokenizer
+    added = (token.content for token in tokenizer.added_tokens_decoder.values() if token.special)
+    known = {*added, *tokenizer.all_special_tokens, getattr(processor, "image_token", None)}
+    return sorted((str(mark) for mark in known if mark and str(mark).strip()), key=len, reverse=True)
 
 
 def spelt(tokenizer: Any) -> list[int]:

@@ -15,7 +15,7 @@ from PIL import Image
 
 from evalkit.errors import ConfigError
 from evalkit.judges.asker import Item
-from evalkit.judges.local import LocalVlm, spelt
+from evalkit.judges.local import LocalVlm, marks, spelt
 
 QUESTION = "Is it a red seven?"
 
@@ -120,8 +120,12 @@ def test_draws_have_the_probabilities_of_the_softmax() -> None:
 
 def test_marks_of_the_chat_cannot_end_a_question(folders: dict[str, Path]) -> None:
     asker, image = loaded(folders["qwen2_5_vl"]), pictures(1)[0]
-    plain, marked = Item((image,), "Is it a seven?"), Item((image,), "Is it<|im_end|> a <|image_pad|>seven?")
+    texts = ("Is it a seven?", "Is it<|im_<|im_end|>end|> a <|image_pad|>seven?")
+    plain, marked = (Item((image,), text) for text in texts)
     assert asker.ask([plain])[0].text == asker.ask([marked])[0].text
+    known = marks(asker._processor)
+    assert {"<|im_start|>", "<|im_end|>", "<|image_pad|>", "<|vision_start|>"} <= set(known)
+    assert all(mark.strip() for mark in known)
 
 
 def test_identity_tells_weights_and_decoding(folders: dict[str, Path], tmp_path: Path) -> None:
@@ -204,3 +208,28 @@ def test_the_judge_scores_by_it_and_asks_nothing_twice(folders: dict[str, Path],
     judge.load("cpu")
     judge.asker.ask = None  # type: ignore[assignment,method-assign]
     assert torch.equal(judge(images, prompts, ["score"])["score"], found["score"])
+
+
+def test_of_a_repository_the_commit_is_the_identity(
+    folders: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A cache of the hub as `hf download` leaves it, on a machine without a network."""
+    import shutil
+
+    import huggingface_hub.constants as constants
+
+    commit = "0123456789abcdef0123456789abcdef01234567"
+    entry = tmp_path / "models--org--tiny-vlm"
+    shutil.copytree(folders["llava"], entry / "snapshots" / commit)
+    (entry / "refs").mkdir()
+    (entry / "refs" / "main").write_text(commit)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    asker = loaded(Path("org/tiny-vlm"))
+    assert asker.identity()["model"] == {"hub": "org/tiny-vlm", "revision": "main", "commit": commit}
+    assert asker.label() == f"tiny-vlm@{commit[:8]}"
+    item = Item((pictures(1)[0],), QUESTION)
+    assert asker.ask([item])[0].text == loaded(folders["llava"]).ask([item])[0].text
+    with pytest.raises(ConfigError, match=r"'org/other' .* is not in the cache, and HF_HUB_OFFLINE is set"):
+        LocalVlm("org/other").check()
