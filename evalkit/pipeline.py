@@ -184,8 +184,7 @@ def measure(plan: Plan) -> Measured:
         Outcome(cells, plan.metrics, of, {key: s for key, s in scored.items() if key[0] in of}, *sides, clusters)
         for cells, of in ((plan.cells, shown), (plan.floors, real))
     )
-    flags = flags_of(plan.attributes, plan.cells, plan.built, sources)
-    outcome = replace(outcome, noise=plan.noise, attributes=flags)
+    outcome = replace(outcome, noise=plan.noise, attributes=flags_of(plan.attributes, plan.cells, plan.built, sources))
     if plan.config.seeds != "apart":
         outcome = pool_seeds(outcome)
     outcome = with_ratings(outcome, plan.ratings)
