@@ -24,11 +24,13 @@ pytest.importorskip("starlette")
 pytest.importorskip("uvicorn")
 
 import uvicorn
+from starlette.testclient import TestClient
 
 import evalkit
 from evalkit.data.codec import encode_png
 from evalkit.digits.data import reference_images
 from evalkit.errors import EXIT_CONFIG, UnsuitedError
+from evalkit.serve.app import make_app
 from evalkit.serve.batcher import Asked, Batcher, Busy
 from evalkit.serve.server import TOKEN, _parser, main, make
 
@@ -218,6 +220,26 @@ def test_batches_of_several_requests() -> None:
     assert "2 requests wait already" in str(found[2])
 
 
+def test_a_token() -> None:
+    """All but the health check want it."""
+
+    class Nothing:
+        metrics: dict[str, Any] = {}  # noqa: RUF012
+        device = "cpu"
+
+        def describe(self) -> dict[str, Any]:
+            return {}
+
+    nothing: Any = Nothing()
+    with TestClient(make_app(nothing, Batcher(lambda *_: {}), "secret")) as client:
+        assert client.get("/health").json()["status"] == "ok"
+        for header in ({}, {"Authorization": "Bearer secre"}, {"Authorization": "secret "}):
+            answer = client.get("/metrics", headers=header)
+            assert (answer.status_code, "Authorization: Bearer" in answer.json()["error"]) == (401, True)
+        assert client.get("/metrics", headers={"Authorization": "Bearer secret"}).json() == {"metrics": {}}
+
+
+@pytest.mark.slow
 def test_the_command_its_token_and_its_end(script: Path) -> None:
     """A process of its own; SIGTERM ends it and its scorer."""
     words = ["metric=[feature_mean]", *WORDS[1:], *(f"{key}={value}" for key, value in settings(script).items())]
