@@ -146,7 +146,8 @@ class Chat(Asker):
             log.warning("%s; answers that are stored will do, no other can be asked for", error)
             self.model, self._reported = noted["model"], dict(noted["reported"])
             return
-        if noted is not None and noted["listed"] == listed and (noted["logprobs"] or not first_token):
+        same = noted is not None and (noted["model"], noted["listed"]) == (self.model, listed)
+        if noted is not None and same and (noted["logprobs"] or not first_token):
             self._reported = dict(noted["reported"])
             return
         if not fetch:

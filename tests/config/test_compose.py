@@ -72,7 +72,7 @@ def test_every_experiment_composes(experiment: str) -> None:
         ("sampelr=[ddim]", "sampelr: no such key. Did you mean 'sampler'?"),
         ("sampler=[dimm]", "sampler=dimm: no such option. Did you mean 'ddim'?"),
         ("experiment=digit", "experiment=digit: no such option. Did you mean 'digits'?"),
-        ("metric=[fdi]", "metric=fdi: no such option. Did you mean 'fid'?"),
+        ("metric=[fidd]", "metric=fidd: no such option. Did you mean 'fid'?"),
         ("batch_size=abc", "batch_size: Value 'abc' of type 'str' could not be converted to Integer"),
         ("sampler.dimm.num_inference_steps=3", "sampler.dimm: no such key. Did you mean 'ddim'?"),
         ("sampler.ddim.steps=3", "sampler.ddim.steps: no such key. "),

@@ -57,7 +57,8 @@ def test_what_is_sent(service: JudgeService) -> None:
 def test_what_it_reports(service: JudgeService, tmp_path: Path) -> None:
     """The listed weights and the answer's model; Ollama's digest; all of them are another judge when they change."""
     seen = []
-    for change in ({}, {"digest": "ab12"}, {"digest": "cd34"}):
+    renamed = {"model": "truth-9b", "alias": "truth-9b"}
+    for change in ({}, {"digest": "ab12"}, {"digest": "cd34"}, renamed):
         for name, value in change.items():
             setattr(service, name, value)
         asker = Chat(service.url, client=CLIENT)
@@ -65,8 +66,9 @@ def test_what_it_reports(service: JudgeService, tmp_path: Path) -> None:
         asker.check()
         seen.append(asker.identity()["reported"])
     assert seen[0] == {"root": "/models/truth-7b", "model": "truth-7b"}
-    assert [each.get("digest") for each in seen] == [None, "ab12", "cd34"]
-    assert service.probes == 3
+    assert [each.get("digest") for each in seen] == [None, "ab12", "cd34", "cd34"]
+    assert seen[3]["model"] == "truth-9b"
+    assert service.probes == 4
     service.others = ["another"]
     with pytest.raises(ConfigError, match=r"model is not set: .* lists 2 models"):
         Chat(service.url, client=CLIENT).check()

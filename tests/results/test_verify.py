@@ -67,6 +67,7 @@ def test_a_whole_store(store: Path, capsys: pytest.CaptureFixture[str]) -> None:
         "samples": ("16", "0"),
         "metadata": ("3", "0"),
         "features": ("2", "0"),
+        "answers": ("0", "0"),
         "scores": ("2", "0"),
         "scans": ("1", "0"),
         "lint": ("2", "0"),
