@@ -79,9 +79,10 @@ class ServiceError(EvalkitError):
 def nearest(word: str, choices: Iterable[str]) -> str:
     """The tail of an error line: `Did you mean 'fid'?`, or the choices where nothing is near."""
     names = sorted(set(choices))
-    close = difflib.get_close_matches(word, names, n=1, cutoff=0.6)
-    if close:
-        return f"Did you mean '{close[0]}'?"
+    close = difflib.get_close_matches(word, names, n=3, cutoff=0.6)
+    if close:  # of equally near ones that of the same letters: "fdi" is fid, not fld
+        swapped = [name for name in close if sorted(name) == sorted(word)]
+        return f"Did you mean '{(swapped or close)[0]}'?"
     return f"Choices: {', '.join(names)}." if names else "There are no choices."
 
 

@@ -42,13 +42,13 @@ def with_real(
         about: `plan.floors.Floor.about`.
         confidence: of the multiples' intervals.
     """
-    floors = {_alike(row): row for row in real if row.metric in set(distances) and row.value is not None}
+    floors = {(row.metric, _alike(row)): row for row in real if row.metric in set(distances) and row.value is not None}
     without = {row.label: why for row in floors.values() if (why := _why_none(row))}
     rows: list[Row] = []
     for row in (*table.rows, *real):
         rows.append(row)
-        floor = floors.get(_alike(row))
-        if floor is not None and row.metric == floor.metric and row.value is not None and not _why_none(floor):
+        floor = floors.get((row.metric, _alike(row)))
+        if floor is not None and row.value is not None and not _why_none(floor):
             rows.append(_multiple(row, floor, confidence))
     shown = {**about, "n": sorted({row.n for row in real}), "without": without}
     return replace(table, rows=tuple(rows), run={**table.run, RUN: shown})
