@@ -40,8 +40,9 @@ def with_ratings(outcome: Outcome, metrics: Mapping[str, VotesRating]) -> Outcom
     clusters = {cell: outcome.clusters_of(cell) for cell in cells}
     scored, rated = dict(outcome.scored), dict[str, Rated]()
     cast = {name: metric.cast(outcome.sources) for name, metric in metrics.items()}
+    prompts = {cell: outcome.sources[cell].prompts for cell in cells}  # once: of pooled seeds they are joined anew
     for name, metric in cast.items():
-        votes = [vote for vote in metric.votes if _is_here(vote, outcome)]
+        votes = [vote for vote in metric.votes if _is_here(vote, prompts)]
         ratings = rate(votes, cells, lambda cell, index: clusters[cell][index])
         rated[name] = Rated(metric, ratings, len(metric.votes) - len(votes))
         keys = {cell.name: cell.key for cell in outcome.cells if ratings is not None and cell.name in ratings.cells}
@@ -55,13 +56,12 @@ def with_ratings(outcome: Outcome, metrics: Mapping[str, VotesRating]) -> Outcom
     return replace(outcome, scored=scored, metrics={**outcome.metrics, **cast}, ratings=rated)
 
 
-def _is_here(vote: Vote, outcome: Outcome) -> bool:
-    """Whether a vote is on samples of the run."""
+def _is_here(vote: Vote, prompts: Mapping[str, Sequence[str | None]]) -> bool:
+    """Whether a vote is on samples of the run, whose prompts are given by cell."""
     for cell in (vote.cell_a, vote.cell_b):
-        source = outcome.sources.get(cell)
-        if source is None or vote.index >= len(source):
+        if cell not in prompts or vote.index >= len(prompts[cell]):
             return False
-        prompt = source.prompts[vote.index] or ""
+        prompt = prompts[cell][vote.index] or ""
         if prompt != vote.prompt:
             raise DataError(
                 f"votes: sample {vote.index} of {cell} was voted on as '{vote.prompt[:60]}', and is '{prompt[:60]}': "
@@ -125,7 +125,7 @@ def _need_text(ratings: Ratings, need: Need) -> str:
     """How many more votes would tell apart two neighbours, those that are nearest to it, as a sentence."""
     pair = f"{ratings.cells[need.gap.better]} and {ratings.cells[need.gap.worse]}"
     if need.between is None:
-        return " Its neighbours are too near to one another for any number of votes."
+        return " Neighbours are too near to one another for any number of votes to tell them apart."
     at_large = "" if need.at_large is None else f", or {need.at_large:,} between all as they were cast,"
     return f" About {need.between:,} more votes between {pair}{at_large} would tell these two apart (4 times in 5)."
 
@@ -133,11 +133,11 @@ def _need_text(ratings: Ratings, need: Need) -> str:
 def write_ratings(outcome: Outcome, out: Path) -> None:
     """ratings.json, where there are votes."""
     if outcome.ratings:
-        listed = [_to_json(name, rated, outcome) for name, rated in outcome.ratings.items()]
+        listed = [_to_json(name, rated) for name, rated in outcome.ratings.items()]
         write_checked(out / NAME, {"ratings": listed})
 
 
-def _to_json(name: str, rated: Rated, outcome: Outcome) -> dict[str, Any]:
+def _to_json(name: str, rated: Rated) -> dict[str, Any]:
     from evalkit.votes.agreement import overall, voters
     from evalkit.votes.groups import gaps, groups, needs
 

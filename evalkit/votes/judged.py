@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import random
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
 from pathlib import Path
@@ -83,7 +83,8 @@ class JudgedRating(VotesRating):
     def cast(self, sources: Mapping[str, Source]) -> JudgedRating:
         """With the judge's votes; errors as of `evalkit.judges.pairwise.compare`."""
         asked, judge = self.asked, self.asked.judge
-        items = draw_items(sources, asked.items, asked.seed, prompted=PLACE in asked.question)
+        prompts = {cell: source.prompts for cell, source in sources.items()}
+        items = draw_items(prompts, asked.items, asked.seed, prompted=PLACE in asked.question)
         stored = Answers(judge.stored_in, judge.asker.identity())
         verdicts: list[Verdict] = []
 
@@ -94,7 +95,7 @@ class JudgedRating(VotesRating):
             with stage(f"{self.title}: {judge.name} compares {len(items)} pairs of images"):
                 for start in range(0, len(items), AT_ONCE):
                     some = items[start : start + AT_ONCE]
-                    pairs = [_pair(sources, item, judge.image_size) for item in some]
+                    pairs = [_pair(sources, item, prompts[item[0]][item[2]], judge.image_size) for item in some]
                     verdicts += compare(judge.asker, stored, pairs, asked.question, judge.reask, load)
         finally:
             judge.asker.unload()
@@ -103,7 +104,9 @@ class JudgedRating(VotesRating):
         made.verdicts = tuple(verdicts)
         voter = f"{judge.name}:{judge.asker.label()}"
         made.votes = tuple(
-            vote for item, v in zip(items, verdicts, strict=True) for vote in votes_of(item, v, sources, voter)
+            vote
+            for (a, b, index), verdict in zip(items, verdicts, strict=True)
+            for vote in votes_of((a, b, index), verdict, prompts[a][index] or "", voter)
         )
         return made
 
@@ -147,19 +150,19 @@ def _without_time(vote: Vote) -> Vote:
 Item = tuple[str, str, int]  # two cells, and the index of their samples
 
 
-def draw_items(sources: Mapping[str, Source], count: int, seed: int, *, prompted: bool) -> list[Item]:
+def draw_items(prompts: Mapping[str, Sequence[str | None]], count: int, seed: int, *, prompted: bool) -> list[Item]:
     """Pairs of samples of one index and prompt, as many of each two cells, each once; more of them begin as fewer do.
 
     Args:
-        sources: by cell.
+        prompts: by cell, of its samples.
         count: the most to draw.
         seed: of the draws.
         prompted: whether samples without a prompt are left out.
     """
     rng = random.Random(seed)
     waiting: list[list[Item]] = []
-    for a, b in combinations(sources, 2):
-        first, second = sources[a].prompts, sources[b].prompts
+    for a, b in combinations(prompts, 2):
+        first, second = prompts[a], prompts[b]
         both = range(min(len(first), len(second)))
         shared = [i for i in both if first[i] == second[i] and (first[i] or not prompted)]
         rng.shuffle(shared)
@@ -173,13 +176,12 @@ def draw_items(sources: Mapping[str, Source], count: int, seed: int, *, prompted
     return items
 
 
-def votes_of(item: Item, verdict: Verdict, sources: Mapping[str, Source], voter: str) -> list[Vote]:
+def votes_of(item: Item, verdict: Verdict, prompt: str, voter: str) -> list[Vote]:
     """A verdict as records: the vote that counts, and one of the other order, as a repeated item of the same voter.
 
     So a voter's agreement with itself is the share of verdicts that do not depend on the order.
     """
     a, b, index = item
-    prompt = sources[a].prompts[index] or ""
     counted = Vote(voter=voter, cell_a=a, cell_b=b, index=index, prompt=prompt, outcome=verdict.outcome)
     counted = replace(counted, left="ab"[index % 2])  # it was both
     sides = [(side, said or "tie") for side, said in zip("ab", verdict.orders, strict=True)]
@@ -187,10 +189,10 @@ def votes_of(item: Item, verdict: Verdict, sources: Mapping[str, Source], voter:
     return [counted, replace(counted, outcome=said, left=other, check=True)]
 
 
-def _pair(sources: Mapping[str, Source], item: Item, longest: int | None) -> Pair:
+def _pair(sources: Mapping[str, Source], item: Item, prompt: str | None, longest: int | None) -> Pair:
     a, b, index = item
     first, second = (sources[cell].read(range(index, index + 1))[0] for cell in (a, b))
-    return Pair(sized(first, longest), sized(second, longest), sources[a].prompts[index] or "")
+    return Pair(sized(first, longest), sized(second, longest), prompt or "")
 
 
 @dataclass(frozen=True)

@@ -46,13 +46,14 @@ def sources(n: int = 10) -> dict[str, Any]:
 
 
 def test_pairs_are_balanced_and_more_go_on_where_fewer_ended() -> None:
-    few, more = (draw_items(sources(), count, 3, prompted=True) for count in (12, 29))
+    prompts = {cell: source.prompts for cell, source in sources().items()}
+    few, more = (draw_items(prompts, count, 3, prompted=True) for count in (12, 29))
     assert more[:12] == few
     counts = [sum(1 for a, b, _ in few if {a, b} == pair) for pair in ({"dark", "grey"}, {"dark", "light"})]
     assert counts == [4, 4]
     assert len(set(more)) == 28  # the last image of "light" has another prompt: 10 + 9 + 9
-    assert draw_items(sources(), 12, 4, prompted=True) != few
-    nameless = {name: Images(level=0, prompts=[None] * 5) for name in "ab"}
+    assert draw_items(prompts, 12, 4, prompted=True) != few
+    nameless = {"a": [None] * 5, "b": [None] * 5}
     assert draw_items(nameless, 9, 0, prompted=True) == []
     assert len(draw_items(nameless, 9, 0, prompted=False)) == 5
 
@@ -63,7 +64,7 @@ def test_pairs_are_balanced_and_more_go_on_where_fewer_ended() -> None:
      (("tie", "tie"), "tie", True), (("b", "b"), "b", True)],
 )  # fmt: skip
 def test_agreement_with_itself_is_that_of_the_orders(orders: tuple[str, str], outcome: str, consistent: bool) -> None:
-    counted, other = votes_of(("dark", "grey", 3), Verdict(orders), sources(), "judge:x")
+    counted, other = votes_of(("dark", "grey", 3), Verdict(orders), "prompt 3", "judge:x")
     assert (counted.outcome, counted.check, other.check) == (outcome, False, True)
     (voter,) = voters([counted, other])
     assert (voter.votes, voter.with_self) == (1, float(consistent))
