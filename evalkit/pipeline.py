@@ -168,10 +168,8 @@ def measure(plan: Plan) -> Measured:
         with stage("scoring"):
             scored = _score(plan, stages, sources, looked, clusters, watch)
     except DataError:
-        if watch is not None:
-            _lint(
-                plan, shown | real, watch
-            )  # names all files that are not as they should be; scoring stopped at the first
+        if watch is not None:  # it names all files that are not as they should be; scoring stopped at the first
+            _lint(plan, shown | real, watch)
         raise
     seconds["score"] = time.time() - started - seconds["generate"]
     findings = _lint(plan, looked, watch) if watch is not None else []
