@@ -1,8 +1,9 @@
 """Inpainting: how well the rest of the image was left alone, and how far what was painted lies from the original.
 
-PSNR, SSIM and LPIPS inside or outside of the mask that a prompt names, against its source image (or its target), as
-BrushNet (Ju et al. 2024, arXiv:2403.06976) and PIE-Bench (arXiv:2310.01506) report them: PSNR over the region's pixels
-alone, the others with all other pixels black in both images. "Outside" is background preservation.
+PSNR, SSIM and LPIPS inside or outside of the mask that a prompt names, against its source image (or its target);
+"outside" is the background preservation of BrushNet (Ju et al. 2024, arXiv:2403.06976) and PIE-Bench (Ju et al. 2023,
+arXiv:2310.01506). PSNR is of the region's pixels alone, the others have all other pixels black in both images; authors
+differ in what they divide by, so that only scores of one protocol compare.
 """
 
 from __future__ import annotations
