@@ -183,7 +183,8 @@ class BenchmarkFile:
         file = row.file.parent / row.filled(path, **values)
         if not file.is_file():
             raise ConfigError(f"benchmark.join: {file} is missing, where the questions of {row.where} stand")
-        rows, key = _rows_by_name(str(file), file.stat().st_mtime_ns), row.look(on)
+        rows = _rows_by_name(str(file), file.stat().st_mtime_ns)
+        key: int | str = row.number if on == "@row" else row.text(on)
         if key not in rows:
             raise DataError(f"{row.where}: {file} has no row '{key}'")
         return rows[key]
