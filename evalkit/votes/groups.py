@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import combinations
 from statistics import NormalDist
 
-from evalkit.votes.ratings import Ratings
+from evalkit.votes.ratings import POINTS, Ratings
 
 LEVEL = 0.05  # of all pairs together
 POWER = 0.8
@@ -80,8 +80,6 @@ def gaps(ratings: Ratings) -> list[Gap]:
 
 
 def _corrected(found: list[Gap]) -> list[Gap]:
-    from dataclasses import replace
-
     highest, corrected = 0.0, dict[int, float]()
     for rank, place in enumerate(sorted(range(len(found)), key=lambda place: found[place].p)):
         highest = max(highest, min(1.0, found[place].p * (len(found) - rank)))
@@ -127,8 +125,7 @@ def _need(ratings: Ratings, gap: Gap, reach: float) -> Need:
     count = len(ratings.votes)
     at_large = count * max(wanted / have - 1, 0.0)
     win, loss, tie = ratings.chance(gap.better, gap.worse)
-    points = 400 / math.log(10)
-    each = (1 - tie - (win - loss) ** 2) / 4 / points**2  # of one vote between the two, independent of all others
+    each = (1 - tie - (win - loss) ** 2) / 4 / POINTS**2  # of one vote between the two, independent of all others
     effect = _effect(ratings, gap)
     between = (wanted - have) / each * effect if each else math.inf
     return Need(gap, _rounded(at_large), _rounded(between))
@@ -141,7 +138,7 @@ def _effect(ratings: Ratings, gap: Gap) -> float:
     arrays = ratings.arrays
     plain = bradley_terry.covariance(ratings.fit, arrays.pairs, arrays.counts, arrays.prior)
     a, b = gap.better, gap.worse
-    independent = (plain[a, a] + plain[b, b] - 2 * plain[a, b]) * (400 / math.log(10)) ** 2
+    independent = (plain[a, a] + plain[b, b] - 2 * plain[a, b]) * POINTS**2
     return max(1.0, gap.stderr**2 / float(independent))
 
 

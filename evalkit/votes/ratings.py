@@ -6,6 +6,7 @@ a tie, as in Chatbot Arena (Chiang et al. 2024, arXiv:2403.04132). Errors are th
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 
 PRIOR = 0.5  # wins, and losses, of each cell against an imaginary one
 DRAWS, SEED = 500, 2020  # of each bootstrap
+POINTS = bradley_terry.ELO / math.log(10)  # of a rating, per natural logarithm of the odds
 ClusterOf = Callable[[str, int], int]
 """The cluster of a cell's sample (`evalkit.metric.cluster_ids`)."""
 
@@ -55,7 +57,7 @@ class Ratings:
     @property
     def covariance(self) -> Floats | None:
         """f64 [K,K], of the ratings."""
-        return None if self.spread is None else self.spread.covariance * _points() ** 2
+        return None if self.spread is None else self.spread.covariance * POINTS**2
 
     @property
     def order(self) -> list[int]:
@@ -86,7 +88,7 @@ class Ratings:
     def moves(self) -> Floats:
         """f64 [V,K]: what each vote moves the ratings by, to first order; each column adds up to 0."""
         each = bradley_terry.contributions(self.fit, self.arrays.pairs, self.arrays.counts, self.arrays.prior)
-        moved = each[self.arrays.place, self.arrays.outcome] * _points()
+        moved = each[self.arrays.place, self.arrays.outcome] * POINTS
         centred: Floats = moved - moved.mean(0)
         return centred
 
@@ -201,13 +203,6 @@ def _influence(ratings: Ratings, place: int, clusters: Sequence[int]) -> Floats:
     each = np.full(n, float(ratings.values[place]))
     np.add.at(each, index, n * scaled)
     return each
-
-
-def _points() -> float:
-    """Rating points per natural logarithm of the odds."""
-    import math
-
-    return bradley_terry.ELO / math.log(10)
 
 
 def _connected(votes: Sequence[Vote], cells: Sequence[str]) -> list[str]:
