@@ -5,7 +5,6 @@ from __future__ import annotations
 import gc
 import os
 import signal
-import sys
 from pathlib import Path
 
 import pytest
@@ -34,17 +33,6 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: not item.path.stem.startswith(FIRST))
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _imports_are_no_garbage(request: pytest.FixtureRequest) -> None:
-    """Sets aside what imports made, a million objects: each model that is put away collects garbage, and went through
-    them, for half a second. Done again where a file before this one has imported much.
-    """
-    if len(sys.modules) > getattr(request.config, "frozen_modules", 0) + 100:
-        gc.collect()
-        gc.freeze()
-        request.config.frozen_modules = len(sys.modules)  # type: ignore[attr-defined]
-
-
 def pytest_unconfigure() -> None:
     gc.unfreeze()  # else libraries tell at exit that their objects were never freed
 
@@ -62,7 +50,9 @@ def golden(request: pytest.FixtureRequest) -> Golden:
 
 @pytest.fixture(scope="module", autouse=True)
 def _imports_are_not_collected() -> None:
-    """What was imported is out of the collector's sight: each model that a test unloads asks for a whole round."""
+    """What was imported, a million objects, is out of the collector's sight: each model that a test puts away asks for
+    a whole round, and went through them, for half a second.
+    """
     gc.collect()
     gc.freeze()
 
