@@ -150,7 +150,7 @@ def test_killed_at_random_moments_the_scores_are_the_same_to_the_last_bit(
     assert all(killed.values()), killed
 
 
-@pytest.mark.parametrize("batch_size", [1, 7])
+@pytest.mark.parametrize("batch_size", [pytest.param(1, marks=pytest.mark.slow), 7])
 def test_batch_size_and_order_do_not_change_the_samples(first_run: Path, tmp_path: Path, batch_size: int) -> None:
     """Batches of 1 and 7 in the other order of cells, against batches of 64: to one level of 255 and 1e-3 relative."""
     few = ("experiment=digits", "model=[digits_ldm,digits_dcgan]", *SMALL[2:], "num_samples=28", "name=few")

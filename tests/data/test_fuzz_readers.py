@@ -42,7 +42,7 @@ NAMES = (
         "config",
         "model folders",
     ),
-    *("keras files", "service answers", "votes"),
+    *("keras files", "service answers", "votes", "requests for scores", "answers of scorers"),
     *("judges' completions", "stored answers", "questions", "known answers"),
 )
 SLOW = {"results": 8, "config": 8, "service answers": 2}  # how many times as long as others

@@ -50,6 +50,7 @@ def test_the_colour_rule_sees_an_empty_image_as_one_colour():
     assert ink[0] == background[0] == 3
 
 
+@pytest.mark.slow
 def test_the_classifier_reads_98_5_percent_of_the_reference(reference):
     images, captions = reference
     verdict = judge(images)

@@ -19,7 +19,10 @@ from evalkit.features.feature_pass import FeaturePass
 from evalkit.features.store import extractor_id
 
 SHIPPED = {"digits": ["features", "logits"], "digits_clip": ["image"]}  # with weights that are here
-OPTIONS = sorted(path.stem for path in (CONFIGS / "extractor").glob("*.yaml") if path.stem != "vqascore")
+OTHERS = {"vqascore", "image_reward_env", "hpsv3", "scorer"}  # run as their packages do, in environments of their own
+OTHERS |= {"judge", "judge_digits", "judge_local", "judge_viescore"}  # these answer questions
+OTHERS |= {"detector", "mmdet_detector", "segmentation", "depth"}  # of transformers, torchvision and mmdet, in float32
+OPTIONS = sorted(path.stem for path in (CONFIGS / "extractor").glob("*.yaml") if path.stem not in OTHERS)
 
 
 @pytest.mark.parametrize("name", SHIPPED)

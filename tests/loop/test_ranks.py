@@ -13,6 +13,8 @@ from helpers import loop_rank
 
 import evalkit
 
+pytestmark = pytest.mark.cluster
+
 SCRIPT = Path(loop_rank.__file__)
 
 

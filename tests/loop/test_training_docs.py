@@ -43,6 +43,7 @@ def needs(package: str) -> None:
         pytest.skip(f"{package} is not installed")
 
 
+@pytest.mark.slow
 def test_the_dcgan_logs_scores_and_sheets_and_names_the_best(tmp_path: Path) -> None:
     code = program("A DCGAN that logs FID, KID and a sheet per epoch")
     assert len([line for line in code.splitlines() if line.strip()]) <= 40

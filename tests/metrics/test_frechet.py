@@ -192,7 +192,7 @@ def test_influences_are_what_the_score_loses_without_a_sample(ddof: int) -> None
     assert widest_of(parts).tolist() == max(parts.unbind(1), key=lambda each: float(each.std())).tolist()
 
 
-@pytest.mark.parametrize(("n", "d"), [(192, 64), (256, 64)])
+@pytest.mark.parametrize(("n", "d"), [(192, 64), pytest.param(256, 64, marks=pytest.mark.slow)])
 def test_errors_of_heavy_tails(n: int, d: int) -> None:
     """Sparse features, of kurtosis 10 to 250: the slope alone covers 80 to 90 %."""
     rng = np.random.default_rng(4)

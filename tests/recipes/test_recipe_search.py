@@ -117,6 +117,7 @@ def test_the_command_of_a_sweep_is_one_that_evalkit_takes() -> None:
     assert cell.settings == {"num_inference_steps": 12, "guidance_scale": 6}
 
 
+@pytest.mark.slow
 def test_a_trial_is_a_run_of_its_sweep(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Offline, with the variables that the agent sets: its run's id and parameters, the metric by the sweep's name."""
     from wandb_file import read

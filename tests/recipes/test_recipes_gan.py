@@ -78,6 +78,7 @@ def test_a_stylegan_and_its_path_length(tmp_path: Path) -> None:
     assert rows[next(iter(rows))[0], "ppl"]["label"].startswith("PPL [lpips_vgg:")
 
 
+@pytest.mark.slow
 def test_onnx_beside_torch(tmp_path: Path) -> None:
     """FID(torch) = FID(onnx) within the paired error; PSNR is that of images that hardly differ."""
     pytest.importorskip("onnxruntime", reason="onnxruntime is not installed")

@@ -17,6 +17,7 @@ def by_cell(folder: Path, metric: str) -> dict[str, Any]:
     return {row["cell"]: row for row in results(folder)["rows"] if row["metric"] == metric}
 
 
+@pytest.mark.slow
 def test_lora_style(tmp_path: Path) -> None:
     done = run_evalkit("experiment=lora_style", *FEW, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
@@ -36,6 +37,7 @@ def test_lora_style(tmp_path: Path) -> None:
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.slow
 def test_ab_quantised(tmp_path: Path) -> None:
     few = "model.digits_ldm.quantize={sweep: [null, int8_weight_only, int4_weight_only]}"
     done = run_evalkit("experiment=ab_quantised", few, *FEW, cwd=tmp_path)

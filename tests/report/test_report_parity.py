@@ -133,6 +133,7 @@ def test_axe_finds_no_violation_and_nothing_overflows(
     assert violations(axe, page) == []
 
 
+@pytest.mark.slow
 @in_a_browser
 def test_sixty_cells_with_pairs_hold_few_elements(opened: Any, tmp_path: Path) -> None:
     out = write_big_run(tmp_path / "run", SIXTY, samples=10)

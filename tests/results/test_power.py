@@ -76,6 +76,7 @@ def test_a_mean_is_told_apart_as_often_as_forecast(paired: bool) -> None:
     assert found.simulated == pytest.approx(found.forecast, abs=0.05)
 
 
+@pytest.mark.slow
 def test_fid_is_told_apart_as_often_as_forecast() -> None:
     found = simulate(frechet_case(share=0.3), paired=True, draws=200)
     assert found.simulated == pytest.approx(found.forecast, abs=0.05 + 2 * math.sqrt(0.16 / 200))

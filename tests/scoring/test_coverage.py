@@ -8,7 +8,9 @@ from coverage_simulation import CLIP_SCORE, FRECHET, digits_clip_scores, digits_
 DRAWS = 300
 
 
-@pytest.mark.parametrize(("d", "n"), [(8, 40), (8, 200), (32, 400)])
+@pytest.mark.parametrize(
+    ("d", "n"), [(8, 40), *(pytest.param(d, n, marks=pytest.mark.slow) for d, n in ((8, 200), (32, 400)))]
+)
 def test_frechet_differences_of_synthetic_features(d: int, n: int) -> None:
     found = simulate(FRECHET, synthetic(d), n, DRAWS)
     assert 0.90 <= found.paired <= 0.98, found.line()

@@ -191,7 +191,8 @@ def ask(batcher: Batcher, *requests: Asked) -> list[Any]:
         running.cancel()
         return found
 
-    return asyncio.run(all_of_them())
+    with ThreadPoolExecutor(1) as fresh:  # a browser driven in this process leaves its loop running in the main thread
+        return fresh.submit(asyncio.run, all_of_them()).result()
 
 
 def test_batches_of_several_requests() -> None:

@@ -153,7 +153,7 @@ def expected(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     return figures(plan, pipeline.run(plan))
 
 
-@pytest.mark.parametrize("store", ["folder", "memory"])
+@pytest.mark.parametrize("store", ["folder", pytest.param("memory", marks=pytest.mark.slow)])
 def test_units_that_run_twice_at_once(tmp_path: Path, expected: dict[str, Any], store: str) -> None:
     engine = Twice()
     place = [f"store=memory://twice{next(NUMBERS)}/store"] if store == "memory" else []
