@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from evalkit.metric import KeepsFeatures, ReferenceMetric, Rows, Score, with_error
 from evalkit.numerics.blockwise import finite_mean, full_float32
+from evalkit.numerics.transport import potential, unit_directions
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -63,17 +64,16 @@ class Mind(KeepsFeatures, ReferenceMetric[Rows]):
         generator = torch.Generator().manual_seed(self.seed)
         picks = [torch.randperm(len(s), generator=generator)[:size] if len(s) > size else None for s in (x, y)]
         x, y = (s if pick is None else s[pick.to(s.device)] for s, pick in zip((x, y), picks, strict=True))
-        drawn = torch.randn(self.directions, x.shape[1], generator=generator)
-        directions = (drawn / drawn.norm(dim=1, keepdim=True).clamp_min(1e-12)).to(x.device)  # f32 [M,D]
-        total, potential = 0.0, torch.zeros(size, dtype=torch.float64, device=x.device)
-        for some in directions.split(TOGETHER):
+        directions = unit_directions(self.directions, x.shape[1], generator).to(x.device)  # f32 [K,D]
+        total, moved = 0.0, torch.zeros(size, dtype=torch.float64, device=x.device)
+        for some in torch.split(directions, TOGETHER):
             distance, of_samples = transport(project(x, some), project(y.to(x.device), some))
             total += float(distance.sum())
-            potential += of_samples.sum(1)
+            moved += of_samples.sum(1)
         scale = 3 * x.shape[1] / self.directions
         influence = torch.zeros(n, dtype=torch.float64)  # a sample that is not in the subset moves nothing
         mine = slice(None) if picks[0] is None else picks[0]
-        influence[mine] = scale * (n / size) * (potential - potential.mean()).cpu()
+        influence[mine] = scale * (n / size) * (moved - moved.mean()).cpu()
         return with_error(Score(scale * total, n), influence, generated.clusters)
 
 
@@ -86,8 +86,7 @@ def project(x: Tensor, directions: Tensor) -> Tensor:
 def transport(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
     """The squared 2-Wasserstein distance of each column's values, and what each value of `a` adds to it.
 
-    On a line the optimal map sends the i-th smallest to the i-th smallest; the potential's slope at a is 2 (a - T(a)),
-    added up here by trapezoids.
+    On a line the optimal map sends the i-th smallest to the i-th smallest; the potential's slope at a is 2 (a - T(a)).
 
     Args:
         a, b: f32 [N,K].
@@ -95,11 +94,6 @@ def transport(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
     Returns:
         f64 [K]; the potential at each value of `a`, less its mean over the column, f64 [N,K].
     """
-    import torch
-
     values, order = a.sort(dim=0)
     shift = (values - b.sort(dim=0).values).double()
-    steps = values.double().diff(dim=0) * (shift[1:] + shift[:-1])
-    potential = torch.cat([torch.zeros_like(shift[:1]), steps.cumsum(0)])
-    potential -= potential.mean(0)
-    return shift.square().mean(0), torch.empty_like(potential).scatter_(0, order, potential)
+    return shift.square().mean(0), potential(values, order, 2 * shift)

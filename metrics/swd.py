@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from evalkit.metric import Batch, ReferenceMetric, Rows, Score, with_error
 from evalkit.numerics.blockwise import full_float32
+from evalkit.numerics.transport import potential, unit_directions
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -66,13 +67,14 @@ class SlicedWasserstein(ReferenceMetric[Rows]):
             sizes = [max(map(int, rows.values)) for rows in (generated, reference)]
             raise ValueError(f"samples have {sizes[0]} pixels on a side, the reference {sizes[1]}: resize one of them")
         n, size = len(generated), min(len(generated), len(reference))
+        chosen, others = (_chosen(len(rows), size, self.seed) for rows in (generated, reference))
         total, influence, details = 0.0, torch.zeros(n, dtype=torch.float64), {}
         for level in sorted(generated.values, key=int, reverse=True):
-            mine, theirs = (scaled(rows[level][_chosen(len(rows), size, self.seed)]) for rows in (generated, reference))
+            mine, theirs = scaled(generated[level][chosen]), scaled(reference[level][others])
             value, of_images = distance(mine, theirs, size, self.seed)
             details[f"{level} px"] = value
             total += value / len(generated.values)
-            influence[_chosen(n, size, self.seed)] += of_images * (n / size / len(generated.values))
+            influence[chosen] += of_images * (n / size / len(generated.values))
         return with_error(Score(total, n, details=details), influence, generated.clusters)
 
 
@@ -153,11 +155,10 @@ def distance(a: Tensor, b: Tensor, images: int, seed: int) -> tuple[float, Tenso
     import torch
 
     generator = torch.Generator().manual_seed(seed)
-    directions = torch.randn(DIRECTIONS, a.shape[1], generator=generator)
-    directions = (directions / directions.norm(dim=1, keepdim=True)).to(a.device)
+    directions = unit_directions(DIRECTIONS, a.shape[1], generator).to(a.device)
     total, moved = 0.0, torch.zeros(images, dtype=torch.float64)
     by_mean, by_scale = torch.zeros(3, dtype=torch.float64), torch.zeros(3, dtype=torch.float64)
-    for some in directions.split(TOGETHER):
+    for some in torch.split(directions, TOGETHER):
         axes = some.reshape(len(some), 3, -1)  # [K,3,49]
         with full_float32():
             parts = torch.einsum("rcp,kcp->crk", a.reshape(len(a), 3, -1), axes)  # f32 [3,R,K]
@@ -166,11 +167,7 @@ def distance(a: Tensor, b: Tensor, images: int, seed: int) -> tuple[float, Tenso
         shift = values - other.sort(dim=0).values
         total += float(shift.abs().double().mean(0).sum())
         signs = shift.sign()
-        steps = values.double().diff(dim=0) * (signs[1:] + signs[:-1]) / 2
-        potential = torch.cat([torch.zeros_like(steps[:1]), steps.cumsum(0)])
-        potential -= potential.mean(0)
-        back = torch.empty_like(potential).scatter_(0, order, potential)
-        moved += back.reshape(images, -1, len(some)).mean(1).sum(1).cpu()
+        moved += potential(values, order, signs).reshape(images, -1, len(some)).mean(1).sum(1).cpu()
         sign = torch.empty_like(signs).scatter_(0, order, signs)  # [R,K], in the patches' order
         by_mean -= (sign.double().mean(0)[:, None] * axes.double().sum(2)).sum(0).cpu()
         by_scale -= (sign * parts).double().mean(1).sum(1).cpu()

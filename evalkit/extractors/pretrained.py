@@ -13,7 +13,7 @@ from evalkit.errors import ConfigError, DataError
 from evalkit.utils.files import sha256_json
 from evalkit.utils.hub import WeightsLocation
 from evalkit.utils.json_files import read_json
-from evalkit.utils.pretrained import CONFIG, Pretrained
+from evalkit.utils.pretrained import CONFIG, Pretrained, quiet
 from evalkit.utils.text import one_line
 from evalkit.utils.weights import TAG_LENGTH, HubFile
 
@@ -107,21 +107,16 @@ class PretrainedNetwork:
         """
         import torch
         import transformers
-        from transformers.utils import logging
 
         folder = self.files.folder()
-        bars = logging.is_progress_bar_enabled()
-        logging.disable_progress_bar()
         options = {"local_files_only": True, "use_safetensors": True, "trust_remote_code": False}
         try:
-            net, info = getattr(transformers, kind).from_pretrained(
-                folder, **options, dtype=torch.float32, output_loading_info=True
-            )
+            with quiet():
+                net, info = getattr(transformers, kind).from_pretrained(
+                    folder, **options, dtype=torch.float32, output_loading_info=True
+                )
         except Exception as error:  # many kinds: of JSON, of shapes, of packages that are not there
             raise ConfigError(f"{self.where}: transformers cannot load {folder}: {one_line(error)}") from error
-        finally:
-            if bars:
-                logging.enable_progress_bar()
         missing = sorted(info["missing_keys"])
         if missing:
             lacks = f"lacks {len(missing)} weights of {type(net).__name__}, such as {missing[0]}"

@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,7 +17,7 @@ from evalkit.errors import ConfigError, nearest, whole_number
 from evalkit.judges.asker import Answer, Asker, Item
 from evalkit.numerics.precision import float32_arithmetic
 from evalkit.utils.hub import WeightsLocation
-from evalkit.utils.pretrained import Pretrained
+from evalkit.utils.pretrained import Pretrained, quiet
 from evalkit.utils.text import one_line
 from evalkit.utils.weights import TAG_LENGTH
 
@@ -127,7 +126,7 @@ class LocalVlm(Asker):
         given = f"{self.weights.option}={self.weights.location.path}"  # in messages
         no_code: dict[str, Any] = {"trust_remote_code": False}  # left open, transformers would ask on the terminal
         try:
-            with _quiet():
+            with quiet():
                 processor = AutoProcessor.from_pretrained(folder, **self.processor_options, **no_code)
                 model = AutoModelForImageTextToText.from_pretrained(
                     folder, torch_dtype=dtype, use_safetensors=True, **no_code
@@ -190,7 +189,7 @@ class LocalVlm(Asker):
     def _answers(self, items: Sequence[Item], first: bool, most: int) -> list[Answer]:
         import torch
 
-        with torch.inference_mode(), float32_arithmetic(), _quiet():
+        with torch.inference_mode(), float32_arithmetic(), quiet():
             given = self.inputs(items)
             made = self._model.generate(
                 **given,
@@ -287,23 +286,3 @@ class _Drawn:
         sizes = scores.shape[1]
         noise = torch.stack([-torch.empty(sizes).exponential_(generator=each).log() for each in self.generators])
         return scores.float() / self.temperature + noise.to(scores.device)  # f32 [B,V]
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Without transformers' warnings and progress bars; what was set before is set again."""
-    import warnings
-
-    from transformers.utils import logging
-
-    level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.set_verbosity(level)
-        if bars:
-            logging.enable_progress_bar()

@@ -12,7 +12,7 @@ from statistics import NormalDist
 from typing import TYPE_CHECKING, Literal
 
 from evalkit.metric import standard_error
-from evalkit.numerics.binomial import clopper_pearson
+from evalkit.numerics.binomial import clopper_pearson, effective_samples
 
 if TYPE_CHECKING:
     import numpy as np
@@ -54,15 +54,12 @@ def confusion(first: Sequence[int], second: Sequence[int], classes: int) -> NDAr
 def agreement(same: Sequence[bool], clusters: Sequence[int] | None = None) -> Share:
     """The share of items on which two raters agree; the interval is exact (Clopper and Pearson 1934).
 
-    Items in clusters count as many as independent ones would tell as much (Korn and Graubard 1998); where all agree or
-    none does, each cluster as one.
+    Items in clusters count as many as independent ones would tell as much (`effective_samples`).
     """
     n = len(same)
-    value = sum(same) / n
-    many = float(n)
-    if clusters is not None and (groups := len(set(clusters))) < n:
-        error = standard_error([float(each) for each in same], clusters)
-        many = min(n, value * (1 - value) / error**2) if error else groups
+    value, groups = sum(same) / n, n if clusters is None else len(set(clusters))
+    error = standard_error([float(each) for each in same], clusters) if groups < n else None
+    many = float(effective_samples(value, error, n, groups))
     return Share(value, *clopper_pearson(value * many, many), many)
 
 

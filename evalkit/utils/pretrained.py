@@ -6,6 +6,9 @@ Nothing of transformers is imported, and no code that lies next to weights is ev
 from __future__ import annotations
 
 import json
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -76,3 +79,21 @@ class Pretrained:
         folder = self.location.local
         files = sorted({path for pattern in FILES for path in folder.glob(pattern)})
         return {"weights": sha256_json({path.name: sha256_file(path) for path in files})}
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Without transformers' warnings and progress bars; what was set before is set again."""
+    from transformers.utils import logging
+
+    level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.set_verbosity(level)
+        if bars:
+            logging.enable_progress_bar()

@@ -14,11 +14,12 @@ import uuid
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from loopback import listening
 from PIL import Image
 
 KEY = "sk-very-secret-4711/+="  # with characters that are quoted in addresses
@@ -273,28 +274,13 @@ class Handler(BaseHTTPRequestHandler):
         self.wfile.write(data)
 
 
-class _Server(ThreadingHTTPServer):
-    daemon_threads = True
-    request_queue_size = 64
-
-    def handle_error(self, *args: Any) -> None:
-        pass  # connections are cut on purpose
-
-
 @contextmanager
 def serving(service: FakeService, *, tls: bool = False) -> Iterator[FakeService]:
     """A server on a free port of the loopback; with `tls` its certificate is one that nobody trusts."""
-    server = _Server(("127.0.0.1", 0), type("Bound", (Handler,), {"service": service}))
-    service.url = f"{'https' if tls else 'http'}://127.0.0.1:{server.server_port}"
+    context = None
     if tls:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.load_cert_chain(Path(__file__).with_name("self_signed.pem"))
-        server.socket = context.wrap_socket(server.socket, server_side=True)
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
-    thread.start()
-    try:
+    with listening(Handler, service, tls=context) as port:
+        service.url = f"{'https' if tls else 'http'}://127.0.0.1:{port}"
         yield service
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()

@@ -17,11 +17,12 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from loopback import listening
 from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
@@ -195,27 +196,12 @@ def parts_of(body: dict[str, Any]) -> tuple[list[np.ndarray], str]:
     return images, "\n".join(texts)
 
 
-class _Server(ThreadingHTTPServer):
-    daemon_threads = True
-    request_queue_size = 64
-
-    def handle_error(self, *args: Any) -> None:
-        pass  # connections are cut on purpose
-
-
 @contextmanager
 def judging(service: JudgeService, port: int = 0) -> Iterator[JudgeService]:
     """A server on the loopback; port 0: a free one."""
-    server = _Server(("127.0.0.1", port), type("Bound", (Handler,), {"service": service}))
-    service.url = f"http://127.0.0.1:{server.server_port}/v1"
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
-    thread.start()
-    try:
+    with listening(Handler, service, port) as port:
+        service.url = f"http://127.0.0.1:{port}/v1"
         yield service
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()
 
 
 if __name__ == "__main__":
